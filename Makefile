@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all the set-up on a fresh machine with Python 3.11, 3.12 or 3.13.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test lint format check notebooks lock clean
+
+$(STAMP): requirements.lock setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/kerasrec demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+notebooks: $(STAMP)
+	$(BIN)/python -m pytest tests/test_notebooks.py
+
+# exactly what CI runs
+check: lint test
+
+# needs uv; leaves no address in the file
+lock:
+	uv pip compile --universal --python-version 3.11 --override overrides.txt --generate-hashes \
+		--no-emit-package kerasrec --no-header --no-annotate requirements.in -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info
