@@ -1,9 +1,63 @@
-"""kerasrec: LLM-enhanced sequential recommendation over Chinese item text for TensorFlow/Keras."""
+"""kerasrec: LLM-enhanced sequential recommendation over Chinese item text for TensorFlow/Keras.
 
+`import kerasrec` is light: the names below are loaded when they are first used.
+"""
+
+import importlib
 import os
 
-# Before TensorFlow is imported: bert4keras runs on Keras 2 (tf_keras) only. `backend` checks the result.
+# Before TensorFlow is imported: bert4keras runs on Keras 2 (tf_keras) only. `backend` checks it.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_KERAS", "1")
 
 __version__ = "0.1.0"
+
+#: public name -> module that defines it
+_PUBLIC = {
+    "Interactions": "data",
+    "Items": "data",
+    "Split": "data",
+    "read_interactions": "data",
+    "read_items": "data",
+    "write_table": "data",
+    "clean": "cleaning",
+    "describe": "datastats",
+    "split_leave_one_out": "splits",
+    "split_temporal": "splits",
+    "split_users": "splits",
+    "check_leakage": "splits",
+    "load_mooccube": "datasets",
+    "build_encoder": "encoder",
+    "fit_whitening": "textvectors",
+    "set_trainable": "finetuning",
+    "add_lora": "finetuning",
+    "make_histories": "sequences",
+    "LOSSES": "losses",
+    "SEQUENCE_MODELS": "sequencemodels",
+    "TextEncoder": "models",
+    "build_model": "models",
+    "Trainer": "trainer",
+    "hold_out_last": "trainer",
+    "make_validation": "trainer",
+    "train": "pipeline",
+    "export": "export",
+    "Recommender": "recommender",
+    "score_recommendations": "metrics",
+    "BASELINES": "baselines",
+    "run_baselines": "evaluation",
+    "evaluate": "evaluation",
+    "write_report": "report",
+    "ArtifactError": "artifacts",
+    "SetupError": "backend",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'kerasrec' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"kerasrec.{_PUBLIC[name]}"), name)
+
+
+def __dir__():
+    return sorted([*globals(), *_PUBLIC])

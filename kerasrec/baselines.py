@@ -1,0 +1,276 @@
+"""Baselines without training: popularity, recent popularity, sequential item-kNN, TF-IDF of texts.
+
+Each `fit_<name>(histories, num_items, *, options)` learns from training histories and returns a
+scorer: a callable `Histories -> float32, (num_users, num_items + 1)`, column 0 is padding.
+`recommend_top_k` turns a scorer into a recommendation table. Every scorer adds a little
+popularity, far below its own differences: it orders the items that the method says nothing about
+and is all that a user without a history gets.
+"""
+
+import logging
+
+import numpy as np
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
+
+from kerasrec.lists import recommend_top_k
+
+__all__ = [
+    "BASELINES",
+    "fit_item_knn",
+    "fit_popularity",
+    "fit_recent_popularity",
+    "fit_tfidf_text",
+    "recommend_top_k",
+]
+
+logger = logging.getLogger(__name__)
+
+_POPULARITY_SHARE = 1e-6  # of a row's best score: only orders what is otherwise equal
+#: n-grams in more texts than both of these say nothing and cost most of the time
+_COMMON_TEXTS, _COMMON_SHARE = 500, 0.05
+
+
+def fit_popularity(histories, num_items):
+    """Items with the most events first, the same list for everyone.
+
+    Args:
+        histories: `Histories` of the training events; events of weight 0 or less do not count.
+        num_items: size of the catalogue.
+
+    Returns:
+        A scorer; its scores are events per item.
+
+    >>> from kerasrec.sequences import Histories
+    >>> h = Histories(np.array(["u"], object), np.array([0, 3]), np.array([2, 1, 2]),
+    ...               np.zeros(3), np.zeros(3), np.ones(3))
+    >>> fit_popularity(h, 3)(h).tolist()
+    [[0.0, 1.0, 2.0, 0.0]]
+    """
+    return _same_for_all(_popularity(histories, num_items))
+
+
+def fit_recent_popularity(histories, num_items, *, half_life=None, window=None, now=None):
+    """Items with the most recent events first: an event's weight halves every `half_life` seconds.
+
+    Args:
+        histories: `Histories` of the training events. Without times it is plain popularity, and
+            the log says so.
+        num_items: size of the catalogue.
+        half_life: seconds; None means 1/20 of the time that the events span.
+        window: seconds; events older than `now - window` do not count at all. With a window and
+            no half_life, all events in it count alike.
+        now: UTC seconds; None means the last training event. Later events do not count.
+
+    Returns:
+        A scorer; its scores are decayed events per item, the best item scaled to 1.
+
+    Raises:
+        ValueError: half_life or window is not above 0.
+
+    >>> from kerasrec.sequences import Histories
+    >>> h = Histories(np.array(["u"], object), np.array([0, 3]), np.array([2, 2, 1]),
+    ...               np.array([80, 80, 100]), np.zeros(3), np.ones(3))
+    >>> fit_recent_popularity(h, 2, half_life=10)(h).round(4).tolist()
+    [[0.0, 1.0, 0.5]]
+    """
+    for name, seconds in (("half_life", half_life), ("window", window)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{name} must be above 0 seconds. Received: {seconds}. Raise it.")
+    times = np.asarray(histories.timestamps, np.int64)
+    known = times > 0
+    if not known.any():
+        logger.info("no times in the training events: recent popularity is plain popularity")
+        return fit_popularity(histories, num_items)
+    now = times.max() if now is None else now
+    age = now - times
+    weight = np.where(known & (age >= 0), 1.0, 0.0)
+    if window is not None:
+        weight[age > window] = 0
+    if half_life is None and window is None:
+        half_life = max(now - times[known].min(), 1) / 20
+    if half_life is not None:
+        weight *= np.exp2(-np.maximum(age, 0) / half_life)
+    popularity = np.bincount(
+        histories.items, weights=weight * (histories.values > 0), minlength=num_items + 1
+    )
+    all_time = _popularity(histories, num_items)
+    return _same_for_all(_with_popularity(popularity[None], all_time)[0])
+
+
+def fit_item_knn(
+    histories,
+    num_items,
+    *,
+    distance_decay=0.9,
+    backward=0.5,
+    source_power=0.5,
+    target_power=0.25,
+    recency=0.45,
+    max_distance=10,
+):
+    """Sequential item-kNN: items that follow the user's newest items in other histories.
+
+    For every ordered pair of items i, j at distance d <= max_distance in one history,
+    `C[i, j] += d ** -distance_decay` and `C[j, i] += backward * d ** -distance_decay`. Then
+    `score(u, j) = sum over i of recency ** age(i) * C[i, j] / (n_i ** source_power * n_j **
+    target_power)`, where n counts an item's events and age is 0 for the user's newest event.
+
+    Args:
+        histories: `Histories` of the training events; events of weight 0 or less do not count.
+        num_items: size of the catalogue.
+        distance_decay: how fast a pair counts less with its distance; 0 counts all alike.
+        backward: weight of "j came before i"; 0 looks forward only, 1 ignores the order.
+        source_power: how far items with many events are damped as a reason.
+        target_power: how far items with many events are damped as a recommendation.
+        recency: weight of an event relative to the one after it, 0..1.
+        max_distance: events further apart are no pair.
+
+    Returns:
+        A scorer.
+
+    >>> from kerasrec.sequences import Histories
+    >>> def rows(*lists):
+    ...     items = np.concatenate(lists).astype(int)
+    ...     ends = np.cumsum([0] + [len(row) for row in lists])
+    ...     return Histories(np.arange(len(lists)).astype(object), ends, items,
+    ...                      np.zeros(len(items)), np.zeros(len(items)), np.ones(len(items)))
+    >>> score = fit_item_knn(rows([1, 2], [1, 2], [3, 1]), 3)
+    >>> int(score(rows([1])).argmax()), int(score(rows([])).argmax())
+    (2, 1)
+    """
+    histories = _positive(histories)
+    items = np.asarray(histories.items)
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    shape = (num_items + 1, num_items + 1)
+    forward = sparse.csr_array(shape, dtype=np.float64)
+    for distance in range(1, min(max_distance, len(items) - 1) + 1):
+        same_user = row[distance:] == row[:-distance]
+        pair = (items[:-distance][same_user], items[distance:][same_user])
+        weight = np.full(len(pair[0]), distance**-distance_decay)
+        forward = forward + sparse.coo_array((weight, pair), shape=shape).tocsr()
+    neighbours = (forward + backward * forward.T).tocsr()
+    popularity = _popularity(histories, num_items)
+    counts = np.maximum(popularity, 1)
+    neighbours = sparse.diags_array(counts**-source_power) @ neighbours
+    neighbours = (neighbours @ sparse.diags_array(counts**-target_power)).astype(np.float32)
+    return _weighted_history(neighbours.tocsr(), popularity, recency)
+
+
+def fit_tfidf_text(histories, num_items, *, texts, recency=0.8, num_neighbours=500):
+    """Items whose texts resemble the user's newest items: cosine of character 1-3-gram TF-IDF.
+
+    Args:
+        histories: `Histories` of the training events, for the popularity only.
+        num_items: size of the catalogue.
+        texts: one str per item, `(num_items,)`; an item with an empty text is like no other.
+        recency: weight of an event relative to the one after it, 0..1.
+        num_neighbours: most similar items kept per item; bounds time and memory.
+
+    Returns:
+        A scorer.
+
+    Raises:
+        ValueError: the number of texts is not num_items, or all are empty.
+
+    >>> from kerasrec.sequences import Histories
+    >>> h = Histories(np.array(["u"], object), np.array([0, 1]), np.array([1]), *[np.ones(1)] * 3)
+    >>> score = fit_tfidf_text(h, 3, texts=["机器学习", "中国历史", "深度学习"])
+    >>> int(score(h)[0, 2:].argmax()) + 2
+    3
+    """
+    if len(texts) != num_items:
+        raise ValueError(
+            f"texts needs one text per item ({num_items}). Received: {len(texts)}. Use "
+            "items.texts()."
+        )
+    if not any(text.strip() for text in texts):
+        raise ValueError("texts needs some text. Received: only empty ones. Choose other columns.")
+    grams = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True, norm=None)
+    vectors = sparse.csc_array(grams.fit_transform(texts))  # (num_items, num_grams)
+    rare = np.diff(vectors.indptr) <= max(_COMMON_TEXTS, _COMMON_SHARE * num_items)
+    vectors = normalize(vectors[:, rare].astype(np.float32))
+    neighbours = _nearest(vectors.tocsr(), num_neighbours)
+    return _weighted_history(neighbours, _popularity(histories, num_items), recency)
+
+
+def _popularity(histories, num_items):
+    """Events of weight above 0 per item index, float, `(num_items + 1,)`; 0 for the padding."""
+    items = np.asarray(histories.items)[np.asarray(histories.values) > 0]
+    return np.bincount(items, minlength=num_items + 1).astype(float)
+
+
+def _positive(histories):
+    """Histories without the events of weight 0 or less."""
+    keep = np.asarray(histories.values) > 0
+    offsets = np.concatenate([[0], np.cumsum(keep)])[histories.offsets]
+    columns = (np.asarray(column)[keep] for column in histories[2:])
+    return type(histories)(histories.user_ids, offsets, *columns)
+
+
+def _same_for_all(scores):
+    scores = scores.astype(np.float32)
+    return lambda histories: np.tile(scores, (histories.num_users, 1))
+
+
+def _with_popularity(scores, popularity):
+    """Rows scaled to a best score of 1, plus a little popularity."""
+    best = scores.max(axis=1, keepdims=True)
+    best[best <= 0] = 1
+    return scores / best + _POPULARITY_SHARE * popularity / max(popularity.max(), 1)
+
+
+def _weighted_history(neighbours, popularity, recency):
+    """Scorer: the neighbours of the history's items, each weighted by `recency ** age`.
+
+    Args:
+        neighbours: sparse float32, `(num_items + 1, num_items + 1)`, from a row's item to others.
+        popularity: `(num_items + 1,)`.
+        recency: weight of an event relative to the one after it.
+    """
+    if not 0 <= recency <= 1:
+        raise ValueError(f"recency must be in 0..1. Received: {recency}. Try 0.7.")
+
+    def score(histories):
+        histories = _positive(histories)
+        row = np.repeat(np.arange(histories.num_users), histories.lengths)
+        age = histories.offsets[1:][row] - 1 - np.arange(len(row))  # 0 = newest
+        weight = np.power(recency, age, dtype=np.float32)
+        shape = (histories.num_users, neighbours.shape[0])
+        history = sparse.csr_array((weight, (row, histories.items)), shape=shape)
+        scores = (history @ neighbours).toarray()  # (num_users, num_items + 1)
+        return _with_popularity(scores, popularity).astype(np.float32)
+
+    return score
+
+
+def _nearest(vectors, count, rows_at_once=512):
+    """The `count` largest cosines of every row with the others, as a table over item indices."""
+    num_items = vectors.shape[0]
+    values, rows, columns = [], [], []
+    transposed = vectors.T.tocsr()
+    for start in range(0, num_items, rows_at_once):
+        block = (vectors[start : start + rows_at_once] @ transposed).toarray()
+        number = np.arange(len(block))
+        block[number, start + number] = 0  # not itself
+        if count < num_items:
+            column = np.argpartition(-block, count, axis=1)[:, :count]
+        else:
+            column = np.tile(np.arange(num_items), (len(block), 1))
+        values.append(np.take_along_axis(block, column, axis=1).ravel())
+        rows.append(np.repeat(start + number, column.shape[1]))
+        columns.append(column.ravel())
+    place = (np.concatenate(rows) + 1, np.concatenate(columns) + 1)
+    table = sparse.csr_array((np.concatenate(values), place), shape=(num_items + 1,) * 2)
+    table.eliminate_zeros()
+    return table
+
+
+#: name -> function; `tfidf_text` needs the texts
+BASELINES = {
+    "popularity": fit_popularity,
+    "recent_popularity": fit_recent_popularity,
+    "item_knn": fit_item_knn,
+    "tfidf_text": fit_tfidf_text,
+}

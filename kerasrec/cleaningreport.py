@@ -1,0 +1,109 @@
+"""What was read, left out and why: a small table that travels with the data."""
+
+import unicodedata
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+
+SKIP_HINT = (
+    "Correct the data, or pass on_bad='skip' (--on-bad skip) to leave such rows out and count them."
+)
+
+
+class CleaningStep(NamedTuple):
+    """One line of a report.
+
+    `count` is how many things the line speaks of (rows, users, ids, ...), `removed` how many rows
+    went because of it (0 for a remark), `example` one of them as it stood in the source.
+    """
+
+    step: str
+    what: str
+    count: int
+    removed: int
+    example: str
+
+
+@dataclass(frozen=True)
+class CleaningReport:
+    """The ordered steps from the rows in the source to the rows that are left.
+
+    >>> report = CleaningReport(5).add("read", "empty user_id", 2, removed=2, example="data row 3")
+    >>> report.rows_after
+    3
+    >>> print(report)
+    step   what           count  removed  example
+    read   empty user_id      2        2  data row 3
+    total  rows 5 -> 3                 2
+    """
+
+    rows_before: int = 0
+    steps: tuple[CleaningStep, ...] = ()
+
+    @property
+    def rows_after(self):
+        """Rows that are left after the last step."""
+        return self.rows_before - sum(step.removed for step in self.steps)
+
+    def add(self, step, what, count, *, removed=0, example=""):
+        """A new report with one more line (this one stays as it is)."""
+        line = CleaningStep(step, what, int(count), int(removed), str(example))
+        return CleaningReport(self.rows_before, (*self.steps, line))
+
+    def __add__(self, later):
+        """This report followed by a later one, which must start with the rows left here."""
+        if later.rows_before != self.rows_after:
+            raise ValueError(
+                f"expected a report that starts with the {self.rows_after} rows left by this one. "
+                f"Received: one that starts with {later.rows_before}. Join reports in their order."
+            )
+        return CleaningReport(self.rows_before, self.steps + later.steps)
+
+    @classmethod
+    def of_sources(cls, named_reports):
+        """One report for several sources read side by side, from `(name, report)` pairs."""
+        named_reports = list(named_reports)
+        if len(named_reports) == 1:
+            return named_reports[0][1]
+        steps = tuple(
+            step._replace(what=f"{name}: {step.what}")
+            for name, report in named_reports
+            for step in report.steps
+        )
+        return cls(sum(report.rows_before for _, report in named_reports), steps)
+
+    def to_frame(self):
+        """The lines as a DataFrame with the columns of `CleaningStep`."""
+        return pd.DataFrame(self.steps, columns=list(CleaningStep._fields))
+
+    def to_dict(self):
+        """Plain numbers, strings and lists, ready for JSON."""
+        return {
+            "rows_before": self.rows_before,
+            "rows_after": self.rows_after,
+            "steps": [step._asdict() for step in self.steps],
+        }
+
+    def __str__(self):
+        head = ("step", "what", "count", "removed", "example")
+        body = [tuple(str(cell) for cell in step) for step in self.steps]
+        removed = self.rows_before - self.rows_after
+        total = ("total", f"rows {self.rows_before} -> {self.rows_after}", "", str(removed), "")
+        rows = [head, *body, total]
+        widths = [max(_width(row[column]) for row in rows) for column in range(len(head))]
+        return "\n".join(_format_row(row, widths) for row in rows)
+
+
+def _format_row(row, widths):
+    """One line; text to the left, the two numbers to the right."""
+    cells = []
+    for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        space = " " * (width - _width(cell))
+        cells.append(space + cell if column in (2, 3) else cell + space)
+    return "  ".join(cells).rstrip()
+
+
+def _width(text):
+    """Columns that a text takes in a terminal: Chinese characters take two."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

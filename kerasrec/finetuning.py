@@ -1,0 +1,137 @@
+"""Which weights of an encoder learn: frozen, the top layers, all, or low-rank additions (LoRA)."""
+
+import re
+
+from kerasrec.backend import import_bert4keras, keras, tf
+
+ATTENTION_PARTS = ("q_dense", "k_dense", "v_dense", "o_dense")
+
+
+def set_trainable(model, mode):
+    """Choose which weights learn. Compile the model again afterwards.
+
+    Args:
+        model: Keras model of an encoder.
+        mode: `"frozen"`, `"all"`, or an int: that many transformer layers counted from the top.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: the mode is unknown, or the model has not that many layers of its own (ALBERT
+            shares one).
+    """
+    if mode in ("frozen", "all"):
+        model.trainable = True  # or the flags of single layers would not count
+        for layer in model.layers:
+            layer.trainable = mode == "all" and layer.name != "Embedding-Relative-Position"
+        return model
+    if not isinstance(mode, int) or isinstance(mode, bool):
+        raise ValueError(f'mode must be "frozen", "all" or a number of layers. Received: {mode!r}.')
+    numbers = [_layer_number(layer) for layer in model.layers]
+    count = max((n for n in numbers if n is not None), default=-1) + 1
+    if not 1 <= mode <= count:
+        what = f"has {count} layers" if count else "shares its layers (ALBERT)"
+        raise ValueError(
+            f'This encoder {what}, so {mode} top layers cannot be trained. Use "all" or '
+            f"{f'1 to {count}' if count else 'LoRA'}."
+        )
+    model.trainable = True
+    for layer, number in zip(model.layers, numbers, strict=True):
+        layer.trainable = number is not None and number >= count - mode
+    return model
+
+
+def _layer_number(layer):
+    found = re.match(r"Transformer-(\d+)-", layer.name)
+    return int(found.group(1)) if found else None
+
+
+@keras.utils.register_keras_serializable("kerasrec")
+class LoraDense(keras.layers.Layer):
+    """A frozen dense layer plus a low-rank addition: `dense(x) + (x A B) alpha / rank`.
+
+    LoRA, arXiv 2106.09685. A is random, B is 0: at the start nothing changes.
+    """
+
+    def __init__(self, dense, rank, alpha):
+        super().__init__(name=dense.name + "_lora")
+        self.dense = dense
+        self.rank, self.scale = rank, alpha / rank
+        dim_in, dim_out = dense.kernel.shape
+        self.lora_a = self.add_weight(
+            name="lora_a",
+            shape=(dim_in, rank),
+            initializer=keras.initializers.RandomNormal(stddev=1.0 / rank),
+        )
+        self.lora_b = self.add_weight(name="lora_b", shape=(rank, dim_out), initializer="zeros")
+        self.dense.trainable = False
+        self.built = True
+
+    def call(self, inputs):
+        """`(..., dim_in) -> (..., dim_out)`."""
+        added = tf.matmul(tf.matmul(inputs, self.lora_a), self.lora_b)
+        return self.dense(inputs) + added * self.scale
+
+    def merged(self):
+        """The dense layer with the addition written into its kernel."""
+        self.dense.kernel.assign_add(tf.matmul(self.lora_a, self.lora_b) * self.scale)
+        return self.dense
+
+
+def add_lora(model, *, rank=8, alpha=16):
+    """Put LoRA on the four dense layers of every attention; only the new matrices learn.
+
+    Works in place: the layers of `model` are exchanged and all other weights frozen. The outputs
+        are equal
+    until a step is trained. Compile the model again afterwards; `merge_lora` undoes it and keeps
+    what was learned.
+
+    Args:
+        model: Keras model of an encoder.
+        rank: width of the addition.
+        alpha: the addition is scaled by alpha / rank.
+
+    Returns:
+        The same model.
+    """
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1. Received: {rank}.")
+    attentions = _attentions(model)
+    if not attentions:
+        raise ValueError(
+            "LoRA needs a model with bert4keras attention layers. Received one without."
+        )
+    if any(isinstance(layer.q_dense, LoraDense) for layer in attentions):
+        raise ValueError("The model has LoRA already. Call merge_lora first.")
+    set_trainable(model, "frozen")
+    for layer in attentions:
+        layer.trainable = True
+        for part in ATTENTION_PARTS:
+            setattr(layer, part, LoraDense(getattr(layer, part), rank, alpha))
+    return _forget_traces(model)
+
+
+def merge_lora(model):
+    """Write the LoRA additions into the kernels and take the extra matrices away; the outputs stay.
+
+    Returns:
+        The same model, frozen.
+    """
+    for layer in _attentions(model):
+        for part in ATTENTION_PARTS:
+            dense = getattr(layer, part)
+            if isinstance(dense, LoraDense):
+                setattr(layer, part, dense.merged())
+    return _forget_traces(set_trainable(model, "frozen"))
+
+
+def _attentions(model):
+    attention = import_bert4keras().layers.MultiHeadAttention
+    return [layer for layer in model.layers if isinstance(layer, attention)]
+
+
+def _forget_traces(model):
+    """Functions that were traced with the old layers must not be used again."""
+    model.train_function = model.test_function = model.predict_function = None
+    return model

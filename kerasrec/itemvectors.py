@@ -1,0 +1,219 @@
+"""Item vectors: a text part from the encoder joined with a trainable id part, tied in and out.
+
+`item_vector = [scale * projection(whitened text) ; id]`. The id part starts at zero and loses whole
+rows in training (row dropout), so the text part alone must work: that is what a new item has.
+"""
+
+import numpy as np
+
+from kerasrec.backend import keras, tf
+
+_register = keras.utils.register_keras_serializable("kerasrec")
+
+
+@_register
+class StepItems(keras.layers.Layer):
+    """The items that one training step touches, and where each of them stands among these.
+
+    Args:
+        num_items: size of the catalogue.
+        negatives: "all" (every item), "uniform" (`num_negatives` drawn for the step and shared by
+            all positions) or "in_batch" (the targets of the batch).
+        num_negatives: for "uniform".
+        whole: True lists the catalogue even when only a few items are needed (then no item needs
+            to be looked up twice; right for small catalogues with a frozen encoder).
+
+    Call: `[history (batch, time), target (batch, time)]` int32 item indices ->
+    `item_index (num_step_items,)`, `history (batch, time)`, `target (batch, time)`,
+    `negative (num_negatives,)`; the last three are rows of the first. Row 0 is always padding.
+    """
+
+    def __init__(self, num_items, negatives, *, num_negatives=1024, whole=True, **kwargs):
+        super().__init__(**kwargs)
+        self.num_items, self.negatives = num_items, negatives
+        self.num_negatives = min(num_negatives, num_items)
+        self.whole = whole
+
+    def call(self, inputs):
+        """See the class."""
+        history, target = inputs
+        # not a constant: Keras would take a constant int32 vector for a shape
+        end = self.num_items + 1 + 0 * tf.size(history)
+        if self.negatives == "all":
+            negative = tf.range(1, end)
+        elif self.negatives == "uniform":
+            negative = tf.random.uniform((self.num_negatives,), 1, self.num_items + 1, tf.int32)
+        else:
+            negative = tf.unique(tf.boolean_mask(target, target > 0)).y
+        if self.whole:
+            return tf.range(end), history, target, negative
+        parts = [tf.reshape(part, [-1]) for part in (history, target, negative)]
+        item_index, row = tf.unique(tf.concat([[0], *parts], axis=0))
+        sizes = [1, *(tf.size(part) for part in parts)]
+        _, history_row, target_row, negative_row = tf.split(row, sizes)
+        return (
+            item_index,
+            tf.reshape(history_row, tf.shape(history)),
+            tf.reshape(target_row, tf.shape(target)),
+            negative_row,
+        )
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        mine = {key: getattr(self, key) for key in ("num_items", "negatives", "whole")}
+        return {**super().get_config(), **mine, "num_negatives": self.num_negatives}
+
+
+@_register
+class TextTable(keras.layers.Layer):
+    """Frozen text vectors, looked up: `item_index (n,)` -> `(n, text_dim)`; row 0 is zero."""
+
+    def __init__(self, num_items, text_dim, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.num_items, self.text_dim = num_items, text_dim
+
+    def build(self, input_shape):
+        """Creates the table; `set_vectors` fills it."""
+        shape = (self.num_items + 1, self.text_dim)
+        self.table = self.add_weight("table", shape, initializer="zeros", trainable=False)
+        super().build(input_shape)  # or the first call would build, and empty, it again
+
+    def set_vectors(self, vectors):
+        """Take `(num_items, text_dim)` vectors, row r for item index r + 1."""
+        self.table.assign(np.concatenate([np.zeros((1, self.text_dim), np.float32), vectors]))
+
+    def call(self, item_index):
+        """See the class."""
+        return tf.gather(self.table, item_index)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {**super().get_config(), "num_items": self.num_items, "text_dim": self.text_dim}
+
+
+@_register
+class ItemTokens(keras.layers.Layer):
+    """Token ids of the item texts, looked up: `item_index (n,)` -> two `(n, max_tokens)`.
+
+    Columns that are padding in every chosen row are cut off, so short titles stay cheap.
+    """
+
+    def __init__(self, num_items, max_tokens, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.num_items, self.max_tokens = num_items, max_tokens
+
+    def build(self, input_shape):
+        """Creates the table; `set_tokens` fills it."""
+        shape = (self.num_items + 1, self.max_tokens)
+        options = dict(shape=shape, dtype=tf.int32, initializer="zeros", trainable=False)
+        self.token_ids = self.add_weight("token_ids", **options)
+        self.segment_ids = self.add_weight("segment_ids", **options)
+        super().build(input_shape)
+
+    def set_tokens(self, token_ids, segment_ids):
+        """Take int32 `(num_items, max_tokens)` twice; the padding row takes the first item's."""
+        for table, values in ((self.token_ids, token_ids), (self.segment_ids, segment_ids)):
+            table.assign(np.concatenate([values[:1], values]))
+
+    def call(self, item_index):
+        """See the class."""
+        token_ids = tf.gather(self.token_ids, item_index)
+        used = tf.reduce_max(tf.reduce_sum(tf.cast(token_ids > 0, tf.int32), axis=1))
+        return token_ids[:, :used], tf.gather(self.segment_ids, item_index)[:, :used]
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        mine = {"num_items": self.num_items, "max_tokens": self.max_tokens}
+        return {**super().get_config(), **mine}
+
+
+@_register
+class Whitening(keras.layers.Layer):
+    """`(vectors - mean) @ matrix` with constants fitted on the catalogue; never trained."""
+
+    def __init__(self, input_dim, text_dim, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.input_dim, self.text_dim = input_dim, text_dim
+
+    def build(self, input_shape):
+        """Creates the constants; `set_constants` fills them."""
+        self.mean = self.add_weight("mean", (self.input_dim,), initializer="zeros", trainable=False)
+        shape = (self.input_dim, self.text_dim)
+        self.matrix = self.add_weight("matrix", shape, initializer="zeros", trainable=False)
+        super().build(input_shape)
+
+    def set_constants(self, mean, matrix):
+        """Take the mean `(input_dim,)` and the matrix `(input_dim, text_dim)`."""
+        self.mean.assign(mean)
+        self.matrix.assign(matrix)
+
+    def call(self, vectors):
+        """`(n, input_dim)` -> `(n, text_dim)`."""
+        return tf.matmul(vectors - self.mean, self.matrix)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        mine = {"input_dim": self.input_dim, "text_dim": self.text_dim}
+        return {**super().get_config(), **mine}
+
+
+@_register
+class ItemVectors(keras.layers.Layer):
+    """Joins the text part and the id part of items.
+
+    Args:
+        num_items: size of the catalogue.
+        text_units: width of the projected text part; 0 = no text part.
+        id_units: width of the id part; 0 = no id part.
+        id_dropout: share of id rows set to zero in a training step.
+
+    Call: `[text (n, text_dim), item_index (n,)]` -> `(n, text_units + id_units)`. The row of item
+    index 0 is zero. `[text]` alone gives the vectors of new items: their id part is zero.
+    """
+
+    def __init__(self, num_items, *, text_units, id_units, id_dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_items, self.text_units, self.id_units = num_items, text_units, id_units
+        self.id_dropout = id_dropout
+
+    def build(self, input_shapes):
+        """Creates the projection of the text part and the id table."""
+        if self.text_units:
+            self.projection = self.add_weight(
+                "projection",
+                (input_shapes[0][-1], self.text_units),
+                initializer=keras.initializers.Orthogonal(),
+            )
+        if self.id_units:
+            # without a text part zeros would leave all items alike for ever
+            start = "zeros" if self.text_units else keras.initializers.RandomNormal(stddev=0.02)
+            shape = (self.num_items + 1, self.id_units)
+            self.id_table = self.add_weight("id_table", shape, initializer=start)
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        text, item_index = inputs if len(inputs) == 2 else (inputs[0], None)
+        parts = []
+        if self.text_units:
+            scale = (text.shape[-1] or 1) ** -0.5  # whitened rows have norm ~ sqrt(text_dim)
+            parts.append(tf.matmul(text, self.projection) * scale)
+        if self.id_units:
+            parts.append(self._id_part(text, item_index, training))
+        vectors = tf.concat(parts, axis=-1)
+        if item_index is None:
+            return vectors
+        return tf.where((item_index > 0)[:, None], vectors, 0.0)
+
+    def _id_part(self, text, item_index, training):
+        if item_index is None:
+            return tf.zeros((tf.shape(text)[0], self.id_units), self.id_table.dtype)
+        rows = tf.gather(self.id_table, item_index)
+        if training and self.id_dropout and self.text_units:
+            keep = tf.random.uniform(tf.shape(item_index)) >= self.id_dropout
+            rows = tf.where(keep[:, None], rows, 0.0)
+        return rows
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        mine = ("num_items", "text_units", "id_units", "id_dropout")
+        return {**super().get_config(), **{key: getattr(self, key) for key in mine}}

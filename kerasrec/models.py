@@ -1,0 +1,292 @@
+"""`build_model`: chains encoder, item vectors, sequence model, interest and scorer."""
+
+import inspect
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kerasrec.backend import keras, tf
+from kerasrec.interest import INTERESTS, Interest, InterestLoss, LongShortFusion
+from kerasrec.itemvectors import ItemTokens, ItemVectors, StepItems, TextTable, Whitening
+from kerasrec.losses import LOSSES, NEGATIVES
+from kerasrec.scoring import Scorer, ScorerLoss
+from kerasrec.sequencemodels import SEQUENCE_MODELS
+from kerasrec.sequences import EVENT_CODES, NUM_GAP_BUCKETS
+
+#: up to this many items the default loss is the full softmax, beyond it the sampled one
+FULL_SOFTMAX_ITEMS = 4000
+
+
+class Model(NamedTuple):
+    """The named parts of one model; they share their layers.
+
+    training: Keras model with the losses inside; inputs `history`, `time_gap`, `event`, `target`,
+        each int32 `(batch, time)`.
+    interest: Keras model `[vectors (batch, time, dim), history, time_gap, event]` -> U
+        `(batch, dim)`; ends before the loss, so it needs no target.
+    item_vectors: Keras model `item_index (n,)` -> `(n, dim)`.
+    text_part: Keras model `text (n, text_dim)` -> `(n, dim)`, the vector of an item without an id
+        part (a new item).
+    encoder: Keras model tokens -> text vector (whitened), or None where no encoder is in the graph.
+    scorer: `Scorer` layer.  loss: `InterestLoss` layer.  config: the options, as resolved.
+    """
+
+    training: Any
+    interest: Any
+    item_vectors: Any
+    text_part: Any
+    encoder: Any
+    scorer: Any
+    loss: Any
+    config: dict
+
+
+@keras.utils.register_keras_serializable("kerasrec")
+class PackPositions(keras.layers.Layer):
+    """Keeps the positions with a target.
+
+    Call: `[states (batch, time, dim), target (batch, time)]` -> `states (positions, dim)`,
+    `target (positions,)`, `batch_row (positions,)`.
+    """
+
+    def call(self, inputs):
+        """See the class."""
+        states, target = inputs
+        place = tf.where(target > 0)
+        return tf.gather_nd(states, place), tf.gather_nd(target, place), place[:, 0]
+
+
+@keras.utils.register_keras_serializable("kerasrec")
+class EventFeatures(keras.layers.Layer):
+    """Adds what is known of each event besides its item: the time gap before it and its type.
+
+    Call: `[vectors (b, t, d), time_gap (b, t), event (b, t)]` -> `(b, t, d)`. An unknown gap or
+    event (0) adds nothing; both tables start at zero.
+    """
+
+    def __init__(self, *, time_gaps, events, **kwargs):
+        super().__init__(**kwargs)
+        self.time_gaps, self.events = time_gaps, events
+
+    def build(self, input_shapes):
+        """Creates one table per feature in use."""
+        dim = input_shapes[0][-1]
+        if self.time_gaps:
+            shape = (NUM_GAP_BUCKETS + 1, dim)
+            self.gap_table = self.add_weight("gap_table", shape, initializer="zeros")
+        if self.events:
+            shape = (len(EVENT_CODES) + 1, dim)
+            self.event_table = self.add_weight("event_table", shape, initializer="zeros")
+
+    def call(self, inputs):
+        """See the class."""
+        vectors, time_gap, event = inputs
+        for use, name, code in (
+            (self.time_gaps, "gap_table", time_gap),
+            (self.events, "event_table", event),
+        ):
+            if use:
+                known = tf.cast(code > 0, vectors.dtype)[..., None]
+                vectors += tf.cast(tf.gather(getattr(self, name), code), vectors.dtype) * known
+        return vectors
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        mine = {"time_gaps": self.time_gaps, "events": self.events}
+        return {**super().get_config(), **mine}
+
+
+class TextEncoder(NamedTuple):
+    """An encoder inside the graph, for `build_model(text=...)`: its gradients reach the encoder.
+
+    model: Keras model `[token_ids, segment_ids]` -> `(n, dim)`.
+    token_ids, segment_ids: int32, `(num_items, max_tokens)`.
+    whitening: object with `mean (dim,)` and `matrix (dim, text_dim)`.
+    """
+
+    model: Any
+    token_ids: np.ndarray
+    segment_ids: np.ndarray
+    whitening: Any
+
+
+def build_model(
+    num_items,
+    *,
+    text=None,
+    sequence="transformer",
+    interest="mf",
+    loss=None,
+    text_units=64,
+    id_units=64,
+    max_length=50,
+    num_blocks=1,
+    heads=2,
+    dropout=0.2,
+    input_dropout=0.2,
+    id_dropout=0.1,
+    num_negatives=1024,
+    scorer_units=64,
+    time_gaps=False,
+    events=False,
+):
+    """Build the whole chain as one Keras functional graph.
+
+    Args:
+        num_items: size of the catalogue; item indices are 1..num_items.
+        text: float32 `(num_items, text_dim)` ready (whitened) text vectors for a frozen encoder, a
+            `TextEncoder` for one that learns, or None for items known by their id alone.
+        sequence: a name of `SEQUENCE_MODELS` or a callable with the same signature.
+        interest: "mf" or "gmf".
+        loss: a name of `LOSSES`, a callable with their signature, or None: softmax over the whole
+            catalogue up to `FULL_SOFTMAX_ITEMS` items, sampled softmax beyond it and with a
+            `TextEncoder`.
+        text_units, id_units: widths of the two parts of an item vector; 0 leaves a part out.
+        max_length: newest events of a history that are seen.
+        num_blocks, heads, dropout: of the sequence model.
+        input_dropout: of the item vectors going into it.
+        id_dropout: share of id rows zeroed per step.
+        num_negatives: for sampled losses, shared by all positions of a step.
+        scorer_units: hidden units of the MLP scorer.
+        time_gaps, events: whether the data has real times, and more than one event type.
+
+    Returns:
+        `Model`, the named parts. Layer names are stable: `step_items`, `item_vectors`, `sequence`,
+        `fusion`, `interest`, `interest_loss`, `scorer_loss` (which holds `scorer`).
+
+    Raises:
+        ValueError: an unknown name or an impossible combination.
+    """
+    config = {name: value for name, value in locals().items() if name != "text"}
+    config = _resolve(config, text)
+    # Layers
+    step_items = StepItems(
+        num_items,
+        NEGATIVES.get(config["loss"], "uniform"),
+        num_negatives=config["num_negatives"],
+        whole=_lists_catalogue(config, text),
+        name="step_items",
+    )
+    encoder, text_of_items = _text_source(num_items, text)
+    items = ItemVectors(
+        num_items,
+        text_units=config["text_units"],
+        id_units=id_units,
+        id_dropout=id_dropout,
+        name="item_vectors",
+    )
+    dim = config["text_units"] + id_units
+    drop = keras.layers.Dropout(input_dropout, noise_shape=None)
+    features = EventFeatures(time_gaps=time_gaps, events=events, name="event_features")
+    make_sequence = SEQUENCE_MODELS.get(sequence, sequence)
+    options = dict(max_length=max_length, num_blocks=num_blocks, heads=heads, dropout=dropout)
+    sequence_model = make_sequence(dim, **options)
+    fusion = LongShortFusion(name="fusion")
+    project = Interest(interest, name="interest")
+    interest_loss = InterestLoss(config["loss"], num_items, name="interest_loss")
+    scorer = Scorer(scorer_units, name="scorer")
+    scorer_loss = ScorerLoss(scorer, interest_loss.temperature, name="scorer_loss")
+
+    def states_of(vectors, valid, time_gap, event):
+        inward = features([drop(vectors), time_gap, event])
+        return fusion([sequence_model([inward, valid]), vectors, valid])
+
+    # Functional model: training
+    names = ("history", "time_gap", "event", "target")
+    history, time_gap, event, target = (keras.Input((None,), name=n, dtype="int32") for n in names)
+    item_index, history_row, target_row, negative = step_items([history, target])
+    vectors = items([text_of_items(item_index), item_index])
+    states = states_of(tf.gather(vectors, history_row), history > 0, time_gap, event)
+    packed, positive, batch_row = PackPositions(name="pack_positions")([states, target_row])
+    step = [vectors, positive, negative]
+    outputs = interest_loss([project(packed), *step])
+    outputs = scorer_loss([outputs, *step, history_row, batch_row])
+    training = keras.Model([history, time_gap, event, target], outputs, name="training")
+    # Functional model: parts for inference
+    given = keras.Input((None, dim), name="vectors")
+    states = states_of(given, history > 0, time_gap, event)
+    interest_model = keras.Model(
+        [given, history, time_gap, event], project(states[:, -1]), name="interest_model"
+    )
+    index = keras.Input((), name="item_index", dtype="int32")
+    item_model = keras.Model(index, items([text_of_items(index), index]), name="item_model")
+    text_model = None
+    if text is not None and config["text_units"]:
+        given_text = keras.Input((text_of_items.text_dim,), name="text")
+        text_model = keras.Model(given_text, items([given_text]), name="text_part")
+    return Model(
+        training, interest_model, item_model, text_model, encoder, scorer, interest_loss, config
+    )
+
+
+def _resolve(config, text):
+    """Defaults that depend on the data, and the checks of what was asked for."""
+    num_items, loss = config["num_items"], config["loss"]
+    learns = isinstance(text, TextEncoder)
+    for value, known, what in (
+        (config["sequence"], SEQUENCE_MODELS, "sequence"),
+        (config["interest"], INTERESTS, "interest"),
+        (loss, LOSSES, "loss"),
+    ):
+        if isinstance(value, str) and value not in known:
+            raise ValueError(f"{what} must be one of {', '.join(known)}. Received: {value!r}.")
+    if num_items < 2:
+        raise ValueError(f"A model needs at least 2 items. Received: num_items={num_items}.")
+    if text is None:
+        config["text_units"] = 0
+    if not config["text_units"] + config["id_units"]:
+        raise ValueError(
+            "Items need a text part or an id part: text_units and id_units are both 0."
+        )
+    if loss is None:
+        full = num_items <= FULL_SOFTMAX_ITEMS and not learns
+        config["loss"] = "softmax" if full else "sampled_softmax"
+    elif learns and NEGATIVES.get(loss) == "all":
+        raise ValueError(
+            f"loss={loss!r} would encode the texts of all {num_items} items in every step. Use "
+            "loss='sampled_softmax' with an encoder that learns, or a frozen encoder."
+        )
+    config["num_negatives"] = min(config["num_negatives"], num_items)
+    return config
+
+
+def _lists_catalogue(config, text):
+    return not isinstance(text, TextEncoder) and config["num_items"] <= 4 * FULL_SOFTMAX_ITEMS
+
+
+def _text_source(num_items, text):
+    """The encoder model (or None) and a callable item_index -> text vectors with `text_dim`."""
+    if text is None:
+        source = TextTable(num_items, 1, name="text_table")
+        return None, source
+    if isinstance(text, TextEncoder):
+        return _encoder_source(num_items, text)
+    text = np.asarray(text, np.float32)
+    if text.shape[0] != num_items:
+        raise ValueError(f"text needs one row per item ({num_items}). Received: {text.shape[0]}.")
+    source = TextTable(num_items, text.shape[1], name="text_table")
+    source.build(None)
+    source.set_vectors(text)
+    return None, source
+
+
+def _encoder_source(num_items, text):
+    tokens = ItemTokens(num_items, text.token_ids.shape[1], name="item_tokens")
+    tokens.build(None)
+    tokens.set_tokens(text.token_ids, text.segment_ids)
+    whitening = Whitening(*text.whitening.matrix.shape, name="whitening")
+    whitening.build(None)
+    whitening.set_constants(text.whitening.mean, text.whitening.matrix)
+    encoder = keras.Model(text.model.inputs, whitening(text.model.output), name="encoder")
+
+    def text_of_items(item_index):
+        return encoder(list(tokens(item_index)))
+
+    text_of_items.text_dim = whitening.text_dim
+    return encoder, text_of_items
+
+
+def model_options():
+    """Names and defaults of the options of `build_model`, without num_items and text."""
+    parameters = inspect.signature(build_model).parameters
+    return {name: p.default for name, p in parameters.items() if name not in ("num_items", "text")}

@@ -1,0 +1,391 @@
+"""From a table as it was found to checked columns: ids, times, events, texts.
+
+The functions here return plain frames; `data.read_interactions` and `data.read_items` are the
+public doors.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from kerasrec.cleaningreport import SKIP_HINT, CleaningReport
+from kerasrec.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
+from kerasrec.events import event_table, look_up_events, unknown_event_message
+from kerasrec.timestamps import parse_times
+
+MISSING_IDS = ("", "nan", "NaN", "NULL", "null", "None", "<NA>", "\\N")
+
+
+class Part(NamedTuple):
+    """One source, read: its good rows, column names and report.
+
+    `fractions` is int64 nanoseconds within the second, `(num_rows,)`, or None for whole seconds.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    columns: dict
+    report: CleaningReport
+    fractions: np.ndarray | None = None
+
+
+def read_interaction_table(table, columns, on_bad, event_weights):
+    """The good rows of one table of interactions, as a `Part`."""
+    columns = resolve_columns(
+        table.columns,
+        INTERACTION_ALIASES,
+        columns,
+        required=("user_id", "item_id"),
+        source=table.name,
+    )
+    text = [columns[role] for role in ("user_id", "item_id", "event") if role in columns]
+    data, report = table.read(list(columns.values()), text, on_bad)
+    rows = _Rows(table.name, report, on_bad)
+    rows.note_columns(columns)
+    checked = {
+        role: rows.read_ids(data[columns[role]], role, columns[role])
+        for role in ("user_id", "item_id")
+    }
+    checked["timestamp"], fractions = _read_times(rows, data, columns)
+    value = rows.read_numbers(data, columns, "value")
+    weight = rows.read_numbers(data, columns, "weight")
+    checked["event"], event_weight = _read_events(rows, data, columns, event_weights)
+    event_weight = np.where(np.isnan(event_weight), value, event_weight)
+    weight = np.where(np.isnan(weight), event_weight, weight).astype(np.float32)
+    rows.check(
+        np.isnan(weight),
+        "rating without a value",
+        lambda row: ("a value for every rating", f"none in data row {row + 1}"),
+    )
+    checked["value"], checked["weight"] = value, weight
+    frame = rows.good(pd.DataFrame(checked))
+    if fractions is not None:
+        fractions = fractions[~rows.bad]
+    return Part(table.name, frame, columns, rows.report, fractions)
+
+
+def _read_times(rows, data, columns):
+    """(int64 seconds, nanoseconds within the second or None); positions when there is no time."""
+    if "timestamp" not in columns:
+        rows.note("no time column: the position in the file is the time", rows.size)
+        return np.arange(1, rows.size + 1, dtype=np.int64), None
+    name = columns["timestamp"]
+    column = data[name]
+    times = parse_times(column, f"{rows.source}: {name}")
+    for reason, mask in times.problems.items():
+        rows.check(
+            mask,
+            reason,
+            lambda row, reason=reason: _describe_time(reason, name, column, row),
+            example=None if reason == "no time" else lambda row: _cell(column, row),
+        )
+    if times.form == "positions":
+        rows.note("times below 1e8: positions in a history, not times", rows.size)
+    elif times.form != "unix seconds":
+        rows.note(f"times read as {times.form}", rows.size)
+    return times.seconds, times.nanoseconds
+
+
+def _describe_time(reason, name, column, row):
+    """(expected, received) of a row whose time is missing or wrong."""
+    if reason == "no time":
+        return f"a time (column {name}) in every row", f"none in data row {row + 1}"
+    received = f"{reason}, {name}='{_cell(column, row)}' in data row {row + 1}"
+    return "unix seconds or milliseconds, or ISO dates, between 1973 and 2099", received
+
+
+def _read_events(rows, data, columns, event_weights):
+    """(categories of canonical names, float64 weight with NaN where the value is the weight)."""
+    events = event_table(event_weights)
+    if "event" not in columns:
+        name = "rating" if "value" in columns else "click"
+        codes = np.zeros(rows.size, dtype=np.int8)
+        weight = events[name].weight
+        weights = np.full(rows.size, np.nan if weight is None else weight)
+        return pd.Categorical.from_codes(codes, [name]), weights
+    found = rows.read_ids(data[columns["event"]], "event", columns["event"])
+    known = look_up_events(found.categories, events)
+    is_unknown = np.array([event is None for event in known] + [False])
+    rows.check(
+        is_unknown[found.codes],
+        "unknown event",
+        lambda row: unknown_event_message(found[row], events)[:2],
+        example=lambda row: found[row],
+        advice=lambda row: unknown_event_message(found[row], events)[2],
+    )
+    names = list(dict.fromkeys(event.name for event in known if event)) or ["click"]
+    new_codes = [names.index(event.name) if event else -1 for event in known] + [-1]
+    weights = [np.nan if not event or event.weight is None else event.weight for event in known]
+    categories = pd.Categorical.from_codes(np.array(new_codes)[found.codes], names)
+    return categories, np.array([*weights, np.nan])[found.codes]
+
+
+def read_item_table(table, columns, on_bad):
+    """The good rows of one table of items, as a `Part`."""
+    columns = resolve_columns(
+        table.columns, ITEM_ALIASES, columns, required=("item_id", "title"), source=table.name
+    )
+    names = [name for name in table.columns if str(name) and not _is_saved_index(name)]
+    data, report = table.read(names, names, on_bad)
+    rows = _Rows(table.name, report, on_bad)
+    rows.note_columns(columns)
+    ids = rows.read_ids(data[columns["item_id"]], "item_id", columns["item_id"])
+    rows.check(
+        pd.Series(ids.codes).duplicated().to_numpy(),
+        "repeated item_id",
+        lambda row: (
+            "every item_id once",
+            f"'{ids[row]}' in data rows {int(np.argmax(ids.codes == ids.codes[row])) + 1} and "
+            f"{row + 1}",
+        ),
+        example=lambda row: ids[row],
+    )
+    frame = {"item_id": ids.astype(object)}
+    for role in ("title", "text", "category"):
+        if role in columns:
+            frame[role] = _read_text(data[columns[role]])
+    for name in names:
+        if name in columns.values():
+            continue
+        if str(name) in frame:
+            rows.note(f"column {name} of the source renamed to source_{name}", 1)
+        frame[f"source_{name}" if str(name) in frame else str(name)] = _read_text(data[name])
+    frame = rows.good(pd.DataFrame(frame).astype("str"))
+    _note_empty_texts(rows, frame)
+    return Part(table.name, frame, columns, rows.report)
+
+
+def read_id_column(table, column=None):
+    """The user ids of a table as an object array of str; `column` None looks for the aliases."""
+    mapping = {"user_id": column} if column else None
+    columns = resolve_columns(
+        table.columns,
+        {"user_id": INTERACTION_ALIASES["user_id"]},
+        mapping,
+        required=("user_id",),
+        source=table.name,
+    )
+    data, report = table.read(list(columns.values()), list(columns.values()))
+    rows = _Rows(table.name, report, "error")
+    ids = rows.read_ids(data[columns["user_id"]], "user_id", columns["user_id"])
+    return np.asarray(ids.astype(object))
+
+
+def _is_saved_index(name):
+    """A DataFrame's index in a parquet file or in a csv written without index=False."""
+    return str(name).startswith(("__index_level_", "Unnamed: "))
+
+
+def _note_empty_texts(rows, frame):
+    is_blank = frame.drop(columns="item_id").apply(lambda column: column.str.strip() == "")
+    without_any = is_blank.all(axis=1)
+    if without_any.all():
+        raise ValueError(
+            f"{rows.source}: expected texts of items. Received: {len(frame)} items without any "
+            "text. Name the column that holds the titles."
+        )
+    for what, mask in (("empty title", is_blank["title"]), ("item without any text", without_any)):
+        if mask.any():
+            rows.note(f"{what} (kept)", int(mask.sum()), frame["item_id"][mask].iloc[0])
+
+
+class _Rows:
+    """Which rows of a table are bad: raises at the first one, or counts them in the report."""
+
+    def __init__(self, source, report, on_bad):
+        self.source = source
+        self.size = report.rows_after
+        self.report = report
+        self.bad = np.zeros(self.size, dtype=bool)
+        self._skip = on_bad == "skip"
+        if not self.size:
+            raise ValueError(self._none_left())
+
+    def check(self, mask, what, describe, *, example=None, advice=None):
+        """Take out the rows of `mask`; `describe(row)` gives (expected, received)."""
+        mask = mask & ~self.bad
+        count = int(mask.sum())
+        if not count:
+            return
+        row = int(np.argmax(mask))
+        if not self._skip:
+            expected, received = describe(row)
+            others = f" ({count} such rows)" if count > 1 else ""
+            raise ValueError(
+                f"{self.source}: expected {expected}. Received: {received}{others}. "
+                f"{advice(row) if advice else SKIP_HINT}"
+            )
+        shown = f"data row {row + 1}" + (f", '{example(row)}'" if example else "")
+        self.report = self.report.add("skip", what, count, removed=count, example=shown)
+        self.bad |= mask
+
+    def note(self, what, count, example=""):
+        """A line in the report that takes out nothing."""
+        self.report = self.report.add("note", what, count, example=example)
+
+    def note_columns(self, columns):
+        """Say which columns were taken under another name."""
+        taken = [f"{role} = {name}" for role, name in columns.items() if role != name]
+        if taken:
+            self.note("columns: " + ", ".join(taken), len(taken))
+
+    def good(self, frame):
+        """The rows that no check took out."""
+        if self.bad.all():
+            raise ValueError(self._none_left())
+        if not self.bad.any():
+            return frame
+        frame = frame[~self.bad].reset_index(drop=True)
+        for name in frame.select_dtypes("category"):
+            frame[name] = used_categories(frame[name])
+        return frame
+
+    def _none_left(self):
+        if not self.report.rows_before:
+            received = "a header only"
+        else:
+            reasons = "; ".join(
+                f"{step.count} x {step.what}" for step in self.report.steps if step.removed
+            )
+            received = f"{self.report.rows_before} rows, none of them usable ({reasons})"
+        return f"{self.source}: expected at least one row. Received: {received}. Check the file."
+
+    def read_ids(self, column, role, name):
+        """The column as categories of str; rows without an id are bad."""
+        ids = as_categories(column, f"{self.source}: {name}")
+        texts = ids.categories.tolist()
+        missing = [text in MISSING_IDS or text.isspace() for text in texts]
+        if any(missing):
+            ids = ids.remove_categories(ids.categories[missing])
+        article = "a" if role == "user_id" else "an"
+        label = role if name == role else f"{role} (column {name})"
+        self.check(
+            ids.codes < 0,
+            f"empty {role}",
+            lambda row: (f"{article} {label} in every row", f"none in data row {row + 1}"),
+        )
+        padded = [text for text in texts if text != text.strip() and text.strip()]
+        if padded:
+            self.note(
+                f"{role} with spaces around it (kept as written)", len(padded), repr(padded[0])
+            )
+        return ids
+
+    def read_numbers(self, data, columns, role):
+        """float32 column of a role, NaN where there is none; texts that are no numbers are bad."""
+        if role not in columns:
+            return np.full(self.size, np.nan, dtype=np.float32)
+        column = data[columns[role]]
+        series = column if isinstance(column, pd.Series) else column.to_pandas()
+        empty = series.isna().to_numpy()
+        if series.dtype.kind not in "iuf":
+            empty = empty | series.astype("str").str.strip().isin(MISSING_IDS).to_numpy()
+        values = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        self.check(
+            ~empty & ~np.isfinite(values),
+            f"{role} that is no number",
+            lambda row: (
+                f"a finite number as {role}",
+                f"{columns[role]}='{series.iloc[row]}' in data row {row + 1}",
+            ),
+            example=lambda row: series.iloc[row],
+        )
+        return values.astype(np.float32)
+
+
+def as_categories(column, name):
+    """A column of ids as pandas categories of str, in order of first appearance.
+
+    Whole floats lose their `.0` (a pandas column of ints with gaps), texts stay exactly as they
+    are.
+
+    Args:
+        column: pandas Series or Arrow array of strings, ints or whole floats.
+        name: of the column, for messages.
+
+    Returns:
+        pandas Categorical; code -1 = missing.
+
+    >>> as_categories(pd.Series([12.0, None, 7.0]), "user").tolist()
+    ['12', nan, '7']
+    """
+    if isinstance(column, pa.ChunkedArray):
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return _from_arrow_strings(column)
+        column = column.to_pandas()
+    try:
+        codes, uniques = pd.factorize(column)
+    except TypeError:  # lists, dicts: cannot be hashed
+        _id_text(column[column.notna()].iloc[0], name)
+    texts = pd.Index([_id_text(value, name) for value in uniques], dtype=object)
+    if not texts.is_unique:  # 1 and "1" in one column
+        merged, texts = pd.factorize(texts)
+        codes = np.append(merged, -1)[codes]
+    return pd.Categorical.from_codes(codes, texts.tolist())
+
+
+def used_categories(column):
+    """A categorical Series as Categorical without the categories that no row has.
+
+    >>> used_categories(pd.Series(["a", "b"], dtype="category")[1:]).categories.tolist()
+    ['b']
+    """
+    codes, categories = column.cat.codes.to_numpy(), column.cat.categories
+    is_used = np.bincount(codes, minlength=len(categories)) > 0
+    if is_used.all():
+        return column.array
+    new_codes = np.cumsum(is_used) - 1
+    return pd.Categorical.from_codes(new_codes[codes], categories[is_used])
+
+
+def _from_arrow_strings(column):
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    column = column.unify_dictionaries().combine_chunks()
+    codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    texts = column.dictionary.to_pylist()
+    if None in texts:
+        gap = texts.index(None)
+        codes = np.where(codes == gap, -1, codes)
+        codes = np.where(codes > gap, codes - 1, codes)
+        del texts[gap]
+    return pd.Categorical.from_codes(codes, texts)
+
+
+def _id_text(value, name):
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    raise ValueError(
+        f"{name}: expected ids that are texts or whole numbers. Received: {value!r} "
+        f"({type(value).__name__}). Turn the column into strings."
+    )
+
+
+def _read_text(column):
+    """A column as a Series of str; "" where a value is missing, spaces between values of a list."""
+    series = column if isinstance(column, pd.Series) else column.to_pandas()
+    if series.dtype.kind == "f":
+        whole = series.map(
+            lambda value: str(int(value)) if float(value).is_integer() else str(value)
+        )
+        return whole.where(series.notna(), "").astype(object)
+    return series.astype(object).where(series.notna(), "").map(_text)
+
+
+def _text(value):
+    if isinstance(value, list | tuple | np.ndarray):
+        return " ".join(str(one) for one in value)
+    return str(value)
+
+
+def _cell(column, row):
+    """One value as it stood in the source, on one line."""
+    value = column.iloc[row] if isinstance(column, pd.Series) else column[row].as_py()
+    return " ".join(str(value).split())[:40]

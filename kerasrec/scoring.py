@@ -1,0 +1,159 @@
+"""The MLP scorer r(u, i) = MLP(U * e_i, U, e_i) and top-k with masks."""
+
+from kerasrec.backend import keras, tf
+
+#: how many retrieved items the scorer looks at
+NUM_RERANKED = 100
+
+_register = keras.utils.register_keras_serializable("kerasrec")
+
+
+@_register
+class Scorer(keras.layers.Layer):
+    """One hidden layer over U * e_i, U and e_i; a correction added to the retrieval score.
+
+    The first layer is split by input, so that U and e_i pass through it once each and only
+    U * e_i once per pair.
+
+    Call: `[interest (n, dim), item_vectors (n, m, dim)]` -> `(n, m)`, both of unit length.
+    """
+
+    def __init__(self, units=64, *, dropout=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.dropout = units, dropout
+        self.drop = keras.layers.Dropout(dropout)
+
+    def build(self, input_shapes):
+        """Creates the kernels; the last one starts at zero, so scoring starts as retrieval."""
+        dim = input_shapes[0][-1]
+        shape = (dim, self.units)
+        self.pair_kernel = self.add_weight("pair_kernel", shape, initializer="glorot_uniform")
+        self.user_kernel = self.add_weight("user_kernel", shape, initializer="glorot_uniform")
+        self.item_kernel = self.add_weight("item_kernel", shape, initializer="glorot_uniform")
+        self.bias = self.add_weight("bias", (self.units,), initializer="zeros")
+        self.output_kernel = self.add_weight("output_kernel", (self.units, 1), initializer="zeros")
+
+    def call(self, inputs, training=None):
+        """See the class."""
+        interest, item_vectors = inputs
+        scale = item_vectors.shape[-1] ** 0.5  # entries of unit vectors are ~ dim ** -0.5
+        pair = tf.tensordot(interest[:, None] * item_vectors * scale**2, self.pair_kernel, 1)
+        user = tf.tensordot(interest * scale, self.user_kernel, 1)
+        item = tf.tensordot(item_vectors * scale, self.item_kernel, 1)
+        hidden = tf.nn.gelu(pair + user[:, None] + item + self.bias)  # (n, m, units)
+        hidden = self.drop(hidden, training=training)
+        return tf.squeeze(tf.tensordot(hidden, self.output_kernel, 1), -1)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {**super().get_config(), "units": self.units, "dropout": self.dropout}
+
+
+@_register
+class ScorerLoss(keras.layers.Layer):
+    """Trains the scorer to put the target first in the list that retrieval would hand it.
+
+    Inputs: `interest (positions, dim)`, `item_vectors (items, dim)`, `positive (positions,)`,
+    `negative (negatives,)`, `history (batch, time)`, all three rows of item_vectors, and
+    `batch_row (positions,)`. Of a step's positions at most `max_positions` are drawn; each is
+    scored against its `num_hard` best-retrieved unseen negatives, and counts only if its target would be
+    retrieved among them: otherwise the scorer would learn that retrieval is wrong, not where.
+    Gradients stop at interest and item vectors: retrieval is trained by the interest loss alone.
+    """
+
+    def __init__(self, scorer, temperature, *, num_hard=50, max_positions=128, **kwargs):
+        super().__init__(**kwargs)
+        self.scorer, self.temperature = scorer, temperature
+        self.num_hard, self.max_positions = num_hard, max_positions
+
+    def call(self, inputs, training=None):
+        """Adds the loss and returns the interests unchanged."""
+        interest, item_vectors, positive, negative, history, batch_row = inputs
+        chosen = tf.random.shuffle(tf.range(tf.size(positive)))[: self.max_positions]
+        target = tf.gather(positive, chosen)[:, None]  # (n, 1)
+        seen = tf.gather(history, tf.gather(batch_row, chosen))  # (n, time)
+        unit = tf.stop_gradient(tf.math.l2_normalize(tf.cast(item_vectors, tf.float32), axis=-1))
+        users = tf.stop_gradient(tf.gather(interest, chosen))
+        retrieval = tf.matmul(users, tf.gather(unit, negative), transpose_b=True)
+        retrieval = tf.where(target == negative[None, :], -2.0, retrieval)
+        count = tf.minimum(self.num_hard, tf.size(negative))
+        hard = tf.gather(negative, tf.math.top_k(retrieval, count).indices)  # (n, num_hard)
+        known = tf.reduce_any(hard[:, :, None] == seen[:, None, :], axis=2) | (hard == target)
+        candidates = tf.concat([target, hard], axis=1)
+        vectors = tf.gather(unit, candidates)  # (n, 1 + num_hard, dim)
+        cosine = tf.einsum("nd,nmd->nm", users, vectors)
+        retrieved = tf.cast(cosine[:, 0] >= cosine[:, -1], tf.float32)
+        fused = cosine / tf.stop_gradient(self.temperature())
+        fused += self.scorer([users, vectors], training=training)
+        fused = tf.where(tf.pad(known, [[0, 0], [1, 0]]), -1e9, fused)
+        labels = tf.zeros(tf.shape(chosen), tf.int32)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, fused) * retrieved
+        self.add_loss(tf.reduce_sum(loss) / tf.maximum(tf.reduce_sum(retrieved), 1.0))
+        return interest
+
+    def get_config(self):
+        """Arguments of the constructor that are plain values."""
+        mine = {"num_hard": self.num_hard, "max_positions": self.max_positions}
+        return {**super().get_config(), **mine}
+
+
+def exclude(scores, item_index):
+    """Scores with -inf at the given items.
+
+    Args:
+        scores: float32, `(batch, num_items + 1)`.
+        item_index: int32, `(batch, n)`; 0 (padding) names column 0.
+    """
+    rows = tf.repeat(tf.range(tf.shape(scores)[0]), tf.shape(item_index)[1])
+    place = tf.stack([rows, tf.reshape(item_index, [-1])], axis=1)
+    low = tf.fill([tf.shape(place)[0]], scores.dtype.min)
+    scores = tf.tensor_scatter_nd_min(scores, place, low)
+    return tf.where(scores <= scores.dtype.min, -float("inf"), scores)
+
+
+def top_k(scores, k):
+    """Best `k` columns of every row, ties by the smaller index; fewer when there are fewer columns.
+
+    Returns:
+        int32 item index and float32 score, both `(batch, k)`; an excluded item (score -inf) has
+        index 0.
+    """
+    values, index = tf.math.top_k(scores, tf.minimum(k, tf.shape(scores)[1]))
+    return tf.where(tf.math.is_inf(values), 0, index), values
+
+
+def exclude_all_but(scores, item_index):
+    """Scores with -inf everywhere but at the given items; an all-zero row of items changes nothing.
+
+    Args:
+        scores: float32, `(batch, num_items + 1)`.
+        item_index: int32, `(batch, n)`; 0 = none; -1 = an item that does not exist.
+    """
+    restricted = tf.reduce_any(item_index != 0, axis=1, keepdims=True)
+    rows = tf.repeat(tf.range(tf.shape(scores)[0]), tf.shape(item_index)[1])
+    place = tf.stack([rows, tf.reshape(tf.maximum(item_index, 0), [-1])], axis=1)
+    ones = tf.ones([tf.shape(place)[0]], tf.int32)
+    allowed = tf.scatter_nd(place, ones, tf.shape(scores)) > 0
+    return tf.where(allowed | ~restricted, scores, -float("inf"))
+
+
+def rerank(scores, interest, item_vectors, scorer, weight, k):
+    """Top k by `score + weight * MLP` among the `max(k, NUM_RERANKED)` best by score.
+
+    Args:
+        scores: float32, `(batch, num_items + 1)`, -inf = may not be listed.
+        interest: float32, `(batch, dim)`.  item_vectors: float32, `(num_items + 1, dim)`.
+        scorer: `Scorer`.  weight: float32, `(batch,)`.
+
+    Returns:
+        As `top_k`.
+    """
+    index, values = top_k(scores, tf.maximum(k, NUM_RERANKED))
+    vectors = tf.math.l2_normalize(tf.gather(item_vectors, index), axis=-1)
+    fused = values + weight[:, None] * scorer([interest, vectors], training=False)
+    # equal scores stay in the order of the item index, also behind the re-ranking
+    place = tf.argsort(index, axis=1, stable=True)
+    index, fused = (tf.gather(part, place, batch_dims=1) for part in (index, fused))
+    best, order = tf.math.top_k(fused, tf.minimum(k, tf.shape(fused)[1]))
+    index = tf.gather(index, order, batch_dims=1)
+    return tf.where(tf.math.is_inf(best), 0, index), best

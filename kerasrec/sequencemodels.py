@@ -1,0 +1,157 @@
+"""Sequence models: item vectors of a history, oldest first, to one state per event.
+
+Each builder returns a Keras model `[vectors (batch, time, dim), valid_mask (batch, time)]` ->
+`states (batch, time, dim)`; state t has seen events 0..t and nothing later. `valid_mask` is True at
+real events; histories are padded on the left.
+"""
+
+from kerasrec.backend import import_bert4keras, keras, tf
+
+_register = keras.utils.register_keras_serializable("kerasrec")
+layers = keras.layers
+
+
+@_register
+class WithMask(keras.layers.Layer):
+    """Passes `vectors` on with `valid_mask` as their Keras mask: `[vectors, valid_mask]`."""
+
+    def call(self, inputs):
+        """See the class."""
+        return tf.identity(inputs[0])
+
+    def compute_mask(self, inputs, mask=None):
+        """The second input."""
+        return tf.cast(inputs[1], tf.bool)
+
+
+@_register
+class ReversePositions(keras.layers.Layer):
+    """Adds a learned position vector counted from the newest event (0 = newest)."""
+
+    def __init__(self, max_length, **kwargs):
+        super().__init__(**kwargs)
+        self.max_length = max_length
+
+    def build(self, input_shape):
+        """Creates the position table, oldest position first."""
+        shape = (self.max_length, input_shape[-1])
+        start = keras.initializers.RandomNormal(stddev=0.02)
+        self.positions = self.add_weight("positions", shape, initializer=start)
+
+    def call(self, vectors):
+        """`(batch, time, dim)` -> the same shape; time may not exceed `max_length`."""
+        return vectors + self.positions[self.max_length - tf.shape(vectors)[1] :]
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {**super().get_config(), "max_length": self.max_length}
+
+
+@_register
+class CausalAttention(keras.layers.Layer):
+    """Multi-head self-attention that sees only earlier, real events.
+
+    Call: `[vectors (batch, time, dim), valid_mask (batch, time)]` -> `(batch, time, dim)`.
+    """
+
+    def __init__(self, heads, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def build(self, input_shapes):
+        """Creates the projections."""
+        dim = input_shapes[0][-1]
+        if dim % self.heads:
+            raise ValueError(
+                f"The model width must be a multiple of heads={self.heads}. Received: {dim}. "
+                "Choose another number of heads."
+            )
+        self.inward = self.add_weight("inward", (dim, 3 * dim), initializer="glorot_uniform")
+        self.outward = self.add_weight("outward", (dim, dim), initializer="glorot_uniform")
+
+    def call(self, inputs):
+        """See the class."""
+        vectors, valid_mask = inputs
+        dim = vectors.shape[-1]
+        batch, time = tf.unstack(tf.shape(vectors)[:2])
+        joined = tf.tensordot(vectors, self.inward, 1)  # (batch, time, 3 * dim)
+        joined = tf.reshape(joined, (batch, time, 3, self.heads, dim // self.heads))
+        query, key, value = tf.unstack(tf.transpose(joined, (2, 0, 3, 1, 4)))
+        logits = tf.matmul(query, key, transpose_b=True) * (dim // self.heads) ** -0.5
+        place = tf.range(time)
+        visible = (place[None, :] <= place[:, None]) & tf.cast(valid_mask, tf.bool)[:, None, None]
+        logits = tf.where(visible, tf.cast(logits, tf.float32), -1e9)
+        weights = tf.cast(tf.nn.softmax(logits), value.dtype)  # (batch, heads, time, time)
+        states = tf.transpose(tf.matmul(weights, value), (0, 2, 1, 3))
+        return tf.tensordot(tf.reshape(states, (batch, time, dim)), self.outward, 1)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {**super().get_config(), "heads": self.heads}
+
+
+def _inputs(dim):
+    return keras.Input((None, dim), name="vectors"), keras.Input((None,), name="valid", dtype=bool)
+
+
+def build_rnn(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
+    """`num_blocks` GRU layers, h_t = GRU(h_{t-1}, x_t) (GRU4Rec, Hidasi et al. 2016).
+
+    `heads` has no meaning here; it is taken so that every sequence model has the same options.
+    """
+    # Layers
+    recurrent = [layers.GRU(dim, return_sequences=True) for _ in range(num_blocks)]
+    # Functional model
+    vectors, valid = _inputs(dim)
+    states = WithMask()([vectors, valid])
+    for layer in recurrent:
+        states = layers.Dropout(dropout)(layer(states))
+    return keras.Model([vectors, valid], states, name="sequence")
+
+
+def build_transformer(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
+    """Pre-norm causal transformer with reverse positions (SASRec, Kang and McAuley 2018)."""
+    # Layers and functional model
+    vectors, valid = _inputs(dim)
+    states = ReversePositions(max_length)(vectors)
+    for _ in range(num_blocks):
+        attended = CausalAttention(heads)([layers.LayerNormalization()(states), valid])
+        states = layers.Add()([states, layers.Dropout(dropout)(attended)])
+        inner = layers.Dense(4 * dim, "gelu")(layers.LayerNormalization()(states))
+        inner = layers.Dense(dim)(inner)
+        states = layers.Add()([states, layers.Dropout(dropout)(inner)])
+    states = layers.LayerNormalization()(states)
+    return keras.Model([vectors, valid], states, name="sequence")
+
+
+def build_bert(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
+    """bert4keras' BERT over item vectors with a language-model mask: h_t = BERT(h_{t-1}, x_t)."""
+    models = import_bert4keras().models
+
+    class HistoryBERT(models.LM_Mask, models.BERT):
+        """BERT whose word embeddings are given: item vectors instead of token ids."""
+
+        def get_inputs(self):
+            return list(_inputs(dim))
+
+        def apply_embeddings(self, inputs):
+            x = ReversePositions(max_length, name="Embedding-Position")(WithMask()(inputs))
+            return self.apply(x, models.LayerNormalization, epsilon=1e-12, name="Embedding-Norm")
+
+    bert = HistoryBERT(
+        max_position=max_length,
+        segment_vocab_size=0,
+        vocab_size=1,
+        hidden_size=dim,
+        num_hidden_layers=num_blocks,
+        num_attention_heads=heads,
+        intermediate_size=4 * dim,
+        hidden_act="gelu",
+        dropout_rate=dropout,
+        name="sequence",
+    )
+    bert.build()
+    return bert.model
+
+
+SEQUENCE_MODELS = {"rnn": build_rnn, "transformer": build_transformer, "bert": build_bert}

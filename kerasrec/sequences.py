@@ -1,0 +1,266 @@
+"""Histories and training batches: from a table of interactions to padded integer arrays.
+
+Item index 0 is padding and real items start at 1. Histories are padded on the left, so the last
+slot always holds the newest event.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+PADDING = 0
+#: code of each event type; 0 is an unknown or missing one
+EVENT_CODES = {
+    name: code
+    for code, name in enumerate(
+        ["impression", "view", "click", "like", "cart", "purchase", "rating", "dislike"], start=1
+    )
+}
+#: events that a user did not choose; they never become a target
+PASSIVE_EVENTS = ("impression", "dislike")
+#: bucket b of a time gap holds gaps of 2**(b-1) .. 2**b - 1 seconds; the last one all longer ones
+NUM_GAP_BUCKETS = 28
+
+
+class Histories(NamedTuple):
+    """What each user did, oldest first, in compressed rows (user u owns `offsets[u]:offsets[u+1]`).
+
+    user_ids: object str, `(num_users,)`.  offsets: int64, `(num_users + 1,)`.
+    items: int32 item index, `(num_events,)`.  timestamps: int64 UTC seconds, 0 = unknown,
+    `(num_events,)`.  events: int16 code of `EVENT_CODES`.  values: float32 event weight.
+    """
+
+    user_ids: np.ndarray
+    offsets: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray
+    events: np.ndarray
+    values: np.ndarray
+
+    @property
+    def num_users(self):
+        """Number of rows."""
+        return len(self.user_ids)
+
+    @property
+    def lengths(self):
+        """Events per user, int64, `(num_users,)`."""
+        return np.diff(self.offsets)
+
+    def select(self, rows):
+        """The histories of these rows, in this order; a row number of -1 gives an empty history."""
+        rows = np.asarray(rows, np.int64)
+        known = rows >= 0
+        starts = np.where(known, self.offsets[rows], 0)
+        lengths = np.where(known, self.lengths[rows] if self.num_users else 0, 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        take = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        ids = self.user_ids[rows] if self.num_users else np.full(len(rows), "", object)
+        return Histories(ids, offsets, *(column[take] for column in self[2:]))
+
+    def of_users(self, user_ids):
+        """The histories of exactly these users, in this order; unknown users get an empty one."""
+        import pandas as pd
+
+        rows = pd.Index(self.user_ids).get_indexer(user_ids)
+        return self.select(rows)._replace(user_ids=np.asarray(user_ids, object))
+
+
+def make_histories(interactions, items):
+    """Group interactions by user and sort each user's events by time (ties keep file order).
+
+    Args:
+        interactions: `Interactions`.
+        items: `Items`; decides the item index (row + 1).
+
+    Returns:
+        `Histories`, users in the order of the interactions' user categories.
+
+    Raises:
+        ValueError: an interaction names an item that is not in the catalogue.
+    """
+    frame = interactions.frame
+    item_codes = frame["item_id"].cat.codes.to_numpy()
+    item_index = items.index_of(frame["item_id"].cat.categories.astype(object).to_numpy())
+    item_of_event = item_index[item_codes].astype(np.int32)
+    if (item_of_event == PADDING).any():
+        unknown = frame["item_id"][item_of_event == PADDING]
+        raise ValueError(
+            f"Every interaction needs an item of the catalogue: {len(unknown)} interactions name "
+            f"{unknown.nunique()} unknown items, the first is {unknown.iloc[0]!r}. Add them to the "
+            "items table or drop them with clean(interactions, items, unknown_items='skip')."
+        )
+    users = frame["user_id"].cat.codes.to_numpy().astype(np.int32)
+    times = frame["timestamp"].to_numpy()
+    order = _order(users, times)
+    if order is not None:
+        users, times, item_of_event = users[order], times[order], item_of_event[order]
+    counts = np.bincount(users, minlength=len(frame["user_id"].cat.categories))
+    present = np.flatnonzero(counts)
+    offsets = np.concatenate([[0], np.cumsum(counts[present])]).astype(np.int64)
+    event_names = frame["event"].cat.categories
+    event_code = np.array([EVENT_CODES.get(name, 0) for name in event_names], np.int16)
+    events = event_code[frame["event"].cat.codes.to_numpy()]
+    values = frame["weight"].to_numpy(np.float32)
+    if order is not None:
+        events, values = events[order], values[order]
+    if not interactions.has_time:
+        times = np.zeros_like(times)
+    ids = frame["user_id"].cat.categories.astype(object).to_numpy()[present]
+    return Histories(ids, offsets, item_of_event, times, events, values)
+
+
+def _order(users, times):
+    """Stable order by user, then time; None when the rows are in that order already."""
+    same = users[1:] == users[:-1]
+    if ((users[1:] > users[:-1]) | (same & (times[1:] >= times[:-1]))).all():
+        return None
+    return np.lexsort((times, users))
+
+
+def gap_buckets(timestamps, offsets):
+    """Logarithmic bucket of the seconds since the user's previous event.
+
+    Args:
+        timestamps: int64 seconds, `(num_events,)`, 0 = unknown.
+        offsets: int64, `(num_users + 1,)`.
+
+    Returns:
+        int32, `(num_events,)`: 0 for a first event or an unknown time, else
+        `1 + floor(log2(gap + 1))`, at most `NUM_GAP_BUCKETS`.
+
+    >>> gap_buckets(np.array([100, 100, 101, 108, 0]), np.array([0, 5])).tolist()
+    [0, 1, 2, 4, 0]
+    """
+    buckets = np.zeros(len(timestamps), np.int32)
+    gap = np.maximum(np.diff(timestamps), 0)
+    known = (timestamps[1:] > 0) & (timestamps[:-1] > 0)
+    buckets[1:] = np.where(known, np.minimum(1 + np.log2(gap + 1), NUM_GAP_BUCKETS), 0)
+    starts = offsets[:-1]
+    buckets[starts[starts < len(buckets)]] = 0
+    return buckets
+
+
+def pad_left(values, starts, lengths, width):
+    """Rows `values[start:start+length]` as a left-padded matrix.
+
+    Args:
+        values: `(num_events,)`.  starts, lengths: int64, `(num_rows,)`.  width: int.
+
+    Returns:
+        `(num_rows, width)` of the dtype of `values`; of a longer row the last `width` stay.
+
+    >>> pad_left(np.array([1, 2, 3]), np.array([0, 1]), np.array([1, 2]), 3).tolist()
+    [[0, 0, 1], [0, 2, 3]]
+    """
+    starts, lengths = np.asarray(starts), np.asarray(lengths)
+    column = np.arange(width) - width  # (width,), -1 is the newest
+    source = (starts + lengths)[:, None] + column
+    valid = column >= -lengths[:, None]
+    if not len(values):
+        return np.zeros((len(starts), width), values.dtype)
+    return np.where(valid, values[np.where(valid, source, 0)], values.dtype.type(0))
+
+
+def model_inputs(histories, max_length):
+    """Inputs of the interest part for the newest `max_length` events of every history.
+
+    Returns:
+        dict of int32 `(num_users, width)`: `history`, `time_gap`, `event`; width is the longest
+        history, at least 1 and at most `max_length`.
+    """
+    width = int(np.clip(histories.lengths.max(initial=1), 1, max_length))
+    gaps = gap_buckets(histories.timestamps, histories.offsets)
+    place = (histories.offsets[:-1], histories.lengths, width)
+    return {
+        "history": pad_left(histories.items, *place),
+        "time_gap": pad_left(gaps, *place),
+        "event": pad_left(histories.events.astype(np.int32), *place),
+    }
+
+
+class TrainingWindows(NamedTuple):
+    """Windows over histories: each event but a user's first is the target of one position.
+
+    items, gaps, events, targets: int32, `(num_events,)`.  starts, lengths: int64,
+    `(num_windows,)`, of the inputs; the target of an input is one event later.
+    """
+
+    items: np.ndarray
+    gaps: np.ndarray
+    events: np.ndarray
+    targets: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+
+def make_windows(histories, max_length):
+    """Cut histories into windows of at most `max_length` inputs, the newest window full.
+
+    Events a user did not choose (`PASSIVE_EVENTS`) stay in the inputs and are never targets.
+    """
+    count = np.maximum(histories.lengths - 1, 0)  # targets per user
+    windows = -(-count // max_length)
+    row = np.repeat(np.arange(len(count)), windows)
+    number = np.arange(len(row)) - np.repeat(np.cumsum(windows) - windows, windows)  # from the end
+    last = histories.offsets[row + 1] - 1 - number * max_length  # behind the last input
+    start = np.maximum(last - max_length, histories.offsets[row])
+    passive = [EVENT_CODES[name] for name in PASSIVE_EVENTS]
+    targets = np.where(np.isin(histories.events, passive), PADDING, histories.items)
+    gaps = gap_buckets(histories.timestamps, histories.offsets)
+    events = histories.events.astype(np.int32)
+    targets = targets.astype(np.int32)
+    return TrainingWindows(histories.items, gaps, events, targets, start, last - start)
+
+
+def bucket_widths(max_length):
+    """Padded widths in use: 8, 16, 32, ... and `max_length`.
+
+    >>> bucket_widths(50)
+    [8, 16, 32, 50]
+    """
+    widths = [8]
+    while widths[-1] * 2 < max_length:
+        widths.append(widths[-1] * 2)
+    return [width for width in widths if width < max_length] + [max_length]
+
+
+def batches(windows, *, batch_size, max_length, seed):
+    """Yield shuffled training batches, each of one bucket of similar lengths.
+
+    Args:
+        windows: `TrainingWindows`.
+        batch_size: windows per batch.
+        max_length: the widest bucket.
+        seed: anything `numpy.random.default_rng` takes; the same seed gives the same batches.
+
+    Yields:
+        dict of int32 `(batch, width)`: `history`, `time_gap`, `event`, `target` (0 = no target).
+    """
+    rng = np.random.default_rng(seed)
+    widths = np.array(bucket_widths(max_length))
+    bucket = np.searchsorted(widths, windows.lengths)
+    shuffled = rng.permutation(len(bucket))
+    plan = []
+    for number, width in enumerate(widths):
+        rows = shuffled[bucket[shuffled] == number]
+        plan += [(rows[i : i + batch_size], width) for i in range(0, len(rows), batch_size)]
+    for place in rng.permutation(len(plan)):
+        rows, width = plan[place]
+        yield _batch(windows, rows, width)
+
+
+def num_batches(windows, *, batch_size, max_length):
+    """How many batches `batches` yields."""
+    bucket = np.searchsorted(bucket_widths(max_length), windows.lengths)
+    return int(sum(-(-n // batch_size) for n in np.bincount(bucket) if n))
+
+
+def _batch(windows, rows, width):
+    place = (windows.starts[rows], windows.lengths[rows], width)
+    return {
+        "history": pad_left(windows.items, *place),
+        "time_gap": pad_left(windows.gaps, *place),
+        "event": pad_left(windows.events, *place),
+        "target": pad_left(windows.targets[1:], *place),
+    }

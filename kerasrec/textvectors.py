@@ -1,0 +1,220 @@
+"""Vectors of texts on disk, and whitening.
+
+`VectorCache` keeps one row per text under its content hash, so that a text is encoded once per
+encoder. The folder may be deleted at any time; several processes may use it at once.
+"""
+
+import hashlib
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+SMALL_SHARD = 1024  # rows; when more than MAX_SMALL_SHARDS are smaller, they are merged into one
+MAX_SMALL_SHARDS = 32
+
+
+def text_keys(texts):
+    """Content hashes of texts: uint64, `(num_texts, 2)` (the first half of a sha256).
+
+    >>> bool((text_keys(["机器学习"]) == text_keys(["机器学习", "x"])[:1]).all())
+    True
+    """
+    digests = [hashlib.sha256(t.encode("utf-8", "surrogatepass")).digest()[:16] for t in texts]
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
+
+
+class Shard(NamedTuple):
+    """One file of the cache."""
+
+    keys: np.ndarray  # (num_rows, 2) uint64
+    checks: np.ndarray  # (num_rows,) uint64
+    vectors: np.ndarray  # (num_rows, dim) float32, memory-mapped when read
+
+
+class VectorCache:
+    """Rows of float32 in one folder, found by key.
+
+    Each `add` writes one new file beside and renames it, so that a killed run leaves whole files
+    only. Each row carries a checksum: a damaged file or row is left out with a warning, and encoded
+    again.
+
+    Args:
+        folder: one folder per encoder; made at the first `add`.
+        dim: length of a row.
+    """
+
+    def __init__(self, folder, dim):
+        self.folder = Path(folder)
+        self.dim = int(dim)
+
+    def get(self, keys):
+        """Vectors of the keys that are there.
+
+        Args:
+            keys: uint64, `(num_keys, 2)`, from `text_keys`.
+
+        Returns:
+            `(vectors, found_mask)`: float32 `(num_keys, dim)` and bool `(num_keys,)` (True = there;
+            the other rows are 0).
+        """
+        keys = np.asarray(keys, np.uint64).reshape(-1, 2)
+        vectors = np.zeros((len(keys), self.dim), np.float32)
+        found_mask = np.zeros(len(keys), bool)
+        for path in self._paths():
+            shard = self._read(path)
+            if shard is None or not len(shard.keys):
+                continue
+            by_key = np.argsort(shard.keys[:, 0], kind="stable")
+            place = np.searchsorted(shard.keys[by_key, 0], keys[:, 0])
+            row = by_key[np.minimum(place, len(by_key) - 1)]  # in the shard, for each key
+            hit = np.flatnonzero((shard.keys[row] == keys).all(axis=1) & ~found_mask)
+            taken = shard.vectors[row[hit]]
+            sound = _checksums(taken) == shard.checks[row[hit]]
+            if not sound.all():
+                num_damaged = int((~sound).sum())
+                logger.warning("%s: damaged vectors, encoded again: %d.", path, num_damaged)
+            vectors[hit[sound]] = taken[sound]
+            found_mask[hit[sound]] = True
+        return vectors, found_mask
+
+    def add(self, keys, vectors):
+        """Write one new file, whole or not at all.
+
+        Args:
+            keys: uint64, `(num_rows, 2)`.
+            vectors: float32, `(num_rows, dim)`.
+        """
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        self._write(Shard(np.asarray(keys, np.uint64), _checksums(vectors), vectors))
+
+    def compact(self):
+        """Merge the small files when there are many (each lookup of one new text adds one)."""
+        shards = {path: self._read(path) for path in self._paths()}
+        small = {p: s for p, s in shards.items() if s is not None and len(s.keys) < SMALL_SHARD}
+        if len(small) <= MAX_SMALL_SHARDS:
+            return
+        merged = Shard(*(np.concatenate(column) for column in zip(*small.values(), strict=True)))
+        sound = np.flatnonzero(_checksums(merged.vectors) == merged.checks)
+        keep = sound[np.unique(merged.keys[sound], axis=0, return_index=True)[1]]
+        self._write(Shard(*(column[keep] for column in merged)))
+        for path in small:  # after the new file is there: another reader loses nothing
+            path.unlink(missing_ok=True)
+
+    def _paths(self):
+        return sorted(self.folder.glob("*.shard"))
+
+    def _read(self, path):
+        """A `Shard`; None when it is damaged (then the file is deleted) or gone."""
+        try:
+            with path.open("rb") as file:
+                keys = np.load(file, allow_pickle=False)
+                checks = np.load(file, allow_pickle=False)
+                offset = file.tell()
+            shape = (len(keys), self.dim)
+            vectors = np.memmap(path, np.float32, "r", offset, shape) if len(keys) else None
+            if keys.shape != (len(checks), 2) or keys.dtype != np.uint64 != checks.dtype:
+                raise ValueError("its keys have another form")
+        except FileNotFoundError:  # merged by another process
+            return None
+        except (ValueError, OSError, EOFError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else "unreadable"
+            logger.warning(
+                "%s is damaged (%s); it is dropped and its texts encoded again.", path, reason
+            )
+            path.unlink(missing_ok=True)
+            return None
+        return Shard(keys, checks, vectors)
+
+    def _write(self, shard):
+        """Keys and checksums as npy parts, then the bare vectors (so that they can be mapped)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = uuid.uuid4().hex
+        beside = self.folder / f".{name}.tmp"
+        try:
+            with beside.open("wb") as file:
+                np.save(file, shard.keys, allow_pickle=False)
+                np.save(file, shard.checks, allow_pickle=False)
+                file.write(np.ascontiguousarray(shard.vectors))
+                file.flush()
+                os.fsync(file.fileno())
+            beside.rename(self.folder / f"{name}.shard")
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def _checksums(vectors):
+    """uint64 `(num_rows,)`. A row of zeros never fits: that is what a lost page looks like."""
+    bits = np.ascontiguousarray(vectors).view("<u4").astype(np.uint64)
+    weights = np.arange(1, bits.shape[1] + 1, dtype=np.uint64)
+    return (bits * weights).sum(axis=1, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+
+
+# === Whitening ===
+
+
+class Whitening(NamedTuple):
+    """PCA whitening: `apply(x) = (x - mean) @ matrix`."""
+
+    mean: np.ndarray  # (dim_in,) float32
+    matrix: np.ndarray  # (dim_in, dim_out) float32
+
+    def apply(self, vectors):
+        """Whitened rows: float32 `(num_rows, dim_out)`."""
+        return ((np.asarray(vectors, np.float32) - self.mean) @ self.matrix).astype(np.float32)
+
+
+def fit_whitening(vectors, dim=None, *, shrinkage=1e-3):
+    """Learn a PCA whitening: centred, uncorrelated components of unit variance, largest first.
+
+    Raw BERT vectors lie in a narrow cone (random pairs have a cosine above 0.8); whitened ones
+    spread.
+
+    Args:
+        vectors: float, `(num_rows, dim_in)`, at least 2 rows.
+        dim: components kept; default all `dim_in`.
+        shrinkage: share of the mean variance mixed into each variance, in 0..1, so that components
+            with (nearly) no variance are not blown up. Their variance comes out below 1.
+
+    Returns:
+        `Whitening`.
+
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(1000, 2)) @ np.array([[3.0, 1.0], [0.0, 0.5]]) + 7
+    >>> white = fit_whitening(x, shrinkage=0.0).apply(x)
+    >>> np.abs(np.cov(white.T) - np.eye(2)).max() < 1e-3
+    np.True_
+    """
+    vectors = np.asarray(vectors, np.float64)
+    if vectors.ndim != 2 or len(vectors) < 2:
+        raise ValueError(
+            f"vectors must be a matrix of at least 2 rows. Received shape: {vectors.shape}."
+        )
+    if not np.isfinite(vectors).all():
+        raise ValueError(
+            f"vectors must be finite. {int((~np.isfinite(vectors)).any(axis=1).sum())} rows hold"
+            " NaN or infinity; remove or repair them."
+        )
+    dim = vectors.shape[1] if dim is None else dim
+    if not 1 <= dim <= vectors.shape[1]:
+        raise ValueError(
+            f"dim must be between 1 and the width of the vectors ({vectors.shape[1]}). Received:"
+            f" {dim}."
+        )
+    if not 0 <= shrinkage <= 1:
+        raise ValueError(f"shrinkage must be between 0 and 1. Received: {shrinkage}.")
+    mean = vectors.mean(axis=0)
+    values, directions = np.linalg.eigh(np.cov((vectors - mean).T).reshape(vectors.shape[1], -1))
+    values = np.maximum(values[::-1], 0.0)  # largest first
+    directions = directions[:, ::-1]
+    largest = np.abs(directions).argmax(axis=0)  # the sign of an eigenvector is arbitrary: fix it
+    directions = directions * np.sign(directions[largest, np.arange(len(largest))])
+    variances = (1 - shrinkage) * values + shrinkage * values.mean()
+    scale = np.where(variances > 1e-12 * max(values[0], 1e-300), variances, np.inf) ** -0.5
+    matrix = directions[:, :dim] * scale[:dim]
+    return Whitening(mean.astype(np.float32), matrix.astype(np.float32))

@@ -1,0 +1,217 @@
+"""Times in the usual forms (unix seconds to nanoseconds, ISO dates, parquet) to UTC seconds."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+# A number is taken by its size: seconds reach 1e11 in the year 5138, milliseconds 1e11 in March
+# 1973.
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+_UNIT_EDGES = np.array([10**11, 10**14, 10**17], dtype=np.int64)
+POSITIONS_BELOW = 10**8
+FIRST_SECOND = 10**8  # 1973-03-03: no log is older
+LAST_SECOND = 4_102_444_800  # 2100-01-01
+_EMPTY_WORDS = ("", "nan", "null", "none", "nat", "<na>", "\\n")
+
+
+class Times(NamedTuple):
+    """UTC seconds of every row and what is wrong with some of them.
+
+    `seconds` is int64, `(num_rows,)`, 0 where a row is bad. `problems` maps a reason to a bool mask
+    `(num_rows,)`. `nanoseconds` is int64 when the source is finer than seconds, else None.
+    `form` says how the column was read.
+    """
+
+    seconds: np.ndarray
+    problems: dict
+    nanoseconds: np.ndarray | None
+    form: str
+
+
+def parse_times(column, name="timestamp"):
+    """UTC seconds from a column of numbers, texts or timestamps.
+
+    Numbers are seconds, milliseconds, microseconds or nanoseconds, by their size, and one column
+    must hold one unit; when all are below 1e8 they are positions, not times. Eight-digit numbers
+    that are all dates (20140301) are dates. Texts are ISO dates, with or without a time and a zone
+    (UTC when there is none); `2014/3/1 9:05` and `2014年3月1日` are understood as well.
+
+    Args:
+        column: pandas Series or Arrow array.
+        name: the column's name in its source, for messages.
+
+    Returns:
+        `Times`. Rows without a time, and times before 1973 or after 2099, are in `problems`.
+
+    Raises:
+        ValueError: the column mixes units, or holds neither numbers, texts nor timestamps.
+
+    >>> times = parse_times(pd.Series(["2014-03-01", "2014-03-01T08:00:00+08:00", "soon"]))
+    >>> times.seconds.tolist(), [reason for reason, bad in times.problems.items() if bad.any()]
+    ([1393632000, 1393632000, 0], ['unparsable time'])
+    """
+    series = _as_series(column)
+    if pd.api.types.is_bool_dtype(series.dtype):
+        raise ValueError(_kind_message(name, "true and false"))
+    if pd.api.types.is_numeric_dtype(series.dtype):
+        return _from_numbers(series, name)
+    if isinstance(series.dtype, pd.DatetimeTZDtype) or series.dtype.kind == "M":
+        return _from_datetimes(series, "timestamps")
+    return _from_texts(series, name)
+
+
+def _as_series(column):
+    if not isinstance(column, pd.Series):
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        kind = column.type
+        if pa.types.is_date(kind):
+            column = column.cast(pa.timestamp("s"))
+        elif pa.types.is_decimal(kind):
+            column = column.cast(pa.float64())
+        elif pa.types.is_integer(kind) and column.null_count:
+            return pd.Series(column.to_pandas(types_mapper=pd.ArrowDtype).astype("Int64"))
+        elif pa.types.is_null(kind):
+            column = column.cast(pa.string())
+        column = column.to_pandas()
+    if isinstance(column.dtype, pd.ArrowDtype):
+        return _as_series(pa.chunked_array([pa.array(column)]))
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    return column
+
+
+def _kind_message(name, received):
+    return (
+        f"{name}: expected times as numbers, ISO texts or timestamps. Received: {received}. "
+        "Name the right column for timestamp."
+    )
+
+
+def _from_numbers(series, name):
+    empty = series.isna().to_numpy()
+    nanoseconds = None
+    if pd.api.types.is_integer_dtype(series.dtype):
+        values = series.fillna(0).to_numpy(dtype=np.int64)
+    else:
+        floats = series.to_numpy(dtype=np.float64, na_value=np.nan)
+        huge = ~np.isfinite(floats) | (np.abs(floats) >= 9e18)
+        floats = np.where(huge, 0, floats)
+        values = np.floor(floats).astype(np.int64)
+        values[huge & ~empty] = -1  # infinite: ends up among the absurd times
+        nanoseconds = (floats - values) if np.any(floats != values) else None
+    good = ~empty & (values >= 0)
+    if _are_calendar_dates(values[good]):
+        text = pd.Series(values.astype(str)).where(good)
+        return _from_datetimes(
+            pd.to_datetime(text, format="%Y%m%d", errors="coerce"), "dates such as 20140301", empty
+        )
+    unit = _one_unit(values, good, name)
+    scale = UNITS[unit]
+    if scale > 1:
+        fraction = values % scale
+        nanoseconds = fraction * (10**9 // scale) if fraction[good].any() else None
+        values = values // scale
+    elif nanoseconds is not None:
+        nanoseconds = np.round(nanoseconds * 1e9).astype(np.int64)
+    form = f"unix {unit}"
+    if good.any() and values[good].max() < POSITIONS_BELOW:
+        form = "positions"
+    return _checked(values, empty, np.zeros_like(empty), nanoseconds, form)
+
+
+def _are_calendar_dates(values):
+    if not len(values) or values.min() < 19_700_101 or values.max() > 21_001_231:
+        return False
+    month, day = values // 100 % 100, values % 100
+    return bool(np.all((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)))
+
+
+def _one_unit(values, good, name):
+    large = good & (values >= POSITIONS_BELOW)
+    good = large if large.any() else good  # a 0 among milliseconds is a bad time, not a unit
+    codes = np.searchsorted(_UNIT_EDGES, values, side="right")
+    present = np.unique(codes[good])
+    names = list(UNITS)
+    if len(present) > 1:
+        rows = [int(np.flatnonzero(good & (codes == code))[0]) for code in present[:2]]
+        seen = " and ".join(
+            f"{names[code]} in data row {row + 1} ({values[row]})"
+            for row, code in sorted(zip(rows, present[:2], strict=True))
+        )
+        raise ValueError(
+            f"{name}: expected one unit for all times. Received: {seen}. "
+            "Bring them to one unit, best UTC seconds."
+        )
+    return names[present[0]] if len(present) else "seconds"
+
+
+def _from_texts(series, name):
+    text = series.astype("str").str.strip()
+    empty = series.isna().to_numpy() | text.str.lower().isin(_EMPTY_WORDS).to_numpy()
+    present = series[~empty]
+    if len(present) and not isinstance(present.iloc[0], str):
+        known = pd.api.types.infer_dtype(present)
+        if known not in (
+            "datetime",
+            "date",
+            "datetime64",
+            "integer",
+            "floating",
+            "mixed-integer-float",
+        ):
+            raise ValueError(_kind_message(name, f"values such as {present.iloc[0]!r}"))
+    numbers = pd.to_numeric(text.where(~empty), errors="coerce")
+    numeric = numbers.notna().to_numpy()
+    dates = _to_datetime(text.mask(empty | numeric))
+    if numeric.sum() >= max(dates.notna().sum(), 1):
+        if np.all(numbers[numeric] == np.floor(numbers[numeric])):
+            numbers = pd.to_numeric(text.where(numeric)).astype("Int64")
+        times = _from_numbers(numbers, name)
+        unparsable = ~empty & ~numeric
+        problems = {**times.problems, "no time": empty, "unparsable time": unparsable}
+        return times._replace(problems=problems)
+    return _from_datetimes(dates, "ISO dates and times", empty)
+
+
+def _to_datetime(text):
+    """UTC datetimes from texts; NaT where a text is no date."""
+    parsed = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
+    rest = text[parsed.isna() & text.notna()]
+    if len(rest):
+        parts = rest.str.extract(
+            r"^(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[ T]*(\d{1,2}):(\d{1,2})(.*))?$"
+        )
+        clock = parts[3].str.zfill(2) + ":" + parts[4].str.zfill(2) + parts[5]
+        day = parts[0] + "-" + parts[1].str.zfill(2) + "-" + parts[2].str.zfill(2)
+        padded = day + ("T" + clock).fillna("")
+        parsed[rest.index] = pd.to_datetime(padded, format="ISO8601", utc=True, errors="coerce")
+    return parsed
+
+
+def _from_datetimes(series, form, empty=None):
+    """`Times` from pandas datetimes; NaT rows that are not in `empty` are unparsable."""
+    if getattr(series.dtype, "tz", None) is not None:
+        series = series.dt.tz_convert("UTC").dt.tz_localize(None)
+    missing = series.isna().to_numpy()
+    empty = missing if empty is None else empty
+    unit = np.datetime_data(series.dtype)[0]
+    scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    ticks = np.where(missing, 0, series.to_numpy().astype(np.int64))
+    seconds, fraction = ticks // scale, ticks % scale
+    nanoseconds = fraction * (10**9 // scale) if fraction.any() else None
+    # Dates before 1973 that were written as dates are absurd, never positions.
+    return _checked(seconds, empty, missing & ~empty, nanoseconds, form)
+
+
+def _checked(seconds, empty, unparsable, nanoseconds, form):
+    bad = empty | unparsable
+    problems = {"no time": empty, "unparsable time": unparsable}
+    problems["negative time"] = ~bad & (seconds < 0)
+    if form != "positions":
+        problems["time before 1973"] = ~bad & (seconds >= 0) & (seconds < FIRST_SECOND)
+        problems["time after 2099"] = ~bad & (seconds >= LAST_SECOND)
+    wrong = np.logical_or.reduce(list(problems.values()))
+    return Times(np.where(wrong, 0, seconds), problems, nanoseconds, form)

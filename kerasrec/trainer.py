@@ -1,0 +1,430 @@
+"""`Trainer`: fits a model with full-ranking validation, early stopping, checkpoints and resume."""
+
+import itertools
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from kerasrec import sequences
+from kerasrec.backend import keras, set_seed, tf
+from kerasrec.scoring import exclude, rerank, top_k
+
+log = logging.getLogger(__name__)
+MONITOR = "valid_ndcg@10"
+_SIGNATURE = {
+    name: tf.TensorSpec((None, None), tf.int32)
+    for name in ("history", "time_gap", "event", "target")
+}
+
+
+class Validation(NamedTuple):
+    """Held-out targets: for each row of `histories`, the items that came next.
+
+    target_rows: int64 row of `histories`, sorted.  target_items: int32 item index.
+    """
+
+    histories: sequences.Histories
+    target_rows: np.ndarray
+    target_items: np.ndarray
+
+
+def make_validation(histories, held_out):
+    """Join held-out histories to what their users did before; users without a past are left out.
+
+    Args:
+        histories: `Histories` of the training events.
+        held_out: `Histories` of the validation events.
+    """
+    known = np.isin(held_out.user_ids, histories.user_ids)
+    chosen = held_out.select(np.flatnonzero(known))
+    rows = np.repeat(np.arange(chosen.num_users), chosen.lengths)
+    return Validation(histories.of_users(chosen.user_ids), rows, chosen.items)
+
+
+def hold_out_last(histories):
+    """Split off each user's last event: `(training histories, Validation)`.
+
+    Users with fewer than 2 events only train.
+    """
+    lengths = histories.lengths
+    last = np.zeros(len(histories.items), bool)
+    last[histories.offsets[1:][lengths >= 2] - 1] = True
+    offsets = np.concatenate([[0], np.cumsum(lengths - (lengths >= 2))])
+    shorter = histories.user_ids, offsets, *(column[~last] for column in histories[2:])
+    train = sequences.Histories(*shorter)
+    validated = np.flatnonzero(lengths >= 2)
+    targets = histories.items[last]
+    return train, Validation(train.select(validated), np.arange(len(validated)), targets)
+
+
+def ranking_quality(lists, validation, k=10):
+    """NDCG@k and recall@k of top lists.
+
+    Args:
+        lists: int32 `(num_users, >= k)`, best first, one row per history of `validation`; 0 = none.
+        validation: `Validation`.
+
+    Returns:
+        dict of floats, means over users.
+    """
+    width = int(max(lists.max(initial=0), validation.target_items.max(initial=0))) + 1
+    wanted = np.unique(validation.target_rows * width + validation.target_items)
+    rows = np.arange(len(lists))[:, None]
+    hits = np.isin(rows * width + lists[:, :k], wanted) & (lists[:, :k] > 0)
+    num_targets = np.bincount(wanted // width, minlength=len(lists))
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.concatenate([[0], np.cumsum(discount)])[np.minimum(num_targets, k)]
+    has = num_targets > 0
+    ndcg = (hits * discount[: hits.shape[1]]).sum(1)[has] / ideal[has]
+    recall = hits.sum(1)[has] / num_targets[has]
+    mean = [float(values.mean()) if len(values) else 0.0 for values in (ndcg, recall)]
+    return {f"ndcg@{k}": mean[0], f"recall@{k}": mean[1]}
+
+
+class Ranker:
+    """Ranks the whole catalogue with the current weights of a `Model`."""
+
+    def __init__(self, model):
+        self.model = model
+        self._rank = tf.function(self._rank_batch, reduce_retracing=True)
+        self._vectors_of = tf.function(model.item_vectors, reduce_retracing=True)
+
+    def item_vectors(self):
+        """float32 `(num_items + 1, dim)`; row 0 is padding."""
+        index = np.arange(self.model.config["num_items"] + 1, dtype=np.int32)
+        rows = 64 if self.model.encoder is not None else 65536
+        parts = np.split(index, range(rows, len(index), rows))
+        return tf.concat([self._vectors_of(tf.constant(part)) for part in parts], axis=0)
+
+    def top(self, histories, k=10, *, scorer_weight=0.0, batch_size=512):
+        """Best `k` unseen items of each history: int32 `(num_users, k)`, 0 = none."""
+        vectors = self.item_vectors()
+        unit = tf.math.l2_normalize(vectors, axis=-1)
+        weight = tf.constant(scorer_weight, tf.float32)
+        lists = []
+        for start in range(0, histories.num_users, batch_size):
+            part = histories.select(np.arange(start, min(start + batch_size, histories.num_users)))
+            longest = int(part.lengths.max(initial=1))
+            seen = sequences.pad_left(part.items, part.offsets[:-1], part.lengths, longest)
+            inputs = sequences.model_inputs(part, self.model.config["max_length"])
+            lists.append(self._rank(vectors, unit, inputs, seen, weight, k).numpy())
+        return np.concatenate(lists) if lists else np.zeros((0, k), np.int32)
+
+    def _rank_batch(self, vectors, unit, inputs, seen, weight, k):
+        given = [inputs[name] for name in ("history", "time_gap", "event")]
+        interest = self.model.interest([tf.gather(vectors, given[0]), *given])
+        scores = tf.matmul(interest, unit, transpose_b=True) / self.model.loss.temperature()
+        scores = exclude(scores, tf.pad(seen, [[0, 0], [1, 0]]))
+        weights = tf.fill(tf.shape(scores)[:1], weight)
+        return tf.cond(
+            weight > 0,
+            lambda: rerank(scores, interest, vectors, self.model.scorer, weights, k)[0],
+            lambda: top_k(scores, k)[0],
+        )
+
+
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then a cosine down to a tenth of the peak at `total_steps`."""
+
+    def __init__(self, peak, warmup_steps, total_steps):
+        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+
+    def __call__(self, step):
+        """Learning rate at a step."""
+        step = tf.cast(step, tf.float32)
+        warm = (step + 1) / max(self.warmup_steps, 1)
+        share = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        cosine = 0.55 + 0.45 * tf.cos(math.pi * tf.clip_by_value(share, 0.0, 1.0))
+        return self.peak * tf.minimum(warm, cosine)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {
+            "peak": self.peak,
+            "warmup_steps": self.warmup_steps,
+            "total_steps": self.total_steps,
+        }
+
+
+class Trainer:
+    """Trains a `Model` on histories.
+
+    Args:
+        model: a `Model`, or a function without arguments that builds one (called inside the
+            strategy's scope and under the precision policy).
+        optimizer: name of a Keras optimizer, an instance, or a callable that takes the
+            learning-rate schedule. An instance keeps its own learning rate.
+        learning_rate: peak of the schedule (linear warm-up over one epoch, cosine to a tenth).
+        batch_size: histories per step.
+        epochs: upper limit.
+        patience: epochs without a better validation NDCG@10 before it stops.
+        clip_norm: gradients are scaled down to this global norm; None = never.
+        run_folder: where checkpoints, `history.csv` and TensorBoard logs go; a run that was killed
+            goes on from its last epoch when started again with the same folder. None = nothing is
+            written.
+        seed: of batches, sampled negatives and dropout.
+        deterministic: same seed, same losses on one machine; slower.
+        strategy: a `tf.distribute.Strategy`.
+        precision: a Keras mixed precision policy such as "mixed_bfloat16".
+    """
+
+    def __init__(
+        self,
+        model,
+        *,
+        optimizer="adam",
+        learning_rate=2e-3,
+        batch_size=128,
+        epochs=30,
+        patience=4,
+        clip_norm=5.0,
+        run_folder=None,
+        seed=0,
+        deterministic=False,
+        strategy=None,
+        precision="float32",
+        progress=True,
+    ):
+        set_seed(seed, deterministic=deterministic)
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.model = self._built(model, precision)
+        self.optimizer, self.learning_rate, self.clip_norm = optimizer, learning_rate, clip_norm
+        self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
+        self.run_folder = None if run_folder is None else Path(run_folder)
+        self.seed, self.progress = seed, progress
+
+    def _built(self, model, precision):
+        if callable(model):
+            before = keras.mixed_precision.global_policy()
+            keras.mixed_precision.set_global_policy(precision)
+            try:
+                with self.strategy.scope():
+                    return model()
+            finally:
+                keras.mixed_precision.set_global_policy(before)
+        if precision != "float32" or model.training.distribute_strategy is not self.strategy:
+            raise ValueError(
+                "A model that is already built has its precision and strategy. Give Trainer a "
+                "function that builds it, e.g. lambda: build_model(...), to choose them here."
+            )
+        return model
+
+    def fit(self, histories, validation):
+        """Train until validation stops improving, then go back to the best epoch.
+
+        Args:
+            histories: `Histories` of the training events.
+            validation: `Validation`.
+
+        Returns:
+            DataFrame with one row per epoch: epoch, loss, valid_ndcg@10, valid_recall@10, seconds.
+
+        Raises:
+            ValueError: no training target at all, or a run folder of another run.
+            FloatingPointError: the loss became NaN or infinite.
+        """
+        max_length = self.model.config["max_length"]
+        windows = sequences.make_windows(histories, max_length)
+        if not len(windows.starts):
+            raise ValueError(
+                "Training needs at least one user with 2 events. Received: "
+                f"{histories.num_users} users with 1 event each or none."
+            )
+        steps = sequences.num_batches(windows, batch_size=self.batch_size, max_length=max_length)
+        training = self.model.training
+        with self.strategy.scope():
+            training.compile(optimizer=self._optimizer(steps))
+        run = _Run(self, validation, steps, _fingerprint(self, histories, validation))
+        first = run.resume()
+        epochs = itertools.count(first)
+
+        def generate():
+            return sequences.batches(
+                windows,
+                batch_size=self.batch_size,
+                max_length=max_length,
+                seed=(self.seed, next(epochs)),
+            )
+
+        data = tf.data.Dataset.from_generator(generate, output_signature=_SIGNATURE).prefetch(4)
+        if not run.finished and first < self.epochs:
+            training.fit(
+                data,
+                initial_epoch=first,
+                epochs=self.epochs,
+                steps_per_epoch=None,
+                verbose=0,
+                callbacks=[run, *run.boards()],
+            )
+        run.restore_best()
+        return pd.DataFrame(run.rows)
+
+    def _optimizer(self, steps):
+        schedule = WarmupCosine(self.learning_rate, steps, steps * self.epochs)
+        if isinstance(self.optimizer, str):
+            config = {"learning_rate": schedule, "global_clipnorm": self.clip_norm}
+            try:
+                return keras.optimizers.get({"class_name": self.optimizer, "config": config})
+            except ValueError as error:
+                raise ValueError(
+                    "optimizer must be the name of a Keras optimizer, an instance or a callable. "
+                    f"Received: {self.optimizer!r}."
+                ) from error
+        return self.optimizer(schedule) if _is_factory(self.optimizer) else self.optimizer
+
+
+def _is_factory(optimizer):
+    known = (keras.optimizers.Optimizer, keras.optimizers.legacy.Optimizer)
+    return not isinstance(optimizer, known)
+
+
+def _fingerprint(trainer, histories, validation):
+    """What must be equal for a run to go on: options and data."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    config = {key: str(value) for key, value in trainer.model.config.items()}
+    config.update(batch_size=trainer.batch_size, learning_rate=trainer.learning_rate)
+    config.update(seed=trainer.seed, optimizer=str(type(trainer.optimizer)))
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for values in (histories.offsets, histories.items, validation.target_items):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+class _Run(keras.callbacks.Callback):
+    """Validates after each epoch, keeps the best weights, writes what a resumed run needs."""
+
+    def __init__(self, trainer, validation, steps, fingerprint):
+        super().__init__()
+        self.trainer, self.validation, self.steps = trainer, validation, steps
+        self.fingerprint = fingerprint
+        self.folder = trainer.run_folder
+        self.ranker = Ranker(trainer.model)
+        self.rows, self.best, self.best_epoch, self.best_weights = [], -1.0, -1, None
+        self.finished, self.bar = False, None
+
+    # --- progress ---
+
+    def on_epoch_begin(self, epoch, logs=None):
+        import time
+
+        self.started = time.perf_counter()
+        self.bar = tqdm(
+            total=self.steps,
+            desc=f"epoch {epoch + 1}/{self.trainer.epochs}",
+            disable=not self.trainer.progress,
+            leave=False,
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = (logs or {}).get("loss", 0.0)
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss became {loss} at step {batch} of epoch {len(self.rows) + 1}. Lower "
+                f"learning_rate (now {self.trainer.learning_rate}) or clip_norm (now "
+                f"{self.trainer.clip_norm}), or use precision='float32'."
+            )
+        self.bar.update()
+        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+    def on_epoch_end(self, epoch, logs=None):
+        import time
+
+        lists = self.ranker.top(self.validation.histories)
+        quality = ranking_quality(lists, self.validation)
+        seconds = time.perf_counter() - self.started
+        row = {"epoch": epoch + 1, "loss": float((logs or {}).get("loss", 0.0))}
+        row.update({f"valid_{name}": value for name, value in quality.items()})
+        self.rows.append({**row, "seconds": round(seconds, 2)})
+        if logs is not None:
+            logs.update({name: value for name, value in row.items() if name.startswith("valid")})
+        self.bar.close()
+        log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in self.rows[-1].items()))
+        if row[MONITOR] > self.best:
+            self.best, self.best_epoch = row[MONITOR], epoch
+            self.best_weights = self.model.get_weights()
+        elif epoch - self.best_epoch >= self.trainer.patience:
+            self.model.stop_training = True
+        self.finished = self.model.stop_training or epoch + 1 == self.trainer.epochs
+        self._save(epoch)
+
+    # --- checkpoint and resume ---
+
+    def boards(self):
+        """Keras callbacks that write logs for TensorBoard."""
+        if self.folder is None:
+            return []
+        return [keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False)]
+
+    def _checkpoint(self):
+        training = self.trainer.model.training
+        return tf.train.Checkpoint(model=training, optimizer=training.optimizer)
+
+    def _save(self, epoch):
+        if self.folder is None:
+            return
+        checkpoints = self.folder / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        path = str(checkpoints / f"epoch-{epoch + 1}")
+        self._checkpoint().write(path)
+        if self.best_epoch == epoch:
+            best = self.folder / f"best-{epoch + 1}.npz"
+            _write_whole(best, lambda f: np.savez(f, *self.best_weights))
+        pd.DataFrame(self.rows).to_csv(self.folder / "history.csv", index=False)
+        state = {
+            "fingerprint": self.fingerprint,
+            "epochs_done": epoch + 1,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "finished": self.finished,
+            "rows": self.rows,
+        }
+        _write_whole(self.folder / "state.json", lambda f: f.write(json.dumps(state).encode()))
+        current = (f"epoch-{epoch + 1}.", f"best-{self.best_epoch + 1}.")
+        for old in [*checkpoints.glob("epoch-*"), *self.folder.glob("best-*")]:
+            if not old.name.startswith(current):
+                old.unlink()
+
+    def resume(self):
+        """Load the last whole epoch of the run folder; returns the number of epochs done."""
+        if self.folder is None or not (self.folder / "state.json").exists():
+            return 0
+        state = json.loads((self.folder / "state.json").read_text())
+        if state["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"The run folder {self.folder} holds another run (other options or data). Choose "
+                "another run_folder, or delete it to start anew."
+            )
+        training = self.trainer.model.training
+        training.optimizer.build(training.trainable_weights)
+        self.rows, self.finished = state["rows"], state["finished"]
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        path = self.folder / "checkpoints" / f"epoch-{state['epochs_done']}"
+        self._checkpoint().read(str(path)).assert_existing_objects_matched()
+        with np.load(self.folder / f"best-{self.best_epoch + 1}.npz") as saved:
+            self.best_weights = [saved[name] for name in saved.files]
+        log.info("resumed after epoch %d from %s", state["epochs_done"], self.folder)
+        return state["epochs_done"]
+
+    def restore_best(self):
+        """Put the best epoch's weights back."""
+        if self.best_weights is not None:
+            self.trainer.model.training.set_weights(self.best_weights)
+
+
+def _write_whole(path, write):
+    """Write beside, then rename: a reader never sees half a file."""
+    beside = path.with_name(path.name + ".part")
+    with open(beside, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)

@@ -1,0 +1,83 @@
+import pytest
+
+from kerasrec.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
+
+
+def resolve(names, mapping=None, aliases=INTERACTION_ALIASES, required=("user_id", "item_id")):
+    return resolve_columns(names, aliases, mapping, required=required, source="x.csv")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["user_id", "item_id", "timestamp"],
+        ["user", "item", "timestamp"],
+        ["UID", "IID", "TS"],
+        ["userId", "movieId", "time"],
+        [" User ID ", "item-id", "Date"],
+        ["用户", "商品", "时间"],
+        ["user_id:token", "item_id:token", "timestamp:float"],
+        ["visitorid", "itemid", "datetime"],
+    ],
+)
+def test_aliases_are_recognised(names):
+    assert resolve(names) == dict(zip(["user_id", "item_id", "timestamp"], names, strict=True))
+
+
+def test_optional_columns_are_recognised():
+    names = ["user", "item", "behavior_type", "rating", "weight", "city"]
+    assert resolve(names) == {
+        "user_id": "user",
+        "item_id": "item",
+        "event": "behavior_type",
+        "value": "rating",
+        "weight": "weight",
+    }
+
+
+def test_two_candidates_ask_for_the_mapping():
+    with pytest.raises(
+        ValueError, match=r"expected one column for user_id\. Received: user, uid\."
+    ):
+        resolve(["user", "uid", "item"])
+
+
+def test_canonical_name_beats_an_alias():
+    assert resolve(["uid", "user_id", "item"])["user_id"] == "user_id"
+
+
+def test_general_alias_beats_a_special_one():
+    names = ["item", "title", "category", "asin"]
+    assert resolve(names, aliases=ITEM_ALIASES, required=("item_id",))["item_id"] == "item"
+
+
+def test_mapping_decides():
+    columns = resolve(
+        ["user", "uid", "item", "seen_at"], {"user_id": "uid", "timestamp": "seen_at"}
+    )
+    assert columns == {"user_id": "uid", "item_id": "item", "timestamp": "seen_at"}
+
+
+def test_mapping_to_none_leaves_a_column_out():
+    assert "event" not in resolve(["user", "item", "type"], {"event": None})
+
+
+def test_mapping_wins_over_another_role_of_the_same_column():
+    columns = resolve(["user", "item", "time"], {"value": "time"})
+    assert columns == {"user_id": "user", "item_id": "item", "value": "time"}
+
+
+@pytest.mark.parametrize(
+    ("names", "mapping", "part"),
+    [
+        (["usr", "item"], None, "(the nearest is 'usr')"),
+        (["1", "242", "881250949"], None, "the first line looks like data"),
+        (["user", "item"], {"user": "user"}, "Received: 'user' (did you mean 'user_id'?)"),
+        (["buyer", "item"], {"user_id": "buyr"}, "Did you mean 'buyer'?"),
+        (["a", "b"], {"user_id": "a", "item_id": "a"}, "'a' more than once"),
+    ],
+)
+def test_wrong_columns_are_explained(names, mapping, part):
+    with pytest.raises(ValueError) as error:
+        resolve(names, mapping)
+    assert part in str(error.value)

@@ -1,0 +1,138 @@
+import codecs
+import gzip
+
+import pytest
+
+from kerasrec.csvtable import CsvTable
+
+GOOD = "user,item,note\n007,a,x\n8,乙,y\n"
+
+
+def read(tmp_path, raw, *, name="x.csv", encoding="utf-8", on_bad="error", columns=None):
+    path = tmp_path / name
+    path.write_bytes(raw)
+    table = CsvTable(path, encoding)
+    columns = columns or table.columns
+    data, report = table.read(columns, columns, on_bad)
+    return {name: column.to_pylist() for name, column in data.items()}, report
+
+
+@pytest.mark.parametrize(
+    ("raw", "encoding", "name"),
+    [
+        (GOOD.encode(), "utf-8", "x.csv"),
+        (codecs.BOM_UTF8 + GOOD.encode(), "utf-8", "x.csv"),
+        (codecs.BOM_UTF8 + GOOD.encode(), "utf-8-sig", "x.csv"),
+        (GOOD.encode("gb18030"), "gb18030", "x.csv"),
+        (GOOD.encode("gbk"), "GB2312", "x.csv"),
+        (GOOD.encode("big5"), "big5", "x.csv"),
+        (GOOD.encode("utf-16"), "utf-16", "x.csv"),
+        (codecs.BOM_UTF16_LE + GOOD.encode("utf-16-le"), "utf-16-le", "x.csv"),
+        (gzip.compress(GOOD.encode()), "utf-8", "x.csv.gz"),
+        (gzip.compress(GOOD.encode()), "utf-8", "x.csv"),
+        (gzip.compress(GOOD.encode("gbk")), "gbk", "x.csv.gz"),
+        (
+            gzip.compress(GOOD[:20].encode()) + gzip.compress(GOOD[20:].encode()),
+            "utf-8",
+            "x.csv.gz",
+        ),
+        (GOOD.replace("\n", "\r\n").encode(), "utf-8", "x.csv"),
+        (GOOD.replace("\n", "\r").encode(), "utf-8", "x.csv"),
+        (GOOD.replace(",", "\t").encode(), "utf-8", "x.tsv"),
+        (GOOD.replace(",", ";").encode(), "utf-8", "x.csv"),
+        (GOOD.replace(",", "|").encode(), "utf-8", "x.txt"),
+        (("\n\n" + GOOD + "\n\n").encode(), "utf-8", "x.csv"),
+        (GOOD.rstrip("\n").encode(), "utf-8", "x.csv"),
+        (b'"user","item","note"\n"007","a","x"\n"8","\xe4\xb9\x99","y"\n', "utf-8", "x.csv"),
+    ],
+)
+def test_every_dress_of_the_same_table(tmp_path, raw, encoding, name):
+    data, report = read(tmp_path, raw, encoding=encoding, name=name)
+    assert data == {"user": ["007", "8"], "item": ["a", "乙"], "note": ["x", "y"]}
+    assert (report.rows_before, report.rows_after) == (2, 2)
+
+
+def test_quoted_separators_quotes_and_line_breaks(tmp_path):
+    raw = b'user,note\n1,"a, ""b"""\n2,"c\nd"\n3,5" screen\n'
+    data, report = read(tmp_path, raw)
+    assert data["note"] == ['a, "b"', "c\nd", '5" screen']
+
+
+def test_other_separator_is_noted(tmp_path):
+    _, report = read(tmp_path, GOOD.replace(",", "\t").encode())
+    assert [step.what for step in report.steps] == ["separator: tab"]
+
+
+def test_ragged_rows_are_counted_with_the_number_of_the_first(tmp_path):
+    raw = (GOOD + "\n9,c\n10,d,z,zz\n11,e,w\n").encode()
+    with pytest.raises(ValueError) as error:
+        read(tmp_path, raw)
+    assert "Received: 2 in data row 3, '9,c' (2 such rows)." in str(error.value)
+    data, report = read(tmp_path, raw, on_bad="skip")
+    assert data["user"] == ["007", "8", "11"]
+    assert (report.rows_before, report.rows_after) == (5, 3)
+    assert report.steps[0].count == 2
+
+
+def test_broken_bytes_in_one_row(tmp_path):
+    raw = GOOD.encode() + b"9,\xe4\xb9,z\n" + "10,丙,w\n".encode()
+    with pytest.raises(ValueError, match="bytes that are not in line 4, '9,"):
+        read(tmp_path, raw)
+    data, report = read(tmp_path, raw, on_bad="skip")
+    assert data["user"] == ["007", "8", "10"] and data["item"] == ["a", "乙", "丙"]
+    assert (report.steps[0].what, report.steps[0].count) == (
+        "rows with bytes that are not utf-8",
+        1,
+    )
+    assert report.steps[0].example == "data row 3"
+
+
+def test_replacement_character_that_was_written_is_no_broken_byte(tmp_path):
+    data, _ = read(tmp_path, "user,note\n1,a\ufffdb\n".encode(), on_bad="skip")
+    assert data["note"] == ["a\ufffdb"]
+
+
+def test_gbk_is_not_skipped_row_by_row(tmp_path):
+    raw = "user,title\n1,红楼梦\n2,西游记\n".encode("gbk")
+    for on_bad in ("error", "skip"):
+        with pytest.raises(ValueError, match=r"looks like GBK/GB18030\. Pass encoding='gb18030'"):
+            read(tmp_path, raw, on_bad=on_bad)
+
+
+def test_gbk_in_columns_that_nobody_reads_does_not_matter(tmp_path):
+    raw = "user,title\n1,红楼梦\n2,西游记\n".encode("gbk")
+    data, _ = read(tmp_path, raw, columns=["user"])
+    assert data == {"user": ["1", "2"]}
+
+
+@pytest.mark.parametrize("position", ["last", "middle"])
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_open_quote_never_swallows_rows_silently(tmp_path, position, on_bad):
+    row = '8,b,"y' if position == "last" else '8,"b,y'
+    raw = f"user,item,note\n7,a,x\n{row}\n9,c,z\n10,d,w\n".encode()
+    with pytest.raises(ValueError, match="never closed in line 3, '8,"):
+        read(tmp_path, raw, on_bad=on_bad, columns=["user", "item"])
+
+
+def test_open_quote_that_swallows_more_than_a_block(tmp_path):
+    raw = b'user,item\n1,"a\n' + b"2,b\n" * 1_500_000
+    with pytest.raises(ValueError, match="never closed in line 2, '1,"):
+        read(tmp_path, raw)
+
+
+def test_header_only_gives_no_rows(tmp_path):
+    data, report = read(tmp_path, b"user,item")
+    assert data == {"user": [], "item": []} and report.rows_before == 0
+
+
+def test_repeated_column_name(tmp_path):
+    with pytest.raises(ValueError, match="Received: 'user' 2 times"):
+        read(tmp_path, b"user,user\n1,2\n")
+
+
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_cut_off_gzip_with_broken_bytes(tmp_path, on_bad):
+    lines = b"".join(b"%d,\xe4\xb9,%d\n" % (i, i * 7919 % 10007) for i in range(50000))
+    raw = gzip.compress(b"user,item,note\n" + lines)[:-2000]
+    with pytest.raises(ValueError, match="cut off or damaged"):
+        read(tmp_path, raw, name="x.csv.gz", on_bad=on_bad)

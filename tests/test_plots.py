@@ -1,0 +1,53 @@
+"""The plots are valid SVG that takes its colours and font from the page."""
+
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kerasrec import plots
+
+MODELS = ["模型 $1", "a_b", "<c>"]
+
+
+def texts(svg):
+    return "".join(ElementTree.fromstring(svg).itertext())
+
+
+@pytest.fixture
+def table():
+    rows = [
+        (m, metric, 10, 0.1 * n, 0.01)
+        for n, m in enumerate(MODELS)
+        for metric in ("ndcg", "recall")
+    ]
+    return pd.DataFrame(rows, columns=["model", "metric", "k", "value", "se"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_model_bars(table):
+    svg = plots.model_bars(table, MODELS, 10)
+    shown = texts(svg)
+    assert all(name in shown for name in [*MODELS, "NDCG@10", "Recall@10", "0.2000"])
+    assert "currentColor" in svg and "var(--line)" in svg
+    assert not any(mark in svg for mark in ("#010101", "#020202", "DejaVu", "<metadata"))
+    assert svg == plots.model_bars(table, MODELS, 10)  # nothing random, no date
+    assert plots.model_bars(table, MODELS[:1], 10).startswith("<svg")
+
+
+def test_groups(table):
+    rows = pd.concat([table.assign(bucket=b, count=c) for b, c in (("1-2", 30), ("3+", 2))])
+    shown = texts(plots.groups(rows, MODELS, "ndcg", "events"))
+    assert "1-2" in shown and "(30)" in shown and "3+" not in shown  # too small a group
+    assert plots.groups(rows[rows["count"] < 10], MODELS, "ndcg", "events") is None
+
+
+def test_training_curves():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3, 2, 1.0], "seconds": 1})
+    history["valid_ndcg@10"] = [np.nan, 0.3, 0.2]
+    shown = texts(plots.training_curves(history))
+    assert "best epoch 2" in shown and "valid_ndcg@10" in shown and "seconds" not in shown
+    assert "Validation" not in texts(plots.training_curves(history[["epoch", "loss"]]))
+    assert plots.training_curves(history[:0]) is None
+    assert plots.training_curves(history[["seconds", "epoch"]]) is None

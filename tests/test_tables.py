@@ -1,0 +1,62 @@
+import gzip
+
+import pandas as pd
+import pytest
+
+from kerasrec.tables import open_table, write_table
+
+FRAME = pd.DataFrame({"user_id": ["007", "二"], "item_id": ["a", "b"], "rank": [1, 2]})
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz", "x.parquet", "deep/er/x.csv"])
+def test_write_table_by_ending_and_back(tmp_path, name):
+    path = write_table(FRAME, tmp_path / name)
+    table = open_table(path)
+    assert table.columns == ["user_id", "item_id", "rank"]
+    data, report = table.read(["user_id", "rank"], ["user_id"])
+    assert data["user_id"].to_pylist() == ["007", "二"]
+    assert data["rank"].to_pylist() == [1, 2]
+    assert report.rows_after == 2
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing beside
+
+
+def test_write_table_keeps_the_column_names_of_the_source(tmp_path):
+    columns = {"user_id": "user", "item_id": "item", "timestamp": "ts"}
+    path = write_table(FRAME, tmp_path / "x.csv", columns)
+    assert path.read_text(encoding="utf-8") == "user,item,rank\n007,a,1\n二,b,2\n"
+
+
+def test_write_table_same_table_same_bytes(tmp_path):
+    one = write_table(FRAME, tmp_path / "a.csv.gz").read_bytes()
+    two = write_table(FRAME, tmp_path / "b.csv.gz").read_bytes()
+    assert gzip.decompress(one) == gzip.decompress(two) and one == two
+
+
+def test_write_table_failure_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.parquet"
+    path.write_bytes(b"old")
+    mixed = pd.DataFrame({"a": [1, "two", object()]})
+    with pytest.raises(Exception):  # noqa: B017 (whatever pyarrow raises)
+        write_table(mixed, path)
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
+
+
+def test_write_table_refuses_other_endings(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.csv, \.csv\.gz or \.parquet"):
+        write_table(FRAME, tmp_path / "x.xlsx")
+    (tmp_path / "y.csv").mkdir()
+    with pytest.raises(ValueError, match="Received: a folder"):
+        write_table(FRAME, tmp_path / "y.csv")
+
+
+def test_missing_file_and_folder_say_what_is_there(tmp_path):
+    write_table(FRAME, tmp_path / "clicks.csv")
+    with pytest.raises(FileNotFoundError, match=r"That folder holds clicks\.csv"):
+        open_table(tmp_path / "click.csv")
+    with pytest.raises(ValueError, match=r"Received: a folder\. It holds clicks\.csv"):
+        open_table(tmp_path)
+
+
+def test_other_types_are_refused():
+    with pytest.raises(TypeError, match="Received: dict"):
+        open_table({"user": [1]})
