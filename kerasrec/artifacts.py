@@ -4,6 +4,8 @@ No TensorFlow here. Labels (stable, canary) live in `labels.json` beside the ver
 """
 
 import contextlib
+import csv
+import datetime
 import json
 import os
 import shutil
@@ -11,12 +13,46 @@ import uuid
 from pathlib import Path
 
 MANIFEST = Path("assets.extra") / "manifest.json"
+ITEM_IDS = Path("assets") / "item_ids.txt"
+ITEMS = Path("assets.extra") / "items.csv.gz"
+ENCODER = Path("assets.extra") / "encoder"
+TRAIN = Path("assets.extra") / "train"
+HISTORY = TRAIN / "history.csv"
 LABELS = ("stable", "canary")
 _FORMAT = 1
+_PARTS = (Path("saved_model.pb"), Path("variables") / "variables.index", ITEM_IDS, ITEMS)
 
 
 class ArtifactError(Exception):
     """A version that is missing, foreign or only half written."""
+
+
+def check_name(name):
+    """Raise unless `name` can be the folder name of a model.
+
+    >>> check_name("shop")
+    >>> check_name("2")
+    Traceback (most recent call last):
+    ValueError: A model's name must be a plain folder name that is no number. Received: '2'.
+    """
+    plain = name and name == Path(name).name and name == name.strip()
+    if not plain or name.startswith(".") or name.isdigit():
+        raise ValueError(
+            f"A model's name must be a plain folder name that is no number. Received: {name!r}."
+        )
+
+
+def check_writable(out):
+    """Make the parent folder of models; raise before the work when nothing can be written there."""
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            f"Models need a folder to go to; {out} or a part of it is a file. Choose another out."
+        ) from error
+    if not os.access(out, os.W_OK):
+        raise PermissionError(f"Models need a writable folder; {out} is not. Choose another out.")
 
 
 def versions(base):
@@ -44,26 +80,43 @@ def find_version(model):
     """
     model = Path(model)
     if (model / MANIFEST).is_file():
+        _check_whole(model)
         return model
-    if model.name.isdigit() and model.is_dir():
+    if (model / "saved_model.pb").is_file() or (model.name.isdigit() and model.is_dir()):
         raise ArtifactError(
-            f"{model} is not a version that kerasrec exported ({MANIFEST} is missing). Export the "
-            "model again."
+            f"{model} is not a version that kerasrec exported ({MANIFEST} is missing). Name a "
+            "folder that `kerasrec train` wrote."
         )
     known = versions(model)
     if not known:
         raise ArtifactError(
-            f"Expected a model folder with numbered versions such as {model}/1; found "
-            f"{'no version in it' if model.is_dir() else 'no such folder'}. Train one with "
-            f"`kerasrec train --name {model.name or 'NAME'}`, or check the path."
+            f"Expected a model folder with numbered versions such as {model / '1'}; found "
+            f"{_what_is_there(model)}. Train one with `kerasrec train --name "
+            f"{model.name or 'NAME'}`, or check the path."
         )
     chosen = read_labels(model).get("stable", known[-1])
     if chosen not in known:
         raise ArtifactError(
             f"The label stable of {model} names version {chosen}, which is not there (found "
-            f"{known}). Mend {model}/labels.json."
+            f"{known}). Mend {model / 'labels.json'}."
         )
     return find_version(model / str(chosen))
+
+
+def _check_whole(version):
+    missing = [str(part) for part in _PARTS if not (version / part).is_file()]
+    if missing:
+        raise ArtifactError(
+            f"{version} is incomplete ({', '.join(missing)} missing). Copy the whole folder again, "
+            "or export the model again."
+        )
+
+
+def _what_is_there(model):
+    if not model.is_dir():
+        return "a file" if model.exists() else "no such folder"
+    inside = sorted(entry.name for entry in model.iterdir() if versions(entry))
+    return f"the models {', '.join(inside[:6])} in it" if inside else "no version in it"
 
 
 def read_manifest(version):
@@ -79,9 +132,10 @@ def read_manifest(version):
         raise ArtifactError(f"{version} has no {MANIFEST}. Export the model again.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}). Export the model again.") from error
-    if manifest.get("format") != _FORMAT:
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != _FORMAT:
         raise ArtifactError(
-            f"{path} has format {manifest.get('format')}; this kerasrec reads format {_FORMAT}. "
+            f"{path} has format {found}; this kerasrec reads format {_FORMAT}. "
             "Use the kerasrec that wrote it, or export again."
         )
     return manifest
@@ -93,7 +147,7 @@ def new_version(base, manifest):
 
     Args:
         base: `saved_models/NAME`.
-        manifest: dict; `format` and `version` are added when the block ends.
+        manifest: dict; `format`, `version` and `created` (UTC) are added when the block ends.
 
     Yields:
         `(folder to write into, result)`; `result["version"]` is the number and `result["path"]`
@@ -101,17 +155,20 @@ def new_version(base, manifest):
         others, also when two processes publish at once.
     """
     base = Path(base)
-    base.mkdir(parents=True, exist_ok=True)
+    base.parent.mkdir(parents=True, exist_ok=True)
     beside = base.parent / f".writing-{base.name}-{uuid.uuid4().hex[:12]}"
     beside.mkdir()
     result = {}
     try:
         yield beside, result
         (beside / MANIFEST.parent).mkdir(exist_ok=True)
+        base.mkdir(exist_ok=True)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        facts = {"created": now, **manifest}
         while True:
             version = (versions(base) or [0])[-1] + 1
             text = json.dumps(
-                {"format": _FORMAT, "version": version, **manifest}, ensure_ascii=False, indent=1
+                {"format": _FORMAT, "version": version, **facts}, ensure_ascii=False, indent=1
             )
             (beside / MANIFEST).write_text(text + "\n", encoding="utf-8")
             try:
@@ -124,6 +181,36 @@ def new_version(base, manifest):
         result.update(version=version, path=base / str(version))
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_item_ids(ids):
+    """Raise ValueError when an id is empty or does not fit into one line of a text file."""
+    bad = [i for i in ids if not i or "\n" in i or "\r" in i]
+    if bad:
+        others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ValueError(
+            "Item ids must be non-empty and hold no line break: a version lists one per line. "
+            f"Received: {bad[0]!r}{others}. Rename them in the items table."
+        )
+
+
+def write_item_ids(path, ids):
+    """Write the list of item ids that a version's lookup tables read, in order, one per line."""
+    check_item_ids(ids)
+    Path(path).write_text("".join(f"{i}\n" for i in ids), encoding="utf-8", newline="\n")
+
+
+def write_catalogue(version, frame):
+    """Write the items of a version: DataFrame with `item_id`, `title` and more, all str."""
+    # every cell in quotes: a line break of any kind stays inside its cell
+    frame.to_csv(Path(version) / ITEMS, index=False, quoting=csv.QUOTE_ALL)
+
+
+def read_catalogue(version):
+    """The DataFrame that `write_catalogue` wrote."""
+    import pandas as pd
+
+    return pd.read_csv(Path(version) / ITEMS, dtype=str, keep_default_na=False)
 
 
 def read_labels(base):

@@ -1,85 +1,179 @@
-"""The only place that picks Keras: checks the environment, imports tf_keras and bert4keras.
+"""The only place that picks Keras: checks the environment, loads tf_keras and bert4keras.
 
 `import kerasrec` sets TF_USE_LEGACY_KERAS=1 and TF_KERAS=1 before TensorFlow is imported; here the
 result is checked. Each way to get it wrong ends in one `SetupError` with the command that mends it.
+
+`tf` and `keras` (Keras 2) are loaded when they are first asked for, so this module itself is light.
 """
 
+import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 
-BERT4KERAS = "bert4keras==0.11.5"
-_SWITCHES = ("TF_USE_LEGACY_KERAS", "TF_KERAS")
+#: module -> the command that installs what it is in (versions as in setup.py)
+INSTALL = {
+    "tensorflow": "pip install 'tensorflow>=2.21,<2.22'",
+    "tf_keras": "pip install 'tf-keras>=2.21,<2.22'",
+    "bert4keras": "pip install --no-deps bert4keras==0.11.5",
+    "distutils": "pip install 'setuptools>=80'",
+}
+SWITCHES = ("TF_USE_LEGACY_KERAS", "TF_KERAS")
 _TRUE = ("1", "true", "True")
+#: lines of TensorFlow's C++ side that no setting silences, because it writes them while it loads
+_CHATTER = re.compile(rb"WARNING: All log messages before absl::|[IWE]\d{4} \d\d:\d\d:")
 
 
 class SetupError(ImportError):
     """The environment cannot run kerasrec; the message says how to mend it."""
 
 
-def _check_switches():
-    for name in _SWITCHES:
-        value = os.environ.setdefault(name, "1")
-        if value not in _TRUE:
+def __getattr__(name):
+    if name not in ("tf", "keras"):
+        raise AttributeError(f"module 'kerasrec.backend' has no attribute {name!r}")
+    load()
+    return globals()[name]
+
+
+def load(*, quiet=False):
+    """Import TensorFlow under Keras 2; costs nothing when that has happened already.
+
+    Args:
+        quiet: True keeps TensorFlow's C++ start-up lines off stderr (everything else it writes is
+            passed on when it has loaded). The command line asks for it; a process that dies while
+            TensorFlow loads takes its last words along, which `kerasrec doctor` then shows.
+
+    Returns:
+        `(tf, keras)`.
+
+    Raises:
+        SetupError: a switch says otherwise, a package is missing, or Keras 3 was there first.
+    """
+    if "tf" in globals():
+        return globals()["tf"], globals()["keras"]
+    _check_switches()
+    for module in ("tensorflow", "tf_keras"):
+        if not is_installed(module):
+            raise _missing(module)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if quiet else "2")
+    with _without_chatter() if quiet else contextlib.nullcontext():
+        tf, keras = _import("tensorflow"), _import("tf_keras")
+        if "tf_keras" not in tf.keras.Model.__module__:
             raise SetupError(
-                f"kerasrec needs Keras 2 (tf_keras), so {name} must be 1; it is {value!r}. "
-                f"Run: export {name}=1"
+                "TensorFlow was used under Keras 3 before kerasrec could choose Keras 2. Import "
+                "kerasrec before tensorflow, or start Python with both switches set. "
+                "Run: export TF_USE_LEGACY_KERAS=1 TF_KERAS=1"
             )
-
-
-def _check_installed():
-    for module, package in (
-        ("tensorflow", "tensorflow>=2.21,<2.22"),
-        ("tf_keras", "tf-keras>=2.21,<2.22"),
-    ):
-        if importlib.util.find_spec(module) is None:
-            raise SetupError(
-                f"kerasrec needs {module}, which is not installed. Run: pip install '{package}'"
-            )
-
-
-def _check_keras_of(tf):
-    if "tf_keras" not in tf.keras.Model.__module__:
-        raise SetupError(
-            "TensorFlow was imported under Keras 3 before kerasrec could choose Keras 2. Import "
-            "kerasrec before tensorflow, or start Python with both switches set. "
-            "Run: export TF_USE_LEGACY_KERAS=1 TF_KERAS=1"
-        )
-
-
-_check_switches()
-_check_installed()
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-import tensorflow as tf  # noqa: E402
-import tf_keras as keras  # noqa: E402
-
-_check_keras_of(tf)
+    globals().update(tf=tf, keras=keras)
+    return tf, keras
 
 
 def import_bert4keras():
     """bert4keras with its sub-modules imported.
 
     Raises:
-        SetupError: it is not installed, or its own imports fail.
+        SetupError: it is not installed, its own imports fail, or it runs on another Keras.
     """
-    if importlib.util.find_spec("bert4keras") is None:
-        raise SetupError(
-            "kerasrec needs bert4keras, which pip cannot install beside TensorFlow by itself (it "
-            f"pins an old Keras). Run: pip install --no-deps {BERT4KERAS}"
+    _, keras = load()
+    if not is_installed("bert4keras"):
+        raise _missing(
+            "bert4keras",
+            "pip cannot install it beside TensorFlow by itself, because it pins an old Keras. ",
         )
     try:
-        for name in ("backend", "layers", "models", "tokenizers"):
-            importlib.import_module(f"bert4keras.{name}")
+        base = importlib.import_module("bert4keras.backend")
     except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("distutils"):
-            raise SetupError(
-                f"bert4keras needs {error.name}, which Python {sys.version_info.major}."
-                f"{sys.version_info.minor} takes from setuptools. Run: pip install setuptools"
-            ) from error
-        raise
+        needed = (error.name or "").partition(".")[0]
+        if needed == "distutils":
+            python = f"{sys.version_info.major}.{sys.version_info.minor}"
+            why = f"bert4keras imports it, and Python {python} takes it from setuptools. "
+            raise _missing("distutils", why) from error
+        raise SetupError(
+            f"bert4keras is installed but its import fails ({error}). Run: pip install {needed}"
+        ) from error
+    if base.keras.Model is not keras.Model:
+        raise SetupError(
+            "bert4keras was imported on another Keras before kerasrec could choose Keras 2. Import "
+            "kerasrec before bert4keras, or start Python with both switches set. "
+            "Run: export TF_USE_LEGACY_KERAS=1 TF_KERAS=1"
+        )
+    for name in ("layers", "models", "tokenizers"):
+        importlib.import_module(f"bert4keras.{name}")
     return sys.modules["bert4keras"]
+
+
+def is_installed(module):
+    """Whether a module can be found; imports nothing.
+
+    >>> is_installed("json"), is_installed("no_such_module")
+    (True, False)
+    """
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # in sys.modules without a spec; None there means that it is forbidden
+        return sys.modules.get(module) is not None
+
+
+def switch_problem(name):
+    """What is wrong with an environment variable of `SWITCHES`; "" when nothing is."""
+    value = os.environ.get(name, "1")
+    if value in _TRUE:
+        return ""
+    return (
+        f"kerasrec needs Keras 2 (tf_keras), so {name} must be 1; it is {value!r}. "
+        f"Run: export {name}=1"
+    )
+
+
+def _check_switches():
+    for name in SWITCHES:
+        if problem := switch_problem(name):
+            raise SetupError(problem)
+        os.environ.setdefault(name, "1")
+
+
+def _missing(module, why=""):
+    return SetupError(f"kerasrec needs {module}, which is missing. {why}Run: {INSTALL[module]}")
+
+
+def _import(module):
+    """Import an installed module; a broken installation becomes one sentence."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise SetupError(
+            f"{module} is installed but its import fails ({reason[0]}). "
+            f"Run: {INSTALL[module].replace('install', 'install --force-reinstall', 1)}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_chatter():
+    """Hold back stderr, also of C++ code, and pass on in the end what is no chatter."""
+    sys.stderr.flush()
+    try:
+        stderr = os.dup(2)
+    except OSError:  # a process without a stderr
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if not _CHATTER.match(line):
+                    os.write(2, line)
 
 
 def set_seed(seed, *, deterministic=False):
@@ -90,6 +184,7 @@ def set_seed(seed, *, deterministic=False):
         deterministic: True makes equal seeds give equal results on one machine, at some speed.
             It cannot be switched off again in the same process (TensorFlow's rule).
     """
+    tf, keras = load()
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()

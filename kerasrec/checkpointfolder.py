@@ -211,7 +211,9 @@ def _read_vocabulary(folder, config):
     pieces = data.get("model", {}).get("vocab")
     if kind != "WordPiece" or not isinstance(pieces, dict):
         raise ValueError(
-            f"{folder}/tokenizer.json is a {kind} tokenizer; only WordPiece is supported here."
+            f"{folder}/tokenizer.json is a {kind} tokenizer; only WordPiece is read from folders."
+            " Make the vectors yourself and use vectors:FILE (multilingual-e5-small is built in:"
+            " e5-small)."
         )
     if sorted(pieces.values()) != list(range(len(pieces))):
         raise ValueError(f"The ids in {folder}/tokenizer.json must be 0 to {len(pieces) - 1}.")

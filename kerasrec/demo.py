@@ -74,7 +74,7 @@ def _show_learners(console, recommender, histories, table):
     """Histories and recommendations of two learners, as titles."""
     for user in histories.user_ids[[0, histories.num_users // 2]]:
         past = histories.of_users([user])
-        ids = recommender.frame["item_id"].to_numpy(object)[past.items - 1]
+        ids = recommender.items.ids[past.items - 1]
         shown = Table("", "course", title=f"learner {user}", title_justify="left", box=None)
         for title in recommender.titles(ids[-5:]):
             shown.add_row("took", title)

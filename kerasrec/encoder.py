@@ -28,7 +28,7 @@ from kerasrec.e5small import read_e5_small
 from kerasrec.finetuning import add_lora, merge_lora, set_trainable
 from kerasrec.pooling import build_text_model, check_pooling
 from kerasrec.storedvectors import StoredVectors
-from kerasrec.text import load_tokenizer, save_tokenizer
+from kerasrec.text import load_tokenizer, pad_rows, save_tokenizer
 from kerasrec.textvectors import VectorCache, text_keys
 from kerasrec.tfidf import TfidfEncoder
 
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 NAMES = ("e5-small", "tfidf", "vectors:FILE")
 ENCODER_FILE = "encoder.json"
-CHUNK = 1024  # texts per file of the cache: what a killed run loses at most
+CHUNK = 256  # texts per file of the cache: what a killed run loses at most
 
 
 # === The encoder of kind "bert" ===
@@ -148,33 +148,36 @@ class BertEncoder:
         keys = text_keys(unique)
         store = self._cache(cache)
         if store is None:
-            vectors, found_mask = (
-                np.zeros((len(unique), self.dim), np.float32),
-                np.zeros(len(unique), bool),
-            )
+            vectors = np.zeros((len(unique), self.dim), np.float32)
+            found_mask = np.zeros(len(unique), bool)
         else:
             vectors, found_mask = store.get(keys)
         todo = np.flatnonzero(~found_mask)
-        if len(todo):
-            rows = [self.tokenizer.token_ids(unique[i]) for i in todo]
-            order = np.argsort([-len(row) for row in rows], kind="stable")
-            self._encode_rows(rows, order, todo, vectors, batch_size, progress, store, keys)
+        rows = [self.tokenizer.token_ids(unique[i]) for i in todo]
+        for chunk, chunk_vectors in self._encode_rows(rows, batch_size, progress):
+            vectors[todo[chunk]] = chunk_vectors
+            if store is not None:
+                store.add(keys[todo[chunk]], chunk_vectors)
+        if store is not None and len(todo):
+            store.compact()
         position = {text: i for i, text in enumerate(unique)}
         return vectors[[position[text] for text in texts]].reshape(len(texts), self.dim)
 
-    def _encode_rows(self, rows, order, todo, vectors, batch_size, progress, store, keys):
-        """Fill `vectors[todo]`; write to the cache every CHUNK texts."""
-        forward = self._forward()
-        with tqdm(total=len(order), desc=f"encoding ({self.name})", disable=not progress) as bar:
-            for chunk in np.split(order, range(CHUNK, len(order), CHUNK)):
-                for batch in np.split(chunk, range(batch_size, len(chunk), batch_size)):
-                    token_ids = _pad([rows[i] for i in batch])
-                    vectors[todo[batch]] = forward(token_ids, np.zeros_like(token_ids)).numpy()
+    def _encode_rows(self, rows, batch_size, progress):
+        """Yields `(row numbers, their vectors)`, CHUNK at a time, the longest rows first."""
+        order = np.argsort([-len(row) for row in rows], kind="stable").astype(int)
+        forward = self._forward() if rows else None
+        hidden = not (progress and rows)
+        with tqdm(total=len(rows), desc=f"encoding ({self.name})", disable=hidden) as bar:
+            for start in range(0, len(order), CHUNK):
+                chunk = order[start : start + CHUNK]
+                vectors = np.zeros((len(chunk), self.dim), np.float32)
+                for first in range(0, len(chunk), batch_size):
+                    token_ids = pad_rows([rows[i] for i in chunk[first : first + batch_size]])
+                    batch = forward(token_ids, np.zeros_like(token_ids)).numpy()
+                    vectors[first : first + batch_size] = batch
                     bar.update(len(batch))
-                if store is not None:
-                    store.add(keys[todo[chunk]], vectors[todo[chunk]])
-        if store is not None:
-            store.compact()
+                yield chunk, vectors
 
     def encode_items(self, items, template="{title}", **options):
         """Vectors of items: float32 `(num_items, dim)`; `options` go to `encode`."""
@@ -213,15 +216,6 @@ def _layer_settings(layer):
     activation = getattr(layer, "activation", None)
     functions = activation if isinstance(activation, list) else [activation]
     return [getattr(layer, "epsilon", None), [getattr(f, "__name__", None) for f in functions]]
-
-
-def _pad(rows):
-    """Pad to a multiple of 8, so that few shapes occur."""
-    length = -(-max(map(len, rows)) // 8) * 8
-    token_ids = np.zeros((len(rows), length), np.int32)
-    for row, ids in zip(token_ids, rows, strict=True):
-        row[: len(ids)] = ids
-    return token_ids
 
 
 def check_texts(texts):

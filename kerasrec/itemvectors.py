@@ -69,7 +69,7 @@ class TextTable(keras.layers.Layer):
     """Frozen text vectors, looked up: `item_index (n,)` -> `(n, text_dim)`; row 0 is zero."""
 
     def __init__(self, num_items, text_dim, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.num_items, self.text_dim = num_items, text_dim
 
     def build(self, input_shape):
@@ -99,7 +99,7 @@ class ItemTokens(keras.layers.Layer):
     """
 
     def __init__(self, num_items, max_tokens, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.num_items, self.max_tokens = num_items, max_tokens
 
     def build(self, input_shape):
@@ -132,7 +132,7 @@ class Whitening(keras.layers.Layer):
     """`(vectors - mean) @ matrix` with constants fitted on the catalogue; never trained."""
 
     def __init__(self, input_dim, text_dim, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.input_dim, self.text_dim = input_dim, text_dim
 
     def build(self, input_shape):

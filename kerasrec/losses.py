@@ -54,11 +54,11 @@ def softmax(positive, negative, valid_mask, num_items):
 def sampled_softmax(positive, negative, valid_mask, num_items):
     """Softmax over sampled negatives that stand for the whole catalogue.
 
-    `log((num_items - 1) / num_negatives)` is added to every negative, which makes the sampled
-    partition sum an unbiased estimate of the full one under uniform sampling.
+    `log((num_items - 1) / n)` is added to each of the n real negatives of a position, which makes
+    the sampled partition sum an unbiased estimate of the full one under uniform sampling.
     """
-    num_negatives = tf.cast(tf.shape(negative)[1], tf.float32)
-    negative = negative + tf.math.log(float(max(num_items - 1, 1)) / num_negatives)
+    count = tf.reduce_sum(tf.cast(valid_mask, tf.float32), axis=1, keepdims=True)
+    negative = negative + tf.math.log(float(max(num_items - 1, 1)) / tf.maximum(count, 1.0))
     return softmax(positive, negative, valid_mask, num_items)
 
 

@@ -2,6 +2,14 @@
 
 import difflib
 import inspect
+import math
+
+from kerasrec.interest import INTERESTS
+from kerasrec.losses import LOSSES
+from kerasrec.models import build_model
+from kerasrec.sequencemodels import SEQUENCE_MODELS
+from kerasrec.textpart import MODES, text_part
+from kerasrec.trainer import Trainer
 
 SECTIONS = ("encoder", "model", "trainer")
 #: what differs from the defaults of `text_part`, `build_model` and `Trainer`
@@ -10,6 +18,19 @@ PRESETS = {
     "balanced": {},
     "accurate": {"model": {"num_blocks": 2}, "trainer": {"epochs": 60, "patience": 8}},
 }
+#: least values of the numbers among the options; all others may be 0 and no less
+_AT_LEAST_1 = {
+    *("max_tokens", "whitening_dim", "max_length", "num_blocks", "heads", "num_negatives"),
+    *("scorer_units", "batch_size", "epochs", "patience"),
+}
+_CHOICES = {
+    "mode": MODES,
+    "sequence": SEQUENCE_MODELS,
+    "interest": INTERESTS,
+    "loss": LOSSES,
+}
+_SHARES = {"dropout", "input_dropout", "id_dropout"}
+_ABOVE_0 = {"learning_rate", "clip_norm"}
 
 
 def nearest(name, known):
@@ -18,17 +39,13 @@ def nearest(name, known):
     >>> nearest("dropuot", ["dropout", "heads"])
     "Did you mean 'dropout'? Known: dropout, heads."
     """
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(known)}."
 
 
 def known_options():
     """Section -> option names with their defaults."""
-    from kerasrec.models import build_model
-    from kerasrec.pipeline import text_part
-    from kerasrec.trainer import Trainer
-
     functions = {"encoder": text_part, "model": build_model, "trainer": Trainer}
     given = {"items", "text", "num_items", "model", "self", "progress"}
     return {
@@ -42,28 +59,74 @@ def known_options():
 
 
 def check_options(options):
-    """Raise on an unknown section or option, naming the nearest known one.
+    """Raise on an unknown section or option, naming the nearest known one, and on a bad value.
+
+    Args:
+        options: dict section -> dict of options; a section may be None (an empty one in YAML).
+
+    Returns:
+        The same with every section a dict and numbers that YAML took for texts (`1e-3`) as numbers.
 
     Raises:
         ValueError: see above.
     """
     known = known_options()
+    checked = {}
     for section, values in options.items():
         if section not in known:
             raise ValueError(f"Unknown section {section!r}. {nearest(section, list(known))}")
-        if not isinstance(values, dict):
+        if not isinstance(values, dict | None):
             raise ValueError(f"The section {section!r} must hold options. Received: {values!r}.")
-        for name in values:
+        checked[section] = {}
+        for name, value in (values or {}).items():
             if name not in known[section]:
                 raise ValueError(
                     f"Unknown option {section}.{name}. {nearest(name, list(known[section]))}"
                 )
+            checked[section][name] = _checked(section, name, value, known[section][name])
+    return checked
+
+
+def _checked(section, name, value, default):
+    """The value, as a number where the default is one."""
+    if isinstance(value, str) and value not in _CHOICES.get(name, (value,)):
+        raise ValueError(f"Unknown {section}.{name} {value!r}. {nearest(value, _CHOICES[name])}")
+    is_flag = isinstance(default, bool)
+    if is_flag and name != "cache" and not isinstance(value, bool):
+        raise _bad(section, name, "true or false", value)
+    if is_flag or not isinstance(default, int | float) or (value is None and name == "clip_norm"):
+        return value
+    number = _number(value)
+    if number is None or (isinstance(default, int) and number != int(number)):
+        what = "a whole number" if isinstance(default, int) else "a number"
+        raise _bad(section, name, what, value)
+    if name in _AT_LEAST_1 and number < 1:
+        raise _bad(section, name, "at least 1", value)
+    if name in _SHARES and not 0 <= number < 1:
+        raise _bad(section, name, "a share from 0 to below 1", value)
+    if number < 0 or (name in _ABOVE_0 and not number):
+        raise _bad(section, name, "above 0" if name in _ABOVE_0 else "at least 0", value)
+    return int(number) if isinstance(default, int) else number
+
+
+def _number(value):
+    """The value as a finite number, or None."""
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _bad(section, name, expected, value):
+    return ValueError(f"The option {section}.{name} must be {expected}. Received: {value!r}.")
 
 
 def resolve_preset(preset, options):
-    """The options of a preset with the user's own over them; all sections present."""
+    """The options of a preset with the user's own, checked, over them; all sections present."""
     if preset not in PRESETS:
         raise ValueError(f"Unknown preset {preset!r}. {nearest(preset, list(PRESETS))}")
-    check_options(options)
-    chosen = PRESETS[preset]
-    return {s: {**chosen.get(s, {}), **(options.get(s) or {})} for s in SECTIONS}
+    options, chosen = check_options(options), PRESETS[preset]
+    return {s: {**chosen.get(s, {}), **options.get(s, {})} for s in SECTIONS}

@@ -1,16 +1,18 @@
 """`Recommender`: reads an exported version and answers; no training code is loaded."""
 
 import logging
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from kerasrec import artifacts, sequences
 from kerasrec.backend import tf
+from kerasrec.data import Items, read_items
+from kerasrec.derive import derive_version
 
 log = logging.getLogger(__name__)
+#: numbers (scores, history and candidate ids) that one call of the model may hold at most
+MAX_CELLS = 2**26
 
 
 class Recommender:
@@ -19,7 +21,7 @@ class Recommender:
     Attributes:
         manifest: dict, what the version says of itself.
         version: Path of its folder.
-        frame: DataFrame of the catalogue, `item_id, title, ...`; row r has item index r + 1.
+        items: `Items`, the catalogue; row r has item index r + 1.
 
     >>> recommender = Recommender.load("saved_models/courses")            # doctest: +SKIP
     >>> recommender.recommend([["C_1", "C_7"]], k=3)                      # doctest: +SKIP
@@ -30,40 +32,41 @@ class Recommender:
     def __init__(self, version):
         self.version = artifacts.find_version(version)
         self.manifest = artifacts.read_manifest(self.version)
-        self._module = tf.saved_model.load(str(self.version))
-        path = self.version / "assets.extra" / "items.csv.gz"
-        self.frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        try:
+            self._module = tf.saved_model.load(str(self.version))
+            self._set_items(artifacts.read_catalogue(self.version))
+        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise artifacts.ArtifactError(
+                f"{self.version} is damaged and does not load ({reason}). Copy the whole folder "
+                "again, or export the model again."
+            ) from error
         self._encoder = None
-        self._index_items()
 
     @classmethod
     def load(cls, model):
         """Load `saved_models/NAME` (its stable label, else the largest version) or one version."""
         return cls(model)
 
-    def _index_items(self):
-        self._ids = np.concatenate([[""], self.frame["item_id"].to_numpy(object)])
-        self._index = pd.Index(self._ids)
+    def _set_items(self, frame):
+        self.items = Items(frame)
+        self._ids = np.concatenate([[""], self.items.ids])
 
     def index_of(self, item_ids):
-        """int32 item index of each id; 0 = unknown."""
-        return np.maximum(self._index.get_indexer(np.asarray(item_ids, object)), 0).astype(np.int32)
+        """int32 item index of each id, 0 = unknown; a number stands for its text (5 for "5")."""
+        if isinstance(getattr(item_ids, "dtype", None), pd.CategoricalDtype):
+            return self.items.index_of(item_ids)
+        texts = [i if isinstance(i, str) else str(i) for i in item_ids]
+        return self.items.index_of(texts)
 
     def titles(self, item_ids):
         """Title of each item id ("" for an unknown one), object `(n,)`."""
-        column = "title" if "title" in self.frame else "item_id"
-        titles = np.concatenate([[""], self.frame[column].to_numpy(object)])
+        titles = np.concatenate([[""], self.items.frame["title"].to_numpy(object)])
         return titles[self.index_of(item_ids)]
-
-    def items(self):
-        """The catalogue as `Items`."""
-        from kerasrec.data import read_items
-
-        return read_items(self.frame)
 
     def training_history(self):
         """DataFrame of the training run, one row per epoch; None where the version holds none."""
-        path = self.version / "assets.extra" / "train" / "history.csv"
+        path = self.version / artifacts.HISTORY
         return pd.read_csv(path) if path.is_file() else None
 
     # --- recommend ---
@@ -82,28 +85,34 @@ class Recommender:
             keep_seen: True may list items of the history.
             candidates: item ids that alone may be listed; None = the whole catalogue.
             deny: item ids that may not be listed.
-            batch_size: users per call of the model.
+            batch_size: users per call of the model at most.
 
         Returns:
-            DataFrame `user_id, item_id, rank, score`, users in the order given, rank from 1.
+            DataFrame `user_id, item_id, rank, score`, users in the order given, rank from 1, equal
+            scores in the order of the catalogue.
 
         Raises:
             ValueError: k below 1, a single history where a list of them is expected, or candidates
                 that are all unknown.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1. Received: {k}.")
+        k = _checked_k(k)
         histories = self._histories(histories)
-        allow = self._rows(candidates, "candidates")
-        refuse = self._rows(deny, "deny")
-        parts = [
-            self._batch(histories, start, batch_size, allow, refuse, keep_seen, k)
-            for start in range(0, histories.num_users, batch_size)
-        ]
-        if not parts:
-            columns = {"user_id": object, "item_id": object, "rank": np.int64, "score": np.float32}
-            return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in columns.items()})
-        index, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+        allow = self._listed(candidates, "candidates")
+        refuse = self._listed(deny, "deny")
+        width = min(k, len(self._ids))
+        index = np.zeros((histories.num_users, width), np.int32)
+        scores = np.zeros((histories.num_users, width), np.float32)
+        fixed = len(self._ids) + len(allow) + len(refuse)
+        for rows in _batches(histories.lengths, batch_size, fixed):
+            size = len(rows)
+            found = self._module.recommend_rows(
+                *self._inputs(histories.select(rows)),
+                tf.constant(np.tile(allow, (size, 1))),
+                tf.constant(np.tile(refuse, (size, 1))),
+                tf.fill([size], bool(keep_seen)),
+                tf.constant(k),
+            )
+            index[rows], scores[rows] = (part.numpy() for part in found)
         table = self._table(histories.user_ids, index, scores)
         popular = histories.user_ids[histories.lengths == 0]
         if len(popular):
@@ -111,72 +120,76 @@ class Recommender:
         table.attrs["popular_for"] = list(popular)
         return table
 
-    def _batch(self, histories, start, batch_size, allow, deny, keep_seen, k):
-        rows = np.arange(start, min(start + batch_size, histories.num_users))
-        part = histories.select(rows)
-        inputs = sequences.model_inputs(part, int(part.lengths.max(initial=1)))
-        size = len(rows)
-        index, scores = self._module.recommend_rows(
-            *(tf.constant(inputs[name]) for name in ("history", "time_gap", "event")),
-            tf.constant(np.repeat(allow, size, axis=0)),
-            tf.constant(np.repeat(deny, size, axis=0)),
-            tf.fill([size], bool(keep_seen)),
-            tf.constant(k),
-        )
-        return index.numpy(), scores.numpy()
+    def interests(self, histories, *, batch_size=512):
+        """U of each history (given as for `recommend`), float32 `(num_users, dim)`, unit length."""
+        histories = self._histories(histories)
+        interests = np.zeros((histories.num_users, self._module.item_vectors.shape[1]), np.float32)
+        for rows in _batches(histories.lengths, batch_size, interests.shape[1]):
+            inputs = self._inputs(histories.select(rows))
+            interests[rows] = self._module.interest_rows(*inputs).numpy()
+        return interests
+
+    def _inputs(self, histories):
+        """Tensors `history, time_gap, event` of whole histories: what they hold is left out."""
+        inputs = sequences.model_inputs(histories, int(histories.lengths.max(initial=1)))
+        return [tf.constant(inputs[name]) for name in ("history", "time_gap", "event")]
 
     def _table(self, user_ids, index, scores):
         """Long table of `(num_users, k)` arrays; index 0 = no item."""
         row, column = np.nonzero(index)
-        found = index[row, column]
         return pd.DataFrame(
             {
                 "user_id": np.asarray(user_ids, object)[row],
-                "item_id": self._ids[found],
+                "item_id": self._ids[index[row, column]],
                 "rank": column + 1,
                 "score": scores[row, column],
             }
         )
 
-    def _rows(self, item_ids, what):
+    def _listed(self, item_ids, what):
+        """int32 item indices of `candidates` or `deny`, `(n,)`; None = none."""
         if item_ids is None:
-            return np.zeros((1, 0), np.int32)
+            return np.zeros(0, np.int32)
         if isinstance(item_ids, str):
             raise ValueError(f"{what} must be a list of item ids. Received: the text {item_ids!r}.")
-        index = self.index_of(list(item_ids))
+        index = self.index_of(item_ids)
         if what == "candidates" and not index.any():
             raise ValueError(
-                f"candidates must name items of the catalogue ({len(self.frame)}). Received: "
+                f"candidates must name items of the catalogue ({len(self.items)}). Received: "
                 f"{len(index)} ids, none of them known."
             )
-        return index[None]
+        return np.unique(index[index > 0])
 
     def _histories(self, histories):
+        """Whatever `recommend` takes, as `Histories`."""
         if isinstance(histories, sequences.Histories):
             return histories
-        if hasattr(histories, "frame"):  # Interactions
+        if hasattr(histories, "report"):  # Interactions
             return self.histories(histories)
         if isinstance(histories, dict):
             user_ids, rows = list(histories), list(histories.values())
         else:
             rows = list(histories)
             user_ids = list(range(len(rows)))
-        if any(isinstance(row, str) for row in rows):
+        if any(isinstance(row, str) or not hasattr(row, "__iter__") for row in rows):
             raise ValueError(
                 "histories must be a list of histories, each a list of item ids. Received: a list "
-                "of texts. For one user write recommend([history])."
+                f"of {type(rows[0]).__name__}. For one user write recommend([history]); for a "
+                "table, recommend(read_interactions(table))."
             )
-        rows = [self.index_of(list(row)) if len(row) else np.zeros(0, np.int32) for row in rows]
-        rows = [row[row > 0] for row in rows]
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-        items = np.concatenate(rows) if rows else np.zeros(0, np.int32)
+        rows = [list(row) for row in rows]
+        index = self.index_of([item for row in rows for item in row])
+        owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows]).astype(np.int64)
+        known = index > 0
+        counts = np.bincount(owner[known], minlength=len(rows))
+        num_events = int(known.sum())
         return sequences.Histories(
-            np.array(user_ids, object),
-            offsets,
-            items,
-            np.zeros(len(items), np.int64),
-            np.zeros(len(items), np.int16),
-            np.ones(len(items), np.float32),
+            np.array([*user_ids, None], object)[:-1],
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            index[known],
+            np.zeros(num_events, np.int64),
+            np.zeros(num_events, np.int16),
+            np.ones(num_events, np.float32),
         )
 
     def histories(self, interactions, *, users=None):
@@ -187,17 +200,16 @@ class Recommender:
             users: user ids to give exactly these users, with an empty history where nothing is
                 known; None = the users of the interactions.
         """
+        frame = interactions.frame
         if users is None:
-            users = interactions.frame["user_id"].cat.remove_unused_categories().cat.categories
-        known = np.isin(
-            interactions.frame["item_id"].cat.codes,
-            np.flatnonzero(self.index_of(interactions.frame["item_id"].cat.categories)),
-        )
-        skipped = int((~known).sum())
-        if skipped:
-            log.warning("%d interactions with items the model does not know are skipped", skipped)
-        interactions = interactions.replace(interactions.frame[known])
-        return sequences.make_histories(interactions, self).of_users(np.asarray(users, object))
+            users = frame["user_id"].cat.remove_unused_categories().cat.categories
+        known = self.index_of(frame["item_id"]) > 0
+        if not known.all():
+            count = int((~known).sum())
+            log.warning("%d interactions with items the model does not know are skipped", count)
+            interactions = interactions.replace(frame[known])
+        histories = sequences.make_histories(interactions, self.items)
+        return histories.of_users(np.asarray(users, object))
 
     # --- similar items ---
 
@@ -217,32 +229,31 @@ class Recommender:
         """
         if (item is None) == (text is None):
             raise ValueError("similar needs either an item or text=..., one of them.")
-        queries = [item or text] if isinstance(item or text, str) else list(item or text)
+        k = _checked_k(k)
+        given = text if item is None else item
+        queries = list(given) if isinstance(given, list | tuple | np.ndarray) else [given]
         if text is not None:
             vectors, itself = self.encode(queries), np.zeros((len(queries), 0), np.int32)
         else:
-            index = self.index_of(queries)
-            if not index.all():
-                unknown = queries[int(np.flatnonzero(index == 0)[0])]
+            itself = self.index_of(queries)[:, None]
+            if not itself.all():
+                unknown = queries[int(np.argmin(itself))]
                 raise ValueError(
-                    f"similar needs items of the catalogue ({len(self.frame)}). Received: "
+                    f"similar needs items of the catalogue ({len(self.items)}). Received: "
                     f"{unknown!r}, which is unknown. For a new text use similar(text=...)."
                 )
-            vectors, itself = tf.gather(self._module.item_vectors, index), index[:, None]
-        found, scores = self._module.similar_rows(vectors, itself, tf.constant(k))
-        table = self._table(queries, found.numpy(), scores.numpy())
-        return table.rename(columns={"user_id": "query"})
+            vectors = self.item_vectors(queries)
+        width = min(k, len(self._ids))
+        index = np.zeros((len(queries), width), np.int32)
+        scores = np.zeros((len(queries), width), np.float32)
+        for rows in _batches(np.zeros(len(queries), int), 512, len(self._ids)):
+            found = self._module.similar_rows(vectors[rows], itself[rows], tf.constant(k))
+            index[rows], scores[rows] = (part.numpy() for part in found)
+        return self._table(queries, index, scores).rename(columns={"user_id": "query"})
 
     def item_vectors(self, item_ids):
         """Item vectors, float32 `(n, dim)`; zeros for an unknown id."""
         return tf.gather(self._module.item_vectors, self.index_of(item_ids)).numpy()
-
-    def interests(self, histories):
-        """U of each history, float32 `(num_users, dim)`, of unit length."""
-        histories = self._histories(histories)
-        inputs = sequences.model_inputs(histories, int(histories.lengths.max(initial=1)))
-        rows = (tf.constant(inputs[name]) for name in ("history", "time_gap", "event"))
-        return self._module.interest_rows(*rows).numpy()
 
     # --- new items ---
 
@@ -258,18 +269,21 @@ class Recommender:
                 + ("on ready vectors. " if self.manifest["encoder"] else "without texts. ")
                 + "Train with --encoder e5-small, tfidf or a checkpoint folder."
             )
-        encoder = self._text_encoder()
-        if self.manifest["encoder"]["kind"] == "bert":
-            tokens, segments = encoder.tokenizer.encode_batch(list(texts))
-            return self._module.encode_tokens(tf.constant(tokens), tf.constant(segments)).numpy()
-        return self._module.place_text(tf.constant(encoder.encode(list(texts)))).numpy()
+        from kerasrec.encoder import check_texts, load_text_encoder
 
-    def _text_encoder(self):
         if self._encoder is None:
-            from kerasrec.encoder import load_text_encoder
-
-            self._encoder = load_text_encoder(self.version / "assets.extra" / "encoder")
-        return self._encoder
+            self._encoder = load_text_encoder(self.version / artifacts.ENCODER)
+        texts = check_texts(texts)
+        vectors = np.zeros((len(texts), self._module.item_vectors.shape[1]), np.float32)
+        for start in range(0, len(texts), 64):
+            part = texts[start : start + 64]
+            if self._encoder.kind == "bert":
+                tokens, segments = self._encoder.tokenizer.encode_batch(part)
+                found = self._module.encode_tokens(tf.constant(tokens), tf.constant(segments))
+            else:
+                found = self._module.place_text(tf.constant(self._encoder.encode(part)))
+            vectors[start : start + 64] = found.numpy()
+        return vectors
 
     def add_items(self, items, *, vectors=None):
         """Make new items known to this loaded Recommender, without training.
@@ -277,79 +291,91 @@ class Recommender:
         They are listed from the next call on, by their text alone; `save()` makes it a version.
 
         Args:
-            items: `Items` or DataFrame with `item_id` and the text columns.
+            items: `Items`, or a DataFrame as `read_items` takes it, with the columns of the text.
             vectors: float32 `(num_items, dim)` from the same model that made the version's ready
-                vectors; only for a version trained on these.
+                vectors; needed for a version trained on these, and only there.
 
         Returns:
             Number of items added.
 
         Raises:
-            ValueError: an id that is known already or repeated, or vectors that are missing.
+            ValueError: an id that is known already or repeated, a text column or vectors that are
+                missing, or a version that knows items by their id alone.
         """
-        frame = getattr(items, "frame", items).fillna("").astype(str)
-        ids = frame["item_id"].to_numpy(object)
-        clash = [i for i in ids if i in self._index] or list(
-            frame["item_id"][frame["item_id"].duplicated()]
-        )
-        if clash:
+        if isinstance(items, pd.DataFrame):
+            items = read_items(items)
+        artifacts.check_item_ids(items.ids)
+        clash = items.ids[self.index_of(items.ids) > 0]
+        if len(clash):
             raise ValueError(
-                f"add_items takes new ids only. Received: {clash[0]!r}, known already or repeated."
+                f"add_items takes new ids only. Received: {clash[0]!r}, known already."
             )
-        if vectors is None:
-            template = self.manifest.get("text_template", "{title}")
-            added = self.encode([template.format(**row) for row in frame.to_dict("records")])
+        if (self.manifest["encoder"] or {}).get("kind") == "vectors":
+            added = self._place_vectors(vectors, len(items))
+        elif vectors is None:
+            added = self.encode(items.texts(self.manifest.get("text_template", "{title}")))
         else:
-            added = self._module.place_text(tf.constant(vectors, tf.float32)).numpy()
-        table = tf.concat([self._module.item_vectors, added], axis=0)
-        self._module.item_vectors.assign(table)
-        self._module.item_matrix.assign(tf.transpose(tf.math.l2_normalize(table, axis=-1)))
-        lowest = tf.reduce_min(self._module.popularity[1:])
-        self._module.popularity.assign(
-            tf.concat([self._module.popularity, tf.fill([len(ids)], lowest)], axis=0)
-        )
-        self.frame = pd.concat(
-            [self.frame, frame.reindex(columns=self.frame.columns, fill_value="")]
-        )
-        self.frame = self.frame.reset_index(drop=True)
-        self._index_items()
-        return len(ids)
+            raise ValueError("This version was not trained on ready vectors: leave vectors out.")
+        module = self._module
+        table = tf.concat([module.item_vectors, added], axis=0)
+        module.item_vectors.assign(table)
+        module.item_matrix.assign(tf.transpose(tf.math.l2_normalize(table, axis=-1)))
+        lowest = tf.fill([len(items)], tf.reduce_min(module.popularity[1:]))
+        module.popularity.assign(tf.concat([module.popularity, lowest], axis=0))
+        columns = self.items.frame.columns
+        frames = [self.items.frame, items.frame.reindex(columns=columns, fill_value="")]
+        self._set_items(pd.concat(frames, ignore_index=True))
+        return len(items)
+
+    def _place_vectors(self, vectors, num_items):
+        """Item vectors of new ready vectors."""
+        expected = (num_items, self.manifest["encoder"]["dim"])
+        shape = None if vectors is None else np.shape(vectors)
+        if shape != expected or not np.isfinite(vectors).all():
+            raise ValueError(
+                f"This version was trained on ready vectors: add_items needs vectors of shape "
+                f"{expected}, all finite, from the same model. Received: "
+                f"{'none' if shape is None else f'shape {shape}'}."
+            )
+        if not hasattr(self._module, "place_text"):
+            raise ValueError("This version has no text part (text_units=0) to place vectors in.")
+        return self._module.place_text(tf.constant(vectors, tf.float32)).numpy()
 
     def save(self):
         """Write this Recommender, with its added items, as the next version; returns its path.
 
         The graph is copied; the tables that grew are written anew.
         """
-        manifest = {key: v for key, v in self.manifest.items() if key not in ("format", "version")}
-        manifest.update(num_items=len(self.frame), parent=self.manifest["version"])
-        with artifacts.new_version(self.version.parent, manifest) as (folder, result):
-            shutil.copytree(self.version, folder, dirs_exist_ok=True)
-            text = "".join(f"{i}\n" for i in self._ids[1:])
-            (folder / "assets" / "item_ids.txt").write_text(text, encoding="utf-8", newline="\n")
-            self.frame.to_csv(folder / "assets.extra" / "items.csv.gz", index=False)
-            _replace_variables(
-                folder / "variables" / "variables",
-                {
-                    name: getattr(self._module, name)
-                    for name in ("item_vectors", "item_matrix", "popularity")
-                },
-            )
-        return result["path"]
+        names = ("item_vectors", "item_matrix", "popularity")
+        return derive_version(
+            self.version,
+            {"num_items": len(self.items)},
+            variables={name: getattr(self._module, name) for name in names},
+            frame=self.items.frame,
+        )
 
 
-def _replace_variables(prefix, values):
-    """Write a SavedModel's checkpoint again with other values under the same names."""
-    reader = tf.train.load_checkpoint(str(prefix))
-    names = sorted(reader.get_variable_to_shape_map())
-    replaced = {f"{name}/.ATTRIBUTES/VARIABLE_VALUE": value for name, value in values.items()}
-    tensors = [
-        tf.constant(reader.get_tensor(n)) if n not in replaced else replaced[n] for n in names
-    ]
-    new = Path(f"{prefix}-new")
-    tf.raw_ops.SaveV2(
-        prefix=str(new), tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors
-    )
-    for old in prefix.parent.glob("variables.*"):
-        old.unlink()
-    for file in prefix.parent.glob("variables-new.*"):
-        file.rename(file.with_name(file.name.replace("variables-new", "variables")))
+def _checked_k(k):
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1. Received: {k!r}.")
+    return int(k)
+
+
+def _batches(lengths, batch_size, fixed):
+    """Yields arrays of row numbers, histories of similar length together.
+
+    Args:
+        lengths: events per row.
+        batch_size: rows of a batch at most.
+        fixed: numbers that a row needs besides its events.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1. Received: {batch_size!r}.")
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = order[start : start + batch_size]
+        while len(rows) > 1 and len(rows) * (lengths[rows[-1]] + fixed) > MAX_CELLS:
+            rows = rows[: len(rows) // 2]
+        yield rows
+        start += len(rows)

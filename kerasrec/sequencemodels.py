@@ -100,7 +100,9 @@ def build_rnn(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
     `heads` has no meaning here; it is taken so that every sequence model has the same options.
     """
     # Layers
-    recurrent = [layers.GRU(dim, return_sequences=True) for _ in range(num_blocks)]
+    # not layers.GRU: its fused kernel needs padding on the right, and only tracing it costs
+    cells = [layers.GRUCell(dim) for _ in range(num_blocks)]
+    recurrent = [layers.RNN(cell, return_sequences=True) for cell in cells]
     # Functional model
     vectors, valid = _inputs(dim)
     states = WithMask()([vectors, valid])
@@ -124,19 +126,53 @@ def build_transformer(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
     return keras.Model([vectors, valid], states, name="sequence")
 
 
+@_register
+class HistoryMask(keras.layers.Layer):
+    """Who sees whom: `valid_mask (batch, time)` -> bool `(batch, time, time)`, True = visible.
+
+    An event sees itself and earlier, real ones. So does a padded slot: bert4keras makes NaN of a
+    row that sees nothing.
+    """
+
+    def call(self, valid_mask):
+        """See the class."""
+        place = tf.range(tf.shape(valid_mask)[1])
+        itself = place[None, :] == place[:, None]
+        real = tf.cast(valid_mask, tf.bool)[:, None, :]
+        return (place[None, :] <= place[:, None]) & (real | itself)
+
+
+@_register
+class FreshTruncatedNormal(keras.initializers.Initializer):
+    """BERT's truncated normal, drawn anew at every call.
+
+    Keras' own repeats its values, and bert4keras gives one to all the kernels of a layer: query,
+    key, value and output would start equal.
+    """
+
+    def __call__(self, shape, dtype=None, **kwargs):
+        """Values of standard deviation 0.02, cut at two of them."""
+        return tf.random.truncated_normal(shape, stddev=0.02, dtype=dtype or tf.float32)
+
+
 def build_bert(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
-    """bert4keras' BERT over item vectors with a language-model mask: h_t = BERT(h_{t-1}, x_t)."""
+    """bert4keras' BERT over item vectors, each seeing what came before: h_t = BERT(x_0 .. x_t)."""
     models = import_bert4keras().models
 
-    class HistoryBERT(models.LM_Mask, models.BERT):
+    class HistoryBERT(models.BERT):
         """BERT whose word embeddings are given: item vectors instead of token ids."""
+
+        initializer = FreshTruncatedNormal()
 
         def get_inputs(self):
             return list(_inputs(dim))
 
         def apply_embeddings(self, inputs):
-            x = ReversePositions(max_length, name="Embedding-Position")(WithMask()(inputs))
+            x = ReversePositions(max_length, name="Embedding-Position")(inputs[0])
             return self.apply(x, models.LayerNormalization, epsilon=1e-12, name="Embedding-Norm")
+
+        def compute_attention_bias(self, inputs=None):
+            return self.apply(self.inputs[1], HistoryMask, name="Attention-History-Mask")
 
     bert = HistoryBERT(
         max_position=max_length,

@@ -18,7 +18,7 @@ EVENT_CODES = {
 }
 #: events that a user did not choose; they never become a target
 PASSIVE_EVENTS = ("impression", "dislike")
-#: bucket b of a time gap holds gaps of 2**(b-1) .. 2**b - 1 seconds; the last one all longer ones
+#: bucket b of a time gap holds 2**(b-1) - 1 .. 2**b - 2 seconds; the last one all longer gaps
 NUM_GAP_BUCKETS = 28
 
 

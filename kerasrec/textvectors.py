@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 SMALL_SHARD = 1024  # rows; when more than MAX_SMALL_SHARDS are smaller, they are merged into one
 MAX_SMALL_SHARDS = 32
+MERGED_SHARD = 65_536  # rows of a merged file, about
 
 
 def text_keys(texts):
@@ -95,16 +96,19 @@ class VectorCache:
 
     def compact(self):
         """Merge the small files when there are many (each lookup of one new text adds one)."""
-        shards = {path: self._read(path) for path in self._paths()}
-        small = {p: s for p, s in shards.items() if s is not None and len(s.keys) < SMALL_SHARD}
+        shards = [(path, self._read(path)) for path in self._paths()]
+        small = [(p, s) for p, s in shards if s is not None and len(s.keys) < SMALL_SHARD]
         if len(small) <= MAX_SMALL_SHARDS:
             return
-        merged = Shard(*(np.concatenate(column) for column in zip(*small.values(), strict=True)))
-        sound = np.flatnonzero(_checksums(merged.vectors) == merged.checks)
-        keep = sound[np.unique(merged.keys[sound], axis=0, return_index=True)[1]]
-        self._write(Shard(*(column[keep] for column in merged)))
-        for path in small:  # after the new file is there: another reader loses nothing
-            path.unlink(missing_ok=True)
+        group_of = np.cumsum([len(shard.keys) for _, shard in small]) // MERGED_SHARD
+        for group in np.unique(group_of):
+            members = [small[i] for i in np.flatnonzero(group_of == group)]
+            merged = Shard(*map(np.concatenate, zip(*(s for _, s in members), strict=True)))
+            sound = np.flatnonzero(_checksums(merged.vectors) == merged.checks)
+            keep = sound[np.unique(merged.keys[sound], axis=0, return_index=True)[1]]
+            self._write(Shard(*(column[keep] for column in merged)))
+            for path, _ in members:  # after the new file is there: another reader loses nothing
+                path.unlink(missing_ok=True)
 
     def _paths(self):
         return sorted(self.folder.glob("*.shard"))

@@ -94,6 +94,7 @@ class Ranker:
     def __init__(self, model):
         self.model = model
         self._rank = tf.function(self._rank_batch, reduce_retracing=True)
+        self._retrieve = tf.function(self._retrieve_batch, reduce_retracing=True)
         self._vectors_of = tf.function(model.item_vectors, reduce_retracing=True)
 
     def item_vectors(self):
@@ -117,10 +118,36 @@ class Ranker:
             lists.append(self._rank(vectors, unit, inputs, seen, weight, k).numpy())
         return np.concatenate(lists) if lists else np.zeros((0, k), np.int32)
 
-    def _rank_batch(self, vectors, unit, inputs, seen, weight, k):
+    def probabilities(self):
+        """How the model alone ranks, with the weights it has now.
+
+        Returns:
+            A function of `Histories` that gives the softmax of retrieval over the catalogue,
+            float32 `(num_users, num_items + 1)`, and a function of item indices
+            `(num_users, n)` -> MLP scores `(num_users, n)`.
+        """
+        vectors = self.item_vectors()
+        unit = tf.math.l2_normalize(vectors, axis=-1)
+
+        def probabilities_of(histories):
+            inputs = sequences.model_inputs(histories, self.model.config["max_length"])
+            interest, scores = self._retrieve(vectors, unit, inputs)
+
+            def scorer_of(index):
+                chosen = tf.gather(unit, tf.constant(index, tf.int32))
+                return self.model.scorer([interest, chosen], training=False).numpy()
+
+            return tf.nn.softmax(scores).numpy(), scorer_of
+
+        return probabilities_of
+
+    def _retrieve_batch(self, vectors, unit, inputs):
         given = [inputs[name] for name in ("history", "time_gap", "event")]
         interest = self.model.interest([tf.gather(vectors, given[0]), *given])
-        scores = tf.matmul(interest, unit, transpose_b=True) / self.model.loss.temperature()
+        return interest, tf.matmul(interest, unit, transpose_b=True) / self.model.loss.temperature()
+
+    def _rank_batch(self, vectors, unit, inputs, seen, weight, k):
+        interest, scores = self._retrieve_batch(vectors, unit, inputs)
         scores = exclude(scores, tf.pad(seen, [[0, 0], [1, 0]]))
         weights = tf.fill(tf.shape(scores)[:1], weight)
         return tf.cond(

@@ -46,20 +46,19 @@ def test_tf_checkpoint_equals_numpy(tmp_path, model):
 
 
 @pytest.mark.parametrize("model", ["bert", "albert", "electra", "nezha", "roformer"])
-@pytest.mark.parametrize("with_head", [False, True])
-def test_hugging_face_equals_numpy(tmp_path, model, with_head):
+def test_hugging_face_equals_numpy(tmp_path, model):
     config = make_config(model, len(VOCAB))
     if model == "roformer":
         config["embedding_size"] = 12
     weights = make_weights(model, config)
-    prefix = f"{model}." if with_head else ""
+    prefix = f"{model}." if model in ("bert", "electra") else ""  # as saved with a head or not
     folder = write_hf_folder(tmp_path / "hf", model, config, weights, VOCAB, prefix=prefix)
     checkpoint = read_folder(folder, max_tokens=32)
     assert checkpoint.model == model
     assert largest_difference(checkpoint, model, config, weights, 1e-12) < TOLERANCE
 
 
-@pytest.mark.parametrize("epsilon", [1e-12, 1e-5, 0.1])
+@pytest.mark.parametrize("epsilon", [1e-5, 0.1])
 def test_layer_norm_eps_of_config_is_honoured(tmp_path, epsilon):
     config = make_config("bert", len(VOCAB), layer_norm_eps=epsilon)
     weights = make_weights("bert", config)
@@ -69,7 +68,7 @@ def test_layer_norm_eps_of_config_is_honoured(tmp_path, epsilon):
     assert largest_difference(checkpoint, "bert", config, weights, epsilon) < TOLERANCE
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+@pytest.mark.parametrize("activation", ["gelu_new", "relu"])
 def test_hidden_act_of_config_is_honoured(tmp_path, activation):
     config = make_config("bert", len(VOCAB), hidden_act=activation)
     weights = make_weights("bert", config)
@@ -127,3 +126,25 @@ def test_detect_model():
         detect_model(nezha, {}, "download")
     with pytest.raises(ValueError, match="holds no variables of a known model"):
         detect_model(["model/wte"], {}, "gpt")
+
+
+@pytest.mark.parametrize("name", ["Bert", "Electra", "Albert", "RoFormer"])
+def test_equals_transformers_where_it_is_installed(tmp_path, name):
+    """tests/data holds what it computed once; this runs it again on larger random models."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = make_config(name.lower(), len(VOCAB), initializer_range=0.2)
+    config |= {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
+    model = getattr(transformers, name + "Model")(getattr(transformers, name + "Config")(**config))
+    model.eval().save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_bytes("".join(t + "\n" for t in VOCAB).encode())
+    checkpoint = read_folder(tmp_path, max_tokens=32)
+    token_ids, segment_ids = checkpoint.tokenizer.encode_batch(TITLES)
+    ours = build_transformer(checkpoint.config, checkpoint.tensors, checkpoint.model)
+    ours = ours([token_ids, segment_ids], training=False).numpy()
+    with torch.no_grad():
+        valid_mask = torch.tensor(token_ids != 0)
+        theirs = model(input_ids=torch.tensor(token_ids).long(), attention_mask=valid_mask.long())
+    theirs = theirs.last_hidden_state.numpy()
+    np.testing.assert_allclose(ours[token_ids != 0], theirs[token_ids != 0], atol=2e-5)

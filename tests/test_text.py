@@ -230,10 +230,12 @@ def test_wordpiece_equals_bert4keras_and_hugging_face(tmp_path, vocab, titles, l
     original = import_bert4keras().tokenizers.Tokenizer(str(path), do_lower_case=lower)
     hugging = BertWordPieceTokenizer(str(path), lowercase=lower)
     hugging.enable_truncation(48)
-    texts = titles[0] + titles[1] + [t for t in HAND_MADE if "<" not in t]
+    texts = titles[0][::2] + titles[1][::8] + [t for t in HAND_MADE if "<" not in t]
     for text in texts:
         assert mine.token_ids(text) == original.encode(text, maxlen=48)[0], text
-    same = [mine.token_ids(text) == hugging.encode(text).ids for text in titles[0] + titles[1]]
+    same = [
+        mine.token_ids(text) == hugging.encode(text).ids for text in titles[0][::2] + titles[1][::8]
+    ]
     assert np.mean(same) > 0.99  # the two originals differ in rare characters
 
 

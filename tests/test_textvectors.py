@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from kerasrec import textvectors
 from kerasrec.textvectors import MAX_SMALL_SHARDS, VectorCache, fit_whitening, text_keys
 
 
@@ -96,6 +97,19 @@ def test_compact_merges_many_small_files(tmp_path):
     vectors, found_mask = cache.get(keys)
     assert found_mask.sum() == MAX_SMALL_SHARDS + 5
     np.testing.assert_array_equal(vectors[found_mask], rows(200)[: MAX_SMALL_SHARDS + 5])
+
+
+def test_compact_of_many_rows_makes_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(textvectors, "MERGED_SHARD", 50)
+    cache = VectorCache(tmp_path, 5)
+    keys = text_keys(texts(200))
+    for i in range(0, 200, 5):
+        cache.add(keys[i : i + 5], rows(200)[i : i + 5])
+    cache.compact()
+    assert len(list(tmp_path.iterdir())) == 5
+    vectors, found_mask = cache.get(keys)
+    assert found_mask.all()
+    np.testing.assert_array_equal(vectors, rows(200))
 
 
 def write_and_compact(folder, seed):

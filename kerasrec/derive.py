@@ -1,0 +1,98 @@
+"""A new version from an existing one: other tables or export options in the same graph."""
+
+import shutil
+
+import numpy as np
+
+from kerasrec import artifacts
+from kerasrec.backend import tf
+
+
+def export_again(model, *, k=None, scorer_weight=None):
+    """Write a new version of a model with other export options.
+
+    Args:
+        model: `saved_models/NAME` or a version folder.
+        k: length of the lists of the signatures; None = as it was.
+        scorer_weight: weight of the MLP in the fused score; None = as it was.
+
+    Returns:
+        Path of the new version.
+
+    Raises:
+        ArtifactError: no such version.
+        ValueError: nothing to change, or a value out of range.
+    """
+    version = artifacts.find_version(model)
+    num_items = artifacts.read_manifest(version)["num_items"]
+    changes = {}
+    if k is not None:
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= num_items:
+            raise ValueError(f"k must be between 1 and num_items ({num_items}). Received: {k!r}.")
+        changes["k"] = k
+    if scorer_weight is not None:
+        is_number = isinstance(scorer_weight, int | float) and not isinstance(scorer_weight, bool)
+        if not (is_number and 0 <= scorer_weight < float("inf")):
+            raise ValueError(f"scorer_weight must be 0 or above. Received: {scorer_weight!r}.")
+        changes["scorer_weight"] = float(scorer_weight)
+    if not changes:
+        raise ValueError("export needs something to change: k=N or scorer_weight=W.")
+    variables = {name: tf.constant(value) for name, value in changes.items()}
+    return derive_version(version, changes, variables=variables)
+
+
+def derive_version(version, changes, *, variables, frame=None):
+    """Copy a version with some variables exchanged and publish it as the next one.
+
+    Args:
+        version: Path of a version folder.
+        changes: dict, what the new manifest says differently.
+        variables: name of a variable of `ServingModule` -> its new value.
+        frame: DataFrame of the catalogue where it has grown.
+
+    Returns:
+        Path of the new version.
+
+    Raises:
+        ArtifactError: the copy does not answer; nothing is published then.
+    """
+    manifest = artifacts.read_manifest(version)
+    own = ("format", "version", "created")
+    kept = {key: value for key, value in manifest.items() if key not in own}
+    facts = {**kept, **changes, "parent": manifest["version"]}
+    with artifacts.new_version(version.parent, facts) as (folder, result):
+        shutil.copytree(version, folder, dirs_exist_ok=True)
+        if frame is not None:
+            artifacts.write_item_ids(folder / artifacts.ITEM_IDS, frame["item_id"])
+            artifacts.write_catalogue(folder, frame)
+        _replace_variables(folder / "variables" / "variables", variables)
+        _check(folder)
+    return result["path"]
+
+
+def _replace_variables(prefix, values):
+    """Write a SavedModel's checkpoint again with other values under the same names."""
+    reader = tf.train.load_checkpoint(str(prefix))
+    names = sorted(reader.get_variable_to_shape_map())
+    replaced = {f"{name}/.ATTRIBUTES/VARIABLE_VALUE": value for name, value in values.items()}
+    tensors = [replaced[n] if n in replaced else tf.constant(reader.get_tensor(n)) for n in names]
+    new = prefix.with_name("variables-new")
+    tf.raw_ops.SaveV2(
+        prefix=str(new), tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors
+    )
+    for old in prefix.parent.glob("variables.*"):
+        old.unlink()
+    for file in prefix.parent.glob("variables-new.*"):
+        file.rename(file.with_name(file.name.replace("variables-new", "variables")))
+
+
+def _check(folder):
+    """Load the copy and look every id up: each must give its own row of the vectors."""
+    loaded = tf.saved_model.load(str(folder))
+    ids = (folder / artifacts.ITEM_IDS).read_text(encoding="utf-8").split("\n")[:-1]
+    vectors = loaded.signatures["item_vectors"](item_ids=tf.constant(ids))["vectors"]
+    if not np.array_equal(vectors, loaded.item_vectors[1:]):
+        raise artifacts.ArtifactError(
+            f"The copy of {folder.name} does not give every item its vector; nothing was "
+            "published. This is a defect of kerasrec: please report it."
+        )

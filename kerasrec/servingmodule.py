@@ -1,0 +1,265 @@
+"""`ServingModule`: what an exported version computes, in core TensorFlow operations only."""
+
+from kerasrec.backend import tf
+from kerasrec.fusion import TINY, Memory
+from kerasrec.itemvectors import Whitening
+from kerasrec.scoring import exclude, exclude_all_but, rerank, top_k
+from kerasrec.sequences import NUM_GAP_BUCKETS
+
+_IDS = tf.TensorSpec((None, None), tf.string)
+_ROWS = tf.TensorSpec((None, None), tf.int32)
+_ONE_ID = tf.TensorSpec((None,), tf.string)
+_VECTORS = tf.TensorSpec((None, None), tf.float32)
+
+
+class ServingModule(tf.Module):
+    """What a version holds: tables, variables and functions of core TensorFlow operations only.
+
+    The functions whose names end in `_rows` take item indices; `Recommender` calls them. The
+    signatures take and give item ids.
+    """
+
+    def __init__(self, model, *, item_vectors, popularity, asset, fusion, k):
+        super().__init__()
+        self.max_length = model.config["max_length"]
+        # variables, so that a later version can have other values in the same graph
+        self.k = tf.Variable(k, trainable=False, name="k")
+        self.scorer_weight = tf.Variable(float(fusion.scorer_weight), name="scorer_weight")
+        self.memories = [self._memory(fusion, name) for name in sorted(fusion.tables)]
+        self.interest_model = self._plain_call(model.interest)
+        self.scorer = self._plain_call(model.scorer)
+        dim = item_vectors.shape[1]
+        self.item_vectors = tf.Variable(item_vectors, shape=(None, dim), name="item_vectors")
+        unit = tf.transpose(tf.math.l2_normalize(item_vectors, axis=-1))
+        self.item_matrix = tf.Variable(unit, shape=(dim, None), name="item_matrix")
+        self.popularity = tf.Variable(popularity, shape=(None,), name="popularity")
+        self.temperature = tf.Variable(float(model.loss.temperature()), name="temperature")
+        self.asset = tf.saved_model.Asset(str(asset))
+        self.index_of_id = _table(self.asset, tf.string, tf.int64, "", -1)
+        self.id_of_index = _table(self.asset, tf.int64, tf.string, -1, "")
+        self.text_part = model.text_part and self._plain_call(model.text_part)
+
+    def _plain_call(self, layer):
+        """A function of `layer`; saving it leaves out Keras' own traces of each inner layer.
+
+        These would double the size of a version and the time to load it.
+        """
+        self.layer_variables = [*getattr(self, "layer_variables", []), *layer.variables]
+        return lambda inputs, training=False: layer(inputs, training=training)
+
+    def _memory(self, fusion, name):
+        memory = Memory(fusion.tables[name], name=name)
+        self.layer_variables = [*getattr(self, "layer_variables", []), *memory.tables]
+        return float(fusion.weights[name]), memory.call
+
+    def _fused(self, history, interest):
+        """The fused score without the MLP, `(batch, num_items + 1)`: see `fusion`."""
+        retrieval = tf.nn.softmax(tf.matmul(interest, self.item_matrix) / self.temperature)
+        unseen = tf.cast(tf.math.is_finite(exclude(tf.zeros_like(retrieval), history)), tf.float32)
+        recent = history[:, -self.max_length :]
+        mixed = (1 - sum(weight for weight, _ in self.memories)) * _share(retrieval, unseen)
+        for weight, memory in self.memories:
+            votes = memory(recent)
+            new_items = tf.shape(retrieval)[1] - tf.shape(votes)[1]
+            mixed += weight * _share(tf.pad(votes, [[0, 0], [0, new_items]]), unseen)
+        return tf.math.log(mixed + TINY)
+
+    # --- item indices in, item indices out ---
+
+    @tf.function(input_signature=[_ROWS, _ROWS, _ROWS])
+    def interest_rows(self, history, time_gap, event):
+        """U, float32 `(batch, dim)`, of histories of item indices (left-padded, any width)."""
+        history, time_gap, event = (
+            tf.pad(values, [[0, 0], [1, 0]])[:, -self.max_length :]  # never of width 0
+            for values in (history, time_gap, event)
+        )
+        vectors = tf.gather(self.item_vectors, history)
+        return self.interest_model([vectors, history, time_gap, event])
+
+    @tf.function(
+        input_signature=[
+            _ROWS,
+            _ROWS,
+            _ROWS,
+            tf.TensorSpec((None, None), tf.int32),
+            tf.TensorSpec((None, None), tf.int32),
+            tf.TensorSpec((None,), tf.bool),
+            tf.TensorSpec((), tf.int32),
+        ]
+    )
+    def recommend_rows(self, history, time_gap, event, allow, deny, keep_seen, k):
+        """Best items: int32 index and float32 score, `(batch, k)`; index 0, -inf = none left.
+
+        `allow` and `deny` hold item indices (0 = none; an all-zero row of `allow` allows all).
+        A history without a known item is answered by popularity.
+        """
+        history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
+        interest = self.interest_rows(history[:, 1:], time_gap, event)
+        scores = self._fused(history, interest)
+        known = tf.reduce_any(history > 0, axis=1)
+        scores = tf.where(known[:, None], scores, self.popularity[None])
+        seen = tf.where(keep_seen[:, None], 0, history)
+        scores = exclude(scores, tf.concat([seen, deny], axis=1))
+        scores = exclude_all_but(scores, allow)
+        weight = tf.where(known, self.scorer_weight, 0.0)
+        return tf.cond(
+            self.scorer_weight > 0,
+            lambda: rerank(scores, interest, self.item_vectors, self.scorer, weight, k),
+            lambda: top_k(scores, k),
+        )
+
+    @tf.function(input_signature=[_ROWS, _ROWS, _ROWS, _ROWS])
+    def score_rows(self, history, time_gap, event, candidates):
+        """Fused score, float32 `(batch, c)`, of candidate item indices; -inf for index 0."""
+        interest = self.interest_rows(history, time_gap, event)
+        vectors = tf.math.l2_normalize(tf.gather(self.item_vectors, candidates), axis=-1)
+        fused = self._fused(tf.pad(history, [[0, 0], [1, 0]]), interest)
+        scores = tf.gather(fused, candidates, batch_dims=1)
+        scores += self.scorer_weight * self.scorer([interest, vectors], training=False)
+        known = tf.reduce_any(history > 0, axis=1)
+        scores = tf.where(known[:, None], scores, tf.gather(self.popularity, candidates))
+        return tf.where(candidates > 0, scores, -float("inf"))
+
+    @tf.function(input_signature=[_VECTORS, _ROWS, tf.TensorSpec((), tf.int32)])
+    def similar_rows(self, vectors, deny, k):
+        """Items nearest by cosine to `vectors (batch, dim)`: index and cosine, `(batch, k)`."""
+        scores = tf.matmul(tf.math.l2_normalize(vectors, axis=-1), self.item_matrix)
+        index, values = top_k(exclude(scores, tf.pad(deny, [[0, 0], [1, 0]])), k)
+        nothing = tf.reduce_all(vectors == 0, axis=1)[:, None]
+        return tf.where(nothing, 0, index), tf.where(nothing, -float("inf"), values)
+
+    def add_text_functions(self, whitening):
+        """Functions from new texts to item vectors; `whitening` as fitted on the catalogue."""
+        layer = Whitening(*whitening.matrix.shape, name="whitening")
+        layer.build(None)
+        layer.set_constants(whitening.mean, whitening.matrix)
+        whiten = self._plain_call(layer)
+        spec = tf.TensorSpec((None, whitening.matrix.shape[0]), tf.float32)
+
+        def place(text_vectors):
+            return self.text_part(whiten(text_vectors))
+
+        self.place_text = tf.function(place, input_signature=[spec])
+
+    def add_encoder(self, encoder):
+        """Function from tokens to item vectors; `encoder` gives what `place_text` takes."""
+        text_encoder = self._plain_call(encoder)
+
+        def encode(token_ids, segment_ids):
+            return self.place_text(text_encoder([token_ids, segment_ids]))
+
+        self.encode_tokens = tf.function(encode, input_signature=[_ROWS, _ROWS])
+
+    # --- signatures: item ids in, item ids out ---
+
+    def _index(self, ids):
+        return tf.cast(self.index_of_id.lookup(ids) + 1, tf.int32)
+
+    def _history(self, ids):
+        """Indices of the known ids, moved to the right end (left-padded)."""
+        index = self._index(ids)
+        order = tf.argsort(tf.cast(index > 0, tf.int32), axis=1, stable=True)
+        return tf.gather(index, order, batch_dims=1), order
+
+    def _named(self, index, scores):
+        ids = self.id_of_index.lookup(tf.cast(index, tf.int64) - 1)
+        return {"item_ids": ids, "scores": scores}
+
+    def _recommend(self, history, time_gap, allow, deny, keep_seen):
+        none = tf.zeros_like(history)
+        rows = self.recommend_rows(history, time_gap, none, allow, deny, keep_seen, self.k)
+        return self._named(*rows)
+
+    @tf.function(input_signature=[_IDS])
+    def serving_default(self, history):
+        """Unseen items for histories of item ids, oldest first; `""`, unknown ids are ignored."""
+        index, _ = self._history(history)
+        batch = tf.shape(index)[0]
+        none = tf.zeros((batch, 0), tf.int32)
+        return self._recommend(index, tf.zeros_like(index), none, none, tf.fill([batch], False))
+
+    @tf.function(
+        input_signature=[
+            _IDS,
+            tf.TensorSpec((None, None), tf.int64, name="timestamps"),
+            tf.TensorSpec((None, None), tf.string, name="allow"),
+            tf.TensorSpec((None, None), tf.string, name="deny"),
+            tf.TensorSpec((None,), tf.bool, name="keep_seen"),
+        ]
+    )
+    def recommend(self, history, timestamps, allow, deny, keep_seen):
+        """The same with times (UTC seconds, 0 = unknown), allow and deny lists, and seen items."""
+        index, order = self._history(history)
+        times = tf.where(index > 0, tf.gather(timestamps, order, batch_dims=1), 0)
+        # an allow list of unknown ids only must not mean "all"
+        wanted = self._index(allow)
+        unknown = tf.reduce_any(allow != "", axis=1) & tf.reduce_all(wanted == 0, axis=1)
+        wanted = tf.where(unknown[:, None], -1, wanted)
+        return self._recommend(index, gap_bucket(times), wanted, self._index(deny), keep_seen)
+
+    @tf.function(input_signature=[_IDS])
+    def interest(self, history):
+        """U, float32 `(batch, dim)`, of unit length."""
+        index, _ = self._history(history)
+        none = tf.zeros_like(index)
+        return {"interest": self.interest_rows(index, none, none)}
+
+    @tf.function(input_signature=[_IDS, tf.TensorSpec((None, None), tf.string, name="candidates")])
+    def score(self, history, candidates):
+        """Fused score of candidate item ids; -inf for an unknown one."""
+        index, _ = self._history(history)
+        none = tf.zeros_like(index)
+        return {"scores": self.score_rows(index, none, none, self._index(candidates))}
+
+    @tf.function(input_signature=[_ONE_ID])
+    def similar(self, item_ids):
+        """Items nearest to an item by cosine, without itself."""
+        index = self._index(item_ids)
+        vectors = tf.gather(self.item_vectors, index)
+        return self._named(*self.similar_rows(vectors, index[:, None], self.k))
+
+    @tf.function(input_signature=[_ONE_ID])
+    def vectors_of(self, item_ids):
+        """Item vectors, float32 `(batch, dim)`; zeros for an unknown id."""
+        return {"vectors": tf.gather(self.item_vectors, self._index(item_ids))}
+
+    def signatures(self):
+        """Signature name -> function."""
+        return {
+            "serving_default": self.serving_default,
+            "recommend": self.recommend,
+            "interest": self.interest,
+            "score": self.score,
+            "similar": self.similar,
+            "item_vectors": self.vectors_of,
+        }
+
+
+def _share(values, unseen):
+    """Rows divided by their sum over the unseen items (all 0 where that is 0)."""
+    total = tf.reduce_sum(values * unseen, axis=1, keepdims=True)
+    return values / tf.maximum(total, TINY)
+
+
+def _table(asset, key_type, value_type, key_default, default):
+    """Static table between the lines of the id file and their numbers."""
+    whole, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+    by_id = key_type == tf.string
+    source = tf.lookup.TextFileInitializer(
+        asset.asset_path,
+        key_type,
+        whole if by_id else number,
+        value_type,
+        number if by_id else whole,
+    )
+    return tf.lookup.StaticHashTable(source, default)
+
+
+def gap_bucket(timestamps):
+    """In-graph twin of `sequences.gap_buckets`: int64 `(batch, time)` -> int32, same shape."""
+    before = tf.pad(timestamps, [[0, 0], [1, 0]])[:, :-1]
+    gap = tf.maximum(timestamps - before, 0)
+    starts = tf.constant([2**bucket - 1 for bucket in range(NUM_GAP_BUCKETS)], tf.int64)
+    bucket = tf.searchsorted(starts, tf.reshape(gap, [-1]), side="right")
+    known = (timestamps > 0) & (before > 0)
+    return tf.where(known, tf.reshape(bucket, tf.shape(timestamps)), 0)

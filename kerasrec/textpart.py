@@ -1,0 +1,80 @@
+"""The text side of a model: encode the item texts, whiten, and choose how the encoder learns."""
+
+from typing import Any, NamedTuple
+
+from kerasrec.encoder import build_encoder
+from kerasrec.finetuning import add_lora, set_trainable
+from kerasrec.models import TextEncoder
+from kerasrec.textvectors import fit_whitening
+
+DEFAULT_ENCODER = "e5-small"
+MODES = ("frozen", "finetune", "lora")
+
+
+class TextPart(NamedTuple):
+    """The text side of a model; all None where items are known by their id alone.
+
+    encoder: what `build_encoder` gave.  text: for `build_model`.  whitening: `Whitening` between
+    the two.  vectors: float32 `(num_items, text_dim)`, whitened, as they were before training.
+    """
+
+    encoder: Any
+    text: Any
+    whitening: Any
+    vectors: Any
+
+
+def text_part(
+    items,
+    *,
+    name=DEFAULT_ENCODER,
+    mode="frozen",
+    template="{title}",
+    max_tokens=64,
+    pooling=None,
+    prefix=None,
+    whitening_dim=128,
+    layers="all",
+    cache=True,
+    progress=True,
+):
+    """Encode and whiten the item texts: `TextPart`.
+
+    Args:
+        items: `Items`.
+        name: for `build_encoder`, or "none" for items known by their id alone.
+        mode: "frozen", "finetune" (`layers`: "all" or how many of the top layers) or "lora".
+        template: of the item text, with the names of columns.
+        max_tokens, pooling, prefix: for `build_encoder`.
+        whitening_dim: width after whitening.
+        cache: as in `encode`.
+    """
+    if mode not in MODES:
+        raise ValueError(f"encoder mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
+    if name == "none":
+        return TextPart(None, None, None, None)
+    encoder = build_encoder(name, max_tokens=max_tokens, pooling=pooling, prefix=prefix)
+    texts = items.texts(template)
+    encoder.fit(texts)
+    vectors = encoder.encode_items(items, template, cache=cache, progress=progress)
+    width = min(whitening_dim, vectors.shape[1], max(len(items) - 1, 1))
+    whitening = fit_whitening(vectors, width)
+    vectors = whitening.apply(vectors)
+    if mode == "frozen":
+        return TextPart(encoder, vectors, whitening, vectors)
+    if encoder.model is None:
+        raise ValueError(
+            f"encoder mode {mode!r} needs a pretrained encoder; {name} has no weights."
+        )
+    prepare_encoder(encoder, mode, layers)
+    tokens, segments = encoder.tokenizer.encode_batch(texts)
+    text = TextEncoder(encoder.model, tokens, segments, whitening)
+    return TextPart(encoder, text, whitening, vectors)
+
+
+def prepare_encoder(encoder, mode, layers):
+    """Put the encoder into "finetune" or "lora" mode, in place."""
+    if mode == "lora":
+        encoder.model = add_lora(encoder.model)
+    else:
+        set_trainable(encoder.model, layers)

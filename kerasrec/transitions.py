@@ -1,0 +1,168 @@
+"""Neighbour tables: which items go with an item, remembered from training events or texts.
+
+Three memories, each a sparse table of neighbours that answers in microseconds and needs no
+training: `transitions` (what follows an item in histories), `ease` (a closed-form linear model)
+and `text` (what reads alike; all that is known of a new item). They are fused with the model's
+scores by weights that validation chooses (`fusion`). No TensorFlow here.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+#: EASE inverts an item-by-item matrix, so it is left to catalogues up to this size
+MAX_EASE_ITEMS = 4000
+
+
+class NeighbourTable(NamedTuple):
+    """The neighbours of every item, and how fast the items of a history lose their say.
+
+    neighbours: int32, `(num_items + 1, width)`, item index, 0 = none.
+    weights: float32, `(num_items + 1, width)`.
+    decay: weight of an event relative to the one after it, 0..1.
+    """
+
+    neighbours: np.ndarray
+    weights: np.ndarray
+    decay: float
+
+    def matrix(self):
+        """The table as a sparse float32 `(num_items + 1, num_items + 1)` matrix."""
+        num_rows, width = self.neighbours.shape
+        row = np.repeat(np.arange(num_rows), width)
+        values = (self.weights.ravel(), (row, self.neighbours.ravel()))
+        return sparse.coo_array(values, shape=(num_rows, num_rows)).tocsr()
+
+    def scores(self, histories):
+        """Sum of the neighbours of each history's items: float32 `(num_users, num_items + 1)`.
+
+        Negative sums and the padding column are 0.
+        """
+        weights = history_weights(histories, len(self.neighbours), self.decay)
+        scores = np.maximum((weights @ self.matrix()).toarray(), 0)
+        scores[:, 0] = 0
+        return scores
+
+
+def history_weights(histories, num_columns, decay):
+    """Sparse float32 `(num_users, num_columns)`: `decay ** age` of each item, newest age 0."""
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    age = histories.offsets[1:][row] - 1 - np.arange(len(row))
+    weight = np.power(decay, age, dtype=np.float32)
+    shape = (histories.num_users, num_columns)
+    return sparse.csr_array((weight, (row, histories.items)), shape=shape)
+
+
+def to_table(matrix, *, width, decay):
+    """Keep the `width` weights of largest size in every row.
+
+    Args:
+        matrix: sparse or dense, `(num_items + 1, num_items + 1)`.
+        width: neighbours per item.
+        decay: see `NeighbourTable`.
+
+    >>> table = to_table(np.array([[0, 0, 0], [0, 0, 2.0], [0, 3.0, 0]]), width=1, decay=0.5)
+    >>> table.neighbours.ravel().tolist(), table.weights.ravel().tolist()
+    ([0, 2, 1], [0.0, 2.0, 3.0])
+    """
+    width = min(width, matrix.shape[1])
+    neighbours = np.zeros((matrix.shape[0], width), np.int32)
+    weights = np.zeros((matrix.shape[0], width), np.float32)
+    for start in range(0, matrix.shape[0], 1024):
+        block = matrix[start : start + 1024]
+        block = block.toarray() if sparse.issparse(block) else np.array(block)
+        block[:, 0] = 0
+        chosen = np.argsort(-np.abs(block), axis=1, kind="stable")[:, :width]
+        values = np.take_along_axis(block, chosen, axis=1)
+        neighbours[start : start + 1024] = np.where(values != 0, chosen, 0)
+        weights[start : start + 1024] = values
+    return NeighbourTable(neighbours, weights, decay)
+
+
+def sequential_counts(histories, num_items, *, distance_decay=0.9, backward=0.5, max_distance=10):
+    """Distance-weighted co-occurrence within histories, sparse `(num_items + 1, num_items + 1)`.
+
+    For every ordered pair of items i, j at distance d <= max_distance in one history
+    `C[i, j] += d ** -distance_decay` and `C[j, i] += backward * d ** -distance_decay`.
+
+    Args:
+        histories: `Histories` of the training events.
+        num_items: size of the catalogue.
+        distance_decay: how fast a pair counts less with its distance; 0 counts all alike.
+        backward: weight of "j came before i"; 0 looks forward only, 1 ignores the order.
+        max_distance: events further apart are no pair.
+    """
+    items = np.asarray(histories.items)
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    shape = (num_items + 1, num_items + 1)
+    forward = sparse.csr_array(shape, dtype=np.float64)
+    for distance in range(1, min(max_distance, len(items) - 1) + 1):
+        same_user = row[distance:] == row[:-distance]
+        pair = (items[:-distance][same_user], items[distance:][same_user])
+        weight = np.full(len(pair[0]), distance**-distance_decay)
+        forward = forward + sparse.coo_array((weight, pair), shape=shape).tocsr()
+    return (forward + backward * forward.T).tocsr()
+
+
+def normalise_counts(counts, events, *, source_power, target_power):
+    """`C[i, j] / (n_i ** source_power * n_j ** target_power)`, float32, sparse.
+
+    Args:
+        counts: sparse, `(num_items + 1, num_items + 1)`.
+        events: `(num_items + 1,)`, the events of each item.
+        source_power: how far items with many events are damped as a reason.
+        target_power: how far items with many events are damped as a recommendation.
+    """
+    events = np.maximum(events, 1).astype(float)
+    scaled = sparse.diags_array(events**-source_power) @ counts
+    return (scaled @ sparse.diags_array(events**-target_power)).astype(np.float32).tocsr()
+
+
+def fit_ease(histories, num_items, *, penalty=50.0):
+    """EASE (Steck 2019): the item-item weights that best rebuild each user's set of items.
+
+    Returns:
+        float32, `(num_items + 1, num_items + 1)`, zero diagonal; `B = I - P / diag(P)` with
+        `P = (X'X + penalty I)^-1`.
+    """
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    shape = (histories.num_users, num_items + 1)
+    values = np.ones(len(row), np.float32)
+    users = sparse.csr_array((values, (row, histories.items)), shape=shape)
+    users.data = np.minimum(users.data, 1)
+    users.sum_duplicates()
+    gram = (users.T @ users).toarray().astype(np.float64)
+    gram[np.diag_indices_from(gram)] += penalty
+    inverse = np.linalg.inv(gram)
+    weights = -inverse / np.diag(inverse)[None, :]
+    weights[np.diag_indices_from(weights)] = 0
+    return weights.astype(np.float32)
+
+
+def text_neighbours(vectors, *, width, power=3.0):
+    """Items whose texts read alike: `max(cosine, 0) ** power` of the nearest, as rows of a table.
+
+    Args:
+        vectors: float32, `(num_items, text_dim)`, whitened text vectors.
+        width: neighbours per item.
+        power: how much more the nearest count than the near.
+
+    Returns:
+        Sparse float32, `(num_items + 1, num_items + 1)`.
+    """
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    num_items, width = len(unit), min(width, len(unit) - 1)
+    rows, columns, values = [], [], []
+    for start in range(0, num_items, 1024):
+        cosine = unit[start : start + 1024] @ unit.T
+        here = np.arange(len(cosine))
+        cosine[here, start + here] = -1  # not itself
+        nearest = np.argpartition(-cosine, width - 1, axis=1)[:, :width]
+        rows.append(np.repeat(start + here + 1, width))
+        columns.append(nearest.ravel() + 1)
+        values.append(np.take_along_axis(cosine, nearest, axis=1).ravel())
+    weight = np.maximum(np.concatenate(values), 0) ** power
+    place = (np.concatenate(rows), np.concatenate(columns))
+    shape = (num_items + 1, num_items + 1)
+    return sparse.coo_array((weight.astype(np.float32), place), shape=shape).tocsr()

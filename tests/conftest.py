@@ -1,0 +1,138 @@
+"""The shared fixtures: toy data, a planted pattern, a tiny BERT and a tiny exported version."""
+
+import numpy as np
+import pytest
+from numpybert import make_config, make_weights, vocabulary, write_tf_folder
+
+from kerasrec.datasets import load_mooccube
+from kerasrec.sequences import Histories
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Vector caches of the tests go into a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERASREC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+# === Toy data: a slice of the packaged mooccube ===
+
+
+@pytest.fixture(scope="session")
+def toy_interactions():
+    """The enrolments of 150 learners in the 80 courses that the whole data set likes best."""
+    interactions, _ = load_mooccube()
+    frame = interactions.frame
+    popular = frame["item_id"].value_counts().index[:80]
+    learners = frame["user_id"].cat.categories[:150]
+    return interactions.replace(
+        frame[frame["item_id"].isin(popular) & frame["user_id"].isin(learners)]
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_items(toy_interactions):
+    """The courses of `toy_interactions` and two more, without events, at the end."""
+    from kerasrec.data import Items
+
+    frame = load_mooccube()[1].frame
+    taken = frame["item_id"].isin(toy_interactions.frame["item_id"].cat.categories)
+    rows = np.concatenate([np.flatnonzero(taken), np.flatnonzero(~taken)[:2]])
+    return Items(frame.iloc[rows].reset_index(drop=True))
+
+
+@pytest.fixture(scope="session")
+def toy_histories(toy_interactions, toy_items):
+    """`Histories` of `toy_interactions`."""
+    from kerasrec.sequences import make_histories
+
+    return make_histories(toy_interactions, toy_items)
+
+
+# === A planted pattern ===
+
+
+def planted_histories(num_users=90, num_items=30, *, shortest=4, longest=9, seed=0):
+    """Histories in which item i is followed by item i + 1 (and the last item by the first)."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(shortest, longest + 1, num_users)
+    starts = rng.integers(0, num_items, num_users)
+    rows = [
+        (start + np.arange(n)) % num_items + 1 for start, n in zip(starts, lengths, strict=True)
+    ]
+    return histories_of(rows)
+
+
+def histories_of(rows, times=None, events=None):
+    """`Histories` of lists of item indices; unknown times and events unless given."""
+    lengths = [len(row) for row in rows]
+    num_events = sum(lengths)
+
+    def joined(values, dtype):
+        if values is None:
+            return np.zeros(num_events, dtype)
+        return np.concatenate([np.asarray(row, dtype) for row in values])
+
+    return Histories(
+        np.array([f"u{number}" for number in range(len(rows))], object),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        joined([*rows, []], np.int32),
+        joined(times, np.int64),
+        joined(events, np.int16),
+        np.ones(num_events, np.float32),
+    )
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """`planted_histories()`: 90 users, 30 items."""
+    return planted_histories()
+
+
+# === A tiny BERT: 2 layers, width 16, random weights ===
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_folder(toy_items, tmp_path_factory):
+    """Google-style checkpoint folder of a tiny BERT that knows the characters of `toy_items`."""
+    vocab = vocabulary(toy_items.texts())
+    config = make_config("bert", len(vocab))
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny-bert"
+    return write_tf_folder(folder, "bert", config, make_weights("bert", config), vocab)
+
+
+@pytest.fixture
+def tiny_bert(tiny_bert_folder):
+    """A fresh encoder of `tiny_bert_folder`."""
+    from kerasrec.encoder import build_encoder
+
+    return build_encoder(tiny_bert_folder, max_tokens=24)
+
+
+# === A tiny exported version ===
+
+
+@pytest.fixture(scope="session")
+def trained(toy_interactions, toy_items, tmp_path_factory):
+    """What `kerasrec.pipeline.train` gives back for a tiny model, called toy, on the toy data."""
+    from kerasrec.pipeline import train
+
+    return train(
+        toy_interactions,
+        toy_items,
+        name="toy",
+        out=tmp_path_factory.mktemp("toy") / "saved_models",
+        options={
+            "encoder": {"name": "tfidf", "whitening_dim": 16},
+            "model": {"text_units": 8, "id_units": 8, "max_length": 20, "scorer_units": 8},
+            "trainer": {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2},
+        },
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def exported_version(trained):
+    """Path of `saved_models/toy`, which holds version 1. Tests must not change it: copy it."""
+    return trained.version.parent

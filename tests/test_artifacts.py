@@ -1,0 +1,238 @@
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from kerasrec import artifacts
+from kerasrec.artifacts import ArtifactError
+
+
+def publish(base, manifest=None):
+    """A version with the files that make one whole, all empty."""
+    with artifacts.new_version(base, manifest or {"name": "toy"}) as (folder, result):
+        for part in ("saved_model.pb", "variables/variables.index", "assets/item_ids.txt"):
+            (folder / part).parent.mkdir(exist_ok=True)
+            (folder / part).touch()
+        (folder / "assets.extra").mkdir()
+        (folder / "assets.extra" / "items.csv.gz").touch()
+    return result
+
+
+# --- writing ---
+
+
+def test_new_version_counts_from_one(tmp_path):
+    base = tmp_path / "models" / "toy"
+    assert publish(base) == {"version": 1, "path": base / "1"}
+    assert publish(base)["version"] == 2
+    (base / "7").mkdir()
+    (base / "007").mkdir()
+    (base / "draft").mkdir()
+    assert publish(base)["version"] == 8
+    assert artifacts.versions(base) == [1, 2, 7, 8]
+
+
+def test_new_version_writes_the_manifest(tmp_path):
+    path = publish(tmp_path / "toy", {"name": "玩具", "k": 5})["path"]
+    manifest = artifacts.read_manifest(path)
+    assert manifest.pop("created").endswith("+00:00")
+    assert manifest == {"format": 1, "version": 1, "name": "玩具", "k": 5}
+    assert "玩具" in (path / "assets.extra" / "manifest.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_new_version_leaves_nothing_when_the_work_fails(tmp_path, error):
+    base = tmp_path / "toy"
+    with pytest.raises(error):
+        with artifacts.new_version(base, {}) as (folder, _):
+            (folder / "saved_model.pb").touch()
+            assert artifacts.versions(base) == []
+            raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_version_killed_in_the_middle_shows_nothing(tmp_path):
+    base = tmp_path / "toy"
+    publish(base)
+    code = (
+        "import os, signal, sys\n"
+        "from kerasrec.artifacts import new_version\n"
+        "with new_version(sys.argv[1], {}) as (folder, _):\n"
+        "    (folder / 'saved_model.pb').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(base)])
+    assert done.returncode == -9
+    assert [path.name for path in base.iterdir()] == ["1"]
+    assert artifacts.versions(base) == [1] and publish(base)["version"] == 2
+
+
+def test_new_version_from_many_processes_at_once(tmp_path):
+    base = tmp_path / "toy"
+    code = (
+        "import sys\n"
+        "from kerasrec.artifacts import new_version\n"
+        "for turn in range(10):\n"
+        "    with new_version(sys.argv[1], {'of': f'{sys.argv[2]}-{turn}'}) as (folder, _):\n"
+        "        (folder / 'saved_model.pb').touch()\n"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code, base, str(n)]) for n in range(3)]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert artifacts.versions(base) == list(range(1, 31))
+    found = [artifacts.read_manifest(base / str(version)) for version in range(1, 31)]
+    assert [one["version"] for one in found] == list(range(1, 31))
+    assert sorted(one["of"] for one in found) == sorted(
+        f"{n}-{t}" for n in range(3) for t in range(10)
+    )
+
+
+def test_new_version_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        publish(tmp_path / "file" / "toy")
+
+
+# --- finding ---
+
+
+def test_find_version_takes_the_largest_or_the_stable_one(tmp_path):
+    base = tmp_path / "toy"
+    for _ in range(10):
+        publish(base)
+    assert artifacts.find_version(base) == base / "10"
+    assert artifacts.find_version(f"{base}/3/") == base / "3"
+    artifacts.write_label(base, "stable", 9)
+    assert artifacts.find_version(base) == base / "9"
+    artifacts.write_label(base, "canary", 10)
+    artifacts.write_label(base, "stable", 2)
+    assert artifacts.read_labels(base) == {"stable": 2, "canary": 10}
+    assert artifacts.find_version(base) == base / "2"
+    assert sorted(path.name for path in base.iterdir())[-1] == "labels.json"
+
+
+def test_find_version_says_what_is_wrong(tmp_path):
+    publish(tmp_path / "shop")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "saved_model.pb").touch()
+    (tmp_path / "other" / "1").mkdir(parents=True)
+    for name, message in {
+        "missing": r"such as .*missing/1; found no such folder. Train one with .*--name missing",
+        "empty": "found no version in it",
+        "file": "found a file",
+        "": "found the models other, shop in it",
+        "foreign": "foreign is not a version that kerasrec exported",
+        "other": "other/1 is not a version that kerasrec exported",
+        "shop/2": "found no such folder",
+    }.items():
+        with pytest.raises(ArtifactError, match=message):
+            artifacts.find_version(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "saved_model.pb",
+        "variables/variables.index",
+        "assets/item_ids.txt",
+        "assets.extra/items.csv.gz",
+    ],
+)
+def test_find_version_refuses_half_a_version(tmp_path, part):
+    path = publish(tmp_path / "toy")["path"]
+    (path / part).unlink()
+    with pytest.raises(ArtifactError, match=f"toy/1 is incomplete \\({part} missing\\)"):
+        artifacts.find_version(tmp_path / "toy")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged"),
+        ('{"format": 99}', "has format 99; this kerasrec reads format 1"),
+        ("[1]", "has format None"),
+    ],
+)
+def test_read_manifest_refuses(tmp_path, text, message):
+    path = publish(tmp_path / "toy")["path"]
+    (path / "assets.extra" / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match=message):
+        artifacts.read_manifest(path)
+
+
+def test_read_manifest_without_one(tmp_path):
+    with pytest.raises(ArtifactError, match="has no assets.extra/manifest.json"):
+        artifacts.read_manifest(tmp_path)
+
+
+# --- labels and names ---
+
+
+def test_labels_refuse(tmp_path):
+    base = tmp_path / "toy"
+    publish(base)
+    assert artifacts.read_labels(base) == {}
+    with pytest.raises(ValueError, match="label must be one of stable, canary. Received: 'best'"):
+        artifacts.write_label(base, "best", 1)
+    with pytest.raises(ArtifactError, match=r"has no version 2; it has \[1\]"):
+        artifacts.write_label(base, "stable", 2)
+    (base / "labels.json").write_text(json.dumps({"stable": 4}))
+    with pytest.raises(ArtifactError, match="names version 4, which is not there"):
+        artifacts.find_version(base)
+    for text in ("[]", "{", '{"stable": "new"}', '{"stable": null}'):
+        (base / "labels.json").write_text(text)
+        with pytest.raises(ArtifactError, match="must be a JSON object such as"):
+            artifacts.find_version(base)
+
+
+@pytest.mark.parametrize("name", ["a/b", "", ".", "..", ".hidden", "12", "a/", " a", "a\n"])
+def test_check_name_refuses(name):
+    with pytest.raises(ValueError, match="must be a plain folder name"):
+        artifacts.check_name(name)
+
+
+@pytest.mark.parametrize("name", ["shop", "新闻-v2", "a b", "v1.0"])
+def test_check_name_takes(name):
+    artifacts.check_name(name)
+
+
+def test_check_writable(tmp_path):
+    artifacts.check_writable(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    for place in ("file", "file/models"):
+        with pytest.raises(NotADirectoryError, match="is a file. Choose another out"):
+            artifacts.check_writable(tmp_path / place)
+
+
+# --- items ---
+
+
+def test_write_item_ids(tmp_path):
+    ids = ["a,b", " x ", "书", 'say "hi"', "\u2028", "tab\tbed"]
+    artifacts.write_item_ids(tmp_path / "ids.txt", ids)
+    assert (tmp_path / "ids.txt").read_bytes().decode() == "".join(f"{i}\n" for i in ids)
+
+
+@pytest.mark.parametrize("bad", ["", "a\nb", "a\r"])
+def test_check_item_ids_refuses(bad):
+    with pytest.raises(ValueError, match="no line break.*Received: .* and 1 more. Rename"):
+        artifacts.check_item_ids(["a", bad, bad])
+
+
+def test_catalogue_keeps_every_character(tmp_path):
+    rows = [
+        ["1", "a\nb"],
+        ["2", "a\rb"],
+        ["3", 'x,"y"'],
+        ["4", ""],
+        ["NA", "nan"],
+        ["007", " 书\r\n"],
+    ]
+    frame = pd.DataFrame(rows, columns=["item_id", "title"])
+    (tmp_path / "assets.extra").mkdir()
+    artifacts.write_catalogue(tmp_path, frame)
+    assert artifacts.read_catalogue(tmp_path).to_numpy().tolist() == rows

@@ -1,0 +1,177 @@
+"""Each wrong environment in a process of its own, and the helpers that need none."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kerasrec import backend
+
+#: put before a script: the named modules look as if they were not installed
+BLOCK = """
+import importlib.machinery, importlib.metadata, sys
+class Blocker(importlib.machinery.PathFinder):
+    names = set()
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.partition(".")[0] in cls.names:
+            return None
+        return super().find_spec(name, path, target)
+sys.meta_path[:] = [f for f in sys.meta_path if "distutils" not in str(f).lower()]
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Blocker
+"""
+
+
+def run(code, *, block=(), env=None):
+    """Run Python code in a fresh process without any Keras switch but those in `env`."""
+    clean = {
+        k: v for k, v in os.environ.items() if k not in (*backend.SWITCHES, "TF_CPP_MIN_LOG_LEVEL")
+    }
+    script = f"{BLOCK}\nBlocker.names = {set(block)!r}\n{code}" if block else code
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**clean, **(env or {})}
+    )
+
+
+def setup_error(code, **options):
+    """The message of the SetupError that a process ends with."""
+    done = run(code, **options)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    name, _, message = last.partition(": ")
+    assert name == "kerasrec.backend.SetupError", done.stderr
+    return message
+
+
+LOAD = "import kerasrec; from kerasrec.backend import tf"
+
+
+def test_import_is_light_and_needs_no_tensorflow():
+    started = time.perf_counter()
+    done = run(
+        "import sys, time; t = time.perf_counter(); import kerasrec; t = time.perf_counter() - t;"
+        "import kerasrec.backend, kerasrec.artifacts;"
+        "print(t, [m for m in ('tensorflow', 'tf_keras', 'numpy', 'pandas') if m in sys.modules])"
+    )
+    seconds, _, modules = done.stdout.strip().partition(" ")
+    assert modules == "[]", done.stderr
+    assert float(seconds) < 0.5
+    assert time.perf_counter() - started < 20
+
+
+@pytest.mark.parametrize("name", ["TF_USE_LEGACY_KERAS", "TF_KERAS"])
+def test_load_refuses_a_conflicting_switch(name):
+    message = setup_error(LOAD, env={name: "0"})
+    assert f"{name} must be 1; it is '0'. Run: export {name}=1" in message
+
+
+@pytest.mark.parametrize("module", ["tensorflow", "tf_keras"])
+def test_load_refuses_a_missing_package(module):
+    message = setup_error(LOAD, block=[module])
+    assert message == f"kerasrec needs {module}, which is missing. Run: {backend.INSTALL[module]}"
+
+
+def test_load_refuses_a_broken_package(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('libfoo.so is gone')")
+    message = setup_error(LOAD, env={"PYTHONPATH": str(tmp_path)})
+    assert message == (
+        "tensorflow is installed but its import fails (libfoo.so is gone). "
+        "Run: pip install --force-reinstall 'tensorflow>=2.21,<2.22'"
+    )
+
+
+def test_import_bert4keras_says_what_is_missing():
+    done = run(
+        "from kerasrec.backend import import_bert4keras, SetupError\n"
+        "for names in ({'bert4keras'}, {'distutils', '_distutils_hack'}):\n"
+        "    Blocker.names = names\n"
+        "    for m in [m for m in sys.modules if m.startswith(('bert4keras', 'distutils'))]:\n"
+        "        del sys.modules[m]\n"
+        "    try:\n"
+        "        import_bert4keras()\n"
+        "    except SetupError as error:\n"
+        "        print(error)\n"
+        "Blocker.names = set()\n"
+        "print(import_bert4keras().__name__)",
+        block=["nothing"],
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == (
+        "kerasrec needs bert4keras, which is missing. pip cannot install it beside TensorFlow by "
+        "itself, because it pins an old Keras. Run: pip install --no-deps bert4keras==0.11.5"
+    ), done.stderr
+    assert "kerasrec needs distutils, which is missing." in lines[1]
+    assert lines[1].endswith("Run: pip install 'setuptools>=80'")
+    assert lines[-1] == "bert4keras"
+
+
+def test_load_refuses_tensorflow_under_keras_3():
+    message = setup_error(f"import keras, tensorflow as tf; tf.keras.Model\n{LOAD}")
+    assert message.startswith("TensorFlow was used under Keras 3 before kerasrec")
+    assert message.endswith("Run: export TF_USE_LEGACY_KERAS=1 TF_KERAS=1")
+
+
+def test_import_bert4keras_refuses_one_on_keras_3():
+    message = setup_error(
+        "import bert4keras.backend; import kerasrec.backend; kerasrec.backend.import_bert4keras()"
+    )
+    assert message.startswith("bert4keras was imported on another Keras before kerasrec")
+
+
+def test_tensorflow_first_is_fine_until_its_keras_is_used():
+    done = run(
+        "import tensorflow, keras, kerasrec\n"
+        "from kerasrec.backend import import_bert4keras, keras, tf\n"
+        "import_bert4keras()\n"
+        "print(keras.__name__, tf.keras.layers.Dense(2)(tf.ones((1, 3))).shape)"
+    )
+    assert done.stdout.strip() == "tf_keras (1, 2)", done.stderr
+
+
+def test_load_quietly_drops_chatter_and_nothing_else():
+    script = "import os, sys\nfrom kerasrec import backend\nbackend.load(quiet=True)\n"
+    code = (
+        "import builtins\noriginal = builtins.__import__\n"
+        "import os, importlib\nreal = importlib.import_module\n"
+        "def loud(name, *a):\n"
+        "    if name == 'tensorflow': os.write(2, b'something else\\n')\n"
+        "    return real(name, *a)\n"
+        "importlib.import_module = loud\n" + script + "backend.tf.ones(2) + 1\n"
+    )
+    done = run(code)
+    assert done.returncode == 0
+    assert done.stderr == "something else\n"
+
+
+def test_load_without_stderr():
+    done = run(
+        "import os; os.close(2)\nfrom kerasrec import backend\nbackend.load(quiet=True)\nprint(1)"
+    )
+    assert done.stdout == "1\n"
+
+
+def test_cache_dir(monkeypatch):
+    monkeypatch.setenv("KERASREC_CACHE", "/a/b")
+    assert backend.cache_dir() == Path("/a/b")
+    monkeypatch.delenv("KERASREC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    assert backend.cache_dir() == Path("/c/kerasrec")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert backend.cache_dir() == Path.home() / ".cache" / "kerasrec"
+
+
+def test_set_seed_repeats():
+    from kerasrec.backend import set_seed, tf
+
+    set_seed(7)
+    first = tf.random.uniform((3,)).numpy()
+    set_seed(7)
+    assert (tf.random.uniform((3,)).numpy() == first).all()
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match="no attribute 'torch'"):
+        _ = backend.torch

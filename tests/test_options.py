@@ -1,0 +1,97 @@
+import pytest
+
+from kerasrec import options
+from kerasrec.options import check_options, known_options, nearest, resolve_preset
+
+
+def test_nearest_without_a_likeness():
+    assert nearest("zzz", ["dropout", "heads"]) == "Known: dropout, heads."
+    assert nearest(3, ["dropout"]) == "Known: dropout."
+
+
+def test_known_options_are_the_arguments_of_the_functions():
+    known = known_options()
+    assert list(known) == list(options.SECTIONS)
+    assert known["encoder"]["name"] == "e5-small" and known["encoder"]["max_tokens"] == 64
+    assert {"dropout", "sequence", "loss"} <= known["model"].keys()
+    assert {"epochs", "optimizer", "run_folder"} <= known["trainer"].keys()
+    for hidden in ("items", "text", "num_items", "model", "self", "progress"):
+        assert not any(hidden in names for names in known.values())
+
+
+@pytest.mark.parametrize("preset", options.PRESETS)
+def test_presets_name_known_options(preset):
+    assert resolve_preset(preset, {}) == {
+        **{s: {} for s in options.SECTIONS},
+        **options.PRESETS[preset],
+    }
+
+
+def test_resolve_preset_puts_the_users_options_over_it():
+    found = resolve_preset(
+        "fast", {"trainer": {"epochs": 3}, "model": None, "encoder": {"name": "none"}}
+    )
+    assert found == {
+        "encoder": {"name": "none"},
+        "model": options.PRESETS["fast"]["model"],
+        "trainer": {"epochs": 3},
+    }
+    assert options.PRESETS["fast"]["trainer"]["epochs"] == 15
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"modle": {}}, "Unknown section 'modle'. Did you mean 'model'?"),
+        ({"model": 3}, "The section 'model' must hold options. Received: 3"),
+        ({"model": {"dropuot": 1}}, "Unknown option model.dropuot. Did you mean 'dropout'?"),
+        ({"trainer": {"dropout": 1}}, "Unknown option trainer.dropout. Known: optimizer"),
+        (
+            {"model": {"sequence": "transfomer"}},
+            "Unknown model.sequence 'transfomer'. Did you mean 'transformer'",
+        ),
+        ({"model": {"loss": "hinge"}}, "Unknown model.loss 'hinge'. Known: mse"),
+        ({"encoder": {"mode": "thaw"}}, "Unknown encoder.mode 'thaw'. Known: frozen"),
+        (
+            {"trainer": {"epochs": "many"}},
+            "trainer.epochs must be a whole number. Received: 'many'",
+        ),
+        ({"trainer": {"epochs": 2.5}}, "trainer.epochs must be a whole number. Received: 2.5"),
+        ({"trainer": {"epochs": 0}}, "trainer.epochs must be at least 1. Received: 0"),
+        ({"trainer": {"epochs": True}}, "trainer.epochs must be a whole number. Received: True"),
+        ({"trainer": {"seed": -1}}, "trainer.seed must be at least 0"),
+        ({"trainer": {"learning_rate": 0}}, "trainer.learning_rate must be above 0"),
+        ({"trainer": {"learning_rate": "nan"}}, "trainer.learning_rate must be a number"),
+        ({"trainer": {"deterministic": "perhaps"}}, "trainer.deterministic must be true or false"),
+        ({"model": {"dropout": 1}}, "model.dropout must be a share from 0 to below 1"),
+        ({"model": {"dropout": [0.1]}}, r"model.dropout must be a number. Received: \[0.1\]"),
+        (
+            {"model": {"max_length": None}},
+            "model.max_length must be a whole number. Received: None",
+        ),
+    ],
+)
+def test_check_options_refuses(given, message):
+    with pytest.raises(ValueError, match=message):
+        check_options(given)
+
+
+def test_check_options_takes_what_fits():
+    given = {
+        "trainer": {"learning_rate": "1e-3", "clip_norm": None, "optimizer": print, "epochs": 4.0},
+        "model": {"loss": None, "sequence": print, "text_units": 0},
+        "encoder": {"layers": 2, "cache": "folder", "pooling": None},
+    }
+    found = check_options(given)
+    assert found["trainer"] == {
+        "learning_rate": 1e-3,
+        "clip_norm": None,
+        "optimizer": print,
+        "epochs": 4,
+    }
+    assert found["model"] == given["model"] and found["encoder"] == given["encoder"]
+
+
+def test_resolve_preset_refuses_an_unknown_one():
+    with pytest.raises(ValueError, match="Unknown preset 'fats'. Did you mean 'fast'"):
+        resolve_preset("fats", {})
