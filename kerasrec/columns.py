@@ -139,7 +139,8 @@ def _missing_message(role, found, free, groups, source):
         f"{source}: expected a column {role} (or {', '.join(known[1:5])}, ...). "
         f"Received: columns {_list(found)}"
     )
-    if all(re.fullmatch(r"[-+\d.:eT ]+", str(name)) for name in found):
+    is_number = [bool(re.fullmatch(r"[-+\d.:eT ]+", str(name))) for name in found]
+    if all(is_number) or any(re.fullmatch(r"1\d{9}(\d{3})?", str(name)) for name in found):
         return (
             f"{start}; the first line looks like data. Put a header line with the names above it."
         )

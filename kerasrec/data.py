@@ -19,7 +19,7 @@ from kerasrec.readers import (
     read_item_table,
     used_categories,
 )
-from kerasrec.tables import open_table, write_table
+from kerasrec.tables import check_output, open_table, write_table
 from kerasrec.timestamps import POSITIONS_BELOW
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Interactions",
     "Items",
     "Split",
+    "check_output",
     "join_interactions",
     "read_interactions",
     "read_items",

@@ -17,12 +17,12 @@ from kerasrec.splits import check_leakage, split_leave_one_out
 NAME = "courses"
 
 
-def demo(out, *, preset="balanced", console):
+def demo(out, *, preset="balanced", options=None, console):
     """Read, clean, encode, train, evaluate, export, recommend; each step is shown as it happens.
 
     Args:
         out: parent folder of the exported model.
-        preset: of `train`.
+        preset, options: of `train`.
         console: `rich.console.Console`.
 
     Returns:
@@ -43,7 +43,16 @@ def demo(out, *, preset="balanced", console):
     train_valid = f"{len(split.train)} to train, {len(split.valid)} to validate"
     step(f"split: {train_valid}, {len(split.test)} to test")
     step("encode the titles with a pretrained language model, train, export")
-    trained = train(split.train, items, name=NAME, valid=split.valid, out=out, preset=preset)
+    trained = train(
+        split.train,
+        items,
+        name=NAME,
+        valid=split.valid,
+        out=out,
+        preset=preset,
+        options=options,
+        progress=console.is_terminal,
+    )
     step(f"exported {trained.version} after {len(trained.history)} epochs")
 
     recommender = Recommender.load(trained.version)

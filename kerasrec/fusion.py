@@ -6,7 +6,7 @@
 The weights w, v and the decays of the tables are chosen on validation; a weight may be 0.
 """
 
-import logging
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +14,15 @@ import numpy as np
 from kerasrec import transitions
 from kerasrec.backend import tf
 
-log = logging.getLogger(__name__)
+#: powers of the event counts that transitions are divided by, see `normalise_counts`
+DAMPING = ((0.7, 0.4), (0.5, 0.25), (0.3, 0.1))
 DECAYS = (0.3, 0.5, 0.7, 0.85)
-TABLE_WEIGHTS = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+#: weight moved between two parts at a time
+STEPS = (0.2, 0.1, 0.05)
 SCORER_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: validation users that the choice looks at; beyond them a sample
-MAX_USERS = 6000
-_CANDIDATES = 50  # of every component
+MAX_USERS = 4000
+_CANDIDATES = 40  # of every component
 TINY = 1e-12
 _WIDTH = 200  # neighbours per item
 
@@ -50,77 +52,112 @@ class Fusion(NamedTuple):
 
 
 def fit_tables(histories, num_items, text_vectors=None):
-    """The neighbour tables that the data allows, name -> table without a chosen decay.
+    """The neighbour tables that the data allows, for validation to choose from.
 
     Args:
         histories: `Histories` of the training events.
         num_items: size of the catalogue.
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None.
+
+    Returns:
+        dict name -> list of `NeighbourTable`, of which the best is taken.
     """
     events = np.bincount(histories.items, minlength=num_items + 1)
     counts = transitions.sequential_counts(histories, num_items)
-    normal = transitions.normalise_counts(counts, events, source_power=0.5, target_power=0.25)
-    tables = {"transitions": transitions.to_table(normal, width=_WIDTH, decay=0.5)}
+    tables = {"transitions": []}
+    for source_power, target_power in DAMPING:
+        powers = dict(source_power=source_power, target_power=target_power)
+        normal = transitions.normalise_counts(counts, events, **powers)
+        tables["transitions"].append(transitions.to_table(normal, width=_WIDTH, decay=0.5))
     if num_items <= transitions.MAX_EASE_ITEMS:
         ease = transitions.fit_ease(histories, num_items)
-        tables["ease"] = transitions.to_table(ease, width=_WIDTH, decay=0.7)
+        tables["ease"] = [transitions.to_table(ease, width=_WIDTH, decay=0.7)]
     if text_vectors is not None:
         near = transitions.text_neighbours(text_vectors, width=_WIDTH)
-        tables["text"] = transitions.to_table(near, width=_WIDTH, decay=0.7)
+        tables["text"] = [transitions.to_table(near, width=_WIDTH, decay=0.7)]
     return tables
 
 
 class _Candidates(NamedTuple):
-    """What the choice of weights needs of every validation user, `(num_users, n)` each.
+    """What the choice of weights needs of every validation user; the model is part 0.
 
-    parts: name -> probability.  scorer: MLP.  hits: True where the candidate is a target.
+    parts: float32 `(num_parts, num_users, n)`, probabilities of the user's candidates.
+    scorer: float32 `(num_users, n)`, the MLP.  hits: bool, True where the candidate is a target.
+    num_targets: `(num_users,)`.  target_parts: float32 `(num_targets, num_parts)`.
     """
 
-    parts: dict
+    parts: np.ndarray
     scorer: np.ndarray
     hits: np.ndarray
     num_targets: np.ndarray
+    target_parts: np.ndarray
 
 
 def choose_fusion(ranker, validation, tables, *, k=10):
-    """Choose decays and weights by NDCG@k on validation, by coordinate ascent.
+    """Choose decays and weights by NDCG@k on validation.
+
+    The search starts where the mixture makes the targets most likely (expectation maximisation,
+    smooth and without a step size) and from there moves weight between pairs of parts while NDCG
+    grows.
 
     Args:
         ranker: `Ranker` of the trained model.
         validation: `Validation`.
-        tables: name -> `NeighbourTable`, e.g. from `fit_tables`.
+        tables: name -> list of `NeighbourTable`, from `fit_tables`.
         k: cut of the NDCG.
 
     Returns:
-        `(Fusion, dict)`: the dict holds NDCG@k of the model alone and of the fusion, of at most
-        `MAX_USERS` users.
+        `(Fusion, dict)`: the dict holds NDCG@k and recall@k of the fusion and NDCG@k of the model
+        alone, of at most `MAX_USERS` users.
     """
     validation = _sample(validation)
-    tables = {name: _with_best_decay(table, validation, k) for name, table in tables.items()}
+    tables = {name: _best_table(candidates, validation, k) for name, candidates in tables.items()}
     data = _collect(ranker, validation, tables)
-    weights, scorer = dict.fromkeys(tables, 0.0), 0.0
-    alone = best = _ndcg(data, weights, scorer, k)
-    for _ in range(3):
-        before = best
-        for name in tables:
-            for value in TABLE_WEIGHTS:
-                tried = {**weights, name: value}
-                if sum(tried.values()) < 1:
-                    found = _ndcg(data, tried, scorer, k)
-                    if found > best + 1e-6:
-                        best, weights = found, tried
-        for value in SCORER_WEIGHTS:
-            found = _ndcg(data, weights, value, k)
-            if found > best + 1e-6:
-                best, scorer = found, value
-        if best == before:
-            break
-    used = {name: table for name, table in tables.items() if weights[name]}
-    fusion = Fusion(used, {name: weights[name] for name in used}, scorer)
+    alone = _ndcg(data, np.eye(len(tables) + 1)[0], 0.0, k)
+    weights, scorer, best = _search(data, _most_likely(data.target_parts), k)
+    if alone >= best:
+        weights, scorer, best = np.eye(len(tables) + 1)[0], 0.0, alone
+    chosen = {name: float(w) for name, w in zip(tables, weights[1:], strict=True) if w > 0}
+    fusion = Fusion({name: tables[name] for name in chosen}, chosen, scorer)
     hits = _top_hits(data, weights, scorer, k)
     recall = float((hits.sum(axis=1) / np.maximum(data.num_targets, 1)).mean())
     quality = {"valid_ndcg": best, "valid_recall": recall, "valid_ndcg_of_the_model_alone": alone}
     return fusion, {f"{name}@{k}": value for name, value in quality.items()}
+
+
+def _most_likely(target_parts, steps=100):
+    """Mixture weights, `(num_parts,)`, by expectation maximisation.
+
+    Args:
+        target_parts: probability of every target under every part, `(num_targets, num_parts)`.
+    """
+    weights = np.full(target_parts.shape[1], 1 / target_parts.shape[1])
+    for _ in range(steps):
+        joint = target_parts * weights + TINY
+        weights = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
+    return weights
+
+
+def _search(data, weights, k):
+    """Greedy ascent from `weights`: `(weights, scorer_weight, NDCG)`."""
+    scorer, best = 0.0, _ndcg(data, weights, 0.0, k)
+    for step in STEPS:
+        improved = True
+        while improved:
+            improved = False
+            for source, target in itertools.permutations(range(len(weights)), 2):
+                tried = weights.copy()
+                moved = min(step, tried[source])
+                tried[source] -= moved
+                tried[target] += moved
+                found = _ndcg(data, tried, scorer, k) if moved else 0.0
+                if found > best + 1e-6:
+                    best, weights, improved = found, tried, True
+        for value in SCORER_WEIGHTS:
+            found = _ndcg(data, weights, value, k)
+            if found > best + 1e-6:
+                best, scorer = found, value
+    return np.where(weights < 0.01, 0, weights), scorer, best
 
 
 def _sample(validation):
@@ -153,52 +190,50 @@ def _normal(scores, seen):
     return scores / np.maximum(scores.sum(axis=1, keepdims=True), TINY)
 
 
-def _with_best_decay(table, validation, k):
-    quality = {}
-    for decay in DECAYS:
-        found, users = 0.0, 0
-        for histories, seen, targets in _blocks(validation):
-            scores = _normal(table._replace(decay=decay).scores(histories), seen)
-            order = np.argpartition(-scores, k, axis=1)[:, :k]
-            order = np.take_along_axis(
-                order, np.argsort(-np.take_along_axis(scores, order, 1), axis=1), axis=1
-            )
-            wanted = np.zeros(scores.shape, bool)
-            wanted[targets] = True
-            positive = np.take_along_axis(scores, order, axis=1) > 0
-            hits = np.take_along_axis(wanted, order, axis=1) & positive
-            found += _ndcg_of_hits(hits, wanted.sum(axis=1)).sum()
-            users += len(scores)
-        quality[decay] = found / max(users, 1)
-    return table._replace(decay=max(quality, key=quality.get))
+def _best_table(candidates, validation, k):
+    """The candidate, with the decay, that ranks validation best on its own."""
+    tables = [table._replace(decay=decay) for table in candidates for decay in DECAYS]
+    quality = np.zeros(len(tables))
+    for histories, seen, (row, item) in _blocks(validation):
+        wanted = np.zeros((histories.num_users, len(tables[0].neighbours)), bool)
+        wanted[row, item] = True
+        for number, table in enumerate(tables):
+            scores = table.scores(histories)
+            scores[seen] = 0
+            order = _first(scores, k)
+            listed = np.take_along_axis(scores, order, axis=1) > 0
+            hits = np.take_along_axis(wanted, order, axis=1) & listed
+            quality[number] += _ndcg_of_hits(hits, wanted.sum(axis=1)).sum()
+    return tables[int(quality.argmax())]
+
+
+def _first(scores, k):
+    """Columns of the `k` largest scores of every row, largest first."""
+    k = min(k, scores.shape[1])
+    order = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    inner = np.argsort(-np.take_along_axis(scores, order, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(order, inner, axis=1)
 
 
 def _collect(ranker, validation, tables):
     collected, probabilities_of = [], ranker.probabilities()
     for histories, seen, targets in _blocks(validation):
         model, mlp_of = probabilities_of(histories)
-        parts = {"model": _normal(model, seen)}
-        for name, table in tables.items():
-            parts[name] = _normal(table.scores(histories), seen)
+        scores = [model, *(table.scores(histories) for table in tables.values())]
+        parts = [_normal(part, seen) for part in scores]  # each (b, num_items + 1)
         count = min(_CANDIDATES, model.shape[1] - 1)
-        index = np.concatenate(
-            [np.argpartition(-part, count, axis=1)[:, :count] for part in parts.values()], axis=1
-        )
-        index.sort(axis=1)
+        best = [np.argpartition(-part, count, axis=1)[:, :count] for part in parts]
+        index = np.sort(np.concatenate(best, axis=1), axis=1)
         repeated = np.pad(index[:, 1:] == index[:, :-1], [(0, 0), (1, 0)]) | (index == 0)
         wanted = np.zeros(model.shape, bool)
         wanted[targets] = True
-        values = {
-            name: np.where(repeated, 0, np.take_along_axis(part, index, axis=1))
-            for name, part in parts.items()
-        }
+        values = [np.take_along_axis(part, index, axis=1) * ~repeated for part in parts]
         hits = np.take_along_axis(wanted, index, axis=1) & ~repeated
-        collected.append((values, mlp_of(index), hits, wanted.sum(axis=1)))
-    values = {
-        name: np.concatenate([block[0][name] for block in collected]) for name in collected[0][0]
-    }
-    scorer, hits, num_targets = (np.concatenate(c) for c in list(zip(*collected, strict=True))[1:])
-    return _Candidates(values, scorer, hits, num_targets)
+        of_targets = np.stack([part[targets] for part in parts], axis=1)
+        collected.append((np.stack(values), mlp_of(index), hits, wanted.sum(axis=1), of_targets))
+    columns = list(zip(*collected, strict=True))
+    parts = np.concatenate(columns[0], axis=1)
+    return _Candidates(parts, *(np.concatenate(column) for column in columns[1:]))
 
 
 def _ndcg(data, weights, scorer_weight, k):
@@ -207,15 +242,9 @@ def _ndcg(data, weights, scorer_weight, k):
 
 def _top_hits(data, weights, scorer_weight, k):
     """Which of the first k are targets, bool `(num_users, k)`."""
-    mixed = (1 - sum(weights.values())) * data.parts["model"]
-    for name, weight in weights.items():
-        if weight:
-            mixed = mixed + weight * data.parts[name]
+    mixed = np.tensordot(weights.astype(np.float32), data.parts, 1)  # (num_users, n)
     score = np.log(mixed + TINY) + scorer_weight * np.where(mixed > 0, data.scorer, 0)
-    k = min(k, score.shape[1])
-    order = np.argpartition(-score, k - 1, axis=1)[:, :k]
-    inner = np.argsort(-np.take_along_axis(score, order, axis=1), axis=1, kind="stable")
-    order = np.take_along_axis(order, inner, axis=1)
+    order = _first(score, k)
     return np.take_along_axis(data.hits, order, axis=1)
 
 

@@ -3,7 +3,14 @@
 import numpy as np
 
 from kerasrec.backend import import_bert4keras, keras, tf
-from kerasrec.losses import INITIAL_TEMPERATURE, LOSSES, MIN_TEMPERATURE, UNSCALED
+from kerasrec.losses import (
+    BIASED,
+    INITIAL_BIAS,
+    INITIAL_TEMPERATURE,
+    LOSSES,
+    MIN_TEMPERATURE,
+    UNSCALED,
+)
 
 _register = keras.utils.register_keras_serializable("kerasrec")
 INTERESTS = ("mf", "gmf")
@@ -102,11 +109,15 @@ class InterestLoss(import_bert4keras().layers.Loss):
         self.loss_function = LOSSES[loss] if isinstance(loss, str) else loss
 
     def build(self, input_shapes):
-        """Creates the temperature (as a logarithm)."""
+        """Creates the temperature (as a logarithm) and, for losses that need one, the bias."""
         start = keras.initializers.Constant(np.log(INITIAL_TEMPERATURE))
         self.log_temperature = self.add_weight(
             "log_temperature", (), initializer=start, trainable=self.loss not in UNSCALED
         )
+        self.bias = 0.0
+        if self.loss in BIASED:
+            start = keras.initializers.Constant(INITIAL_BIAS)
+            self.bias = self.add_weight("bias", (), initializer=start)
 
     def temperature(self):
         """Scores are cosine / temperature; 1 for losses on plain cosines."""
@@ -122,6 +133,7 @@ class InterestLoss(import_bert4keras().layers.Loss):
         positive_score = tf.reduce_sum(interest * tf.gather(unit, positive), axis=-1)
         negative_score = tf.matmul(interest, tf.gather(unit, negative), transpose_b=True)
         valid_mask = positive[:, None] != negative[None, :]
+        positive_score, negative_score = positive_score + self.bias, negative_score + self.bias
         loss = self.loss_function(positive_score, negative_score, valid_mask, self.num_items)
         count = tf.maximum(tf.cast(tf.size(positive), tf.float32), 1.0)
         return tf.reduce_sum(loss) / count

@@ -105,6 +105,11 @@ LOSSES = {
 NEGATIVES = {"softmax": "all", "infonce": "in_batch"}
 #: losses whose scores are cosines in -1..1; the others see cosine / temperature
 UNSCALED = ("mse",)
+#: losses in which the level of a score counts, not only differences; a learned bias is added to
+#: their scores (Zhai et al. 2023, SigLIP), as cosines with all negatives cannot be low at once
+BIASED = ("bce", "gbce")
+#: initial bias, learned from there
+INITIAL_BIAS = -10.0
 #: initial temperature of the cosine, learned from there
 INITIAL_TEMPERATURE = 0.07
 MIN_TEMPERATURE = math.log(0.01)

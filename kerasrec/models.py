@@ -15,6 +15,8 @@ from kerasrec.sequences import EVENT_CODES, NUM_GAP_BUCKETS
 
 #: up to this many items the default loss is the full softmax, beyond it the sampled one
 FULL_SOFTMAX_ITEMS = 4000
+#: share of training histories whose time gaps and event types are hidden
+UNKNOWN_SHARE = 0.1
 
 
 class Model(NamedTuple):
@@ -61,7 +63,8 @@ class EventFeatures(keras.layers.Layer):
     """Adds what is known of each event besides its item: the time gap before it and its type.
 
     Call: `[vectors (b, t, d), time_gap (b, t), event (b, t)]` -> `(b, t, d)`. An unknown gap or
-    event (0) adds nothing; both tables start at zero.
+    event (0) adds nothing; both tables start at zero. In training a tenth of the histories loses
+    its gaps and types, since a server may be asked without them.
     """
 
     def __init__(self, *, time_gaps, events, **kwargs):
@@ -78,9 +81,12 @@ class EventFeatures(keras.layers.Layer):
             shape = (len(EVENT_CODES) + 1, dim)
             self.event_table = self.add_weight("event_table", shape, initializer="zeros")
 
-    def call(self, inputs):
+    def call(self, inputs, training=False):
         """See the class."""
         vectors, time_gap, event = inputs
+        if training:
+            kept = tf.random.uniform((tf.shape(time_gap)[0], 1)) >= UNKNOWN_SHARE
+            time_gap, event = (tf.where(kept, code, 0) for code in (time_gap, event))
         for use, name, code in (
             (self.time_gaps, "gap_table", time_gap),
             (self.events, "event_table", event),
@@ -124,7 +130,7 @@ def build_model(
     heads=2,
     dropout=0.2,
     input_dropout=0.2,
-    id_dropout=0.1,
+    id_dropout=0.05,
     num_negatives=1024,
     scorer_units=64,
     time_gaps=False,

@@ -1,12 +1,12 @@
 """Options in sections, their checks, and the presets a user chooses between."""
 
-import difflib
 import inspect
 import math
 
 from kerasrec.interest import INTERESTS
 from kerasrec.losses import LOSSES
 from kerasrec.models import build_model
+from kerasrec.nearest import nearest
 from kerasrec.sequencemodels import SEQUENCE_MODELS
 from kerasrec.textpart import MODES, text_part
 from kerasrec.trainer import Trainer
@@ -31,17 +31,6 @@ _CHOICES = {
 }
 _SHARES = {"dropout", "input_dropout", "id_dropout"}
 _ABOVE_0 = {"learning_rate", "clip_norm"}
-
-
-def nearest(name, known):
-    """Text that proposes what was meant.
-
-    >>> nearest("dropuot", ["dropout", "heads"])
-    "Did you mean 'dropout'? Known: dropout, heads."
-    """
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(known)}."
 
 
 def known_options():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec import artifacts, sequences
-from kerasrec.export import export
+from kerasrec.exporter import export
 from kerasrec.fusion import choose_fusion, fit_tables
 from kerasrec.models import build_model
 from kerasrec.options import known_options, resolve_preset

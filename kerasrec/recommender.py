@@ -1,6 +1,7 @@
 """`Recommender`: reads an exported version and answers; no training code is loaded."""
 
 import logging
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ class Recommender:
         try:
             self._module = tf.saved_model.load(str(self.version))
             self._set_items(artifacts.read_catalogue(self.version))
-        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())[:200]
             raise artifacts.ArtifactError(
                 f"{self.version} is damaged and does not load ({reason}). Copy the whole folder "

@@ -115,6 +115,33 @@ class ParquetTable:
         )
 
 
+def check_output(path):
+    """The kind of table that a path to write names, `.csv`, `.csv.gz`, `.parquet` or `.pq`.
+
+    Raises:
+        ValueError: another ending, a folder, or a place where nothing can be written.
+    """
+    path = Path(path)
+    kind = next(
+        (k for k in (".csv.gz", ".csv", *PARQUET_SUFFIXES) if path.name.lower().endswith(k)), ""
+    )
+    if not kind:
+        raise ValueError(
+            f"{path}: expected a file name that ends in .csv, .csv.gz or .parquet. "
+            f"Received: '{path.name}'. Choose one of these endings."
+        )
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file name. Received: a folder. Name a file in it.")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        what = "not writable" if nearest.is_dir() else "a file"
+        raise ValueError(
+            f"{path}: expected a place in a writable folder. Received: {nearest}, which is {what}. "
+            "Choose another place."
+        )
+    return kind
+
+
 def write_table(frame, path, columns=None):
     """Write a DataFrame as csv, csv.gz or parquet, whole or not at all.
 
@@ -129,17 +156,7 @@ def write_table(frame, path, columns=None):
     Returns:
         The path.
     """
-    path = Path(path)
-    kind = next(
-        (k for k in (".csv.gz", ".csv", *PARQUET_SUFFIXES) if path.name.lower().endswith(k)), ""
-    )
-    if not kind:
-        raise ValueError(
-            f"{path}: expected a file name that ends in .csv, .csv.gz or .parquet. "
-            f"Received: '{path.name}'. Choose one of these endings."
-        )
-    if path.is_dir():
-        raise ValueError(f"{path}: expected a file name. Received: a folder. Name a file in it.")
+    kind, path = check_output(path), Path(path)
     frame = frame.rename(columns=dict(columns or {}))
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")

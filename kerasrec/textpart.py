@@ -54,6 +54,10 @@ def text_part(
     if name == "none":
         return TextPart(None, None, None, None)
     encoder = build_encoder(name, max_tokens=max_tokens, pooling=pooling, prefix=prefix)
+    if mode != "frozen" and encoder.model is None:
+        raise ValueError(
+            f"encoder mode {mode!r} needs a pretrained encoder; {name} has no weights to train."
+        )
     texts = items.texts(template)
     encoder.fit(texts)
     vectors = encoder.encode_items(items, template, cache=cache, progress=progress)
@@ -62,10 +66,6 @@ def text_part(
     vectors = whitening.apply(vectors)
     if mode == "frozen":
         return TextPart(encoder, vectors, whitening, vectors)
-    if encoder.model is None:
-        raise ValueError(
-            f"encoder mode {mode!r} needs a pretrained encoder; {name} has no weights."
-        )
     prepare_encoder(encoder, mode, layers)
     tokens, segments = encoder.tokenizer.encode_batch(texts)
     text = TextEncoder(encoder.model, tokens, segments, whitening)

@@ -8,6 +8,10 @@ from kerasrec.datasets import load_mooccube
 from kerasrec.sequences import Histories
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than about 10 seconds")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Vector caches of the tests go into a folder of their own."""

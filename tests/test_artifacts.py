@@ -123,7 +123,7 @@ def test_find_version_says_what_is_wrong(tmp_path):
         "missing": r"such as .*missing/1; found no such folder. Train one with .*--name missing",
         "empty": "found no version in it",
         "file": "found a file",
-        "": "found the models other, shop in it",
+        "": "found a folder of models. Name one of them: .*/other, .*/shop.",
         "foreign": "foreign is not a version that kerasrec exported",
         "other": "other/1 is not a version that kerasrec exported",
         "shop/2": "found no such folder",

@@ -111,15 +111,14 @@ INTEREST = normal(3, 4)
 INTEREST /= np.linalg.norm(INTEREST, axis=1)[:, None]
 
 
-def losses_by_loop(loss, temperature):
+def losses_by_loop(loss, temperature, bias):
     unit = ITEMS / np.maximum(np.linalg.norm(ITEMS, axis=1)[:, None], 1e-9)
     values = []
     for user, taken in zip(INTEREST, POSITIVE, strict=True):
-        scores = [
-            tf.constant([unit[i] @ user / temperature], tf.float32) for i in (taken, *NEGATIVE)
-        ]
+        cosines = [unit[i] @ user for i in (taken, *NEGATIVE)]
+        scores = tf.constant([cosines], tf.float32) / temperature + bias
         mask = tf.constant([[bool(i != taken) for i in NEGATIVE]])
-        values.append(float(LOSSES[loss](scores[0], tf.stack(scores[1:], axis=1), mask, 6)[0]))
+        values.append(float(LOSSES[loss](scores[:, 0], scores[:, 1:], mask, 6)[0]))
     return values
 
 
@@ -130,12 +129,17 @@ def test_interest_loss_adds_the_mean_loss_and_passes_the_interest_on(loss):
     given = [tf.constant(part) for part in (INTEREST, ITEMS, POSITIVE, NEGATIVE)]
     layer(given)
     layer.log_temperature.assign(math.log(0.5))
+    bias = 0.0
+    if loss in ("bce", "gbce"):  # the level of a score counts
+        bias = 0.8
+        layer.bias.assign(bias)
     np.testing.assert_array_equal(layer(given), INTEREST)
     (added,) = layer.losses
     temperature = 1 if loss == "mse" else 0.5  # mse wants cosines as they are
     assert float(layer.temperature()) == pytest.approx(temperature)
-    assert float(added) == pytest.approx(np.mean(losses_by_loop(loss, temperature)), rel=1e-5)
-    assert len(layer.trainable_weights) == (loss != "mse")
+    expected = np.mean(losses_by_loop(loss, temperature, bias))
+    assert float(added) == pytest.approx(expected, rel=1e-5)
+    assert len(layer.trainable_weights) == {"mse": 0, "bce": 2, "gbce": 2}.get(loss, 1)
 
 
 def test_interest_loss_of_no_positions_is_0():

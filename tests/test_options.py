@@ -1,12 +1,7 @@
 import pytest
 
 from kerasrec import options
-from kerasrec.options import check_options, known_options, nearest, resolve_preset
-
-
-def test_nearest_without_a_likeness():
-    assert nearest("zzz", ["dropout", "heads"]) == "Known: dropout, heads."
-    assert nearest(3, ["dropout"]) == "Known: dropout."
+from kerasrec.options import check_options, known_options, resolve_preset
 
 
 def test_known_options_are_the_arguments_of_the_functions():

@@ -3,7 +3,7 @@ import gzip
 import pandas as pd
 import pytest
 
-from kerasrec.tables import open_table, write_table
+from kerasrec.tables import check_output, open_table, write_table
 
 FRAME = pd.DataFrame({"user_id": ["007", "二"], "item_id": ["a", "b"], "rank": [1, 2]})
 
@@ -60,3 +60,12 @@ def test_missing_file_and_folder_say_what_is_there(tmp_path):
 def test_other_types_are_refused():
     with pytest.raises(TypeError, match="Received: dict"):
         open_table({"user": [1]})
+
+
+def test_check_output_before_the_work(tmp_path):
+    assert check_output(tmp_path / "new" / "x.CSV.gz") == ".csv.gz"
+    assert check_output(tmp_path / "x.pq") == ".pq"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="/file, which is a file. Choose another place"):
+        check_output(tmp_path / "file" / "x.csv")

@@ -1,0 +1,200 @@
+"""The options of every verb of the command line, and how a mistake in them is answered."""
+
+import argparse
+
+from kerasrec.nearest import nearest
+from kerasrec.userinput import UserError
+
+SHAPE = argparse.RawDescriptionHelpFormatter
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose mistakes are one sentence."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, formatter_class=SHAPE, **kwargs)
+
+    def error(self, message):
+        """Raise `UserError` where argparse would print its usage and leave."""
+        raise UserError(f"{message[:1].lower()}{message[1:]}. See {self.prog} --help.")
+
+    def check_names(self, words):
+        """Raise `UserError` for an option that does not exist, naming the nearest one."""
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in words:
+            name = word.partition("=")[0]
+            if name.startswith("--") and name != "--" and name not in known:
+                raise UserError(f"unknown option {name}. {nearest(name, known)}")
+
+
+def _files(group, name, text, *aliases, **options):
+    """An option that takes one file or more, and may be repeated."""
+    group.add_argument(
+        name, *aliases, nargs="+", action="extend", metavar="F", help=text, **options
+    )
+
+
+def _reading(sub, *, items=False):
+    group = sub.add_argument_group("reading tables")
+    pairs = dict(nargs="+", action="extend", metavar="ROLE=COLUMN")
+    group.add_argument(
+        "--columns",
+        help="name the columns of the interactions where they are not recognised: user_id=buyer "
+        "item_id=sku timestamp=time event=action value=stars",
+        **pairs,
+    )
+    if items:
+        group.add_argument(
+            "--item-columns", help="the same for --items: item_id=sku title=headline", **pairs
+        )
+    group.add_argument("--encoding", default="utf-8", help="of text files (default utf-8)")
+    group.add_argument(
+        "--on-bad",
+        choices=["error", "skip"],
+        default="error",
+        help="rows without an id or with a bad time: stop, or leave out and count (default error)",
+    )
+
+
+def _model(sub):
+    sub.add_argument(
+        "--model", required=True, metavar="M", help="saved_models/NAME or saved_models/NAME/VERSION"
+    )
+
+
+def _out_and_preset(sub):
+    sub.add_argument(
+        "--out",
+        default="saved_models",
+        metavar="DIR",
+        help="where models go (default saved_models)",
+    )
+    sub.add_argument(
+        "--preset",
+        default="balanced",
+        help="fast (small, for a first look), balanced (default) or accurate (deeper, slower)",
+    )
+
+
+def add_demo(sub):
+    """Options of `demo`."""
+    _out_and_preset(sub)
+
+
+def add_doctor(sub):
+    """`doctor` has none."""
+
+
+def add_inspect(sub):
+    """Options of `inspect`."""
+    sub.usage = "kerasrec inspect --interactions F... [--items F] | --model M  [options]"
+    _files(sub, "--interactions", "what users did", "--data")
+    sub.add_argument("--items", metavar="F", help="the catalogue")
+    sub.add_argument("--model", metavar="M", help="a model instead of data")
+    _reading(sub, items=True)
+
+
+def add_train(sub):
+    """Options of `train`."""
+    sub.usage = "kerasrec train --interactions F... --items F --name NAME [options]"
+    _files(sub, "--interactions", "what users did", required=True)
+    sub.add_argument("--items", required=True, metavar="F", help="the catalogue with its texts")
+    sub.add_argument("--name", required=True, help="of the model: OUT/NAME/1, OUT/NAME/2, ...")
+    _files(sub, "--valid", "events to stop and tune on (default: the last one of each user)")
+    _out_and_preset(sub)
+    sub.add_argument(
+        "--encoder",
+        metavar="E",
+        help="what reads the texts: e5-small (default, a small multilingual language model), the "
+        "folder of a BERT of yours, vectors:FILE, tfidf (lexical only) or none",
+    )
+    sub.add_argument("--quiet", action="store_true", help="no progress, no table of epochs")
+    group = sub.add_argument_group("more options")
+    group.add_argument(
+        "--config", metavar="YAML", help="file with the sections encoder, model, trainer"
+    )
+    group.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        metavar="S.O=V",
+        help="single options, stronger than --config: model.dropout=0.1 trainer.epochs=50",
+    )
+    group.add_argument(
+        "--run-folder", metavar="DIR", help="checkpoints and logs; a killed run goes on from here"
+    )
+    group.add_argument("--seed", type=int, help="of everything random (default 0)")
+    group = sub.add_argument_group("cleaning (events are taken as they are unless asked)")
+    group.add_argument(
+        "--repeats",
+        choices=["keep", "exact", "first", "last"],
+        default="keep",
+        help="same user and item again: keep all, leave out those at the same time (exact), or "
+        "keep one (default keep)",
+    )
+    group.add_argument("--min-user-events", type=int, default=0, metavar="N", help="k-core, users")
+    group.add_argument("--min-item-events", type=int, default=0, metavar="N", help="k-core, items")
+    group.add_argument(
+        "--max-user-events", metavar="N|auto", help="leave out crawler-like users with more"
+    )
+    group.add_argument(
+        "--unknown-items",
+        choices=["error", "skip"],
+        default="error",
+        help="events of items that --items lacks: stop, or leave out and count (default error)",
+    )
+    _reading(sub, items=True)
+
+
+def add_evaluate(sub):
+    """Options of `evaluate`."""
+    sub.usage = "kerasrec evaluate --model M --test F... --histories F... [options]"
+    _model(sub)
+    _files(sub, "--test", "what users did next", required=True)
+    _files(sub, "--histories", "what is known when they ask", required=True)
+    _files(sub, "--train", "what the baselines learn from (default: --histories)")
+    sub.add_argument("--k", type=int, default=20, help="list length (default 20)")
+    sub.add_argument("--report", metavar="DIR", help="write report.html, metrics.json and tables")
+    _reading(sub)
+
+
+def add_recommend(sub):
+    """Options of `recommend`."""
+    sub.usage = "kerasrec recommend --model M --histories F... --out F [options]"
+    _model(sub)
+    _files(sub, "--histories", "what users did; their lists leave it out", required=True)
+    sub.add_argument(
+        "--users",
+        metavar="F",
+        help="lists for exactly these users (a table with a user column); those without a history "
+        "get popular items",
+    )
+    sub.add_argument("--k", type=int, default=20, help="list length (default 20)")
+    sub.add_argument("--keep-seen", action="store_true", help="items of the history may be listed")
+    sub.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
+    sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
+    _reading(sub)
+
+
+def add_similar(sub):
+    """Options of `similar`."""
+    sub.usage = "kerasrec similar --model M --item ID | --text TEXT  [options]"
+    _model(sub)
+    query = sub.add_mutually_exclusive_group(required=True)
+    query.add_argument("--item", metavar="ID", help="an item id")
+    query.add_argument("--text", help="a text that the model may never have seen")
+    sub.add_argument("--k", type=int, default=10, help="list length (default 10)")
+
+
+def add_export(sub):
+    """Options of `export`."""
+    sub.usage = "kerasrec export --model M --set k=100"
+    _model(sub)
+    sub.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        metavar="O=V",
+        required=True,
+        help="k=100 (list length of the signatures), scorer_weight=0.5 (of the MLP in the score)",
+    )

@@ -1,0 +1,187 @@
+"""What the user of the command line gave: tables, lists and settings, read and checked."""
+
+import logging
+from pathlib import Path
+
+from kerasrec.nearest import nearest
+
+log = logging.getLogger(__name__)
+_ITEM_ROLES = ("title", "text", "category")
+
+
+class UserError(Exception):
+    """A mistake in what the user gave; the message is the whole answer."""
+
+
+# --- tables ---
+
+
+def read_events(options, paths):
+    """`Interactions` of one file or more; a report of what was left out goes to the log."""
+    from kerasrec.data import read_interactions
+
+    columns = pairs_of(options.columns, "--columns")
+    if hasattr(options, "items"):
+        columns = {role: name for role, name in columns.items() if role not in _ITEM_ROLES}
+    found = read_interactions(
+        paths, columns=columns or None, encoding=options.encoding, on_bad=options.on_bad
+    )
+    return _reported(found)
+
+
+def read_catalogue(options):
+    """`Items` of --items; its columns are named by --item-columns, then by --columns."""
+    from kerasrec.data import read_items
+
+    columns = pairs_of(options.columns, "--columns")
+    columns = {role: name for role, name in columns.items() if role in ("item_id", *_ITEM_ROLES)}
+    columns.update(pairs_of(options.item_columns, "--item-columns"))
+    found = read_items(
+        options.items, columns=columns or None, encoding=options.encoding, on_bad=options.on_bad
+    )
+    return _reported(found)
+
+
+def _reported(found):
+    if found.report.rows_before != found.report.rows_after:
+        log.warning("%s", found.report)
+    return found
+
+
+def clean_for_training(options, interactions, items):
+    """The interactions, cleaned as asked and fit to train on."""
+    from kerasrec.cleaning import check_trainable, clean
+
+    limit = options.max_user_events
+    cleaned = clean(
+        interactions,
+        items,
+        repeats=options.repeats,
+        min_user_events=options.min_user_events,
+        min_item_events=options.min_item_events,
+        max_user_events=int(limit) if (limit or "").isdigit() else limit,
+        unknown_items=options.unknown_items,
+    )
+    if len(cleaned) != len(interactions):
+        log.warning("%s", cleaned.report)
+    check_trainable(cleaned, items)
+    return cleaned
+
+
+def known_only(interactions, items, flag):
+    """The interactions without those of items that the model does not know; says how many."""
+    from kerasrec.cleaning import clean
+
+    found = clean(interactions, items, unknown_items="skip")
+    gone = len(interactions) - len(found)
+    if gone:
+        log.warning("%s: %d events of items the model does not know left out", flag, gone)
+    return found
+
+
+def read_users(options, interactions):
+    """User ids of --users, each once, in file order."""
+    from kerasrec.data import read_user_ids
+
+    columns = pairs_of(options.columns, "--columns")
+    name = columns.get("user_id") or interactions.columns.get("user_id")
+    found = read_user_ids(options.users, column=name, encoding=options.encoding)
+    return list(dict.fromkeys(found))
+
+
+def read_lines(path, encoding):
+    """Lines of a text file that are not empty, as written; None without a file."""
+    if path is None:
+        return None
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not {encoding} text (byte {error.start}). Name its encoding, "
+            "e.g. --encoding gb18030."
+        ) from error
+    except LookupError as error:
+        raise UserError(f"--encoding {encoding} is no encoding, e.g. utf-8 or gb18030.") from error
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def pairs_of(texts, flag):
+    """`["user_id=uid", ...]` -> dict; no texts give an empty one."""
+    pairs = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not (equals and name.strip() and value.strip()):
+            raise UserError(f"{flag} takes NAME=VALUE. Received: {text!r}.")
+        if name in pairs:
+            raise UserError(f"{flag} names {name} twice: {pairs[name]!r} and {value!r}. Keep one.")
+        pairs[name.strip()] = value
+    return pairs
+
+
+# --- settings ---
+
+
+def training_options(options):
+    """Sections of options: --config, then --encoder, --run-folder, --seed, then --set; checked."""
+    from kerasrec.options import resolve_preset
+
+    settings = read_yaml(options.config) if options.config else {}
+    for section, name, value in (
+        ("encoder", "name", options.encoder),
+        ("trainer", "run_folder", options.run_folder),
+        ("trainer", "seed", options.seed),
+    ):
+        if value is not None:
+            settings[section] = {**(settings.get(section) or {}), name: value}
+    for key, value in assignments(options.set).items():
+        section, dot, name = key.partition(".")
+        if not (dot and name):
+            raise UserError(
+                f"--set takes SECTION.OPTION=VALUE such as model.dropout=0.1. Received: {key!r}."
+            )
+        settings[section] = {**(settings.get(section) or {}), name: value}
+    resolve_preset(options.preset, settings)
+    return settings
+
+
+def read_yaml(path):
+    """Sections of a YAML file, section -> dict of options."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not YAML: {error}.") from error
+    if not isinstance(settings, dict) or not all(
+        isinstance(section, dict | None) for section in settings.values()
+    ):
+        raise UserError(
+            f"--config {path} must hold sections with options, such as `model:` and below it "
+            f"`  dropout: 0.1`. Received: {settings!r}."
+        )
+    return settings
+
+
+def assignments(texts):
+    """`["k=5", ...]` -> dict; numbers, true, false, null as YAML reads them, the rest as text."""
+    import yaml
+
+    values = {}
+    for name, text in pairs_of(texts, "--set").items():
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        # a template such as {title} would be a mapping in YAML
+        values[name] = value if isinstance(value, int | float | list | None) else text
+    return values
+
+
+def export_options(texts):
+    """Options of `export_again` from --set."""
+    known = ("k", "scorer_weight")
+    values = assignments(texts)
+    for name in values:
+        if name not in known:
+            raise UserError(f"unknown option {name}. {nearest(name, known)}")
+    return values

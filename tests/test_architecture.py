@@ -1,0 +1,140 @@
+"""Imports point down, every module has its tests, every test is collected."""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE, TESTS = ROOT / "kerasrec", ROOT / "tests"
+
+#: all modules, from the ground up: a module may import those before it, never one behind it
+ORDER = """
+backend artifacts nearest doctor
+
+cleaningreport columns events timestamps csvtable tables readers data
+cleaning datastats splits datasets sequences
+
+lists metrics baselines evaluation plots report
+
+checkpoints torchfile text architectures checkpointfolder e5small pooling finetuning
+storedvectors tfidf textvectors encoder
+
+losses sequencemodels interest itemvectors scoring transitions models
+trainer fusion textpart options trainingstate
+
+servingmodule exporter derive recommender pipeline
+
+demo userinput arguments cli
+""".split()
+
+#: modules that must load where there is no TensorFlow (test_public_api loads them so)
+LIGHT = """
+artifacts nearest cleaningreport columns events timestamps csvtable tables readers data cleaning
+datastats splits datasets sequences lists metrics baselines evaluation plots report transitions
+""".split()
+
+
+def sources(folder):
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports_of(path):
+    """Names of kerasrec's modules that a file imports, also inside of functions."""
+    found = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ImportFrom) and node.module == "kerasrec":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kerasrec."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("kerasrec.")}
+    return found
+
+
+def modules():
+    """Module -> file; a sub-package is its __init__."""
+    found = {name: path for name, path in sources(PACKAGE).items() if name != "__init__"}
+    packages = {path.parent.name: path for path in PACKAGE.glob("*/__init__.py")}
+    return {**found, **packages}
+
+
+def test_order_names_every_module_once():
+    assert sorted(ORDER) == sorted(modules())
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_point_down(module):
+    before = ORDER[: ORDER.index(module)]
+    assert sorted(imports_of(modules()[module]) & set(ORDER) - set(before)) == []
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_import_light_modules_only(module):
+    assert imports_of(modules()[module]) & set(ORDER) <= set(LIGHT)
+
+
+def test_every_module_has_a_test_file():
+    missing = [module for module in ORDER if not (TESTS / f"test_{module}.py").exists()]
+    assert missing == []
+
+
+def test_every_test_is_collected():
+    helpers = {"conftest", "numpybert"}
+    for name, path in sources(TESTS).items():
+        names = [n.name for n in ast.walk(parsed(path)) if isinstance(n, ast.FunctionDef)]
+        tests = [
+            n for n in parsed(path).body if getattr(n, "name", "").startswith(("test", "Test"))
+        ]
+        if name in helpers:
+            assert not tests, f"{name}.py is not collected"
+        else:
+            assert name.startswith("test_") and tests, f"{name}.py has no test"
+        repeated = [n for n, count in Counter(names).items() if count > 1 and n.startswith("test")]
+        assert repeated == [], f"{name}.py: the last definition hides the others"
+    assert sorted(p.name for p in TESTS.rglob("test_*.py")) == sorted(
+        p.name for p in TESTS.glob("test_*.py")
+    )
+
+
+def calls(path, name):
+    return [
+        node.lineno
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == name
+    ]
+
+
+def test_only_the_command_line_prints():
+    printing = [module for module, path in modules().items() if calls(path, "print")]
+    assert printing == ["cli"]
+
+
+def test_the_environment_is_read_in_one_place():
+    reading = [
+        module
+        for module, path in modules().items()
+        if any(
+            isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+            for node in ast.walk(parsed(path))
+        )
+    ]
+    assert sorted(reading) == ["backend", "doctor"]  # the doctor shows what it is set to
+
+
+def test_no_pickle():
+    """Nothing is written as a pickle; torchfile reads those of others, tensors only."""
+    users = {
+        module
+        for module, path in modules().items()
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        if {alias.name for alias in node.names} & {"pickle", "joblib", "dill", "shelve"}
+    }
+    assert users == {"torchfile"}
+    assert "dump" not in modules()["torchfile"].read_text(encoding="utf-8")

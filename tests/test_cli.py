@@ -1,0 +1,286 @@
+"""Every verb on small real files; mistakes are in test_malformed_inputs."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from kerasrec import artifacts
+from kerasrec.cli import VERBS, build_parser, main
+from kerasrec.recommender import Recommender
+
+
+@pytest.fixture(scope="module")
+def files(toy_interactions, toy_items, tmp_path_factory):
+    """log.csv, early.csv, late.csv (each learner's last event), items.csv with unusual names."""
+    folder = tmp_path_factory.mktemp("files")
+    frame = toy_interactions.frame.sort_values(["user_id", "timestamp"], kind="stable")
+    log = pd.DataFrame(
+        {"uid": frame["user_id"], "course": frame["item_id"], "ts": frame["timestamp"]}
+    )
+    last = ~log["uid"].duplicated(keep="last")
+    for name, part in (("log", log), ("early", log[~last]), ("late", log[last])):
+        part.to_csv(folder / f"{name}.csv", index=False)
+    items = toy_items.frame.rename(columns={"item_id": "course", "title": "headline"})
+    items.to_csv(folder / "items.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def toy(exported_version, tmp_path):
+    """Path of a copy of the toy model."""
+    return shutil.copytree(exported_version, tmp_path / "models" / "toy")
+
+
+NAMES = ["--columns", "item_id=course"]
+
+
+def run(*words, code=0):
+    assert main([str(word) for word in words]) == code
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb(verb, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([verb, "--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: kerasrec {verb}")
+    assert VERBS[verb][1].__doc__.splitlines()[0] in shown
+    for action in build_parser()[1][verb]._actions:
+        assert action.help, action.option_strings
+        assert all(name in shown for name in action.option_strings)
+
+
+def test_help_without_a_verb(capsys):
+    run()
+    shown = capsys.readouterr().out
+    assert "first steps:" in shown and all(f"\n    {verb}" in shown for verb in VERBS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0 and capsys.readouterr().out.startswith("kerasrec 0.")
+
+
+# --- the verbs ---
+
+
+def test_train(files, tmp_path, capsys):
+    config = {
+        "encoder": {"name": "none"},
+        "model": {"id_units": 8, "max_length": 8, "heads": 1, "scorer_units": 4},
+        "trainer": {"epochs": 5, "batch_size": 128},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    run(
+        *("train", "--interactions", files / "early.csv", "--items", files / "items.csv"),
+        *("--name", "shop", "--out", tmp_path / "models", "--valid", files / "late.csv"),
+        *("--preset", "fast", "--config", tmp_path / "run.yaml", "--encoder", "tfidf", "--seed", 3),
+        *("--set", "trainer.epochs=1", "encoder.whitening_dim=8"),
+        *("--set", "model.text_units=4", "encoder.template={title} {category}"),
+        *("--run-folder", tmp_path / "run", "--min-user-events", 2, *NAMES),
+        *("--item-columns", "item_id=course", "title=headline"),
+    )
+    out, err = capsys.readouterr()
+    assert "valid_ndcg@10" in out and out.splitlines()[-1].startswith("validation NDCG@10 0.")
+    assert f"exported {tmp_path / 'models' / 'shop' / '1'}" in out
+    assert "events outside the core" in err and "epoch 1/" not in err
+    manifest = artifacts.read_manifest(tmp_path / "models" / "shop" / "1")
+    assert manifest["preset"] == "fast" and manifest["validation"] == "given"
+    assert manifest["data"]["columns"] == {"user_id": "uid", "item_id": "course", "timestamp": "ts"}
+    wanted = {"epochs": 1, "batch_size": 128, "seed": 3, "run_folder": str(tmp_path / "run")}
+    assert wanted.items() <= manifest["trainer"].items()
+    assert {"id_units": 8, "text_units": 4}.items() <= manifest["options"].items()
+    assert manifest["encoder_options"]["template"] == "{title} {category}"
+    assert (tmp_path / "run" / "history.csv").exists()
+
+
+def test_recommend(files, toy, tmp_path, capsys):
+    out = tmp_path / "new" / "recs.csv"
+    run(
+        "recommend",
+        "--model",
+        toy,
+        "--histories",
+        files / "log.csv",
+        "--k",
+        4,
+        "--out",
+        out,
+        *NAMES,
+    )
+    printed = capsys.readouterr()
+    assert printed.out == f"600 rows for 150 users in {out}\n" and printed.err == ""
+    table = pd.read_csv(out, dtype={"uid": str})
+    assert list(table.columns) == ["uid", "course", "rank", "score"]
+    recommender = Recommender.load(toy)
+    log = pd.read_csv(files / "log.csv", dtype=str)
+    for user, history in list(log.groupby("uid")["course"])[:10]:
+        mine = table[table["uid"] == user]
+        assert mine["rank"].tolist() == [1, 2, 3, 4]
+        assert not set(mine["course"]) & set(history)
+        assert (np.diff(mine["score"]) <= 1e-6).all()
+    from kerasrec.data import read_interactions
+
+    interactions = read_interactions(files / "log.csv", columns={"item_id": "course"})
+    expected = recommender.recommend(interactions, k=4)
+    assert table["course"].tolist() == expected["item_id"].tolist()
+
+
+def test_recommend_for_given_users_and_candidates(files, toy, tmp_path, capsys):
+    ids = Recommender.load(toy).items.ids
+    log = pd.read_csv(files / "log.csv", dtype=str)
+    known = log["uid"].iloc[0]
+    (tmp_path / "users.csv").write_text(f"uid\nstranger\n{known}\nstranger\n")
+    some = [*ids[:6], "no such item"]
+    (tmp_path / "some.txt").write_text("\ufeff" + "\r\n".join(some) + "\r\n\r\n", encoding="utf-8")
+    run(
+        *(
+            "recommend",
+            "--model",
+            toy / "1",
+            "--histories",
+            files / "early.csv",
+            files / "late.csv",
+        ),
+        *("--users", tmp_path / "users.csv", "--candidates", tmp_path / "some.txt"),
+        *("--keep-seen", "--out", tmp_path / "recs.parquet", *NAMES),
+    )
+    note = "; 1 of them have no known item and get popular ones\n"
+    assert capsys.readouterr().out.endswith(f"for 2 users in {tmp_path / 'recs.parquet'}{note}")
+    table = pd.read_parquet(tmp_path / "recs.parquet")
+    assert table["uid"].drop_duplicates().tolist() == ["stranger", known]
+    for _, mine in table.groupby("uid"):
+        assert set(mine["course"]) == set(ids[:6])
+
+
+def test_similar(toy, capsys):
+    ids = Recommender.load(toy).items.ids
+    run("similar", "--model", toy, "--item", ids[3], "--k", 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["rank", "item", "title", "cosine"] and len(lines) == 3
+    expected = Recommender.load(toy).similar(ids[3], k=2)
+    assert [line.split()[1] for line in lines[1:]] == expected["item_id"].tolist()
+    run("similar", "--model", toy, "--text", "大学物理 [习题]", "--k", 1)
+    assert capsys.readouterr().out.splitlines()[1].split()[0] == "1"
+
+
+def test_export(toy, capsys):
+    run("export", "--model", toy, "--set", "k=5", "scorer_weight=0.25")
+    assert capsys.readouterr().out == f"exported {toy / '2'}\n"
+    manifest = artifacts.read_manifest(toy / "2")
+    assert (manifest["k"], manifest["scorer_weight"], manifest["parent"]) == (5, 0.25, 1)
+
+
+def test_evaluate(files, toy, tmp_path, capsys):
+    run(
+        *(
+            "evaluate",
+            "--model",
+            toy,
+            "--histories",
+            files / "early.csv",
+            "--test",
+            files / "late.csv",
+        ),
+        *("--k", 10, "--report", tmp_path / "report", *NAMES),
+    )
+    out = capsys.readouterr().out
+    for name in ("toy", "popularity", "item_knn", "tfidf_text", "ndcg@10"):
+        assert name in out
+    assert (tmp_path / "report" / "report.html").exists()
+    assert (tmp_path / "report" / "metrics.json").exists()
+
+
+def test_inspect_data(files, capsys):
+    run(
+        *("inspect", "--data", files / "log.csv", "--items", files / "items.csv", *NAMES),
+        *("--item-columns", "item_id=course", "title=headline"),
+    )
+    out = capsys.readouterr().out
+    assert "columns: user_id = uid, item_id = course" in out
+    assert [line.split() for line in out.splitlines() if "items without events" in line] == [
+        ["catalogue", "items", "without", "events", "2"]
+    ]
+
+
+def test_inspect_model(toy, capsys):
+    run("inspect", "--model", toy)
+    out = capsys.readouterr().out
+    shown = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert shown["name"] == ["toy"] and shown["num_items"] == ["82"]
+    assert shown["encoder.kind"] == ["tfidf"]
+
+
+def test_columns_name_items_too_unless_item_columns_do(files, tmp_path, capsys):
+    frame = pd.read_csv(files / "items.csv", dtype=str)
+    frame.rename(columns={"course": "货"}).to_csv(tmp_path / "items.csv", index=False)
+    log = pd.read_csv(files / "log.csv", dtype=str).rename(columns={"course": "货"})
+    log.to_csv(tmp_path / "log.csv", index=False)
+    names = ["--columns", "item_id=货", "title=headline"]
+    run(
+        "inspect", "--interactions", tmp_path / "log.csv", "--items", tmp_path / "items.csv", *names
+    )
+    assert "items without events" in capsys.readouterr().out
+
+
+# --- as a process ---
+
+
+def start(*words, **env):
+    command = [sys.executable, "-m", "kerasrec.cli", *map(str, words)]
+    given = {k: v for k, v in os.environ.items() if k not in ("TF_CPP_MIN_LOG_LEVEL",)}
+    return subprocess.run(command, capture_output=True, text=True, env={**given, **env})
+
+
+def test_a_process_says_what_it_has_to_and_nothing_else(files, toy, tmp_path):
+    done = start(
+        *("recommend", "--model", toy, "--histories", files / "log.csv", "--k", 1),
+        *("--out", tmp_path / "recs.csv", *NAMES),
+    )
+    assert done.stderr == "" and done.returncode == 0
+    assert done.stdout == f"150 rows for 150 users in {tmp_path / 'recs.csv'}\n"
+
+
+def test_a_setup_problem_is_one_sentence(toy):
+    done = start("similar", "--model", toy, "--text", "x", TF_KERAS="0")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        "kerasrec similar: kerasrec needs Keras 2 (tf_keras), so TF_KERAS must be 1; it is '0'. "
+        "Run: export TF_KERAS=1\n"
+    )
+
+
+def test_interrupted(monkeypatch, capsys):
+    def interrupt(options):
+        """Interrupted."""
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, "doctor", (VERBS["doctor"][0], interrupt))
+    run("doctor", code=130)
+    assert capsys.readouterr().err == "kerasrec doctor: interrupted\n"
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    def fail(options):
+        """Defect."""
+        raise KeyError("defect")
+
+    monkeypatch.setitem(VERBS, "doctor", (VERBS["doctor"][0], fail))
+    with pytest.raises(KeyError, match="defect"):
+        main(["doctor"])
+
+
+def test_debug_shows_the_traceback_of_a_mistake(tmp_path):
+    with pytest.raises(artifacts.ArtifactError):
+        main(["inspect", "--debug", "--model", str(tmp_path)])

@@ -1,0 +1,101 @@
+import hashlib
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kerasrec import artifacts
+from kerasrec.artifacts import ArtifactError
+from kerasrec.backend import tf
+from kerasrec.derive import derive_version, export_again
+from kerasrec.recommender import Recommender
+
+
+@pytest.fixture
+def base(exported_version, tmp_path):
+    shutil.copytree(exported_version, tmp_path / "models" / "toy")
+    return tmp_path / "models" / "toy"
+
+
+def digests(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_export_again_changes_what_was_asked_and_nothing_else(base):
+    before = digests(base / "1")
+    ids = list(Recommender.load(base).items.ids)
+    history = tf.constant([ids[:3]])
+    old = tf.saved_model.load(str(base / "1")).signatures
+    version = export_again(base, k=5, scorer_weight=2)
+    assert version == base / "2" and digests(base / "1") == before
+    new = tf.saved_model.load(str(version)).signatures
+    assert new["serving_default"](history=history)["item_ids"].shape == (1, 5)
+    assert new["similar"](item_ids=history[0])["item_ids"].shape == (3, 5)
+    for name, inputs in (
+        ("interest", {"history": history}),
+        ("item_vectors", {"item_ids": history[0]}),
+    ):
+        for key, value in old[name](**inputs).items():
+            np.testing.assert_array_equal(new[name](**inputs)[key], value)
+
+    parent, child = (artifacts.read_manifest(base / v) for v in ("1", "2"))
+    assert (child["k"], child["scorer_weight"], child["parent"], child["version"]) == (5, 2.0, 1, 2)
+    changed = {"k", "scorer_weight", "parent", "version", "created"}
+    assert {k: v for k, v in child.items() if k not in changed} == {
+        k: v for k, v in parent.items() if k not in changed
+    }
+
+
+def test_scorer_weight_adds_the_scorer_to_the_lists(base):
+    lists = {}
+    for weight in (0, 1, 3):
+        recommender = Recommender.load(export_again(base, scorer_weight=weight))
+        table = recommender.recommend([recommender.items.ids[:3]], k=70)
+        lists[weight] = table.set_index("item_id")["score"]
+    one, three = lists[1] - lists[0], lists[3] - lists[0]
+    assert one.abs().max() > 1e-4
+    np.testing.assert_allclose(three, 3 * one, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "needs something to change"),
+        ({"k": 0}, r"k must be between 1 and num_items \(82\). Received: 0"),
+        ({"k": 83}, "Received: 83"),
+        ({"k": "5"}, "Received: '5'"),
+        ({"k": True}, "Received: True"),
+        ({"scorer_weight": -1}, "scorer_weight must be 0 or above. Received: -1"),
+        ({"scorer_weight": "much"}, "Received: 'much'"),
+        ({"scorer_weight": float("nan")}, "Received: nan"),
+    ],
+)
+def test_export_again_refuses(base, values, message):
+    with pytest.raises(ValueError, match=message):
+        export_again(base, **values)
+    assert artifacts.versions(base) == [1]
+
+
+def test_export_again_of_nothing(tmp_path):
+    with pytest.raises(ArtifactError, match="no such folder"):
+        export_again(tmp_path / "shop", k=5)
+
+
+def test_export_again_keeps_added_items(base):
+    recommender = Recommender.load(base)
+    recommender.add_items(pd.DataFrame({"item_id": ["新"], "title": ["大学物理"]}))
+    recommender.save()
+    again = Recommender.load(export_again(base, k=83))
+    assert again.version == base / "3" and len(again.items) == 83
+    table = again.recommend([["新"]], k=5)
+    pd.testing.assert_frame_equal(table, recommender.recommend([["新"]], k=5))
+
+
+def test_derive_version_publishes_nothing_that_does_not_answer(base):
+    frame = artifacts.read_catalogue(base / "1")
+    with pytest.raises(ArtifactError, match="does not give every item its vector"):
+        derive_version(base / "1", {}, variables={}, frame=frame[1:])
+    assert artifacts.versions(base) == [1]
+    assert [path.name for path in base.parent.iterdir()] == ["toy"]

@@ -1,0 +1,132 @@
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from kerasrec import artifacts
+from kerasrec.artifacts import ArtifactError
+from kerasrec.backend import tf
+from kerasrec.data import Items
+from kerasrec.exporter import _compare, _few_words, _same, export
+from kerasrec.models import build_model
+from kerasrec.recommender import Recommender
+
+
+def test_saved_model_cli_reads_well(exported_version, capsys):
+    from tensorflow.python.tools import saved_model_cli
+
+    saved_model_cli._show_all(str(exported_version / "1"))  # what `show --dir ... --all` prints
+    shown = capsys.readouterr().out
+    parts = shown.partition("Concrete Functions:")[0].split("signature_def['")[2:]
+    found = {}
+    for part in parts:
+        name, _, body = part.partition("']")
+        inputs, _, outputs = body.partition("following output(s)")
+        found[name] = tuple(
+            [line.split("'")[1] for line in text.splitlines() if "tensor_info" in line]
+            for text in (inputs, outputs)
+        )
+    lists = ["item_ids", "scores"]
+    assert found == {
+        "serving_default": (["history"], lists),
+        "recommend": (["allow", "deny", "history", "keep_seen", "timestamps"], lists),
+        "interest": (["history"], ["interest"]),
+        "score": (["candidates", "history"], ["scores"]),
+        "similar": (["item_ids"], lists),
+        "item_vectors": (["item_ids"], ["vectors"]),
+    }
+
+
+def test_version_folder_holds_what_the_design_names(exported_version):
+    files = {
+        str(p.relative_to(exported_version)) for p in exported_version.rglob("*") if p.is_file()
+    }
+    assert {
+        "1/saved_model.pb",
+        "1/variables/variables.index",
+        "1/assets/item_ids.txt",
+        "1/assets.extra/manifest.json",
+        "1/assets.extra/items.csv.gz",
+        "1/assets.extra/encoder/encoder.json",
+        "1/assets.extra/train/state.npz",
+        "1/assets.extra/train/options.json",
+        "1/assets.extra/train/history.csv",
+    } <= files
+    assert not [name for name in files if name.endswith((".pkl", ".pickle"))]
+    assert [path.name for path in exported_version.parent.iterdir()] == ["toy"]
+
+
+@pytest.fixture(scope="module")
+def tiny_model():
+    return build_model(4, id_units=4, max_length=4, heads=1, scorer_units=2)
+
+
+@pytest.fixture
+def tiny_items(toy_items):
+    return Items(toy_items.frame[:4].reset_index(drop=True))
+
+
+def test_export_of_a_model_alone(tiny_model, tiny_items, tmp_path):
+    version = export(
+        tiny_model,
+        tmp_path / "m",
+        items=tiny_items,
+        popularity=np.arange(5.0),
+        manifest={"name": "m"},
+    )
+    recommender = Recommender.load(version)
+    assert recommender.manifest["k"] == 4 and recommender.manifest["encoder"] is None
+    assert recommender.training_history() is None
+    assert recommender.recommend([[]], k=4)["score"].tolist() == [4, 3, 2, 1]
+    assert recommender.recommend([tiny_items.ids[:2]], k=4)["rank"].tolist() == [1, 2]
+
+
+def test_nothing_is_visible_when_the_work_fails(tiny_model, tiny_items, tmp_path):
+    with pytest.raises(AttributeError, match="to_csv"):
+        export(
+            tiny_model,
+            tmp_path / "models" / "m",
+            items=tiny_items,
+            popularity=np.zeros(5),
+            manifest={},
+            history="not a table",
+        )
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_compare_finds_a_version_that_answers_differently(exported_version, tmp_path):
+    shutil.copytree(exported_version / "1", tmp_path / "1")
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    loaded.item_vectors.assign(loaded.item_vectors * 1.01)
+    with pytest.raises(ArtifactError, match="answers .* differently after reloading"):
+        _compare(loaded, tmp_path / "1", [[], list(Recommender.load(tmp_path).items.ids[:3])])
+
+
+def test_same_looks_at_numbers_and_at_clear_winners():
+    expected = {
+        "item_ids": np.array([[b"a", b"b"], ["乙".encode(), b""]], object),
+        "scores": np.array([[2.0, 1.0], [1.0, -np.inf]]),
+    }
+    good = {"item_ids": np.array([["a", "b"], ["乙", ""]]), "scores": expected["scores"]}
+    assert _same(good, dict(expected))
+    assert not _same({**good, "scores": expected["scores"] + 0.1}, dict(expected))
+    assert not _same({**good, "item_ids": np.array([["a", "b"], ["甲", ""]])}, dict(expected))
+    tied = {**expected, "scores": np.array([[2.0, 2.0], [1.0, -np.inf]])}
+    swapped = {"item_ids": np.array([["b", "a"], ["乙", ""]]), "scores": tied["scores"]}
+    assert _same(swapped, tied)
+    assert not _same({"vectors": np.array([np.nan])}, {"vectors": np.array([1.0])})
+
+
+def test_few_words_puts_the_levels_back():
+    logger = logging.getLogger("absl")
+    before = logger.level
+    with _few_words():
+        assert logger.level == logging.ERROR
+    assert logger.level == before
+
+
+def test_manifest_of_the_toy_version(exported_version):
+    manifest = artifacts.read_manifest(exported_version / "1")
+    assert manifest["encoder"]["kind"] == "tfidf" and manifest["k"] == 50
+    assert manifest["num_items"] == manifest["data"]["items"] == 82

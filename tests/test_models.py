@@ -1,0 +1,464 @@
+import functools
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import histories_of, planted_histories
+
+from kerasrec import exporter, sequences
+from kerasrec.backend import keras, tf
+from kerasrec.data import read_items
+from kerasrec.finetuning import add_lora, set_trainable
+from kerasrec.interest import INTERESTS
+from kerasrec.losses import LOSSES
+from kerasrec.models import (
+    EventFeatures,
+    PackPositions,
+    TextEncoder,
+    build_model,
+    model_options,
+)
+from kerasrec.sequencemodels import SEQUENCE_MODELS
+from kerasrec.textvectors import fit_whitening
+
+NAMES = ("history", "time_gap", "event", "target")
+NUM_ITEMS = 30
+TINY = dict(text_units=8, id_units=8, max_length=8, scorer_units=8, num_negatives=20)
+TEXT = np.random.default_rng(0).normal(size=(NUM_ITEMS, 8)).astype(np.float32)
+ALL_ITEMS = np.arange(NUM_ITEMS + 1, dtype=np.int32)
+
+
+def build(**options):
+    keras.utils.set_random_seed(0)
+    return build_model(NUM_ITEMS, **{"text": TEXT, **TINY, **options})
+
+
+def some_batches(batch_size=45):
+    windows = sequences.make_windows(planted_histories(), TINY["max_length"])
+    for batch in sequences.batches(windows, batch_size=batch_size, max_length=8, seed=0):
+        yield [batch[name] for name in NAMES]
+
+
+def interest_of(model, history):
+    """U of `history (batch, time)`, by the parts of a `Model`."""
+    none = np.zeros_like(history)
+    vectors = tf.gather(model.item_vectors(ALL_ITEMS[: model.config["num_items"] + 1]), history)
+    return model.interest([vectors, history, none, none]).numpy()
+
+
+def cosines(model, history):
+    vectors = model.item_vectors(ALL_ITEMS).numpy()
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return interest_of(model, history) @ (vectors / np.maximum(lengths, 1e-9)).T
+
+
+# === The graph ===
+
+
+def test_layers_have_stable_names():
+    model = build()
+    names = {layer.name for layer in model.training.layers}
+    assert names >= {
+        *("history", "time_gap", "event", "target", "step_items", "item_vectors", "sequence"),
+        *("event_features", "fusion", "interest", "interest_loss", "scorer_loss"),
+    }
+    assert model.training.get_layer("scorer_loss").scorer is model.scorer
+    assert model.training.get_layer("interest_loss") is model.loss
+    inference = {layer.name for layer in model.interest.layers}
+    assert {"interest", "fusion", "sequence"} <= inference
+    assert not {"interest_loss", "scorer_loss", "target"} & inference  # no target is needed
+
+
+def test_parts_share_their_weights():
+    model = build()
+    history = np.array([[0, 3, 4, 5]], np.int32)
+    before = interest_of(model, history)
+    item_weights = {id(weight) for weight in model.item_vectors.weights}
+    training = {id(weight) for weight in model.training.weights}
+    assert item_weights | {id(weight) for weight in model.interest.weights} <= training
+    batch = next(some_batches())
+    model.training.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    model.training.train_on_batch(batch)
+    assert np.abs(interest_of(model, history) - before).max() > 1e-4
+    # a new item is an item whose id part is still zero
+    model.training.get_layer("item_vectors").id_table.assign(tf.zeros((NUM_ITEMS + 1, 8)))
+    known = model.item_vectors(ALL_ITEMS)[1:]
+    np.testing.assert_allclose(model.text_part(TEXT), known, atol=1e-6)
+    np.testing.assert_array_equal(model.item_vectors(ALL_ITEMS)[0], np.zeros(16))
+
+
+@pytest.mark.parametrize("sequence", SEQUENCE_MODELS)
+def test_padding_changes_no_interest(sequence):
+    model = build(sequence=sequence, time_gaps=True, events=True)
+    features = model.training.get_layer("event_features")
+    rng = np.random.default_rng(0)
+    for table in features.weights:
+        table.assign(rng.normal(size=table.shape))
+    vectors = model.item_vectors(ALL_ITEMS)
+    short = [np.array([row], np.int32) for row in ([7, 2, 9], [0, 5, 6], [1, 2, 3])]
+    found = []
+    for padding in (0, 1, 5):
+        padded = [np.pad(values, [(0, 0), (padding, 0)]) for values in short]
+        found.append(model.interest([tf.gather(vectors, padded[0]), *padded]).numpy())
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+    assert np.linalg.norm(found[0]) == pytest.approx(1, abs=1e-5)
+    nothing = interest_of(model, np.zeros((1, 4), np.int32))
+    assert np.isfinite(nothing).all()
+
+
+@pytest.mark.parametrize("sequence", SEQUENCE_MODELS)
+def test_training_output_is_the_interest_of_each_position_with_a_target(sequence):
+    drops = dict(dropout=0.0, input_dropout=0.0, id_dropout=0.0)
+    model = build(sequence=sequence, loss="infonce", **drops)
+    history = np.array([[0, 3, 4], [7, 8, 9]], np.int32)
+    target = np.array([[0, 4, 5], [8, 0, 10]], np.int32)
+    none = np.zeros_like(history)
+    outputs = model.training([history, none, none, target]).numpy()
+    expected = [interest_of(model, np.array([row]))[0] for row in ([3], [3, 4], [7], [7, 8, 9])]
+    # positions are counted from the newest event, so there only the last states are the same
+    same = slice(None) if sequence == "rnn" else [1, 3]
+    np.testing.assert_allclose(outputs[same], np.array(expected)[same], atol=1e-5)
+    assert len(outputs) == 4
+    assert len(model.training.losses) == 2  # of the interest and of the scorer
+
+
+def test_time_gaps_and_events_count_where_the_data_has_them():
+    history = np.array([[3, 4, 5]], np.int32)
+    code = np.array([[0, 2, 1]], np.int32)
+    none = np.zeros_like(code)
+    for use, given in (({"time_gaps": True}, [code, none]), ({"events": True}, [none, code])):
+        model = build(**use)
+        (table,) = model.training.get_layer("event_features").weights
+        vectors = tf.gather(model.item_vectors(ALL_ITEMS), history)
+        before = model.interest([vectors, history, none, none]).numpy()
+        np.testing.assert_array_equal(model.interest([vectors, history, *given]), before)
+        table.assign(np.random.default_rng(0).normal(size=table.shape))  # it starts at zero
+        assert np.abs(model.interest([vectors, history, *given]) - before).max() > 1e-3
+        np.testing.assert_allclose(
+            model.interest([vectors, history, none, none]), before, atol=1e-6
+        )
+    assert build().training.get_layer("event_features").weights == []
+
+
+def test_pack_positions_by_hand():
+    states = np.arange(8.0).reshape(2, 2, 2)
+    packed, target, row = PackPositions()([states, np.array([[0, 5], [7, 9]])])
+    assert packed.numpy().tolist() == [[2, 3], [4, 5], [6, 7]]
+    assert target.numpy().tolist() == [5, 7, 9] and row.numpy().tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("layer", [PackPositions(), EventFeatures(time_gaps=True, events=False)])
+def test_config_round_trip(layer):
+    again = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert type(again) is type(layer) and again.get_config() == layer.get_config()
+
+
+# === Options ===
+
+
+def test_ids_alone_and_texts_alone():
+    ids_alone = build(text=None)
+    assert ids_alone.config["text_units"] == 0 and ids_alone.text_part is None
+    assert ids_alone.item_vectors(ALL_ITEMS).shape == (31, 8)
+    texts_alone = build(id_units=0)
+    assert texts_alone.item_vectors(ALL_ITEMS).shape == (31, 8)
+    for model in (ids_alone, texts_alone):
+        model.training.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+        assert np.isfinite(model.training.train_on_batch(next(some_batches())))
+
+
+def test_default_loss_depends_on_the_catalogue(tiny_bert, toy_items):
+    def loss(num_items, **options):
+        return build_model(num_items, id_units=2, heads=1, **options).config["loss"]
+
+    assert loss(30) == "softmax"
+    assert loss(20_000) == "sampled_softmax"
+    text = text_encoder(tiny_bert, toy_items)[0]
+    assert loss(len(toy_items), text=text, text_units=2) == "sampled_softmax"
+
+
+def test_loss_and_sequence_take_a_callable():
+    def far_from(positive, negative, valid_mask, num_items):
+        assert num_items == NUM_ITEMS
+        valid = tf.cast(valid_mask, tf.float32)
+        margin = tf.nn.relu(1.0 + negative - positive[:, None])
+        return tf.reduce_sum(margin * valid, axis=1)
+
+    def running_mean(dim, *, max_length, num_blocks, heads, dropout):
+        vectors, valid = keras.Input((None, dim)), keras.Input((None,), dtype=bool)
+        mean = keras.layers.Lambda(lambda x: tf.cumsum(x, axis=1) / max_length)(vectors)
+        return keras.Model([vectors, valid], mean, name="sequence")
+
+    model = build(loss=far_from, sequence=running_mean)
+    assert 10 < planted_ranks(model).mean() < 17  # chance
+    train(model)
+    assert planted_ranks(model).mean() < 8
+    assert "far_from" in str(model.config["loss"])
+
+
+def test_model_options_are_those_of_build_model():
+    options = model_options()
+    assert {"sequence", "interest", "loss", "max_length", "dropout"} <= set(options)
+    assert not {"num_items", "text"} & set(options)
+    build_model(3, **{**options, "id_units": 4})
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"sequence": "lstm"}, "sequence must be one of rnn, transformer, bert. Received: 'lstm'"),
+        ({"interest": "ncf"}, "interest must be one of mf, gmf. Received: 'ncf'"),
+        ({"loss": "hinge"}, "loss must be one of mse, .*Received: 'hinge'"),
+        ({"text_units": 0, "id_units": 0}, "need a text part or an id part"),
+        ({"text": None, "id_units": 0}, "need a text part or an id part"),
+        ({"text": TEXT[:5]}, r"one row per item \(30\). Received: 5"),
+        ({"heads": 3}, "multiple of heads=3"),
+    ],
+)
+def test_build_model_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_build_model_refuses_one_item():
+    with pytest.raises(ValueError, match="at least 2 items. Received: num_items=1"):
+        build_model(1)
+
+
+# === The encoder in the graph ===
+
+
+def text_encoder(encoder, items):
+    """`TextEncoder` of the toy items, and the ready vectors of the same texts."""
+    texts = items.texts()
+    raw = encoder.encode(texts, cache=None, progress=False)
+    whitening = fit_whitening(raw, 6)
+    tokens, segments = encoder.tokenizer.encode_batch(texts)
+    return TextEncoder(encoder.model, tokens, segments, whitening), whitening.apply(raw)
+
+
+def toy_batch(num_items):
+    rng = np.random.default_rng(0)
+    history = rng.integers(1, num_items + 1, (4, 5)).astype(np.int32)
+    history[0, :3] = 0
+    target = np.roll(history, -1, axis=1)
+    target[:, -1] = 1
+    target[0, :3] = 0
+    return [history, np.zeros_like(history), np.zeros_like(history), target]
+
+
+def test_frozen_vectors_equal_the_full_graph(tiny_bert, toy_items):
+    graph, vectors = text_encoder(tiny_bert, toy_items)
+    options = {**TINY, "loss": "infonce"}  # its negatives are not drawn
+    full = build_model(len(toy_items), text=graph, **options)
+    frozen = build_model(len(toy_items), text=vectors, **options)
+    for name in ("item_vectors", "sequence", "event_features", "fusion", "interest"):
+        weights = [w + 0.1 for w in full.training.get_layer(name).get_weights()]
+        full.training.get_layer(name).set_weights(weights)
+        frozen.training.get_layer(name).set_weights(weights)
+    assert frozen.encoder is None and full.encoder is not None
+    np.testing.assert_allclose(
+        full.encoder([graph.token_ids, graph.segment_ids]), vectors, atol=1e-5
+    )
+    index = np.arange(len(toy_items) + 1, dtype=np.int32)
+    np.testing.assert_allclose(full.item_vectors(index), frozen.item_vectors(index), atol=1e-5)
+    batch = toy_batch(len(toy_items))
+    np.testing.assert_allclose(full.training(batch), frozen.training(batch), atol=1e-5)
+    found = [float(model.training.losses[0]) for model in (full, frozen)]
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+    np.testing.assert_allclose(full.text_part(vectors), frozen.text_part(vectors), atol=1e-6)
+
+
+def lora(model):
+    add_lora(model, rank=2)
+
+
+@pytest.mark.parametrize(
+    "prepare, moved",
+    [
+        (lambda model: None, lambda name: False),
+        (lambda model: set_trainable(model, 1), lambda name: name.startswith("Transformer-1-")),
+        (lambda model: set_trainable(model, "all"), lambda name: True),
+        (lora, lambda name: "lora" in name),
+    ],
+    ids=["frozen", "top layer", "all", "lora"],
+)
+def test_one_step_moves_the_right_weights(tiny_bert, toy_items, prepare, moved):
+    graph, _ = text_encoder(tiny_bert, toy_items)
+    prepare(tiny_bert.model)
+    keras.utils.set_random_seed(0)
+    model = build_model(len(toy_items), text=graph, **TINY)
+    model.training.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    before = snapshot(tiny_bert.model.weights)
+    rest = [w for w in model.training.weights if id(w) not in map(id, tiny_bert.model.weights)]
+    rest_before = snapshot(rest)
+    for _ in range(2):  # the first step moves the id part only off zero
+        assert np.isfinite(model.training.train_on_batch(toy_batch(len(toy_items))))
+    changed = moved_names(tiny_bert.model.weights, before)
+    assert bool(changed) == any(map(moved, before))
+    assert all(map(moved, changed))
+    # a bias of the keys shifts all logits of a row alike, so it stays where it is
+    assert all("bias" in name for name in set(filter(moved, before)) - changed)
+    changed = moved_names(rest, rest_before)
+    assert not {"mean:0", "matrix:0", "token_ids:0", "segment_ids:0"} & changed
+    for part in ("projection:0", "id_table:0", "interest/kernel:0", "fusion/gains:0"):
+        assert any(name.endswith(part) for name in changed)
+
+
+def snapshot(weights):
+    return {weight.name: weight.numpy() for weight in weights}
+
+
+def moved_names(weights, before):
+    return {weight.name for weight in weights if (weight.numpy() != before[weight.name]).any()}
+
+
+# === Every sequence model x interest x loss ===
+
+GRID = list(itertools.product(SEQUENCE_MODELS, INTERESTS, LOSSES))
+#: these go through `export` itself (as the fixture `exported_version` does)
+EXPORTED = [("rnn", "gmf", "bpr"), ("transformer", "mf", "gbce"), ("bert", "gmf", "infonce")]
+
+
+def train(model, *, steps=5):
+    """Descent by the signs of the gradient, on all users at once: in few steps it learns much."""
+    (batch,) = some_batches(batch_size=90)
+    weights, losses = model.training.trainable_variables, []
+    for number in range(steps):
+        with tf.GradientTape() as tape:
+            model.training(batch, training=True)
+            loss = tf.add_n(model.training.losses)
+        for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
+            size = 0.05 * (1 - number / steps)
+            weight.assign_sub(size * tf.sign(tf.convert_to_tensor(gradient)))
+        losses.append(float(loss))
+    return losses
+
+
+@functools.cache
+def trained_model(sequence, interest, loss):
+    model = build(sequence=sequence, interest=interest, loss=loss)
+    losses = train(model, steps=12 if loss == "mse" else 5)  # mse knows no temperature: slow
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    return model
+
+
+def planted_rows():
+    """30 histories of 4 items; the next item of row r is row r's number + 5, round the circle."""
+    rows = (np.arange(NUM_ITEMS)[:, None] + np.arange(4)) % NUM_ITEMS + 1
+    return rows.astype(np.int32), (np.arange(NUM_ITEMS) + 4) % NUM_ITEMS + 1
+
+
+def planted_ranks(model):
+    """Rank of the planted next item among the 26 unseen; 13.5 by chance."""
+    history, wanted = planted_rows()
+    scores = cosines(model, history)
+    np.put_along_axis(scores, np.pad(history, [(0, 0), (1, 0)]), -2, axis=1)
+    return (scores >= scores[np.arange(NUM_ITEMS), wanted][:, None]).sum(axis=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sequence, interest, loss", GRID, ids=str)
+def test_every_combination_learns_the_planted_pattern(sequence, interest, loss):
+    # 30 ranks of 1..26 have a mean of 13.5 +- 1.4 by chance
+    assert planted_ranks(trained_model(sequence, interest, loss)).mean() < 8
+
+
+RELOAD = """
+import sys
+for name in ("bert4keras", "tf_keras", "kerasrec"):
+    sys.modules[name] = None  # importing them is an error here
+import numpy as np
+import tensorflow as tf
+folder, *versions = sys.argv[1:]
+given = np.load(f"{folder}/given.npz")
+answers = {}
+history = tf.constant(given["ids"].astype(str))
+for version in versions:
+    served = tf.saved_model.load(version).signatures
+    name = version.split("/")[-2]
+    answers[f"{name} interest"] = served["interest"](history=history)["interest"]
+    answers[f"{name} vectors"] = served["item_vectors"](item_ids=history[:, 0])["vectors"]
+    best = served["serving_default"](history=history)
+    answers[f"{name} best"] = best["item_ids"].numpy().astype(str)
+    candidates = {"history": history, "candidates": best["item_ids"][:, :10]}
+    answers[f"{name} scores"] = best["scores"][:, :10]
+    answers[f"{name} again"] = served["score"](**candidates)["scores"]
+grid = tf.saved_model.load(f"{folder}/grid")
+for name, call in zip(given["names"], grid.calls):
+    answers[f"{name} interest"], answers[f"{name} mlp"] = call(given["history"])
+np.savez(f"{folder}/answers.npz", **answers)
+"""
+
+
+def answers_of(model):
+    """A function of histories of item indices: U and the MLP's scores of all items."""
+    vectors = tf.Variable(model.item_vectors(ALL_ITEMS))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)])
+    def answer(history):
+        none = tf.zeros_like(history)
+        interest = model.interest([tf.gather(vectors, history), history, none, none])
+        unit = tf.math.l2_normalize(vectors, axis=-1)
+        repeated = tf.repeat(unit[None], tf.shape(history)[0], axis=0)
+        return interest, model.scorer([interest, repeated], training=False)
+
+    return answer, [vectors, *model.interest.variables, *model.scorer.variables]
+
+
+@pytest.mark.slow
+def test_every_combination_exports_and_one_fresh_process_reloads_them_all(tmp_path, monkeypatch):
+    """All 42 as the parts that differ (item vectors, U, MLP); one of each sequence model by
+    `export` itself."""
+    monkeypatch.setattr(exporter, "_compare", lambda *_: None)  # done here, for all at once
+    ids = [f"i{number}" for number in range(1, NUM_ITEMS + 1)]
+    items = read_items(pd.DataFrame({"item_id": ids, "title": ids}))
+    versions, grid = [], tf.Module()
+    for names in EXPORTED:
+        options = {"items": items, "popularity": np.zeros(NUM_ITEMS + 1, np.float32)}
+        base = tmp_path / "-".join(names)
+        model = trained_model(*names)
+        versions.append(exporter.export(model, base, manifest={"name": base.name}, **options))
+    answers = {"-".join(names): answers_of(trained_model(*names)) for names in GRID}
+    grid.calls = [call for call, _ in answers.values()]
+    grid.kept = [variables for _, variables in answers.values()]
+    tf.saved_model.save(grid, str(tmp_path / "grid"))
+    history, wanted = planted_rows()
+    given = {"ids": np.array(ids)[history - 1], "history": history, "names": list(answers)}
+    np.savez(tmp_path / "given.npz", **given)
+    command = [sys.executable, "-c", RELOAD, str(tmp_path), *map(str, versions)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "answers.npz") as saved:
+        found = {name: saved[name] for name in saved.files}
+    for names in GRID:
+        name, model = "-".join(names), trained_model(*names)
+        expected = interest_of(model, history)
+        np.testing.assert_allclose(found[f"{name} interest"], expected, atol=1e-5)
+        mlp = answers[name][0](history)[1]
+        np.testing.assert_allclose(found[f"{name} mlp"], mlp, atol=1e-5)
+        if names in EXPORTED:
+            vectors = model.item_vectors(history[:, 0])
+            np.testing.assert_allclose(found[f"{name} vectors"], vectors, atol=1e-5)
+            best = found[f"{name} best"]
+            scores = cosines(model, history)
+            np.put_along_axis(scores, np.pad(history, [(0, 0), (1, 0)]), -2, axis=1)
+            assert (best[:, 0] == np.array(ids)[scores.argmax(axis=1) - 1]).mean() > 0.9
+            assert (
+                np.mean([ids[w - 1] in row[:10] for w, row in zip(wanted, best, strict=True)]) > 0.7
+            )
+            np.testing.assert_allclose(
+                found[f"{name} scores"], found[f"{name} again"], rtol=1e-4, atol=1e-4
+            )
+
+
+def test_one_user_and_one_event_train():
+    model = build(loss="sampled_softmax")
+    windows = sequences.make_windows(histories_of([[1, 2]]), 8)
+    (batch,) = sequences.batches(windows, batch_size=4, max_length=8, seed=0)
+    model.training.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    assert np.isfinite(model.training.train_on_batch([batch[name] for name in NAMES]))

@@ -1,0 +1,305 @@
+"""`train` for every kind of encoder; the versions reload in one fresh process and agree."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kerasrec import artifacts, exporter
+from kerasrec.backend import tf
+from kerasrec.data import Items, read_interactions
+from kerasrec.encoder import load_text_encoder
+from kerasrec.pipeline import fingerprint, popularity_scores, train
+from kerasrec.recommender import Recommender
+from kerasrec.trainer import Ranker
+from kerasrec.trainingstate import rebuild
+
+KINDS = ("none", "vectors", "frozen", "lora")
+ODD = [
+    "a,b",
+    "  spaced  ",
+    "书 籍",
+    'say "hi"',
+    "'",
+    "a\u2028b",
+    "tab\tbed",
+    "#1",
+    "-",
+    "0",
+    "中,文",
+]
+
+
+def options(encoder, **more):
+    return {
+        "encoder": {"whitening_dim": 8, "max_tokens": 16, **encoder},
+        "model": {"text_units": 4, "id_units": 4, "max_length": 8, "scorer_units": 4, **more},
+        "trainer": {"epochs": 1, "batch_size": 64, "learning_rate": "1e-2"},
+    }
+
+
+@pytest.fixture(scope="module")
+def small(toy_interactions, toy_items):
+    """30 courses and their learners, the courses under odd ids."""
+    frame = toy_interactions.frame
+    courses = frame["item_id"].value_counts().index[:30]
+    frame = frame[frame["item_id"].isin(courses)]
+    new = dict(zip(courses, ODD + [f"c{n}" for n in range(30 - len(ODD))], strict=True))
+    log = pd.DataFrame(
+        {"uid": frame["user_id"], "iid": frame["item_id"].map(new), "ts": frame["timestamp"]}
+    )
+    table = toy_items.frame[toy_items.frame["item_id"].isin(courses)]
+    table = table.assign(item_id=table["item_id"].map(new)).reset_index(drop=True)
+    return read_interactions(log.astype(str)), Items(table)
+
+
+@pytest.fixture(scope="module")
+def exported(small, tiny_bert_folder, tmp_path_factory):
+    """Kind -> `Trained`, and kind -> the `ServingModule` in memory that was saved."""
+    interactions, items = small
+    folder = tmp_path_factory.mktemp("kinds")
+    rng = np.random.default_rng(0)
+    np.savez(folder / "v.npz", ids=np.array(items.ids, str), vectors=rng.normal(size=(30, 12)))
+    encoders = {
+        "none": {"name": "none"},
+        "vectors": {"name": f"vectors:{folder / 'v.npz'}"},
+        "frozen": {"name": str(tiny_bert_folder)},
+        "lora": {"name": str(tiny_bert_folder), "mode": "lora"},
+    }
+    modules = []
+    more = {"none": {"sequence": "rnn"}, "lora": {"loss": "bpr", "interest": "gmf"}}
+    with pytest.MonkeyPatch.context() as patch:
+        # compared below, all versions in one fresh process
+        patch.setattr(exporter, "_compare", lambda module, *_: modules.append(module))
+        trained = {
+            kind: train(
+                interactions,
+                items,
+                name=kind,
+                out=folder / "saved_models",
+                options=options(encoders[kind], **more.get(kind, {})),
+                progress=False,
+            )
+            for kind in KINDS
+        }
+    return trained, dict(zip(KINDS, modules, strict=True))
+
+
+@pytest.fixture(scope="module")
+def made(exported):
+    """Kind -> `Trained`."""
+    return exported[0]
+
+
+@pytest.fixture(scope="module")
+def loaded(made):
+    return {kind: Recommender.load(trained.version.parent) for kind, trained in made.items()}
+
+
+HISTORIES = [["a,b", "书 籍", "中,文"], ["  spaced  "], [], ["?", "a\u2028b", 'say "hi"', "0"]]
+TEXT = "机器学习与大学物理"
+
+
+def test_a_fresh_process_agrees(made, exported):
+    code = (
+        "import json, sys\n"
+        "import kerasrec\n"
+        "answers = {}\n"
+        "for version in sys.argv[2:]:\n"
+        "    recommender = kerasrec.Recommender.load(version)\n"
+        "    table = recommender.recommend(json.loads(sys.argv[1]), k=30)\n"
+        "    answers[recommender.manifest['name']] = [\n"
+        "        list(table['item_id']), table['score'].tolist(), recommender.manifest['encodes_texts']\n"
+        f"        and recommender.encode([{TEXT!r}]).tolist()]\n"
+        "print(json.dumps(answers))\n"
+    )
+    paths = [str(trained.version) for trained in made.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(HISTORIES), *paths], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    history = tf.constant([[""] * (4 - len(row)) + row for row in HISTORIES])
+    for kind, module in exported[1].items():
+        expected = {key: value.numpy() for key, value in module.serving_default(history).items()}
+        listed = expected["scores"] > -np.inf
+        items, scores, vectors = answers[kind]
+        np.testing.assert_allclose(scores, expected["scores"][listed], atol=1e-4)
+        assert items == [i.decode() for i in expected["item_ids"][listed]]
+        if kind in ("frozen", "lora"):
+            tokens = load_text_encoder(made[kind].version / artifacts.ENCODER).tokenizer
+            encoded = module.encode_tokens(*map(tf.constant, tokens.encode_batch([TEXT])))
+            np.testing.assert_allclose(vectors, encoded, atol=1e-4)
+        else:
+            assert vectors is False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rebuild_gives_the_trained_model_back(made, loaded, kind):
+    model, encoder, state = rebuild(made[kind].version)
+    recommender = loaded[kind]
+    vectors = Ranker(model).item_vectors().numpy()
+    np.testing.assert_allclose(
+        vectors[1:], recommender.item_vectors(recommender.items.ids), atol=1e-5
+    )
+    history = np.array([[0, 0, 3, 7], [2, 9, 9, 1]], np.int32)
+    none = np.zeros_like(history)
+    np.testing.assert_allclose(
+        model.interest([vectors[history], history, none, none]),
+        recommender._module.interest_rows(history, none, none),
+        atol=1e-5,
+    )
+    assert (encoder is None) == (kind == "none")
+    assert state.popularity.shape == (31,)
+    if kind in ("frozen", "lora"):
+        tokens = encoder.tokenizer.encode_batch([TEXT])
+        text = model.text_part(
+            (encoder.model(list(tokens)) - state.whitening.mean) @ state.whitening.matrix
+        )
+        np.testing.assert_allclose(text, recommender.encode([TEXT]), atol=1e-5)
+
+
+def test_lora_trained_its_encoder(made, loaded):
+    assert (
+        made["lora"].manifest["encoder"]["fingerprint"]
+        != made["frozen"].manifest["encoder"]["fingerprint"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["frozen", "lora"])
+def test_new_texts_with_a_bert_encoder(loaded, kind):
+    recommender = loaded[kind]
+    titles = recommender.items.frame["title"].tolist()
+    nearest = recommender.similar(text=titles[:5], k=30)
+    unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
+    cosine = (
+        unit(recommender.encode(titles[:5]))
+        @ unit(recommender.item_vectors(recommender.items.ids)).T
+    )
+    best = np.sort(cosine, axis=1)[:, ::-1]
+    np.testing.assert_allclose(nearest["score"].to_numpy().reshape(5, 30), best, atol=1e-4)
+    text_part = recommender.encode(titles)[:, :4]
+    np.testing.assert_allclose(
+        text_part, recommender.item_vectors(recommender.items.ids)[:, :4], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("none", "without texts"), ("vectors", "on ready vectors")]
+)
+def test_texts_without_an_encoder(loaded, kind, why):
+    with pytest.raises(ValueError, match=f"cannot encode texts: it was trained {why}. Train with"):
+        loaded[kind].similar(text=TEXT)
+    assert len(loaded[kind].similar("a,b", k=4)) == 4
+
+
+def test_add_items_with_ready_vectors(made):
+    recommender = Recommender.load(made["vectors"].version)
+    new = pd.DataFrame({"item_id": ["n1", "n2"], "title": ["甲", "乙"]})
+    for bad in (None, np.zeros((2, 3)), np.full((2, 12), np.nan)):
+        with pytest.raises(ValueError, match=r"needs vectors of shape \(2, 12\), all finite"):
+            recommender.add_items(new, vectors=bad)
+    twin = np.load(made["vectors"].manifest["encoder_options"]["name"].removeprefix("vectors:"))
+    vectors = twin["vectors"][[4, 9]].astype(np.float32)
+    assert recommender.add_items(new, vectors=vectors) == 2
+    np.testing.assert_allclose(
+        recommender.item_vectors(["n1", "n2"])[:, :4],
+        recommender.item_vectors(recommender.items.ids[[4, 9]])[:, :4],
+        atol=1e-5,
+    )
+
+
+def test_add_items_without_any_text_part(made):
+    recommender = Recommender.load(made["none"].version)
+    with pytest.raises(ValueError, match="trained without texts"):
+        recommender.add_items(pd.DataFrame({"item_id": ["n1"], "title": ["甲"]}))
+
+
+# --- the manifest ---
+
+
+def test_manifest_is_complete(made, small, tiny_bert_folder):
+    manifest = made["lora"].manifest
+    assert manifest == artifacts.read_manifest(made["lora"].version)
+    assert manifest["name"] == "lora" and manifest["version"] == 1 and manifest["format"] == 1
+    assert manifest["preset"] == "balanced" and manifest["validation"] == "last event of each user"
+    assert manifest["num_items"] == 30 and manifest["k"] == 30 and manifest["encodes_texts"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["created"])
+    assert {"kerasrec", "tensorflow", "tf-keras", "bert4keras", "numpy", "python"} == set(
+        manifest["packages"]
+    )
+    assert manifest["encoder"]["kind"] == "bert" and manifest["encoder"]["dim"] == 16
+    chosen = {"name": str(tiny_bert_folder), "mode": "lora", "max_tokens": 16, "layers": "all"}
+    assert chosen.items() <= manifest["encoder_options"].items()
+    assert {"epochs": 1, "learning_rate": 0.01, "optimizer": "adam"}.items() <= manifest[
+        "trainer"
+    ].items()
+    assert {"loss": "bpr", "time_gaps": True, "dropout": 0.2}.items() <= manifest["options"].items()
+    data = manifest["data"]
+    assert data["interactions"] == len(small[0]) and data["items"] == 30
+    assert data["columns"] == {"user_id": "uid", "item_id": "iid", "timestamp": "ts"}
+    assert manifest["metrics"] == made["lora"].metrics
+    assert 0 <= manifest["metrics"]["valid_ndcg@10"] <= 1
+    assert len(made["lora"].history) == manifest["epochs"] == 1
+
+
+def test_fingerprint_changes_with_the_data(small):
+    interactions, items = small
+    same = fingerprint(interactions, items)["sha256"]
+    assert fingerprint(interactions, items)["sha256"] == same
+    fewer = interactions.replace(interactions.frame[1:])
+    assert fingerprint(fewer, items)["sha256"] != same
+    other = Items(items.frame.assign(title=items.frame["title"][::-1].to_numpy()))
+    assert fingerprint(interactions, other)["sha256"] != same
+
+
+def test_popularity_scores():
+    from conftest import histories_of
+
+    histories = histories_of([[1, 3], [3], [3, 1]])
+    expected = np.log1p([0, 2, 0, 3, 0])
+    np.testing.assert_allclose(popularity_scores(histories, 4), expected, rtol=1e-6)
+
+
+# --- mistakes are found before the work ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "a/b"}, "plain folder name"),
+        ({"preset": "fats"}, "Did you mean 'fast'"),
+        ({"options": {"model": {"dropuot": 1}}}, "Did you mean 'dropout'"),
+        ({"options": {"encoder": {"name": "tfidf", "mode": "lora"}}}, "tfidf has no weights"),
+        ({"options": {"encoder": {"name": "tfidf", "template": "{titel}"}}}, "Received: '{titel}'"),
+    ],
+)
+def test_train_refuses(small, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        train(*small, **{"name": "x", "out": tmp_path, "progress": False, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_refuses_ids_with_line_breaks(small, tmp_path):
+    interactions, items = small
+    frame = items.frame.copy()
+    frame.loc[0, "item_id"] = "a\nb"
+    with pytest.raises(ValueError, match=r"no line break.*Received: 'a\\nb'. Rename"):
+        train(interactions, Items(frame), name="x", out=tmp_path)
+
+
+def test_train_refuses_validation_without_a_past(small, tmp_path):
+    interactions, items = small
+    strangers = pd.DataFrame({"user": ["new1", "new2"], "item": items.ids[:2]})
+    with pytest.raises(ValueError, match="no validation user has a training event"):
+        train(interactions, items, name="x", out=tmp_path, valid=read_interactions(strangers))
+
+
+def test_train_refuses_a_file_as_folder(small, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="Choose another out"):
+        train(*small, name="x", out=tmp_path / "file")

@@ -1,0 +1,313 @@
+"""The signatures of the exported toy version, called as TensorFlow Serving calls them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kerasrec import sequences
+from kerasrec.backend import tf
+from kerasrec.recommender import Recommender
+from kerasrec.servingmodule import gap_bucket
+
+SECONDS = st.one_of(
+    st.integers(0, 3),
+    st.integers(0, 40).map(lambda power: 2**power),
+    st.integers(0, 40).map(lambda power: 2**power - 1),
+    st.integers(0, 40).map(lambda power: max(2**power - 2, 0)),
+    st.integers(0, 2**33),
+)
+
+
+@pytest.fixture(scope="module")
+def recommender(exported_version):
+    return Recommender.load(exported_version)
+
+
+@pytest.fixture(scope="module")
+def served(exported_version):
+    return tf.saved_model.load(str(exported_version / "1"))
+
+
+@pytest.fixture(scope="module")
+def ids(recommender):
+    return list(recommender.items.ids)
+
+
+def call(served, name, **inputs):
+    """Outputs of a signature as numpy arrays, ids as str."""
+    given = {
+        key: value if isinstance(value, tf.Tensor) else tf.constant(value)
+        for key, value in inputs.items()
+    }
+    answer = {}
+    for key, value in served.signatures[name](**given).items():
+        value = value.numpy()
+        is_text = value.dtype == object
+        answer[key] = (
+            np.array([i.decode() for i in value.flat]).reshape(value.shape) if is_text else value
+        )
+    return answer
+
+
+def rows(histories):
+    width = max(len(history) for history in histories)
+    padded = [list(history) + [""] * (width - len(history)) for history in histories]
+    return tf.constant(padded, tf.string)
+
+
+def recommend(served, histories, **inputs):
+    """The signature `recommend` with everything optional left empty."""
+    history = rows(histories)
+    batch = len(histories)
+    none = tf.zeros((batch, 0), tf.string)
+    defaults = {
+        "timestamps": tf.zeros(history.shape, tf.int64),
+        "allow": none,
+        "deny": none,
+        "keep_seen": tf.fill([batch], False),
+    }
+    return call(served, "recommend", history=history, **{**defaults, **inputs})
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "outputs"),
+    [
+        ("serving_default", {"history": "string 2"}, {"item_ids": "string", "scores": "float32"}),
+        (
+            "recommend",
+            {
+                "history": "string 2",
+                "timestamps": "int64 2",
+                "allow": "string 2",
+                "deny": "string 2",
+                "keep_seen": "bool 1",
+            },
+            {"item_ids": "string", "scores": "float32"},
+        ),
+        ("interest", {"history": "string 2"}, {"interest": "float32"}),
+        ("score", {"history": "string 2", "candidates": "string 2"}, {"scores": "float32"}),
+        ("similar", {"item_ids": "string 1"}, {"item_ids": "string", "scores": "float32"}),
+        ("item_vectors", {"item_ids": "string 1"}, {"vectors": "float32"}),
+    ],
+)
+def test_signature_names(served, name, inputs, outputs):
+    signature = served.signatures[name]
+    given = {
+        k: f"{s.dtype.name} {s.shape.rank}"
+        for k, s in signature.structured_input_signature[1].items()
+    }
+    assert given == inputs
+    assert {k: s.dtype.name for k, s in signature.structured_outputs.items()} == outputs
+    assert signature.structured_outputs[next(iter(outputs))].shape.rank == 2
+
+
+# --- histories of every shape ---
+
+
+@pytest.mark.parametrize("name", ["serving_default", "interest", "score"])
+def test_blanks_and_unknown_ids_change_nothing(served, ids, name):
+    a, b, c = ids[3], ids[40], ids[7]
+    more = {"candidates": rows([ids[:5]])} if name == "score" else {}
+    plain = call(served, name, history=[[a, b, c]], **more)
+    for history in (
+        [a, b, c, "", ""],
+        ["", "", a, b, c],
+        ["", a, "", "", b, "no such item", c, ""],
+    ):
+        other = call(served, name, history=[history], **more)
+        for key, value in plain.items():
+            if value.dtype.kind == "U":
+                assert (other[key] == value).all()
+            else:
+                np.testing.assert_allclose(other[key], value, atol=1e-5)
+
+
+def test_order_of_a_history_matters(served, ids):
+    there = call(served, "interest", history=[[ids[3], ids[40]]])["interest"]
+    back = call(served, "interest", history=[[ids[40], ids[3]]])["interest"]
+    assert np.abs(there - back).max() > 1e-3
+
+
+def test_a_batch_answers_as_its_rows_alone(served, ids):
+    histories = [ids[:1], [], ids[5:25], ["?", ids[2]], ids[:60], ["?"]]
+    together = call(served, "serving_default", history=rows(histories))
+    for number, history in enumerate(histories):
+        alone = call(served, "serving_default", history=rows([history, []]))
+        assert (alone["item_ids"][0] == together["item_ids"][number]).all()
+        np.testing.assert_allclose(alone["scores"][0], together["scores"][number], atol=1e-5)
+
+
+def test_nothing_known_is_answered_by_popularity(served, recommender, toy_interactions, ids):
+    counts = toy_interactions.frame["item_id"].value_counts()
+    expected = sorted(ids, key=lambda i: (-counts.get(i, 0), ids.index(i)))[:50]
+    for history in (tf.zeros((2, 0), tf.string), [[""], ["?"]], [["", ""], ["", "?"]]):
+        answer = call(served, "serving_default", history=history)
+        assert answer["item_ids"].tolist() == [expected] * 2
+        np.testing.assert_allclose(
+            answer["scores"][0], np.log1p([counts.get(i, 0) for i in expected]), rtol=1e-6
+        )
+    assert np.isfinite(
+        call(served, "interest", history=tf.zeros((2, 0), tf.string))["interest"]
+    ).all()
+    scores = call(served, "score", history=[[""]], candidates=[[ids[0], "?", ids[1]]])["scores"][0]
+    np.testing.assert_allclose(scores[[0, 2]], np.log1p([counts.get(i, 0) for i in ids[:2]]))
+    assert scores[1] == -np.inf
+
+
+def test_an_empty_batch(served):
+    answer = call(served, "serving_default", history=tf.zeros((0, 3), tf.string))
+    assert answer["item_ids"].shape == answer["scores"].shape == (0, 50)
+
+
+def test_only_the_newest_events_reach_the_interest(served, ids):
+    history = (ids * 2)[:100]
+    long = call(served, "interest", history=[history])["interest"]
+    newest = call(served, "interest", history=[history[-20:]])["interest"]  # max_length of toy
+    np.testing.assert_allclose(long, newest, atol=1e-5)
+    seen = call(served, "serving_default", history=[ids[:60]])
+    listed = [i for i in seen["item_ids"][0] if i]
+    assert not set(listed) & set(ids[:60]) and len(listed) == len(ids) - 60
+    assert (seen["scores"][0][len(listed) :] == -np.inf).all()
+
+
+def test_interest_has_unit_length(served, ids):
+    interest = call(served, "interest", history=rows([ids[:3], [], ids[:50]]))["interest"]
+    np.testing.assert_allclose(np.linalg.norm(interest[[0, 2]], axis=1), 1, atol=1e-5)
+
+
+# --- the lists of `recommend` ---
+
+
+def test_recommend_without_wishes_is_serving_default(served, ids):
+    histories = [ids[:4], [], ids[9:10]]
+    plain = call(served, "serving_default", history=rows(histories))
+    answer = recommend(served, histories)
+    assert (answer["item_ids"] == plain["item_ids"]).all()
+    np.testing.assert_allclose(answer["scores"], plain["scores"], atol=1e-5)
+
+
+def test_allow_and_deny(served, ids):
+    answer = recommend(
+        served,
+        [ids[:2], ids[:2], ids[:2], []],
+        allow=[[ids[5], ids[9], ids[0]], ["", "", ""], ["?", "", ""], [ids[9], "?", ids[5]]],
+        deny=[[ids[9], ""], [ids[7], "?"], ["", ""], [ids[5], ""]],
+    )["item_ids"]
+    assert [[i for i in row if i] for row in answer[[0, 2, 3]]] == [[ids[5]], [], [ids[9]]]
+    assert ids[7] not in answer[1] and (answer[1] != "").all()
+
+
+def test_keep_seen(served, ids):
+    answer = recommend(served, [ids[:2], ids[:2]], keep_seen=[True, False], allow=[ids[:3]] * 2)
+    assert set(answer["item_ids"][0][:3]) == set(ids[:3])
+    assert [i for i in answer["item_ids"][1] if i] == [ids[2]]
+
+
+def test_timestamps_follow_their_items(served, ids):
+    history = [ids[3], ids[40], ids[7]]
+    times = [1_400_000_000, 1_400_000_005, 1_450_000_000]
+    plain = recommend(served, [history], timestamps=tf.constant([times], tf.int64))
+    spread = recommend(
+        served,
+        [["", history[0], "?", history[1], "", history[2]]],
+        timestamps=tf.constant([[9, times[0], 1_400_000_001, times[1], 0, times[2]]], tf.int64),
+    )
+    np.testing.assert_allclose(spread["scores"], plain["scores"], atol=1e-5)
+    without = recommend(served, [history])
+    assert np.abs(without["scores"] - plain["scores"]).max() > 1e-4  # toy knows time gaps
+
+
+# --- the same answers as the Recommender ---
+
+
+def test_signatures_equal_the_recommender_with_times(served, recommender, toy_interactions):
+    histories = recommender.histories(toy_interactions)
+    width = int(histories.lengths.max())
+    place = (histories.offsets[:-1], histories.lengths, width)
+    index = sequences.pad_left(histories.items, *place)
+    times = sequences.pad_left(histories.timestamps, *place)
+    table = recommender.recommend(histories, k=50)
+    answer = recommend(
+        served,
+        np.array(["", *recommender.items.ids])[index].tolist(),
+        timestamps=tf.constant(times, tf.int64),
+    )
+    for number, user in enumerate(histories.user_ids):
+        mine = table[table["user_id"] == user]
+        np.testing.assert_allclose(answer["scores"][number], mine["score"], atol=1e-4)
+        order = np.abs(np.diff(mine["score"], prepend=np.inf)) > 1e-4  # not for near ties
+        same = answer["item_ids"][number] == mine["item_id"].to_numpy()
+        assert same[order & np.roll(order, -1)].all()
+
+
+def test_signatures_equal_the_recommender_without_times(served, recommender, ids):
+    histories = [ids[:3], ["?"], ids[10:40], ids[70:71]]
+    np.testing.assert_allclose(
+        call(served, "interest", history=rows(histories))["interest"],
+        recommender.interests(histories),
+        atol=1e-5,
+    )
+    table = recommender.recommend(histories, k=50)
+    answer = call(served, "serving_default", history=rows(histories))
+    lists = [[i for i in row if i] for row in answer["item_ids"]]
+    assert [list(mine["item_id"]) for _, mine in table.groupby("user_id")] == lists
+
+
+def test_score_gives_the_scores_of_the_lists(served, ids):
+    histories = rows([ids[:3], ids[20:25]])
+    answer = call(served, "serving_default", history=histories)
+    scores = call(served, "score", history=histories, candidates=answer["item_ids"])["scores"]
+    np.testing.assert_allclose(scores, answer["scores"], atol=1e-4)
+
+
+# --- items ---
+
+
+def test_similar_and_item_vectors(served, recommender, ids):
+    vectors = call(served, "item_vectors", item_ids=[*ids, "?", ""])["vectors"]
+    np.testing.assert_array_equal(vectors[:-2], recommender.item_vectors(ids))
+    assert (vectors[-2:] == 0).all()
+    unit = vectors[:-2] / np.linalg.norm(vectors[:-2], axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -np.inf)
+    answer = call(served, "similar", item_ids=[ids[4], "?", ids[-1]])
+    for row, item in ((0, 4), (2, -1)):
+        best = np.argsort(-cosine[item], kind="stable")[:50]
+        np.testing.assert_allclose(answer["scores"][row], cosine[item][best], atol=1e-5)
+        assert answer["item_ids"][row][0] == ids[best[0]]
+        assert ids[item] not in answer["item_ids"][row]
+    assert (answer["item_ids"][1] == "").all() and (answer["scores"][1] == -np.inf).all()
+
+
+# --- gap buckets ---
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.lists(st.tuples(SECONDS, st.booleans()), min_size=1, max_size=12), min_size=1, max_size=4
+    )
+)
+def test_gap_bucket_equals_gap_buckets(gaps):
+    width = max(len(row) for row in gaps)
+    times = np.zeros((len(gaps), width), np.int64)
+    for row, steps in zip(times, gaps, strict=True):
+        seconds = 1_000_000_000 + np.cumsum([gap for gap, _ in steps])
+        row[width - len(steps) :] = np.where([known for _, known in steps], seconds, 0)
+    offsets = np.arange(len(gaps) + 1) * width
+    expected = sequences.gap_buckets(times.reshape(-1), offsets).reshape(times.shape)
+    np.testing.assert_array_equal(gap_bucket(tf.constant(times)), expected)
+
+
+def test_gap_bucket_by_hand():
+    start = 1_500_000_000
+    gaps = [0, 1, 2, 3, 6, 7, 2**26 - 2, 2**26 - 1, 2**27 - 2, 2**27 - 1, 2**40]
+    times = [[start, start + gap] for gap in gaps] + [[start, start - 9], [0, start], [start, 0]]
+    found = gap_bucket(tf.constant(times, tf.int64)).numpy()
+    assert (found[:, 0] == 0).all()
+    assert found[:, 1].tolist() == [1, 2, 2, 3, 3, 4, 26, 27, 27, 28, 28, 1, 0, 0]
+    assert gap_bucket(tf.zeros((2, 0), tf.int64)).shape == (2, 0)

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from kerasrec.models import TextEncoder
+from kerasrec.textpart import text_part
+
+
+def test_none_knows_items_by_their_id_alone(toy_items):
+    assert text_part(toy_items, name="none") == (None, None, None, None)
+
+
+def test_frozen_vectors_are_whitened_encoder_vectors(toy_items):
+    part = text_part(toy_items, name="tfidf", whitening_dim=16, progress=False)
+    raw = part.encoder.encode(toy_items.texts())
+    np.testing.assert_allclose(
+        part.text, (raw - part.whitening.mean) @ part.whitening.matrix, atol=1e-5
+    )
+    assert part.text.shape == (82, 16) and part.vectors is part.text
+
+
+def test_template_decides_what_is_encoded(toy_items):
+    title = text_part(toy_items, name="tfidf", progress=False)
+    both = text_part(toy_items, name="tfidf", template="{title} {category}", progress=False)
+    assert both.encoder.fingerprint != title.encoder.fingerprint
+
+
+def test_whitening_is_no_wider_than_the_data_allows(toy_items, tiny_bert_folder):
+    part = text_part(
+        toy_items, name=tiny_bert_folder, whitening_dim=500, max_tokens=9, progress=False
+    )
+    assert part.text.shape == (82, 16)  # the width of tiny_bert
+
+
+@pytest.mark.parametrize(("mode", "layers"), [("finetune", 1), ("lora", "all")])
+def test_learning_modes_put_the_encoder_into_the_graph(toy_items, tiny_bert_folder, mode, layers):
+    part = text_part(
+        toy_items, name=tiny_bert_folder, mode=mode, layers=layers, max_tokens=12, progress=False
+    )
+    assert isinstance(part.text, TextEncoder) and part.text.model is part.encoder.model
+    assert part.text.token_ids.shape == part.text.segment_ids.shape
+    assert part.text.token_ids.shape[0] == 82 and part.text.token_ids.shape[1] <= 12
+    names = [weight.name for weight in part.encoder.model.trainable_weights]
+    assert names
+    if mode == "lora":
+        assert all("lora" in name for name in names)
+    else:
+        assert all("Transformer-1" in name for name in names)
+
+
+def test_mistakes(toy_items):
+    with pytest.raises(
+        ValueError, match="mode must be one of frozen, finetune, lora. Received: 'thaw'"
+    ):
+        text_part(toy_items, mode="thaw")
+    with pytest.raises(ValueError, match="needs a pretrained encoder; tfidf has no weights"):
+        text_part(toy_items, name="tfidf", mode="lora")
+    with pytest.raises(FileNotFoundError, match="Known names: e5-small"):
+        text_part(toy_items, name="no/such/folder")

@@ -1,0 +1,76 @@
+"""What `rebuild` gives for each kind of encoder is in test_pipeline."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerasrec import artifacts
+from kerasrec.artifacts import ArtifactError
+from kerasrec.recommender import Recommender
+from kerasrec.trainer import Ranker
+from kerasrec.trainingstate import plain, read_training_state, rebuild
+
+
+@pytest.fixture
+def copy(exported_version, tmp_path):
+    shutil.copytree(exported_version / "1", tmp_path / "1")
+    return tmp_path / "1"
+
+
+def test_read_training_state(exported_version):
+    state = read_training_state(exported_version / "1")
+    assert state.options["num_items"] == 82 and state.options["text_units"] == 8
+    assert state.popularity.shape == (83,) and state.whitening.matrix.shape[1] == 16
+    assert all(isinstance(weight, np.ndarray) for weight in state.weights)
+
+
+def test_rebuild_goes_on_where_training_stopped(exported_version):
+    model, encoder, state = rebuild(exported_version / "1")
+    assert encoder.kind == "tfidf"
+    recommender = Recommender.load(exported_version)
+    vectors = Ranker(model).item_vectors()[1:]
+    np.testing.assert_allclose(vectors, recommender.item_vectors(recommender.items.ids), atol=1e-6)
+    assert len(model.training.get_weights()) == len(state.weights)
+
+
+def test_rebuild_refuses_a_version_without_state(copy):
+    shutil.rmtree(copy / artifacts.TRAIN)
+    with pytest.raises(ArtifactError, match="holds no weights for further training"):
+        rebuild(copy)
+
+
+def test_rebuild_refuses_another_encoder(copy):
+    path = copy / artifacts.MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["encoder"]["fingerprint"] = "0" * 64
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(
+        ArtifactError, match="The encoder tfidf is not the one that .*/1 was trained with"
+    ):
+        rebuild(copy)
+
+
+def test_plain_is_json():
+    class Thing:
+        pass
+
+    options = {
+        "a": 1,
+        "b": None,
+        "c": Path("x/y"),
+        "d": Thing(),
+        "e": test_plain_is_json,
+        "f": True,
+    }
+    assert plain(options) == {
+        "a": 1,
+        "b": None,
+        "c": "x/y",
+        "d": "Thing",
+        "e": "test_plain_is_json",
+        "f": True,
+    }
+    json.dumps(plain(options))

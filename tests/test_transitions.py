@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from conftest import histories_of
+
+from kerasrec import transitions
+from kerasrec.transitions import (
+    NeighbourTable,
+    fit_ease,
+    normalise_counts,
+    sequential_counts,
+    text_neighbours,
+    to_table,
+)
+
+
+def test_sequential_counts_by_hand():
+    counts = sequential_counts(
+        histories_of([[1, 2, 3]]), 3, distance_decay=1.0, backward=0.5, max_distance=2
+    ).toarray()
+    expected = np.zeros((4, 4))
+    expected[1, 2] = expected[2, 3] = 1.0  # distance 1
+    expected[1, 3] = 0.5  # distance 2
+    expected += 0.5 * expected.T
+    np.testing.assert_allclose(counts, expected)
+
+
+def test_sequential_counts_do_not_join_two_users():
+    counts = sequential_counts(histories_of([[1], [2]]), 2)
+    assert counts.nnz == 0
+
+
+def test_normalise_counts_by_hand():
+    counts = np.array([[0, 0, 0], [0, 0, 8.0], [0, 0, 0]])
+    from scipy import sparse
+
+    result = normalise_counts(
+        sparse.csr_array(counts), np.array([0, 4, 16]), source_power=0.5, target_power=0.25
+    )
+    assert result.toarray()[1, 2] == pytest.approx(8 / (2 * 2))
+
+
+def test_fit_ease_solves_its_own_least_squares():
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(6)[:3] + 1 for _ in range(40)]
+    weights = fit_ease(histories_of(rows), 6, penalty=2.0)[1:, 1:].astype(float)
+    users = np.zeros((40, 6))
+    for user, row in enumerate(rows):
+        users[user, row - 1] = 1
+    # stationary point of |X - XB|^2 + penalty |B|^2 with zero diagonal: the gradient vanishes
+    # off the diagonal
+    gradient = users.T @ (users @ weights - users) + 2.0 * weights
+    np.fill_diagonal(gradient, 0)
+    assert np.abs(gradient).max() < 1e-3
+    assert np.abs(np.diag(weights)).max() == 0
+
+
+def test_fit_ease_counts_a_repeated_pair_once():
+    once = fit_ease(histories_of([[1, 2], [2, 3]]), 3)
+    twice = fit_ease(histories_of([[1, 2, 2, 1], [2, 3]]), 3)
+    np.testing.assert_allclose(once, twice)
+
+
+def test_text_neighbours_are_the_largest_cosines():
+    vectors = np.random.default_rng(1).normal(size=(20, 5)).astype(np.float32)
+    near = text_neighbours(vectors, width=3, power=1.0).toarray()
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -1)
+    for item in range(20):
+        expected = set(np.argsort(-cosine[item])[:3] + 1)
+        assert set(np.flatnonzero(near[item + 1])) <= expected
+        best = int(np.argmax(cosine[item]))
+        assert near[item + 1, best + 1] == pytest.approx(cosine[item, best], abs=1e-6)
+
+
+def test_to_table_keeps_the_largest_sizes_and_never_padding():
+    matrix = np.zeros((3, 3), np.float32)
+    matrix[1] = [9.0, -3.0, 2.0]
+    table = to_table(matrix, width=1, decay=0.5)
+    assert table.neighbours[1].tolist() == [1]
+    assert table.weights[1].tolist() == [-3.0]
+
+
+def test_scores_by_hand():
+    table = NeighbourTable(
+        np.array([[0], [2], [3], [1]], np.int32), np.array([[0], [1], [2], [-4]], np.float32), 0.5
+    )
+    scores = table.scores(histories_of([[1, 2], [], [3]]))
+    # newest 2 -> item 3 with 2; before it 1 -> item 2 with 0.5 * 1; item 1 of user 2 is negative
+    np.testing.assert_allclose(scores, [[0, 0, 0.5, 2.0], [0, 0, 0, 0], [0, 0, 0, 0]])
+
+
+def test_ease_is_left_to_small_catalogues():
+    from kerasrec.fusion import fit_tables
+
+    histories = histories_of([[1, 2, 3]])
+    assert "ease" in fit_tables(histories, 5)
+    assert "ease" not in fit_tables(histories, transitions.MAX_EASE_ITEMS + 1)

@@ -1,0 +1,99 @@
+from types import SimpleNamespace
+
+import pytest
+
+from kerasrec import userinput
+from kerasrec.userinput import UserError, assignments, pairs_of, read_lines
+
+
+def test_pairs_of():
+    assert pairs_of(None, "--columns") == {}
+    assert pairs_of(["user_id=uid", "title=a=b"], "--columns") == {"user_id": "uid", "title": "a=b"}
+
+
+@pytest.mark.parametrize("text", ["user_id", "=uid", "user_id=", " =x"])
+def test_pairs_of_refuses(text):
+    with pytest.raises(UserError, match="--columns takes NAME=VALUE"):
+        pairs_of([text], "--columns")
+
+
+def test_assignments_are_plain_values():
+    texts = [
+        "a=1",
+        "b=1e-3",
+        "c=0.5",
+        "d=true",
+        "e=null",
+        "f={title} {x}",
+        "g={title}",
+        "h=x: y",
+        "i=[1",
+    ]
+    assert assignments(texts) == {
+        "a": 1,
+        "b": "1e-3",  # check_options makes a number of it where one is due
+        "c": 0.5,
+        "d": True,
+        "e": None,
+        "f": "{title} {x}",
+        "g": "{title}",
+        "h": "x: y",
+        "i": "[1",
+    }
+
+
+def test_read_lines_as_written(tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_bytes("\ufeffa, b\r\n\r\n  c \na\u2028b\n".encode())
+    assert read_lines(path, "utf-8") == ["a, b", "  c ", "a\u2028b"]
+    path.write_bytes("书\n".encode("gb18030"))
+    assert read_lines(path, "gb18030") == ["书"]
+    assert read_lines(None, "utf-8") is None
+
+
+def test_read_lines_refuses(tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_bytes("书\n".encode("gb18030"))
+    with pytest.raises(UserError, match="is not utf-8 text .byte 0.. Name its encoding"):
+        read_lines(path, "utf-8")
+    with pytest.raises(UserError, match="--encoding klingon is no encoding"):
+        read_lines(path, "klingon")
+
+
+def options(**given):
+    names = ("config", "encoder", "run_folder", "seed", "set")
+    return SimpleNamespace(**{**dict.fromkeys(names), "preset": "balanced", **given})
+
+
+def test_training_options_later_ones_win(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "encoder: {name: tfidf, max_tokens: 8}\nmodel:\ntrainer:\n  epochs: 3\n  seed: 1\n"
+    )
+    found = userinput.training_options(
+        options(
+            config=tmp_path / "run.yaml",
+            encoder="none",
+            seed=0,
+            run_folder="run",
+            set=["trainer.epochs=4", "model.dropout=0.3"],
+        )
+    )
+    assert found == {
+        "encoder": {"name": "none", "max_tokens": 8},
+        "model": {"dropout": 0.3},
+        "trainer": {"epochs": 4, "seed": 0, "run_folder": "run"},
+    }
+    assert userinput.training_options(options()) == {}
+
+
+def test_training_options_of_an_empty_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("# nothing yet\n")
+    assert userinput.training_options(options(config=tmp_path / "run.yaml")) == {}
+
+
+def test_export_options():
+    assert userinput.export_options(["k=5", "scorer_weight=0.5"]) == {"k": 5, "scorer_weight": 0.5}
+    with pytest.raises(
+        UserError, match="unknown option scorer_wieght. Did you mean 'scorer_weight'"
+    ):
+        userinput.export_options(["scorer_wieght=1"])
