@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -64,11 +65,12 @@ def main(arguments=None):
         name = f"kerasrec {options.verb}"
         with _logging(options):
             VERBS[options.verb][1](options)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # e.g. `kerasrec inspect ... | head`
-        sys.stderr.close()
+    except BrokenPipeError:  # `kerasrec inspect ... | head`: nobody reads on, also not at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # the one place where an error becomes a sentence
         if debug or not isinstance(error, _EXPECTED):

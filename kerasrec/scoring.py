@@ -56,12 +56,12 @@ class ScorerLoss(keras.layers.Layer):
     Inputs: `interest (positions, dim)`, `item_vectors (items, dim)`, `positive (positions,)`,
     `negative (negatives,)`, `history (batch, time)`, all three rows of item_vectors, and
     `batch_row (positions,)`. Of a step's positions at most `max_positions` are drawn; each is
-    scored against its `num_hard` best-retrieved unseen negatives, and counts only if its target would be
-    retrieved among them: otherwise the scorer would learn that retrieval is wrong, not where.
-    Gradients stop at interest and item vectors: retrieval is trained by the interest loss alone.
+    scored against its `num_hard` best-retrieved unseen negatives, and counts only if its target
+    would be retrieved among them: otherwise the scorer would learn that retrieval is wrong, not
+    where. Gradients stop at interest and item vectors: the interest loss alone trains retrieval.
     """
 
-    def __init__(self, scorer, temperature, *, num_hard=50, max_positions=128, **kwargs):
+    def __init__(self, scorer, temperature, *, num_hard=50, max_positions=64, **kwargs):
         super().__init__(**kwargs)
         self.scorer, self.temperature = scorer, temperature
         self.num_hard, self.max_positions = num_hard, max_positions

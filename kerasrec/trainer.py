@@ -1,10 +1,12 @@
 """`Trainer`: fits a model with full-ranking validation, early stopping, checkpoints and resume."""
 
+import hashlib
 import itertools
 import json
 import logging
 import math
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -314,12 +316,16 @@ def _is_factory(optimizer):
 
 def _fingerprint(trainer, histories, validation):
     """What must be equal for a run to go on: options and data."""
-    import hashlib
-
     digest = hashlib.sha256()
-    config = {key: str(value) for key, value in trainer.model.config.items()}
-    config.update(batch_size=trainer.batch_size, learning_rate=trainer.learning_rate)
-    config.update(seed=trainer.seed, optimizer=str(type(trainer.optimizer)))
+    options = {**trainer.model.config, "optimizer": trainer.optimizer}
+    for name in ("batch_size", "learning_rate", "clip_norm", "seed"):
+        options[name] = getattr(trainer, name)
+    # a function's or an object's own text holds its address, which another process changes
+    plain = (int, float, str, type(None))
+    config = {
+        key: str(v) if isinstance(v, plain) else getattr(v, "__name__", type(v).__name__)
+        for key, v in options.items()
+    }
     digest.update(json.dumps(config, sort_keys=True).encode())
     for values in (histories.offsets, histories.items, validation.target_items):
         digest.update(np.ascontiguousarray(values).tobytes())
@@ -341,8 +347,6 @@ class _Run(keras.callbacks.Callback):
     # --- progress ---
 
     def on_epoch_begin(self, epoch, logs=None):
-        import time
-
         self.started = time.perf_counter()
         self.bar = tqdm(
             total=self.steps,
@@ -363,8 +367,6 @@ class _Run(keras.callbacks.Callback):
         self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
     def on_epoch_end(self, epoch, logs=None):
-        import time
-
         lists = self.ranker.top(self.validation.histories)
         quality = ranking_quality(lists, self.validation)
         seconds = time.perf_counter() - self.started
@@ -431,7 +433,8 @@ class _Run(keras.callbacks.Callback):
                 "another run_folder, or delete it to start anew."
             )
         training = self.trainer.model.training
-        training.optimizer.build(training.trainable_weights)
+        if hasattr(training.optimizer, "build"):  # legacy optimizers make their slots by themselves
+            training.optimizer.build(training.trainable_weights)
         self.rows, self.finished = state["rows"], state["finished"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         path = self.folder / "checkpoints" / f"epoch-{state['epochs_done']}"

@@ -126,14 +126,14 @@ INDEX = np.array([2, 3, 0], np.int32)
 
 def test_item_vectors_by_hand():
     found = item_vectors()([TEXT, INDEX]).numpy()
-    # the text part is scaled by 4 ** -0.5; the padding row is zero whatever the tables hold
-    np.testing.assert_allclose(found, [[1, 2, 3, 4], [1, 1, 5, 6], [0, 0, 0, 0]])
+    # the text part is scaled by 0.5 * 4 ** -0.5; the padding row is zero whatever the tables hold
+    np.testing.assert_allclose(found, [[0.5, 1, 3, 4], [0.5, 0.5, 5, 6], [0, 0, 0, 0]])
 
 
 @pytest.mark.parametrize(
     "options, expected",
     [
-        ({"id_units": 0}, [[1, 2], [1, 1], [0, 0]]),
+        ({"id_units": 0}, [[0.5, 1], [0.5, 0.5], [0, 0]]),
         ({"text_units": 0}, [[3, 4], [5, 6], [0, 0]]),
     ],
 )
@@ -143,7 +143,7 @@ def test_item_vectors_of_one_part(options, expected):
 
 def test_item_vectors_of_text_alone_have_no_id_part():
     found = item_vectors()([TEXT]).numpy()
-    np.testing.assert_allclose(found, [[1, 2, 0, 0], [1, 1, 0, 0], [1, 2, 0, 0]])
+    np.testing.assert_allclose(found, [[0.5, 1, 0, 0], [0.5, 0.5, 0, 0], [0.5, 1, 0, 0]])
 
 
 def test_item_vectors_start_from_the_text_alone():
@@ -160,7 +160,7 @@ def test_id_dropout_zeroes_whole_rows_in_training_only():
     index = np.full(4000, 2, np.int32)
     text = np.tile(TEXT[:1], (4000, 1))
     found = layer([text, index], training=True).numpy()
-    np.testing.assert_array_equal(found[:, :2], np.tile([1, 2], (4000, 1)))  # the text part stays
+    np.testing.assert_array_equal(found[:, :2], np.tile([0.5, 1], (4000, 1)))  # the text part stays
     kept = (found[:, 2:] == [3, 4]).all(axis=1)
     gone = (found[:, 2:] == 0).all(axis=1)
     assert (kept | gone).all()

@@ -113,7 +113,8 @@ def test_a_fresh_process_agrees(made, exported):
         "    recommender = kerasrec.Recommender.load(version)\n"
         "    table = recommender.recommend(json.loads(sys.argv[1]), k=30)\n"
         "    answers[recommender.manifest['name']] = [\n"
-        "        list(table['item_id']), table['score'].tolist(), recommender.manifest['encodes_texts']\n"
+        "        list(table['item_id']), table['score'].tolist(),\n"
+        "        recommender.manifest['encodes_texts']\n"
         f"        and recommender.encode([{TEXT!r}]).tolist()]\n"
         "print(json.dumps(answers))\n"
     )
@@ -238,7 +239,7 @@ def test_manifest_is_complete(made, small, tiny_bert_folder):
     assert {"epochs": 1, "learning_rate": 0.01, "optimizer": "adam"}.items() <= manifest[
         "trainer"
     ].items()
-    assert {"loss": "bpr", "time_gaps": True, "dropout": 0.2}.items() <= manifest["options"].items()
+    assert {"loss": "bpr", "time_gaps": True, "dropout": 0.3}.items() <= manifest["options"].items()
     data = manifest["data"]
     assert data["interactions"] == len(small[0]) and data["items"] == 30
     assert data["columns"] == {"user_id": "uid", "item_id": "iid", "timestamp": "ts"}

@@ -85,7 +85,7 @@ def test_command_lines_of_a_readme_are_understood(path):
     commands = [line for line in code_in(path)[0] if line.startswith("kerasrec ")]
     assert len(commands) > 5
     for command in commands:
-        options = build_parser().parse_args(shlex.split(command, comments=True)[1:])
+        options = build_parser()[0].parse_args(shlex.split(command, comments=True)[1:])
         assert options.verb in VERBS
 
 

@@ -1,0 +1,56 @@
+"""The lock is hashed and fits setup.py; tracked files name no address and no machine."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+
+
+def locked():
+    """Package -> set of versions of requirements.lock, from its logical lines."""
+    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    versions = {}
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, version = re.match(r"([\w.-]+)==([\w.+!]+)", line).groups()
+            assert "--hash=sha256:" in line, f"{name} has no hash"
+            versions.setdefault(name.lower(), set()).add(version)
+    return versions
+
+
+def test_every_requirement_of_setup_is_locked_within_its_bounds():
+    text = (ROOT / "setup.py").read_text()
+    lists = text[text.index("install_requires") : text.index("entry_points")]
+    wanted = [Requirement(line) for line in re.findall(r'"([\w-]+[=<>~!][^"]*)"', lists)]
+    assert len(wanted) > 15
+    versions = locked()
+    for requirement in wanted:
+        assert requirement.name in versions, requirement
+        for version in versions[requirement.name]:
+            assert requirement.specifier.contains(version), (requirement, version)
+    assert versions["bert4keras"] == {"0.11.5"}
+
+
+def test_lock_holds_no_address():
+    assert not re.search(r"://|^-|--index|--find-links", (ROOT / "requirements.lock").read_text())
+
+
+def test_tracked_files_name_no_registry_and_no_folder_of_this_machine():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    here = [str(ROOT.parent) + "/", str(Path.home()) + "/"]
+    registry = re.compile(r"https?://\S+/(simple|packages|pool|dists)/|index-url")
+    wrong = []
+    for name in listed.stdout.split("\n")[:-1]:
+        path = ROOT / name
+        if path.suffix in (".gz", ".bin", ".npz", ".safetensors") or path == Path(__file__):
+            continue
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        wrong += [name for place in here if len(place) > 4 and place in text]
+        wrong += [name for _ in registry.finditer(text)]
+    assert wrong == []

@@ -1,0 +1,218 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import histories_of, planted_histories
+
+from kerasrec.backend import keras, tf
+from kerasrec.metrics import score_recommendations
+from kerasrec.models import build_model
+from kerasrec.trainer import (
+    Ranker,
+    Trainer,
+    Validation,
+    WarmupCosine,
+    hold_out_last,
+    make_validation,
+    ranking_quality,
+)
+
+TINY = dict(id_units=16, max_length=8, scorer_units=8, dropout=0.1, input_dropout=0.1)
+
+
+def tiny(num_items=30, **options):
+    return build_model(num_items, **{**TINY, **options})
+
+
+@pytest.fixture(scope="module")
+def data():
+    return hold_out_last(planted_histories())
+
+
+def trainer(model=tiny, **options):
+    defaults = dict(epochs=2, batch_size=32, learning_rate=2e-2, progress=False)
+    return Trainer(model, **{**defaults, **options})
+
+
+def test_hold_out_last_parts_the_last_event():
+    train, validation = hold_out_last(histories_of([[1, 2, 3], [4], [5, 6]]))
+    assert train.items.tolist() == [1, 2, 4, 5]
+    assert train.offsets.tolist() == [0, 2, 3, 4]
+    assert validation.target_items.tolist() == [3, 6]
+    assert validation.histories.items.tolist() == [1, 2, 5]
+
+
+def test_make_validation_leaves_out_users_without_a_past():
+    known = histories_of([[1, 2], [3]])
+    later = histories_of([[4], [5], [6, 7]])
+    validation = make_validation(known, later._replace(user_ids=np.array(["u1", "new", "u0"])))
+    assert validation.histories.user_ids.tolist() == ["u1", "u0"]
+    assert validation.target_rows.tolist() == [0, 1, 1]
+    assert validation.target_items.tolist() == [4, 6, 7]
+
+
+def test_ranking_quality_equals_score_recommendations():
+    rng = np.random.default_rng(0)
+    lists = np.stack([rng.permutation(30)[:10] + 1 for _ in range(20)])
+    rows = np.repeat(np.arange(20), 2)
+    targets = np.concatenate([rng.permutation(30)[:2] + 1 for _ in range(20)]).astype(np.int32)
+    validation = Validation(histories_of([[1]] * 20), rows, targets)
+    found = ranking_quality(lists, validation)
+    recs = pd.DataFrame(
+        {
+            "user_id": np.repeat(np.arange(20), 10).astype(str),
+            "item_id": lists.ravel().astype(str),
+            "rank": np.tile(np.arange(1, 11), 20),
+        }
+    )
+    test = pd.DataFrame({"user_id": rows.astype(str), "item_id": targets.astype(str)})
+    expected = score_recommendations(recs, test, ks=(10,)).values
+    assert found["ndcg@10"] == pytest.approx(expected["ndcg@10"])
+    assert found["recall@10"] == pytest.approx(expected["recall@10"])
+
+
+def test_warmup_cosine_by_hand():
+    schedule = WarmupCosine(1.0, 10, 110)
+    assert float(schedule(0)) == pytest.approx(0.1)
+    assert float(schedule(9)) == pytest.approx(1.0)
+    assert float(schedule(60)) == pytest.approx(0.55)
+    assert float(schedule(110)) == float(schedule(500)) == pytest.approx(0.1)
+
+
+def test_fit_learns_the_pattern_and_restores_the_best_epoch(data, tmp_path):
+    made = trainer(epochs=12, patience=3, run_folder=tmp_path)
+    history = made.fit(*data)
+    assert list(history.columns[:4]) == ["epoch", "loss", "valid_ndcg@10", "valid_recall@10"]
+    best = history["valid_ndcg@10"].max()
+    assert best > 0.5  # chance is about 0.15
+    lists = Ranker(made.model).top(data[1].histories)
+    assert ranking_quality(lists, data[1])["ndcg@10"] == pytest.approx(best, abs=1e-4)
+    written = pd.read_csv(tmp_path / "history.csv")
+    np.testing.assert_allclose(written["loss"], history["loss"], rtol=1e-6)
+    assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def test_fit_stops_when_validation_stops_improving(data):
+    history = trainer(epochs=30, patience=2, learning_rate=0.0).fit(*data)
+    assert len(history) == 3
+
+
+def test_top_lists_no_seen_item(data):
+    lists = Ranker(tiny()).top(data[1].histories)
+    histories = data[1].histories
+    for row, start, end in zip(lists, histories.offsets, histories.offsets[1:], strict=False):
+        assert not set(row) & set(histories.items[start:end])
+        assert len(set(row)) == 10
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        "sgd",
+        lambda schedule: keras.optimizers.Adam(schedule),
+        keras.optimizers.legacy.Adam,
+    ],
+    ids=["name", "callable", "class"],
+)
+def test_optimizer_by_name_or_callable(data, optimizer):
+    assert np.isfinite(trainer(epochs=1, optimizer=optimizer).fit(*data)["loss"]).all()
+
+
+def test_optimizer_instance_is_used_as_it_is(data):
+    optimizer = keras.optimizers.Adam(1e-2)
+    trainer(epochs=1, optimizer=optimizer).fit(*data)
+    assert int(optimizer.iterations) > 0
+
+
+def test_unknown_optimizer_is_refused(data):
+    with pytest.raises(ValueError, match="optimizer must be the name .* Received: 'adamm'"):
+        trainer(optimizer="adamm").fit(*data)
+
+
+def test_nan_stops_the_run(data):
+    def broken(positive, negative, valid_mask, num_items):
+        return positive * float("nan")
+
+    with pytest.raises(FloatingPointError, match="The loss became nan .* Lower learning_rate"):
+        trainer(lambda: tiny(loss=broken)).fit(*data)
+
+
+def test_users_with_one_event_cannot_train():
+    alone = histories_of([[1], [2]])
+    validation = Validation(alone, np.array([0]), np.array([2], np.int32))
+    with pytest.raises(ValueError, match="at least one user with 2 events"):
+        trainer().fit(alone, validation)
+
+
+def test_mixed_precision_trains(data):
+    made = trainer(precision="mixed_bfloat16", epochs=1)
+    assert np.isfinite(made.fit(*data)["loss"]).all()
+    assert keras.mixed_precision.global_policy().name == "float32"  # not left behind
+
+
+def test_strategy_trains(data):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    made = trainer(strategy=strategy, epochs=1)
+    assert np.isfinite(made.fit(*data)["loss"]).all()
+    assert made.model.training.distribute_strategy is strategy
+
+
+def test_built_model_keeps_its_strategy_and_precision():
+    with pytest.raises(ValueError, match="Give Trainer a function that builds it"):
+        trainer(tiny(), precision="mixed_bfloat16")
+
+
+def test_run_folder_of_another_run_is_refused(data, tmp_path):
+    trainer(epochs=1, run_folder=tmp_path).fit(*data)
+    with pytest.raises(ValueError, match="holds another run"):
+        trainer(lambda: tiny(heads=4), epochs=1, run_folder=tmp_path).fit(*data)
+
+
+_RUN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_trainer import hold_out_last, planted_histories, tiny, trainer
+made = trainer(tiny, epochs=int(sys.argv[3]), patience=99, run_folder=sys.argv[2],
+               deterministic=True)
+history = made.fit(*hold_out_last(planted_histories()))
+print(",".join(f"{loss:.8f}" for loss in history["loss"]))
+"""
+
+
+def _start(folder, epochs):
+    here = os.path.dirname(__file__)
+    command = [sys.executable, "-c", _RUN, here, str(folder), str(epochs)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _losses(process):
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-2000:]
+    return np.array([float(loss) for loss in out.strip().splitlines()[-1].split(",")])
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_and_equal_seeds_give_equal_losses(tmp_path):
+    epochs = 40
+    process = _start(tmp_path / "killed", epochs)
+    path, deadline = tmp_path / "killed" / "history.csv", time.time() + 120
+    while not (path.exists() and len(path.read_text().splitlines()) > 3):
+        assert process.poll() is None and time.time() < deadline, process.stderr.read()[-2000:]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = len(pd.read_csv(path))
+    assert done < epochs
+    resumed = _losses(_start(tmp_path / "killed", epochs))
+    assert len(resumed) == epochs
+    whole = _losses(_start(tmp_path / "whole", epochs))
+    # the same seed gives the same losses up to the kill; behind it only the random streams of
+    # dropout start anew, so the run still converges to the same level
+    np.testing.assert_allclose(resumed[: done - 1], whole[: done - 1], atol=1e-5)
+    assert resumed[-1] == pytest.approx(whole[-1], rel=0.2)
+    assert len(pd.read_csv(path)) == epochs
