@@ -45,7 +45,7 @@ class LongShortFusion(keras.layers.Layer):
         valid = tf.cast(valid_mask, tf.float32)[:, None, :]  # (batch, 1, time)
         fused = states
         for number in range(2):
-            log_decay = tf.math.log_sigmoid(self.decay_logits[number])
+            log_decay = tf.math.log_sigmoid(tf.cast(self.decay_logits[number], tf.float32))
             weights = tf.exp(log_decay * tf.maximum(age, 0.0)) * tf.cast(age >= 0, tf.float32)
             weights = weights[None] * valid  # (batch, time, time)
             total = tf.reduce_sum(weights, axis=2, keepdims=True)

@@ -187,11 +187,12 @@ def build_model(
     make_sequence = SEQUENCE_MODELS.get(sequence, sequence)
     options = dict(max_length=max_length, num_blocks=num_blocks, heads=heads, dropout=dropout)
     sequence_model = make_sequence(dim, **options)
-    fusion = LongShortFusion(name="fusion")
-    project = Interest(interest, name="interest")
-    interest_loss = InterestLoss(config["loss"], num_items, name="interest_loss")
-    scorer = Scorer(scorer_units, name="scorer")
-    scorer_loss = ScorerLoss(scorer, interest_loss.temperature, name="scorer_loss")
+    # float32 from here on, whatever the precision policy: cosines, temperatures and losses
+    fusion = LongShortFusion(name="fusion", dtype="float32")
+    project = Interest(interest, name="interest", dtype="float32")
+    interest_loss = InterestLoss(config["loss"], num_items, name="interest_loss", dtype="float32")
+    scorer = Scorer(scorer_units, name="scorer", dtype="float32")
+    scorer_loss = ScorerLoss(scorer, interest_loss.temperature, name="scorer_loss", dtype="float32")
 
     def states_of(vectors, valid, time_gap, event):
         inward = features([drop(vectors), time_gap, event])

@@ -104,7 +104,8 @@ class Ranker:
         index = np.arange(self.model.config["num_items"] + 1, dtype=np.int32)
         rows = 64 if self.model.encoder is not None else 65536
         parts = np.split(index, range(rows, len(index), rows))
-        return tf.concat([self._vectors_of(tf.constant(part)) for part in parts], axis=0)
+        vectors = tf.concat([self._vectors_of(tf.constant(part)) for part in parts], axis=0)
+        return tf.cast(vectors, tf.float32)  # mixed precision computes them in 16 bits
 
     def top(self, histories, k=10, *, scorer_weight=0.0, batch_size=512):
         """Best `k` unseen items of each history: int32 `(num_users, k)`, 0 = none."""

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from kerasrec import datasets
+from kerasrec import datasets, exporter
 from kerasrec.demo import _show_text, demo
 from kerasrec.recommender import Recommender
 
@@ -23,6 +23,7 @@ def shown(tmp_path_factory, toy_interactions, toy_items):
     console = Console(file=io.StringIO(), width=140)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_mooccube", lambda: (toy_interactions, toy_items))
+        patch.setattr(exporter, "_compare", lambda *_: None)  # its own tests are in test_exporter
         result = demo(out, options=SMALL, console=console)
     return out, result, console.file.getvalue()
 

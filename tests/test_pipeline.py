@@ -239,7 +239,7 @@ def test_manifest_is_complete(made, small, tiny_bert_folder):
     assert {"epochs": 1, "learning_rate": 0.01, "optimizer": "adam"}.items() <= manifest[
         "trainer"
     ].items()
-    assert {"loss": "bpr", "time_gaps": True, "dropout": 0.3}.items() <= manifest["options"].items()
+    assert {"loss": "bpr", "time_gaps": True, "heads": 2}.items() <= manifest["options"].items()
     data = manifest["data"]
     assert data["interactions"] == len(small[0]) and data["items"] == 30
     assert data["columns"] == {"user_id": "uid", "item_id": "iid", "timestamp": "ts"}

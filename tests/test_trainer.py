@@ -214,5 +214,5 @@ def test_killed_run_goes_on_and_equal_seeds_give_equal_losses(tmp_path):
     # the same seed gives the same losses up to the kill; behind it only the random streams of
     # dropout start anew, so the run still converges to the same level
     np.testing.assert_allclose(resumed[: done - 1], whole[: done - 1], atol=1e-5)
-    assert resumed[-1] == pytest.approx(whole[-1], rel=0.2)
+    assert resumed[0] > 1 and resumed[-1] == pytest.approx(whole[-1], abs=0.1)
     assert len(pd.read_csv(path)) == epochs
