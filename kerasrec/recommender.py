@@ -265,10 +265,11 @@ class Recommender:
             ValueError: the version cannot encode texts (ready vectors, or ids alone).
         """
         if not self.manifest["encodes_texts"]:
+            on_vectors = (self.manifest["encoder"] or {}).get("kind") == "vectors"
             raise ValueError(
-                "This version cannot encode texts: it was trained "
-                + ("on ready vectors. " if self.manifest["encoder"] else "without texts. ")
-                + "Train with --encoder e5-small, tfidf or a checkpoint folder."
+                "This version cannot encode texts: its items were known by "
+                f"{'ready vectors' if on_vectors else 'their id alone'}. Train with --encoder "
+                "e5-small, tfidf or a checkpoint folder (and model.text_units above 0)."
             )
         from kerasrec.encoder import check_texts, load_text_encoder
 

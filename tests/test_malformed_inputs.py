@@ -327,7 +327,7 @@ INPUTS = {
     ),
     "a text where no encoder is": (
         ["similar", "--model", "no-encoder", "--text", "物理"],
-        "cannot encode texts: it was trained without texts. Train with --encoder",
+        "cannot encode texts: its items were known by their id alone. Train with --encoder",
     ),
     "an item and a text": (
         ["similar", "--model", "toy", "--item", "i1", "--text", "物理"],

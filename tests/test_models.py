@@ -332,7 +332,7 @@ GRID = list(itertools.product(SEQUENCE_MODELS, INTERESTS, LOSSES))
 EXPORTED = [("rnn", "gmf", "bpr"), ("transformer", "mf", "gbce"), ("bert", "gmf", "infonce")]
 
 
-def train(model, *, steps=4):
+def train(model, *, steps=6):
     """Descent by the signs of the gradient, on all users at once: in few steps it learns much."""
     (batch,) = some_batches(batch_size=90)
     weights, losses = model.training.trainable_variables, []
@@ -341,7 +341,7 @@ def train(model, *, steps=4):
             model.training(batch, training=True)
             loss = tf.add_n(model.training.losses)
         for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
-            size = 0.06 * (1 - number / steps)
+            size = 0.05 * (1 - number / steps)
             weight.assign_sub(size * tf.sign(tf.convert_to_tensor(gradient)))
         losses.append(float(loss))
     return losses
@@ -350,7 +350,7 @@ def train(model, *, steps=4):
 @functools.cache
 def trained_model(sequence, interest, loss):
     model = build(sequence=sequence, interest=interest, loss=loss)
-    losses = train(model, steps=10 if loss == "mse" else 4)  # mse knows no temperature: slow
+    losses = train(model, steps=14 if loss == "mse" else 6)  # mse knows no temperature: slow
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     return model
 

@@ -190,10 +190,12 @@ def test_new_texts_with_a_bert_encoder(loaded, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [("none", "without texts"), ("vectors", "on ready vectors")]
+    ("kind", "why"), [("none", "their id alone"), ("vectors", "ready vectors")]
 )
 def test_texts_without_an_encoder(loaded, kind, why):
-    with pytest.raises(ValueError, match=f"cannot encode texts: it was trained {why}. Train with"):
+    with pytest.raises(
+        ValueError, match=f"cannot encode texts: its items were known by {why}. Train with"
+    ):
         loaded[kind].similar(text=TEXT)
     assert len(loaded[kind].similar("a,b", k=4)) == 4
 
@@ -216,7 +218,7 @@ def test_add_items_with_ready_vectors(made):
 
 def test_add_items_without_any_text_part(made):
     recommender = Recommender.load(made["none"].version)
-    with pytest.raises(ValueError, match="trained without texts"):
+    with pytest.raises(ValueError, match="known by their id alone"):
         recommender.add_items(pd.DataFrame({"item_id": ["n1"], "title": ["甲"]}))
 
 
