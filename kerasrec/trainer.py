@@ -271,6 +271,7 @@ class Trainer:
         training = self.model.training
         with self.strategy.scope():
             training.compile(optimizer=self._optimizer(steps))
+            _make_slots(training)
         run = _Run(self, validation, steps, _fingerprint(self, histories, validation))
         first = run.resume()
         epochs = itertools.count(first)
@@ -283,7 +284,10 @@ class Trainer:
                 seed=(self.seed, next(epochs)),
             )
 
-        data = tf.data.Dataset.from_generator(generate, output_signature=_SIGNATURE).prefetch(4)
+        data = tf.data.Dataset.from_generator(generate, output_signature=_SIGNATURE)
+        # not knowing the size, Keras would try one more step, and an optimizer's moments of sparse
+        # gradients decay before the data turns out to be at its end
+        data = data.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(4)
         if not run.finished and first < self.epochs:
             training.fit(
                 data,
@@ -308,6 +312,13 @@ class Trainer:
                     f"Received: {self.optimizer!r}."
                 ) from error
         return self.optimizer(schedule) if _is_factory(self.optimizer) else self.optimizer
+
+
+def _make_slots(training):
+    """Create the optimizer's variables; made in the first step they would have it traced twice."""
+    optimizer = training.optimizer
+    make = optimizer.build if hasattr(optimizer, "build") else optimizer._create_all_weights
+    make(training.trainable_variables)
 
 
 def _is_factory(optimizer):
@@ -433,9 +444,6 @@ class _Run(keras.callbacks.Callback):
                 f"The run folder {self.folder} holds another run (other options or data). Choose "
                 "another run_folder, or delete it to start anew."
             )
-        training = self.trainer.model.training
-        if hasattr(training.optimizer, "build"):  # legacy optimizers make their slots by themselves
-            training.optimizer.build(training.trainable_weights)
         self.rows, self.finished = state["rows"], state["finished"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         path = self.folder / "checkpoints" / f"epoch-{state['epochs_done']}"
