@@ -20,7 +20,6 @@ _PACKAGES = {
     "pyarrow": "pyarrow",
     "scipy": "scipy",
     "sklearn": "scikit-learn",
-    "safetensors": "safetensors",
 }
 _STACK = """
 from kerasrec.backend import import_bert4keras

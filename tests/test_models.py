@@ -152,6 +152,18 @@ def test_time_gaps_and_events_count_where_the_data_has_them():
     assert build().training.get_layer("event_features").weights == []
 
 
+def test_some_training_histories_lose_their_gaps_and_events_as_a_whole():
+    layer = EventFeatures(time_gaps=True, events=True)
+    given = [np.zeros((3000, 2, 1), np.float32), *np.ones((2, 3000, 2), np.int32)]
+    layer(given)
+    for table, value in zip(layer.weights, (1.0, 10.0), strict=True):
+        table.assign(tf.fill(table.shape, value))
+    assert (layer(given, training=False).numpy() == 11).all()
+    found = layer(given, training=True).numpy()[..., 0]
+    assert ((found == 11).all(axis=1) | (found == 0).all(axis=1)).all()
+    assert 0.02 < (found[:, 0] == 0).mean() < 0.3
+
+
 def test_pack_positions_by_hand():
     states = np.arange(8.0).reshape(2, 2, 2)
     packed, target, row = PackPositions()([states, np.array([[0, 5], [7, 9]])])

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from conftest import histories_of, planted_histories
 
+from kerasrec import trainer as trainer_module
 from kerasrec.backend import keras, tf
 from kerasrec.metrics import score_recommendations
 from kerasrec.models import build_model
@@ -261,6 +262,45 @@ def test_finished_run_is_not_trained_again(data, tmp_path):
     pd.testing.assert_frame_equal(again.fit(*data), history)
     for found, expected in zip(again.model.training.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["adam", lambda schedule: keras.optimizers.Adam(schedule)], ids=["legacy", "new"]
+)
+def test_interrupted_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monkeypatch, optimizer):
+    def run(folder):
+        calm = dict(dropout=0.0, input_dropout=0.0)  # then nothing is drawn but for the scorer
+        made = trainer(
+            lambda: tiny(**calm), optimizer=optimizer, epochs=5, run_folder=folder, clip_norm=None
+        )
+        return made.model.training, made.fit(*data)
+
+    whole, history = run(tmp_path / "whole")
+    begin = trainer_module._Run.on_epoch_begin
+
+    def break_off(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        begin(self, epoch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module._Run, "on_epoch_begin", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "broken")
+    # what a kill in the middle of writing leaves behind
+    checkpoints = tmp_path / "broken" / "checkpoints"
+    (checkpoints / "epoch-3.index").write_bytes(b"half")
+    (tmp_path / "broken" / "state.json.part").write_bytes(b"{")
+    (tmp_path / "broken" / "history.csv").write_bytes(b"epo")
+    resumed, again = run(tmp_path / "broken")
+    assert again["epoch"].tolist() == [1, 2, 3, 4, 5]
+    quality = "valid_ndcg@10"
+    np.testing.assert_allclose(again[quality], history[quality], atol=0.01)  # a few close ranks
+    assert int(resumed.optimizer.iterations) == int(whole.optimizer.iterations) == 15
+    for name in ("item_vectors", "interest", "fusion"):  # the first has sparse gradients
+        found, expected = (m.get_layer(name).get_weights()[0] for m in (resumed, whole))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert {path.name.split(".")[0] for path in checkpoints.iterdir()} == {"epoch-5"}
 
 
 _RUN = """
