@@ -30,8 +30,11 @@ import split  # noqa: E402
 #: variant -> arguments of `kerasrec train`; --set options of the variants are joined
 VARIANTS = {
     "default": [],
-    "text-only": ["--set", "model.id_units=0", "model.text_units=128"],
-    "id-only": ["--encoder", "none", "--set", "model.id_units=128"],
+    "text-only": ["--set", "model.id_units=0", "model.text_units=128", "fusion.tables=[text]"],
+    "no-text": ["--encoder", "none", "--set", "model.id_units=128"],
+    "no-id": ["--set", "model.id_units=0", "model.text_units=128"],
+    "no-tables": ["--set", "fusion.tables=[]"],
+    "no-transitions": ["--set", "fusion.tables=[ease,text]"],
     "fast": ["--preset", "fast"],
     "accurate": ["--preset", "accurate"],
     "rnn": ["--set", "model.sequence=rnn"],

@@ -111,7 +111,7 @@ def add_train(sub):
     sub.add_argument("--quiet", action="store_true", help="no progress, no table of epochs")
     group = sub.add_argument_group("more options")
     group.add_argument(
-        "--config", metavar="YAML", help="file with the sections encoder, model, trainer"
+        "--config", metavar="YAML", help="file with the sections encoder, model, trainer, fusion"
     )
     group.add_argument(
         "--set",

@@ -191,7 +191,7 @@ def train(options):
     """Encode the texts, train, choose the fusion on validation, export a model.
 
     Events are taken as they are and the catalogue is all of --items. The sections of --config and
-    --set are encoder, model and trainer; a wrong option is answered with the list of right ones.
+    --set are encoder, model, trainer and fusion; a wrong option is answered with the right ones.
     """
     _load_tensorflow(options)
     settings = training_options(options)

@@ -14,6 +14,8 @@ import numpy as np
 from kerasrec import transitions
 from kerasrec.backend import tf
 
+#: the neighbour tables that can be fused with the model
+TABLES = ("transitions", "ease", "text")
 #: powers of the event counts that transitions are divided by, see `normalise_counts`
 DAMPING = ((0.7, 0.4), (0.5, 0.25), (0.3, 0.1))
 DECAYS = (0.3, 0.5, 0.7, 0.85)
@@ -51,30 +53,39 @@ class Fusion(NamedTuple):
         }
 
 
-def fit_tables(histories, num_items, text_vectors=None):
+def fit_tables(histories, num_items, text_vectors=None, *, tables=TABLES):
     """The neighbour tables that the data allows, for validation to choose from.
 
     Args:
         histories: `Histories` of the training events.
         num_items: size of the catalogue.
-        text_vectors: float32 `(num_items, text_dim)`, whitened, or None.
+        text_vectors: float32 `(num_items, text_dim)`, whitened, or None: no table "text".
+        tables: names of `TABLES` that may be used. "ease" is for catalogues up to
+            `transitions.MAX_EASE_ITEMS`; beyond it there is none.
 
     Returns:
         dict name -> list of `NeighbourTable`, of which the best is taken.
     """
+    found = {}
+    if "transitions" in tables:
+        found["transitions"] = _transition_tables(histories, num_items)
+    if "ease" in tables and num_items <= transitions.MAX_EASE_ITEMS:
+        ease = transitions.fit_ease(histories, num_items)
+        found["ease"] = [transitions.to_table(ease, width=_WIDTH, decay=0.7)]
+    if "text" in tables and text_vectors is not None:
+        near = transitions.text_neighbours(text_vectors, width=_WIDTH)
+        found["text"] = [transitions.to_table(near, width=_WIDTH, decay=0.7)]
+    return found
+
+
+def _transition_tables(histories, num_items):
     events = np.bincount(histories.items, minlength=num_items + 1)
     counts = transitions.sequential_counts(histories, num_items)
-    tables = {"transitions": []}
+    tables = []
     for source_power, target_power in DAMPING:
         powers = dict(source_power=source_power, target_power=target_power)
         normal = transitions.normalise_counts(counts, events, **powers)
-        tables["transitions"].append(transitions.to_table(normal, width=_WIDTH, decay=0.5))
-    if num_items <= transitions.MAX_EASE_ITEMS:
-        ease = transitions.fit_ease(histories, num_items)
-        tables["ease"] = [transitions.to_table(ease, width=_WIDTH, decay=0.7)]
-    if text_vectors is not None:
-        near = transitions.text_neighbours(text_vectors, width=_WIDTH)
-        tables["text"] = [transitions.to_table(near, width=_WIDTH, decay=0.7)]
+        tables.append(transitions.to_table(normal, width=_WIDTH, decay=0.5))
     return tables
 
 

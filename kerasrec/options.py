@@ -3,6 +3,7 @@
 import inspect
 import math
 
+from kerasrec.fusion import TABLES, fit_tables
 from kerasrec.interest import INTERESTS
 from kerasrec.losses import LOSSES
 from kerasrec.models import build_model
@@ -11,8 +12,8 @@ from kerasrec.sequencemodels import SEQUENCE_MODELS
 from kerasrec.textpart import MODES, text_part
 from kerasrec.trainer import Trainer
 
-SECTIONS = ("encoder", "model", "trainer")
-#: what differs from the defaults of `text_part`, `build_model` and `Trainer`
+SECTIONS = ("encoder", "model", "trainer", "fusion")
+#: what differs from the defaults of `text_part`, `build_model`, `Trainer` and `fit_tables`
 PRESETS = {
     "fast": {"model": {"text_units": 32, "id_units": 32}, "trainer": {"epochs": 15}},
     "balanced": {},
@@ -35,8 +36,9 @@ _ABOVE_0 = {"learning_rate", "clip_norm"}
 
 def known_options():
     """Section -> option names with their defaults."""
-    functions = {"encoder": text_part, "model": build_model, "trainer": Trainer}
+    functions = dict(zip(SECTIONS, (text_part, build_model, Trainer, fit_tables), strict=True))
     given = {"items", "text", "num_items", "model", "self", "progress"}
+    given |= {"histories", "text_vectors"}
     return {
         section: {
             name: parameter.default
@@ -80,6 +82,8 @@ def _checked(section, name, value, default):
     """The value, as a number where the default is one."""
     if isinstance(value, str) and value not in _CHOICES.get(name, (value,)):
         raise ValueError(f"Unknown {section}.{name} {value!r}. {nearest(value, _CHOICES[name])}")
+    if name == "tables":
+        return _table_names(value)
     is_flag = isinstance(default, bool)
     if is_flag and name != "cache" and not isinstance(value, bool):
         raise _bad(section, name, "true or false", value)
@@ -96,6 +100,16 @@ def _checked(section, name, value, default):
     if number < 0 or (name in _ABOVE_0 and not number):
         raise _bad(section, name, "above 0" if name in _ABOVE_0 else "at least 0", value)
     return int(number) if isinstance(default, int) else number
+
+
+def _table_names(value):
+    """A tuple of names of `TABLES`."""
+    if not isinstance(value, list | tuple):
+        raise _bad("fusion", "tables", f"a list of some of {', '.join(TABLES)}", value)
+    for name in value:
+        if name not in TABLES:
+            raise ValueError(f"Unknown table {name!r} in fusion.tables. {nearest(name, TABLES)}")
+    return tuple(value)
 
 
 def _number(value):

@@ -51,8 +51,8 @@ def train(
         valid: `Interactions` to stop and tune on; None = the last event of each user.
         out: parent folder.
         preset: "fast", "balanced" or "accurate".
-        options: dict of sections `encoder`, `model`, `trainer`, each a dict of options that
-            override the preset.
+        options: dict of sections `encoder`, `model`, `trainer`, `fusion`, each a dict of options
+            that override the preset.
 
     Returns:
         `Trained`.
@@ -78,7 +78,7 @@ def train(
 
     trainer = Trainer(build, progress=progress, **options["trainer"])
     history = trainer.fit(fitted, validation)
-    tables = fit_tables(fitted, len(items), part.vectors)
+    tables = fit_tables(fitted, len(items), part.vectors, **options["fusion"])
     fusion, metrics = choose_fusion(Ranker(trainer.model), validation, tables)
     version = export(
         trainer.model,

@@ -30,6 +30,7 @@ def test_resolve_preset_puts_the_users_options_over_it():
         "encoder": {"name": "none"},
         "model": options.PRESETS["fast"]["model"],
         "trainer": {"epochs": 3},
+        "fusion": {},
     }
     assert options.PRESETS["fast"]["trainer"]["epochs"] == 15
 
@@ -64,6 +65,8 @@ def test_resolve_preset_puts_the_users_options_over_it():
             {"model": {"max_length": None}},
             "model.max_length must be a whole number. Received: None",
         ),
+        ({"fusion": {"tables": "text"}}, "fusion.tables must be a list of some of transitions"),
+        ({"fusion": {"tables": ["txet"]}}, "Unknown table 'txet' in fusion.tables. Did you mean"),
     ],
 )
 def test_check_options_refuses(given, message):
@@ -76,6 +79,7 @@ def test_check_options_takes_what_fits():
         "trainer": {"learning_rate": "1e-3", "clip_norm": None, "optimizer": print, "epochs": 4.0},
         "model": {"loss": None, "sequence": print, "text_units": 0},
         "encoder": {"layers": 2, "cache": "folder", "pooling": None},
+        "fusion": {"tables": ["text"]},
     }
     found = check_options(given)
     assert found["trainer"] == {
@@ -84,6 +88,7 @@ def test_check_options_takes_what_fits():
         "optimizer": print,
         "epochs": 4,
     }
+    assert found["fusion"] == {"tables": ("text",)}
     assert found["model"] == given["model"] and found["encoder"] == given["encoder"]
 
 

@@ -96,3 +96,11 @@ def test_ease_is_left_to_small_catalogues():
     histories = histories_of([[1, 2, 3]])
     assert "ease" in fit_tables(histories, 5)
     assert "ease" not in fit_tables(histories, transitions.MAX_EASE_ITEMS + 1)
+
+
+def test_tables_can_be_left_out():
+    from kerasrec.fusion import fit_tables
+
+    histories, vectors = histories_of([[1, 2, 3]]), np.eye(5, dtype=np.float32)
+    assert list(fit_tables(histories, 5, vectors, tables=["text"])) == ["text"]
+    assert fit_tables(histories, 5, vectors, tables=[]) == {}
