@@ -19,6 +19,7 @@ _PUBLIC = {
     "Split": "data",
     "read_interactions": "data",
     "read_items": "data",
+    "join_interactions": "data",
     "write_table": "data",
     "clean": "cleaning",
     "describe": "datastats",

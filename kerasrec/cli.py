@@ -1,6 +1,7 @@
 """The command line: each verb is a function of the library under the same name."""
 
 import contextlib
+import difflib
 import logging
 import os
 import sys
@@ -253,7 +254,8 @@ def evaluate(options):
     lists = {name: recommender.recommend(wanted, k=options.k), **baselines}
     ks = sorted({k for k in (5, 10, 20) if k <= options.k} | {options.k})
     result = evaluate(lists, test, histories=histories, train=past, items=items, ks=ks)
-    _console().print(result.to_rich())
+    console = _console()
+    console.print(result.to_rich(console.width))
     if options.report:
         history = recommender.training_history()
         extra = dict(items=items, histories=wanted, training_history=history)
@@ -293,6 +295,14 @@ def similar(options):
     from kerasrec.recommender import Recommender
 
     recommender = Recommender.load(options.model)
+    if options.item is not None and not recommender.index_of([options.item]).all():
+        ids = recommender.items.ids
+        close = difflib.get_close_matches(options.item, ids, n=3, cutoff=0.0)
+        raise UserError(
+            f"expected an item of the model's catalogue ({len(ids)}). Received: --item "
+            f"{options.item!r}, which is unknown. Nearest ids: {', '.join(map(repr, close))}. For "
+            'what is in no catalogue take --text "...".'
+        )
     table = recommender.similar(options.item, text=options.text, k=options.k)
     titles = recommender.titles(table["item_id"])
     rows = zip(table["rank"], table["item_id"], titles, table["score"], strict=True)

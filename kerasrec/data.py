@@ -54,6 +54,14 @@ class Interactions:
     def __len__(self):
         return len(self.frame)
 
+    def __repr__(self):
+        text = f"{len(self):,} events, {self.num_users:,} users, {self.num_items:,} items"
+        if self.has_time:
+            times = self.frame["timestamp"]
+            first, last = np.array([times.min(), times.max()], "datetime64[s]").astype("M8[D]")
+            text += f", {first} to {last}"
+        return f"Interactions({text})"
+
     @property
     def num_users(self):
         """Users with at least one event."""
@@ -112,6 +120,9 @@ class Items:
 
     def __len__(self):
         return len(self.frame)
+
+    def __repr__(self):
+        return f"Items({len(self):,} items, columns {', '.join(map(str, self.frame.columns))})"
 
     @cached_property
     def ids(self):
@@ -184,6 +195,10 @@ class Split:
     valid: Interactions
     test: Interactions
     protocol: str
+
+    def __repr__(self):
+        parts = (f"{name} {len(getattr(self, name)):,}" for name in ("train", "valid", "test"))
+        return f"Split({', '.join(parts)} events, {self.protocol})"
 
 
 def _template_pieces(template, columns):
@@ -321,18 +336,36 @@ def read_user_ids(source, *, column=None, encoding="utf-8"):
 
 
 def join_interactions(parts):
-    """Several parts of one source as one again, such as train and valid, in the order given.
+    """Join parts of one source again, such as train and valid before a test, in the order given.
+
+    Nothing is left out: an event that is in two parts is there twice. Positions that stand for
+    times (a source without a time column) are kept, so such parts must come from one source.
 
     Args:
-        parts: list of `Interactions`.
+        parts: list of `Interactions`, at least one; parts may be empty.
 
     Returns:
-        `Interactions` with the columns of the first part and a report that starts afresh.
+        `Interactions` with the rows of all parts, the source columns of the first part and a
+        report that starts afresh.
 
-    >>> log = read_interactions(pd.DataFrame({"user": [1, 2], "item": [3, 4]}))
-    >>> join_interactions([log, log]).frame["user_id"].tolist()
-    ['1', '2', '1', '2']
+    Raises:
+        ValueError: no part, or times in one part and positions (all below 1e8) in another.
+
+    >>> log = read_interactions(pd.DataFrame({"user": [1, 2, 1], "item": ["a", "b", "c"]}))
+    >>> first, second = log.replace(log.frame[:1]), log.replace(log.frame[1:])
+    >>> join_interactions([first, second]).frame["item_id"].tolist()
+    ['a', 'b', 'c']
     """
+    parts = list(parts)
+    if not parts:
+        raise ValueError(
+            "expected at least one part to join. Received: an empty list. Pass Interactions."
+        )
+    if len({part.has_time for part in parts if len(part)}) > 1:
+        raise ValueError(
+            "expected parts of one source. Received: times in some, positions (below 1e8) in "
+            "others. Join only parts with the same kind of time."
+        )
     frame = _join([part.frame for part in parts])
     report = CleaningReport(len(frame)).add("note", f"joined from {len(parts)} parts", len(frame))
     return Interactions(frame, parts[0].columns, report)

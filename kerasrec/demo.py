@@ -63,7 +63,7 @@ def demo(out, *, preset="balanced", options=None, console):
     lists.update(run_baselines(fitted, histories, items, k=20, texts=items.texts()))
     result = evaluate(lists, split.test, histories=histories, train=known, items=items)
     step(f"judged on {len(split.test)} held-out enrolments, whole catalogue ranked")
-    console.print(result.to_rich())
+    console.print(result.to_rich(console.width))
     folder = trained.version.parent / f"report-{trained.version.name}"
     write_report(
         result,

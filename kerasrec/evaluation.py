@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,16 @@ from kerasrec.baselines import BASELINES
 from kerasrec.lists import recommend_top_k
 from kerasrec.metrics import mean_and_error, paired_bootstrap, score_recommendations
 
+logger = logging.getLogger(__name__)
+
 #: lower edges of the groups: events in the user's history, train events of the relevant item
 HISTORY_EDGES = (0, 1, 3, 6, 11, 21, 51)
 POPULARITY_EDGES = (0, 1, 6, 21, 101, 501)
 
-#: columns of the printed table
+#: columns of the printed table; where it is too narrow the last ones stay out
 SHOWN_METRICS = ("recall", "ndcg", "mrr", "coverage", "diversity", "novelty", "popularity")
+_WITH_ERROR = ("recall", "ndcg")
+_GAP = 2  # blanks between two columns
 
 
 @dataclass(frozen=True)
@@ -110,31 +115,42 @@ class Evaluation:
         path.write_text(text + "\n", encoding="utf-8")
         return path
 
-    def to_rich(self):
-        """The main figures as a `rich.table.Table`, the best of each accuracy column in bold."""
+    def to_rich(self, width=None):
+        """The main figures as a `rich.table.Table`, the best of each accuracy column in bold.
+
+        Args:
+            width: characters of a line; the last columns stay out where they do not fit (recall
+                and ndcg with their errors always stay). None = all columns.
+        """
+        from rich.cells import cell_len
+        from rich.markup import escape
         from rich.table import Table
 
         table = self.table[self.table["k"] == self.k]
         values = table.pivot(index="model", columns="metric", values="value").loc[self.models]
         errors = table.pivot(index="model", columns="metric", values="se").loc[self.models]
-        shown = [metric for metric in SHOWN_METRICS if metric in values]
         users = self.counts[self.models[0]]["users"]
-        out = Table(title=f"{users:,} test users, whole catalogue ranked")
-        out.add_column("model")
-        for metric in shown:
-            out.add_column(f"{metric}@{self.k}", justify="right")
-        for name in self.models:
-            cells = []
-            for metric in shown:
-                value, error = values.loc[name, metric], errors.loc[name, metric]
-                digits = 1 if metric in ("popularity", "novelty") else 4
-                text = f"{value:.{digits}f}"
-                if metric in ("recall", "ndcg", "mrr"):
-                    text += f" ± {error:.4f}"
-                    if value == values[metric].max():
-                        text = f"[bold]{text}[/bold]"
-                cells.append(text)
-            out.add_row(name.replace("[", r"\["), *cells)
+        title = f"{users:,} test users, whole catalogue ranked, lists of {self.k}"
+        style = {"box": None, "pad_edge": False, "padding": (0, _GAP, 0, 0)}
+        out = Table(title=title, title_justify="left", header_style="bold", **style)
+        out.add_column("model", overflow="fold")
+        columns = [[escape(name) for name in self.models]]
+        used = max(map(cell_len, self.models))
+        for metric in SHOWN_METRICS:
+            if metric not in values:
+                continue
+            head = f"{metric}@{self.k}" if metric in ("recall", "ndcg", "mrr") else metric
+            cells = _cells(metric, values[metric], errors[metric])
+            used += _GAP + max(len(head), *map(len, cells))
+            if width is not None and used > width and metric not in _WITH_ERROR:
+                break
+            out.add_column(head, justify="right", no_wrap=True)
+            if metric in ("recall", "ndcg", "mrr"):
+                best = values[metric] == values[metric].max()
+                cells = [f"[bold]{c}[/bold]" if b else c for c, b in zip(cells, best, strict=True)]
+            columns.append(cells)
+        for row in zip(*columns, strict=True):
+            out.add_row(*row)
         return out
 
 
@@ -157,8 +173,8 @@ def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=N
         `Evaluation`.
 
     Raises:
-        ValueError: no model, an empty test, or a table that `score_recommendations` refuses; the
-            sentence names the model.
+        ValueError: no model, an empty test, a test of nothing but what `train` holds already, or a
+            table that `score_recommendations` refuses; the sentence names the model.
     """
     if not models:
         raise ValueError("evaluate needs at least one model. Received: none. Pass {name: lists}.")
@@ -184,6 +200,7 @@ def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=N
             )
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+    _check_not_known(next(iter(scores.values())).counts)
     per_user = {name: found.per_user for name, found in scores.items()}
     per_target = {name: found.per_target for name, found in scores.items()}
     length = pd.Series(histories.lengths, index=users)
@@ -199,6 +216,25 @@ def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=N
         counts={name: found.counts for name, found in scores.items()},
         k=k,
     )
+
+
+def _check_not_known(counts):
+    """Pairs of the test that the users have already are misses whatever is listed."""
+    known, pairs = counts["test_events_known"], counts["test_events"]
+    mend = "Take the test's events out of the histories, or test on later events."
+    if known == pairs:
+        raise ValueError(
+            "evaluate needs test pairs (user, item) that the histories do not hold, because what "
+            f"a user has already is no hit. Received: all {pairs:,} pairs are in the histories. "
+            f"{mend}"
+        )
+    if known > pairs / 2:
+        logger.warning(
+            "%d of %d test pairs are in the histories already and count as misses. %s",
+            known,
+            pairs,
+            mend,
+        )
 
 
 def run_baselines(train, histories, items, *, k=20, texts=None, names=None):
@@ -258,6 +294,16 @@ def bucket_of(values, edges):
     ] + [f"{edges[-1]}+"]
     codes = np.searchsorted(edges, np.asarray(values), side="right") - 1
     return pd.Categorical.from_codes(codes, labels, ordered=True)
+
+
+def _cells(metric, values, errors):
+    """Texts of one column of the printed table."""
+    digits = 1 if metric in ("popularity", "novelty") else 4
+    if metric not in _WITH_ERROR:
+        return [f"{value:.{digits}f}" for value in values]
+    return [
+        f"{value:.{digits}f} ± {error:.4f}" for value, error in zip(values, errors, strict=True)
+    ]
 
 
 def _by_history_length(per_user, length, k):

@@ -136,10 +136,13 @@ import numpy as np
 import tensorflow as tf
 folder, probe, answers = sys.argv[1:]
 loaded = tf.saved_model.load(folder)
-history = tf.constant(np.load(probe)["history"])
+given = np.load(probe)
+history, times = tf.constant(given["history"]), tf.constant(given["timestamps"])
+none, kept = tf.fill([len(history), 0], ""), tf.fill([len(history)], False)
 result = {}
 for name, keys in (
     ("serving_default", {"history": history}),
+    ("recommend", dict(history=history, timestamps=times, allow=none, deny=none, keep_seen=kept)),
     ("interest", {"history": history}),
     ("score", {"history": history, "candidates": history}),
     ("similar", {"item_ids": history[:, -1]}),
@@ -159,9 +162,10 @@ def _compare(module, folder, probe):
     width = max(1, *(len(history) for history in probe))
     rows = [[""] * (width - len(history)) + list(history) for history in probe]
     history = tf.constant(rows)
+    times = np.tile(np.cumsum(2 ** (np.arange(width) % 20)), (len(rows), 1))  # gaps of all sizes
     with tempfile.TemporaryDirectory() as scratch:
         given, answers = Path(scratch) / "probe.npz", Path(scratch) / "answers.npz"
-        np.savez(given, history=np.array(rows, str))
+        np.savez(given, history=np.array(rows, str), timestamps=times)
         command = [sys.executable, "-c", _RELOAD, str(folder.resolve()), str(given), str(answers)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
         if done.returncode:
@@ -170,8 +174,10 @@ def _compare(module, folder, probe):
         with np.load(answers) as saved:
             answer = {name: saved[name] for name in saved.files}
     last = history[:, -1]
+    none, kept = tf.fill([len(rows), 0], ""), tf.fill([len(rows)], False)
     expected = {
         "serving_default": module.serving_default(history),
+        "recommend": module.recommend(history, tf.constant(times), none, none, kept),
         "interest": module.interest(history),
         "score": module.score(history, history),
         "similar": module.similar(last),

@@ -57,7 +57,7 @@ def fit_tables(histories, num_items, text_vectors=None, *, tables=TABLES):
     """The neighbour tables that the data allows, for validation to choose from.
 
     Args:
-        histories: `Histories` of the training events.
+        histories: `Histories` of the training events; only those that users chose are learned from.
         num_items: size of the catalogue.
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None: no table "text".
         tables: names of `TABLES` that may be used. "ease" is for catalogues up to
@@ -66,6 +66,7 @@ def fit_tables(histories, num_items, text_vectors=None, *, tables=TABLES):
     Returns:
         dict name -> list of `NeighbourTable`, of which the best is taken.
     """
+    histories = histories.where(histories.chosen)
     found = {}
     if "transitions" in tables:
         found["transitions"] = _transition_tables(histories, num_items)
@@ -143,6 +144,10 @@ def _most_likely(target_parts, steps=100):
         target_parts: probability of every target under every part, `(num_targets, num_parts)`.
     """
     weights = np.full(target_parts.shape[1], 1 / target_parts.shape[1])
+    # a target that no part can name (the history holds it already) says nothing of the weights
+    target_parts = target_parts[target_parts.sum(axis=1) > 0]
+    if not len(target_parts):
+        return weights
     for _ in range(steps):
         joint = target_parts * weights + TINY
         weights = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
@@ -196,7 +201,8 @@ def _blocks(validation, size=512):
 
 
 def _normal(scores, seen):
-    """Rows of table scores without the seen items, summing to 1 (or all 0)."""
+    """Rows of scores without padding and the seen items, summing to 1 (or all 0)."""
+    scores[:, 0] = 0
     scores[seen] = 0
     return scores / np.maximum(scores.sum(axis=1, keepdims=True), TINY)
 
@@ -256,7 +262,8 @@ def _top_hits(data, weights, scorer_weight, k):
     mixed = np.tensordot(weights.astype(np.float32), data.parts, 1)  # (num_users, n)
     score = np.log(mixed + TINY) + scorer_weight * np.where(mixed > 0, data.scorer, 0)
     order = _first(score, k)
-    return np.take_along_axis(data.hits, order, axis=1)
+    listed = np.take_along_axis(mixed, order, axis=1) > 0  # an item seen before fills no place
+    return np.take_along_axis(data.hits, order, axis=1) & listed
 
 
 def _ndcg_of_hits(hits, num_targets):

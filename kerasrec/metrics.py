@@ -309,10 +309,11 @@ def _cut_lists(data, longest):
     user, item, place = data.list_user[within], data.list_item[within], data.list_place[within]
     pair = data.pairs(user, item)
     repeated = _repeated(pair)
-    known = data.train_user >= 0
-    seen = pd.Series(pair).isin(data.pairs(data.train_user[known], data.train_item[known]))
-    seen = seen.to_numpy()
-    target = pd.Index(data.pairs(data.test_user, data.test_item)).get_indexer(pair)
+    of_test_users = data.train_user >= 0
+    known = data.pairs(data.train_user[of_test_users], data.train_item[of_test_users])
+    seen = pd.Series(pair).isin(known).to_numpy()
+    test_pair = data.pairs(data.test_user, data.test_item)
+    target = pd.Index(test_pair).get_indexer(pair)
     hit = np.flatnonzero((target >= 0) & ~repeated & ~seen)
     short = np.minimum(lengths, longest)
     lists = _Lists(
@@ -331,6 +332,7 @@ def _cut_lists(data, longest):
     return lists, {
         "users": num_users,
         "test_events": len(data.test_user),
+        "test_events_known": int(pd.Series(test_pair).isin(known).sum()),
         "catalogue": data.num_catalogue,
         "users_scored": len(lengths),
         "users_missing": num_users - len(lengths),

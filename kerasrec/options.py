@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from pathlib import Path
 
 from kerasrec.fusion import TABLES, fit_tables
 from kerasrec.interest import INTERESTS
@@ -30,6 +31,9 @@ _CHOICES = {
     "interest": INTERESTS,
     "loss": LOSSES,
 }
+#: options that hold a text, and those that hold a text or a function; None where it is the default
+_TEXTS = {"name", "mode", "template", "pooling", "prefix", "interest", "precision", "run_folder"}
+_TEXTS_OR_FUNCTIONS = {"sequence", "loss", "optimizer"}
 _SHARES = {"dropout", "input_dropout", "id_dropout"}
 _ABOVE_0 = {"learning_rate", "clip_norm"}
 
@@ -84,6 +88,14 @@ def _checked(section, name, value, default):
         raise ValueError(f"Unknown {section}.{name} {value!r}. {nearest(value, _CHOICES[name])}")
     if name == "tables":
         return _table_names(value)
+    if name in _TEXTS and not isinstance(value, str | Path) and value != default:
+        raise _bad(section, name, "a text", value)
+    if name in _TEXTS_OR_FUNCTIONS and not (isinstance(value, str) or value == default):
+        if not callable(value) and not hasattr(value, "get_config"):
+            raise _bad(section, name, "a name or a function", value)
+    if name == "strategy" and value is not None and not hasattr(value, "scope"):
+        expected = "a tf.distribute strategy, which only Python can give (train(..., options=...))"
+        raise _bad(section, name, expected, value)
     is_flag = isinstance(default, bool)
     if is_flag and name != "cache" and not isinstance(value, bool):
         raise _bad(section, name, "true or false", value)

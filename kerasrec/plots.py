@@ -7,11 +7,13 @@ import warnings
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from rich.cells import cell_len, set_cell_size
 
 #: the first model, then the others; each is readable on white and on near-black
 COLOURS = ("#3b82f6", "#e08a1e", "#22a06b", "#b05cc6", "#d9534f", "#7b8794", "#13a3b5", "#a3803b")
 MARKERS = "osD^vPX*"
 SMALLEST_GROUP = 10
+LONGEST_NAME = 24  # of a model, in half-width characters
 _TEXT, _LINE = "#010101", "#020202"  # replaced by the page's own colours
 _STYLE = {
     "svg.fonttype": "none",
@@ -102,7 +104,8 @@ def training_curves(history):
                 title += f" (best epoch {epochs[best]})"
             axes.set_title(title)
             axes.set_xlabel("epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             axes.legend(loc="best", fontsize=9)
 
     return _svg(draw, 9.2, 3.0)
@@ -163,8 +166,11 @@ def _spelled(metric):
 
 
 def _plain(name):
-    """A name that matplotlib takes for text, not for mathematics."""
-    return str(name).replace("$", r"\$")
+    """A name that leaves room for the plot, as text, not as mathematics."""
+    text = str(name)
+    if cell_len(text) > LONGEST_NAME:
+        text = set_cell_size(text, LONGEST_NAME - 1).rstrip() + "…"
+    return text.replace("$", r"\$")
 
 
 def _svg(draw, width, height):

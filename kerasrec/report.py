@@ -13,6 +13,7 @@ from kerasrec.tables import write_table
 
 NUM_EXAMPLES = 12
 SHOWN_HISTORY, SHOWN_LIST = 8, 10
+LONGEST_TITLE = 100
 
 #: metric -> (column title, meaning); in the order of the page
 METRICS = {
@@ -175,6 +176,8 @@ def _notes(counts):
     short = next(name for name in counts if name.startswith("users_with_fewer_than_"))
     sentences = {
         "users_missing": "{:,} test users have no list; they count as misses.",
+        "test_events_known": "{:,} relevant items were in the user's history already; nothing "
+        "can find them.",
         short: "{:,} lists are shorter than " + short.rsplit("_", 1)[1] + ".",
         "duplicates": "{:,} listed items repeat one further up; they count as no hit.",
         "seen": "{:,} listed items were in the user's history already; they count as no hit.",
@@ -231,7 +234,8 @@ def _examples(targets, lists, items, histories):
 
 
 def _title(titles, item):
-    return titles.get(item) or item
+    title = titles.get(item) or item
+    return title if len(title) <= LONGEST_TITLE else title[: LONGEST_TITLE - 1] + "…"
 
 
 def _flat(manifest, prefix=""):

@@ -138,7 +138,9 @@ def exclude_all_but(scores, item_index):
 
 
 def rerank(scores, interest, item_vectors, scorer, weight, k):
-    """Top k by `score + weight * MLP` among the `max(k, NUM_RERANKED)` best by score.
+    """Top k by `score + weight * MLP` among the `NUM_RERANKED` best by score, the others below.
+
+    How many are re-ranked does not depend on `k`, so a short list is the start of a long one.
 
     Args:
         scores: float32, `(batch, num_items + 1)`, -inf = may not be listed.
@@ -146,14 +148,18 @@ def rerank(scores, interest, item_vectors, scorer, weight, k):
         scorer: `Scorer`.  weight: float32, `(batch,)`.
 
     Returns:
-        As `top_k`.
+        As `top_k`; behind the re-ranked places the score is held down to that of the last of them.
     """
     index, values = top_k(scores, tf.maximum(k, NUM_RERANKED))
+    index, rest = index[:, :NUM_RERANKED], index[:, NUM_RERANKED:]
+    values, rest_values = values[:, :NUM_RERANKED], values[:, NUM_RERANKED:]
     vectors = tf.math.l2_normalize(tf.gather(item_vectors, index), axis=-1)
     fused = values + weight[:, None] * scorer([interest, vectors], training=False)
     # equal scores stay in the order of the item index, also behind the re-ranking
     place = tf.argsort(index, axis=1, stable=True)
     index, fused = (tf.gather(part, place, batch_dims=1) for part in (index, fused))
-    best, order = tf.math.top_k(fused, tf.minimum(k, tf.shape(fused)[1]))
+    best, order = tf.math.top_k(fused, tf.shape(fused)[1])
     index = tf.gather(index, order, batch_dims=1)
+    index = tf.concat([index, rest], axis=1)[:, :k]
+    best = tf.concat([best, tf.minimum(rest_values, best[:, -1:])], axis=1)[:, :k]
     return tf.where(tf.math.is_inf(best), 0, index), best

@@ -47,9 +47,35 @@ class Histories(NamedTuple):
         """Events per user, int64, `(num_users,)`."""
         return np.diff(self.offsets)
 
+    @property
+    def chosen(self):
+        """bool `(num_events,)`: events that the user wanted, which alone are something to predict.
+
+        Not `PASSIVE_EVENTS`, and nothing of weight 0 or less.
+        """
+        passive = [EVENT_CODES[name] for name in PASSIVE_EVENTS]
+        return (self.values > 0) & ~np.isin(self.events, passive)
+
+    def __repr__(self):
+        return f"Histories({len(self.items):,} events, {self.num_users:,} users)"
+
     def select(self, rows):
-        """The histories of these rows, in this order; a row number of -1 gives an empty history."""
+        """The histories of these rows, in this order.
+
+        Raises:
+            IndexError: a row number below 0 or from `num_users` on.
+        """
         rows = np.asarray(rows, np.int64)
+        outside = rows[(rows < 0) | (rows >= self.num_users)]
+        if len(outside):
+            raise IndexError(
+                f"rows must be in 0..num_users - 1 ({self.num_users} users). Received: "
+                f"{outside[0]}. For users without a history take of_users(user_ids)."
+            )
+        return self._rows(rows)
+
+    def _rows(self, rows):
+        """As `select`; a row number of -1 gives an empty history under some user's id."""
         known = rows >= 0
         starts = np.where(known, self.offsets[rows], 0)
         lengths = np.where(known, self.lengths[rows] if self.num_users else 0, 0)
@@ -58,12 +84,17 @@ class Histories(NamedTuple):
         ids = self.user_ids[rows] if self.num_users else np.full(len(rows), "", object)
         return Histories(ids, offsets, *(column[take] for column in self[2:]))
 
+    def where(self, keep):
+        """The same users with the events of the bool mask `keep (num_events,)` only."""
+        offsets = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
+        return Histories(self.user_ids, offsets, *(column[keep] for column in self[2:]))
+
     def of_users(self, user_ids):
         """The histories of exactly these users, in this order; unknown users get an empty one."""
         import pandas as pd
 
         rows = pd.Index(self.user_ids).get_indexer(user_ids)
-        return self.select(rows)._replace(user_ids=np.asarray(user_ids, object))
+        return self._rows(rows)._replace(user_ids=np.asarray(user_ids, object))
 
 
 def make_histories(interactions, items):
@@ -197,7 +228,7 @@ class TrainingWindows(NamedTuple):
 def make_windows(histories, max_length):
     """Cut histories into windows of at most `max_length` inputs, the newest window full.
 
-    Events a user did not choose (`PASSIVE_EVENTS`) stay in the inputs and are never targets.
+    Events a user did not choose (`Histories.chosen`) stay in the inputs and are never targets.
     """
     count = np.maximum(histories.lengths - 1, 0)  # targets per user
     windows = -(-count // max_length)
@@ -205,8 +236,7 @@ def make_windows(histories, max_length):
     number = np.arange(len(row)) - np.repeat(np.cumsum(windows) - windows, windows)  # from the end
     last = histories.offsets[row + 1] - 1 - number * max_length  # behind the last input
     start = np.maximum(last - max_length, histories.offsets[row])
-    passive = [EVENT_CODES[name] for name in PASSIVE_EVENTS]
-    targets = np.where(np.isin(histories.events, passive), PADDING, histories.items)
+    targets = np.where(histories.chosen, histories.items, PADDING)
     gaps = gap_buckets(histories.timestamps, histories.offsets)
     events = histories.events.astype(np.int32)
     targets = targets.astype(np.int32)

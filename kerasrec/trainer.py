@@ -38,31 +38,37 @@ class Validation(NamedTuple):
 
 
 def make_validation(histories, held_out):
-    """Join held-out histories to what their users did before; users without a past are left out.
+    """Join held-out histories to what their users did before.
+
+    Users without a past are left out, and so are events that a user did not choose
+    (`Histories.chosen`): they are nothing to predict.
 
     Args:
         histories: `Histories` of the training events.
         held_out: `Histories` of the validation events.
     """
-    known = np.isin(held_out.user_ids, histories.user_ids)
-    chosen = held_out.select(np.flatnonzero(known))
-    rows = np.repeat(np.arange(chosen.num_users), chosen.lengths)
-    return Validation(histories.of_users(chosen.user_ids), rows, chosen.items)
+    held_out = held_out.where(held_out.chosen)
+    known = np.isin(held_out.user_ids, histories.user_ids) & (held_out.lengths > 0)
+    targets = held_out.select(np.flatnonzero(known))
+    rows = np.repeat(np.arange(targets.num_users), targets.lengths)
+    return Validation(histories.of_users(targets.user_ids), rows, targets.items)
 
 
 def hold_out_last(histories):
-    """Split off each user's last event: `(training histories, Validation)`.
+    """Split off each user's last chosen event: `(training histories, Validation)`.
 
-    Users with fewer than 2 events only train.
+    What came after it (shown, disliked) goes too, so that nothing later than the target is known.
+    Users without a past before that event only train.
     """
-    lengths = histories.lengths
-    last = np.zeros(len(histories.items), bool)
-    last[histories.offsets[1:][lengths >= 2] - 1] = True
-    offsets = np.concatenate([[0], np.cumsum(lengths - (lengths >= 2))])
-    shorter = histories.user_ids, offsets, *(column[~last] for column in histories[2:])
-    train = sequences.Histories(*shorter)
-    validated = np.flatnonzero(lengths >= 2)
-    targets = histories.items[last]
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    place = np.arange(len(row))
+    last = np.full(histories.num_users, -1)
+    last[row[histories.chosen]] = place[histories.chosen]  # of several values the last one stays
+    has_past = last > histories.offsets[:-1]
+    last = np.where(has_past, last, len(row))
+    train = histories.where(place < last[row])
+    validated = np.flatnonzero(has_past)
+    targets = histories.items[last[validated]]
     return train, Validation(train.select(validated), np.arange(len(validated)), targets)
 
 
@@ -327,11 +333,12 @@ def _is_factory(optimizer):
 
 
 def _fingerprint(trainer, histories, validation):
-    """What must be equal for a run to go on: options and data."""
+    """What must be equal for a run to go on: options and data, the items' texts among them."""
     digest = hashlib.sha256()
     options = {**trainer.model.config, "optimizer": trainer.optimizer}
-    for name in ("batch_size", "learning_rate", "clip_norm", "seed"):
+    for name in ("batch_size", "epochs", "patience", "learning_rate", "clip_norm", "seed"):
         options[name] = getattr(trainer, name)
+    options["precision"] = trainer.model.training.get_layer("item_vectors").compute_dtype
     # a function's or an object's own text holds its address, which another process changes
     plain = (int, float, str, type(None))
     config = {
@@ -339,7 +346,10 @@ def _fingerprint(trainer, histories, validation):
         for key, v in options.items()
     }
     digest.update(json.dumps(config, sort_keys=True).encode())
-    for values in (histories.offsets, histories.items, validation.target_items):
+    data = [*histories[1:], *validation.histories[1:], *validation[1:]]
+    # what never learns: texts as vectors or tokens, whitening
+    data += trainer.model.training.non_trainable_weights
+    for values in data:
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
 

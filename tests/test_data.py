@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerasrec.data import join_interactions, read_interactions, read_items, read_user_ids
+from kerasrec.data import (
+    Split,
+    join_interactions,
+    read_interactions,
+    read_items,
+    read_user_ids,
+)
 
 HEADER = b"user,item,timestamp\n"
 GOOD = HEADER + b"1,a,1400000000\n2,b,1400000001\n"
@@ -492,6 +498,41 @@ def test_parts_join_again():
     assert joined.frame["item_id"].tolist() == list("xyzx")
     assert joined.frame["timestamp"].tolist() == [1, 2, 3, 4]
     assert joined.columns == interactions.columns and joined.report.rows_after == 4
+
+
+def test_join_interactions_with_an_empty_part():
+    timed = read_interactions(pd.DataFrame({"user": ["a"], "item": ["x"], "ts": [1_600_000_000]}))
+    joined = join_interactions([timed, timed.replace(timed.frame[:0])])
+    assert joined.frame["timestamp"].tolist() == [1_600_000_000]
+
+
+def test_join_interactions_errors():
+    timed = read_interactions(pd.DataFrame({"user": ["a"], "item": ["x"], "ts": [1_600_000_000]}))
+    timeless = read_interactions(pd.DataFrame({"user": ["a"], "item": ["x"]}))
+    with pytest.raises(ValueError, match="at least one part"):
+        join_interactions([])
+    with pytest.raises(ValueError, match="times in some, positions"):
+        join_interactions([timed, timeless])
+
+
+def test_tables_are_one_line_to_read():
+    log = pd.DataFrame(
+        {
+            "user": ["a"] * 1000 + ["b"],
+            "item": ["x", *["y"] * 1000],
+            "ts": [1393632000, *[1396224000] * 1000],
+        }
+    )
+    timed = read_interactions(log)
+    assert repr(timed) == ("Interactions(1,001 events, 2 users, 2 items, 2014-03-01 to 2014-03-31)")
+    timeless = read_interactions(log[["user", "item"]])
+    assert repr(timeless) == "Interactions(1,001 events, 2 users, 2 items)"
+    nothing = timed.replace(timed.frame[:0])
+    assert repr(nothing) == "Interactions(0 events, 0 users, 0 items)"
+    split = Split(timed, nothing, nothing, "leave-one-out")
+    assert repr(split) == "Split(train 1,001, valid 0, test 0 events, leave-one-out)"
+    items = read_items(pd.DataFrame({"item": ["x"], "title": ["甲"], "price": ["2"]}))
+    assert repr(items) == "Items(1 items, columns item_id, title, price)"
 
 
 def test_mapped_text_columns_get_their_canonical_names():

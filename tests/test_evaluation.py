@@ -1,5 +1,6 @@
 """Models side by side: the tidy table, groups, comparisons, baselines."""
 
+import io
 import json
 
 import numpy as np
@@ -149,6 +150,21 @@ def test_evaluate_errors(case):
         evaluate({"mine": broken}, test, **options)
 
 
+def test_evaluate_says_when_the_histories_hold_the_test(case, caplog):
+    items, known, test, histories = case
+    options = {"histories": histories, "train": known, "items": items}
+    lists = {"m": run_baselines(histories, histories, items, names=["popularity"])["popularity"]}
+    pairs = known.frame[["user_id", "item_id"]].astype(str).drop_duplicates()
+    with pytest.raises(ValueError, match="all 12 pairs are in the histories. Take the test's"):
+        evaluate(lists, pairs[:12], **options)
+    new = pd.DataFrame({"user_id": "u1", "item_id": ["i8", "i9", "i10"]})
+    half = evaluate(lists, pd.concat([pairs[:3], new]), **options)
+    assert not caplog.records and half.counts["m"]["test_events_known"] == 3
+    more = evaluate(lists, pd.concat([pairs[:4], new]), **options)
+    assert "4 of 7 test pairs are in the histories already" in caplog.text
+    assert more.to_dict()["counts"]["m"]["test_events_known"] == 4
+
+
 def test_evaluation_to_json(evaluation, tmp_path):
     path = evaluation.to_json(tmp_path / "metrics.json")
     read = json.loads(path.read_text(encoding="utf-8"))
@@ -161,11 +177,44 @@ def test_evaluation_to_json(evaluation, tmp_path):
 
 
 def test_evaluation_to_rich(evaluation):
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))
-    console.print(evaluation.to_rich())
-    text = console.export_text()
+    text = printed(evaluation, None, 200)
     assert "item_knn" in text and "ndcg@10" in text and "41 test users" in text
     assert f"{evaluation.value('item_knn', 'recall')[0]:.4f} ±" in text
+    assert text.splitlines()[1].split()[4:] == ["coverage", "diversity", "novelty", "popularity"]
+
+
+def printed(evaluation, width, console_width):
+    console = Console(width=console_width, file=io.StringIO())
+    console.print(evaluation.to_rich(width))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "width, last", [(120, "popularity"), (100, "novelty"), (80, "diversity"), (60, "mrr@10")]
+)
+def test_evaluation_to_rich_does_not_wrap(case, width, last):
+    items, known, test, histories = case
+    lists = run_baselines(histories, histories, items, texts=items.texts(), k=10)
+    models = {"courses": lists["item_knn"], **lists}
+    found = evaluate(models, test, histories=histories, train=known, items=items)
+    lines = printed(found, width, width).splitlines()
+    assert len(lines) == 2 + len(models) and max(map(len, lines)) <= width
+    assert lines[1].split()[-1] == last
+    for name, line in zip(models, lines[2:], strict=True):
+        for metric in ("recall", "ndcg"):
+            value, error = found.value(name, metric)
+            assert f"{value:.4f} ± {error:.4f}" in line
+
+
+def test_evaluation_to_rich_folds_a_long_name_only(case):
+    items, known, test, histories = case
+    lists = run_baselines(histories, histories, items, names=["popularity"], k=10)["popularity"]
+    name = "推荐" * 20 + "[v2]"
+    found = evaluate({name: lists}, test, histories=histories, train=known, items=items)
+    lines = printed(found, 60, 60).splitlines()[1:]
+    assert "".join(line.split()[0] for line in lines if line.strip())[5:] == name
+    value, error = found.value(name, "ndcg")
+    assert lines[1].endswith(f"{value:.4f} ± {error:.4f}") and "mrr" not in lines[0]
 
 
 def test_bucket_of_covers_every_edge():

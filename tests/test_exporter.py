@@ -2,15 +2,19 @@ import logging
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import planted_histories
 
 from kerasrec import artifacts
 from kerasrec.artifacts import ArtifactError
 from kerasrec.backend import tf
-from kerasrec.data import Items
+from kerasrec.data import Items, read_items
 from kerasrec.exporter import _compare, _few_words, _same, export
+from kerasrec.fusion import Fusion, fit_tables
 from kerasrec.models import build_model
 from kerasrec.recommender import Recommender
+from kerasrec.trainer import Ranker
 
 
 def test_saved_model_cli_reads_well(exported_version, capsys):
@@ -65,6 +69,42 @@ def tiny_model():
 @pytest.fixture
 def tiny_items(toy_items):
     return Items(toy_items.frame[:4].reset_index(drop=True))
+
+
+def test_order_is_the_formula_of_the_readme(tmp_path):
+    """`Recommender` against p(i) and the MLP in numpy, from the parts before the export."""
+    histories, num_items = planted_histories(), 30
+    ids = [f"i{number}" for number in range(1, num_items + 1)]
+    items = read_items(pd.DataFrame({"item_id": ids, "title": ids}))
+    model = build_model(num_items, id_units=8, max_length=20, heads=2, scorer_units=4)
+    tables = {name: found[0] for name, found in fit_tables(histories, num_items).items()}
+    weights = {"transitions": 0.3, "ease": 0.2}
+    popularity = np.arange(num_items + 1.0)
+    version = export(
+        model,
+        tmp_path / "m",
+        items=items,
+        popularity=popularity,
+        manifest={},
+        fusion=Fusion(tables, weights, 0.7),
+    )
+    some = histories.select(np.arange(20))
+    assert some.lengths.max() <= 20
+    probabilities_of, everything = Ranker(model).probabilities(), np.arange(num_items + 1)
+    model_part, mlp_of = probabilities_of(some)
+    parts = {"model": model_part, **{n: table.scores(some) for n, table in tables.items()}}
+    unseen = np.ones_like(model_part, bool)
+    unseen[:, 0] = False
+    unseen[np.repeat(np.arange(20), some.lengths), some.items] = False
+    shares = {n: part * unseen / (part * unseen).sum(1, keepdims=True) for n, part in parts.items()}
+    p = 0.5 * shares["model"] + 0.3 * shares["transitions"] + 0.2 * shares["ease"]
+    score = np.log(p, where=unseen, out=np.full_like(p, -np.inf))
+    score = score + 0.7 * mlp_of(np.tile(everything, (20, 1)))
+    lists = Recommender.load(version).recommend(some, k=5)
+    for row, (_, found) in enumerate(lists.groupby("user_id", sort=False)):
+        best = np.argsort(-score[row], kind="stable")[:5]
+        np.testing.assert_allclose(found["score"], score[row, best], atol=1e-4)
+        assert found["item_id"].tolist() == [f"i{item}" for item in best]
 
 
 def test_export_of_a_model_alone(tiny_model, tiny_items, tmp_path):

@@ -5,6 +5,7 @@ from conftest import histories_of, planted_histories
 from kerasrec import fusion
 from kerasrec.backend import tf
 from kerasrec.fusion import Fusion, Memory, choose_fusion, fit_tables
+from kerasrec.sequences import EVENT_CODES
 from kerasrec.trainer import Validation, hold_out_last, ranking_quality
 from kerasrec.transitions import NeighbourTable
 
@@ -88,3 +89,26 @@ def test_most_likely_finds_the_weights_a_mixture_was_drawn_from():
     outcome = np.where(drawn, 0, 1)
     weights = fusion._most_likely(np.stack([first[outcome], second[outcome]], axis=1), steps=500)
     assert weights[0] == pytest.approx(0.3, abs=0.03)
+
+
+def test_targets_that_no_part_can_name_do_not_move_the_weights():
+    parts = np.array([[0.5, 0.1], [0.4, 0.1]])
+    known = np.vstack([parts, np.zeros((5, 2))])
+    np.testing.assert_allclose(fusion._most_likely(known), fusion._most_likely(parts))
+    assert fusion._most_likely(known)[0] > 0.99
+    np.testing.assert_allclose(fusion._most_likely(np.zeros((3, 2))), [0.5, 0.5])
+
+
+def test_items_seen_before_fill_no_place():
+    train = histories_of([[1, 2, 3, 4, 5, 6, 7]] * 3)
+    validation = Validation(train, np.arange(3), np.array([1, 2, 3], np.int32))  # seen already
+    uniform = np.full(9, 1 / 8)
+    _, quality = choose_fusion(FixedRanker(uniform), validation, {})
+    assert quality["valid_ndcg@10"] == 0
+
+
+def test_what_users_disliked_is_not_learned():
+    click, dislike = EVENT_CODES["click"], EVENT_CODES["dislike"]
+    histories = histories_of([[1, 2]] * 9, events=[[click, dislike]] * 9)
+    for tables in fit_tables(histories, 3).values():
+        assert not any(table.weights.any() for table in tables)

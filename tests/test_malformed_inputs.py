@@ -321,9 +321,14 @@ INPUTS = {
         recommend(out="a-file/recs.csv"),
         "a-file, which is a file. Choose another place",
     ),
+    "a test that the histories hold": (
+        ["evaluate", "--model", "toy", "--histories", "known.csv", "--test", "known.csv"],
+        "evaluate needs test pairs .* Received: all 2 pairs are in the histories. Take the test's",
+    ),
     "an unknown item": (
-        ["similar", "--model", "toy", "--item", "i1"],
-        "Received: 'i1', which is unknown",
+        ["similar", "--model", "toy", "--item", "C_course-v1:TsinghuaX+80512073X+sq"],
+        r"catalogue .82.. Received: --item 'C_cou.*', which is unknown. Nearest ids: "
+        r"'C_course-v1:Ts.*', '.*', '.*'. For what is in no catalogue take --text \"...\"",
     ),
     "a text where no encoder is": (
         ["similar", "--model", "no-encoder", "--text", "物理"],

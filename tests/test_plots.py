@@ -51,3 +51,9 @@ def test_training_curves():
     assert "Validation" not in texts(plots.training_curves(history[["epoch", "loss"]]))
     assert plots.training_curves(history[:0]) is None
     assert plots.training_curves(history[["seconds", "epoch"]]) is None
+
+
+def test_one_epoch_has_one_tick():
+    history = pd.DataFrame({"epoch": [1], "loss": [2.0], "valid_ndcg@10": [0.1]})
+    svg = plots.training_curves(history)
+    assert svg.count(">1</text>") == 2 and ">0.96</text>" not in svg and "best epoch 1" in svg

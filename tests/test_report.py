@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -128,3 +129,38 @@ def test_write_report_takes_scored_lists(case, tmp_path):
     lists = scored.drop(columns="rank").sample(frac=1, random_state=0)
     other = write_report(evaluation, tmp_path / "b", lists=lists, **options).read_text("utf-8")
     assert ranked == other
+
+
+def test_write_report_one_epoch_long_texts_histories_of_one_event(tmp_path):
+    titles = ["机器学习", "从零开始的课程" * 60, "x" * 400, "历史"]
+    items = read_items(pd.DataFrame({"item_id": ["i" * 150, "b", "c", "d"], "title": titles}))
+    events = [(f"{'用户' * 40}{n}", items.ids[n % 4]) for n in range(24)]
+    known = read_interactions(pd.DataFrame(events, columns=["user_id", "item_id"]))
+    test = [(user, items.ids[(n + 1) % 4]) for n, (user, _) in enumerate(events)]
+    test = pd.DataFrame(test, columns=["user_id", "item_id"])
+    histories = make_histories(known, items)
+    models = {"很长的模型名字" * 12: test.assign(rank=1), "a_long_name_" * 12: test.assign(rank=1)}
+    found = evaluate(models, test, histories=histories, train=known, items=items)
+    history = pd.DataFrame({"epoch": [1], "loss": [2.0], "valid_ndcg@10": [0.1]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib says so when a plot has no room left
+        path = write_report(
+            found, tmp_path, training_history=history, items=items, histories=histories
+        )
+    page = path.read_text("utf-8")
+    Strict(page)
+    assert "best epoch 1" in page and page.count('<section class="user">') == 12
+    assert "x" * 99 + "…" in page and "x" * 100 not in page
+    assert "很长的模型名字" * 12 in page  # whole in the tables, cut in the plots
+    assert ">很长的模型名字很长的模…</text>" in page
+
+
+def test_write_report_says_what_nothing_can_find(case, tmp_path):
+    _, items, histories = case
+    known = pd.DataFrame({"user_id": ["<u1>"], "item_id": ["a"]})
+    test = pd.DataFrame({"user_id": ["<u1>", "<u1>"], "item_id": ["a", "d"]})
+    found = evaluate(
+        {"m": test.assign(rank=1)}, test, histories=histories, train=known, items=items
+    )
+    page = write_report(found, tmp_path).read_text("utf-8")
+    assert "1 relevant items were in the user&#39;s history already; nothing can find" in page

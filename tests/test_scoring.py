@@ -144,8 +144,9 @@ def test_rerank_looks_at_the_retrieved_alone(monkeypatch):
     scores = tf.constant([[-INF, 5, 1, 6, 7, 0]])
     index, _ = rerank(scores, tf.ones((1, 1)), items, scorer, tf.ones(1), 2)
     assert index.numpy().tolist() == [[1, 4]]  # 2 and 5 would score more, but were not retrieved
-    index, _ = rerank(scores, tf.ones((1, 1)), items, scorer, tf.ones(1), 5)
-    assert index.numpy().tolist() == [[1, 2, 5, 4, 3]]  # a longer list looks at more
+    index, values = rerank(scores, tf.ones((1, 1)), items, scorer, tf.ones(1), 6)
+    assert index.numpy().tolist() == [[1, 4, 3, 2, 5, 0]]  # a longer list starts with the short one
+    assert values.numpy().tolist() == [[1005, -993, -994, -994, -994, -INF]]
 
 
 # === ScorerLoss ===

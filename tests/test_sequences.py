@@ -96,12 +96,25 @@ def test_make_histories_equals_a_plain_sort(events):
 
 def test_select_takes_rows_in_any_order():
     histories = histories_of([[1, 2], [3], [], [4, 5, 6]], times=[[1, 2], [3], [], [4, 5, 6]])
-    chosen = histories.select([3, 2, -1, 0, 3])
-    assert chosen.offsets.tolist() == [0, 3, 3, 3, 5, 8]
+    chosen = histories.select([3, 2, 0, 3])
+    assert list(chosen.user_ids) == ["u3", "u2", "u0", "u3"]
+    assert chosen.offsets.tolist() == [0, 3, 3, 5, 8]
     assert chosen.items.tolist() == [4, 5, 6, 1, 2, 4, 5, 6]
     assert chosen.timestamps.tolist() == chosen.items.tolist()
     assert histories.select([]).num_users == 0
     assert histories.select([]).items.tolist() == []
+
+
+@pytest.mark.parametrize("row", [-1, 2])
+def test_select_refuses_rows_that_do_not_exist(row):
+    with pytest.raises(IndexError, match=rf"2 users\). Received: {row}. For users without a hist"):
+        histories_of([[1, 2], [3]]).select([0, row])
+    with pytest.raises(IndexError, match="0 users"):
+        histories_of([]).select([row])
+
+
+def test_histories_are_one_line_to_read():
+    assert repr(histories_of([[1] * 1200, [3]])) == "Histories(1,201 events, 2 users)"
 
 
 def test_of_users_gives_unknown_users_an_empty_history():
@@ -273,3 +286,16 @@ def test_batches_are_of_the_narrowest_width_and_as_many_as_announced():
         longest = (batch["history"] > 0).sum(axis=1)
         narrower = {8: 0, 16: 8, 20: 16}[batch["history"].shape[1]]
         assert (longest > narrower).all()
+
+
+def test_where_keeps_the_users():
+    histories = histories_of([[1, 2], [3], [4, 5]])
+    kept = histories.where(np.array([False, True, False, True, True]))
+    assert kept.user_ids.tolist() == histories.user_ids.tolist()
+    assert kept.items.tolist() == [2, 4, 5] and kept.lengths.tolist() == [1, 0, 2]
+
+
+def test_events_of_no_weight_are_no_target():
+    histories = histories_of([[1, 2, 3]])
+    histories.values[1] = -1
+    assert make_windows(histories, 5).targets.tolist() == [1, 0, 3]

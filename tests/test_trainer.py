@@ -13,6 +13,7 @@ from kerasrec import trainer as trainer_module
 from kerasrec.backend import keras, tf
 from kerasrec.metrics import score_recommendations
 from kerasrec.models import build_model
+from kerasrec.sequences import EVENT_CODES
 from kerasrec.trainer import (
     Ranker,
     Trainer,
@@ -46,6 +47,20 @@ def test_hold_out_last_parts_the_last_event():
     assert train.offsets.tolist() == [0, 2, 3, 4]
     assert validation.target_items.tolist() == [3, 6]
     assert validation.histories.items.tolist() == [1, 2, 5]
+
+
+def test_hold_out_last_takes_the_last_event_that_the_user_chose():
+    shown, click, disliked = (EVENT_CODES[name] for name in ("impression", "click", "dislike"))
+    rows, events = [[1, 2, 3, 4], [5, 6], [7, 8]], [[click, click, shown, disliked]]
+    histories = histories_of(rows, events=[*events, [click, click], [shown, disliked]])
+    histories.values[5] = 0  # an event of the user's own without a weight: item 6
+    train, validation = hold_out_last(histories)
+    assert validation.target_items.tolist() == [2] and validation.histories.items.tolist() == [1]
+    assert train.items.tolist() == [1, 5, 6, 7, 8]  # nothing later than the target 2
+    held_out = histories_of([[3, 4], [6], [8]], events=[[shown, click], [disliked], [click]])
+    validation = make_validation(histories, held_out)
+    assert validation.histories.user_ids.tolist() == ["u0", "u2"]
+    assert validation.target_items.tolist() == [4, 8] and validation.target_rows.tolist() == [0, 1]
 
 
 def test_make_validation_leaves_out_users_without_a_past():
@@ -250,6 +265,16 @@ def test_run_folder_of_another_run_is_refused(data, tmp_path):
         trainer(lambda: tiny(heads=4), epochs=1, run_folder=tmp_path).fit(*data)
     with pytest.raises(ValueError, match="holds another run"):
         trainer(epochs=1, run_folder=tmp_path).fit(*hold_out_last(planted_histories(seed=1)))
+    with pytest.raises(ValueError, match="another run"):  # its schedule spans the epochs
+        trainer(epochs=2, run_folder=tmp_path).fit(*data)
+    train, validation = data
+    later = train._replace(timestamps=train.timestamps + np.arange(len(train.items)))
+    with pytest.raises(ValueError, match="another run"):
+        trainer(epochs=1, run_folder=tmp_path).fit(later, validation)
+    text = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    trainer(lambda: tiny(text=text), epochs=1, run_folder=tmp_path / "text").fit(*data)
+    with pytest.raises(ValueError, match="another run"):
+        trainer(lambda: tiny(text=-text), epochs=1, run_folder=tmp_path / "text").fit(*data)
 
 
 def test_finished_run_is_not_trained_again(data, tmp_path):
