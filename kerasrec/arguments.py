@@ -40,8 +40,16 @@ def _reading(sub, *, items=False):
     group.add_argument(
         "--columns",
         help="name the columns of the interactions where they are not recognised: user_id=buyer "
-        "item_id=sku timestamp=time event=action value=stars",
+        "item_id=sku timestamp=time event=action value=stars; event= leaves the events unread",
         **pairs,
+    )
+    group.add_argument(
+        "--event-weights",
+        nargs="+",
+        action="extend",
+        metavar="EVENT=WEIGHT",
+        help="events of your log: share=2 (its weight), 4=purchase (the same as a known event) or "
+        "stars=value (the value of the row)",
     )
     if items:
         group.add_argument(

@@ -4,13 +4,14 @@ import difflib
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from kerasrec.baselines import BASELINES
+from kerasrec.events import PASSIVE_EVENTS
 from kerasrec.lists import recommend_top_k
 from kerasrec.metrics import mean_and_error, paired_bootstrap, score_recommendations
 
@@ -161,7 +162,8 @@ def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=N
         models: name -> recommendation table, or a callable `(histories, k) -> table`; a callable
             gets the histories of exactly the test users (empty ones for unknown users). The
             first is the one that the others are compared with.
-        test: `Interactions`, or a table `user_id, item_id`.
+        test: `Interactions`, of which impressions, dislikes and events of weight 0 or less are left
+            out (nobody should be recommended these), or a table `user_id, item_id`, taken as it is.
         histories: `Histories`: what is known of the users when they ask.
         train: `Interactions`, or a table `user_id, item_id`: the same events (they are no hits,
             and popularity and novelty count them).
@@ -178,6 +180,7 @@ def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=N
     """
     if not models:
         raise ValueError("evaluate needs at least one model. Received: none. Pass {name: lists}.")
+    test = _chosen(test)
     ks = sorted({int(k) for k in ks})
     k = 10 if 10 in ks else ks[-1]
     users = pd.Index(pd.unique(getattr(test, "frame", test)["user_id"])).astype(str)
@@ -216,6 +219,22 @@ def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=N
         counts={name: found.counts for name, found in scores.items()},
         k=k,
     )
+
+
+def _chosen(test):
+    """The test without what users did not choose; a plain table is taken as it is."""
+    if not hasattr(test, "frame") or not len(test):
+        return test
+    keep = (test.frame["weight"] > 0) & ~test.frame["event"].isin(PASSIVE_EVENTS)
+    if not keep.any():
+        raise ValueError(
+            f"The test needs events that users chose. Received: {len(test):,} impressions, "
+            "dislikes or events of weight 0 or less, and no others."
+        )
+    if not keep.all():
+        message = "%d of %d test events were not chosen by the user (shown, disliked): left out"
+        logger.warning(message, (~keep).sum(), len(test))
+    return replace(test, frame=test.frame[keep])
 
 
 def _check_not_known(counts):

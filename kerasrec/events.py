@@ -16,6 +16,8 @@ EVENT_WEIGHTS = {
     "rating": None,
     "dislike": -1.0,
 }
+#: events that a user did not choose; they are never something to predict
+PASSIVE_EVENTS = ("impression", "dislike")
 _SYNONYMS = {
     "impression": "impressions show shown expose exposed exposure 曝光 展示 展现",
     "view": "pv views viewed browse page_view pageview detail visit read watch play "
@@ -87,7 +89,8 @@ def unknown_event_message(name, events):
         f"a known event ({', '.join(names)} or a common synonym)",
         f"'{name}'{hint}",
         f"Say what it is with event_weights={{'{name}': 1.0}} (its weight) or {{'{name}': "
-        "'click'} (a known event), or ignore the column with columns={'event': None}.",
+        "'click'} (a known event), or ignore the column with columns={'event': None}; on the "
+        f"command line --event-weights {name}=1 or {name}=click, or --columns event=",
     )
 
 

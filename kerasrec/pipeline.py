@@ -1,6 +1,7 @@
 """`train`: tables in, a served-ready version out. The command line's `train` is this function."""
 
 import hashlib
+import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from kerasrec.options import known_options, resolve_preset
 from kerasrec.textpart import text_part
 from kerasrec.trainer import Ranker, Trainer, hold_out_last, make_validation
 from kerasrec.trainingstate import plain
+
+log = logging.getLogger(__name__)
 
 
 class Trained(NamedTuple):
@@ -116,7 +119,26 @@ def _split(histories, items, valid):
             "Validation needs users with a past: no validation user has a training event. "
             "Give other events to valid, or leave it out to validate on each user's last event."
         )
+    _check_not_known(validation)
     return fitted, validation
+
+
+def _check_not_known(validation):
+    """A target that the history holds already is never listed, whatever the model."""
+    histories = validation.histories
+    width = int(max(histories.items.max(initial=0), validation.target_items.max())) + 1
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    known = np.isin(
+        validation.target_rows * width + validation.target_items, row * width + histories.items
+    )
+    what = f"{known.sum():,} of {len(known):,} validation events name an item that their user has"
+    if known.all():
+        raise ValueError(
+            "Validation needs items that the training events of their users do not hold. "
+            f"Received: {what} already. Give later events to valid, or leave it out."
+        )
+    if known.mean() > 0.5:
+        log.warning("%s already; these can never be found", what)
 
 
 def _described(options):

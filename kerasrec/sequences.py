@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kerasrec.events import PASSIVE_EVENTS
+
 PADDING = 0
 #: code of each event type; 0 is an unknown or missing one
 EVENT_CODES = {
@@ -16,8 +18,6 @@ EVENT_CODES = {
         ["impression", "view", "click", "like", "cart", "purchase", "rating", "dislike"], start=1
     )
 }
-#: events that a user did not choose; they never become a target
-PASSIVE_EVENTS = ("impression", "dislike")
 #: bucket b of a time gap holds 2**(b-1) - 1 .. 2**b - 2 seconds; the last one all longer gaps
 NUM_GAP_BUCKETS = 28
 

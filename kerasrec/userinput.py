@@ -24,9 +24,26 @@ def read_events(options, paths):
     if hasattr(options, "items"):
         columns = {role: name for role, name in columns.items() if role not in _ITEM_ROLES}
     found = read_interactions(
-        paths, columns=columns or None, encoding=options.encoding, on_bad=options.on_bad
+        paths,
+        columns=columns or None,
+        encoding=options.encoding,
+        on_bad=options.on_bad,
+        event_weights=_event_weights(options.event_weights),
     )
     return _reported(found)
+
+
+def _event_weights(texts):
+    """`["share=2", "4=purchase", "stars=value"]` -> weights as `read_interactions` takes them."""
+    weights = {}
+    for name, value in pairs_of(texts, "--event-weights").items():
+        if value is None:
+            raise UserError(f"--event-weights takes EVENT=WEIGHT. Received: '{name}='.")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            weights[name] = None if value == "value" else value
+    return weights
 
 
 def read_catalogue(options):
@@ -106,15 +123,15 @@ def read_lines(path, encoding):
 
 
 def pairs_of(texts, flag):
-    """`["user_id=uid", ...]` -> dict; no texts give an empty one."""
+    """`["user_id=uid", ...]` -> dict; no texts give an empty one; `["event="]` -> None."""
     pairs = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
-        if not (equals and name.strip() and value.strip()):
+        if not (equals and name.strip()):
             raise UserError(f"{flag} takes NAME=VALUE. Received: {text!r}.")
         if name in pairs:
             raise UserError(f"{flag} names {name} twice: {pairs[name]!r} and {value!r}. Keep one.")
-        pairs[name.strip()] = value
+        pairs[name.strip()] = value if value.strip() else None
     return pairs
 
 

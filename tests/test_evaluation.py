@@ -165,6 +165,24 @@ def test_evaluate_says_when_the_histories_hold_the_test(case, caplog):
     assert more.to_dict()["counts"]["m"]["test_events_known"] == 4
 
 
+def test_evaluate_leaves_out_what_users_did_not_choose(caplog):
+    items = read_items(pd.DataFrame({"item_id": list("abc"), "title": list("abc")}))
+    columns = ["user_id", "item_id", "timestamp", "event"]
+    past = read_interactions(pd.DataFrame([["u", "a", 1.5e9, "click"]], columns=columns))
+    rows = [["u", "b", 1.6e9, "dislike"], ["u", "c", 1.7e9, "click"], ["v", "b", 1.6e9, "show"]]
+    test = read_interactions(pd.DataFrame(rows, columns=columns))
+    lists = pd.DataFrame({"user_id": ["u", "u"], "item_id": ["b", "c"], "rank": [1, 2]})
+    histories = make_histories(past, items)
+    with caplog.at_level("WARNING"):
+        result = evaluate({"m": lists}, test, histories=histories, train=past, items=items)
+    assert "2 of 3 test events were not chosen by the user" in caplog.text
+    assert result.counts["m"]["users"] == 1
+    assert result.value("m", "ndcg")[0] == pytest.approx(1 / np.log2(3))
+    disliked = read_interactions(pd.DataFrame(rows[:1], columns=columns))
+    with pytest.raises(ValueError, match="needs events that users chose. Received: 1 impressions"):
+        evaluate({"m": lists}, disliked, histories=histories, train=past, items=items)
+
+
 def test_evaluation_to_json(evaluation, tmp_path):
     path = evaluation.to_json(tmp_path / "metrics.json")
     read = json.loads(path.read_text(encoding="utf-8"))

@@ -136,7 +136,15 @@ INPUTS = {
     "a time that is none": (train("bad-time.csv"), "'yesterday' in data row 25"),
     "a time before computers": (train("old-time.csv"), "between 1973 and 2099"),
     "a row without a user": (train("no-user.csv"), "expected a user_id .column user. in every row"),
-    "an unknown event": (train("no-events-type.csv"), "looked"),
+    "an unknown event": (train("no-events-type.csv"), "--event-weights looked=1 or looked=click"),
+    "a weight that is none": (
+        train("no-events-type.csv", "items.csv", "--event-weights", "looked=dear"),
+        "event_weights: expected a finite number",
+    ),
+    "validation on what was trained on": (
+        train("log.csv", "items.csv", "--valid", "log.csv"),
+        "Validation needs items that the training events.*24 of 24 validation events",
+    ),
     "a row with too many cells": (train("ragged.csv"), "ragged.csv"),
     "a quote that never ends": (train("open-quote.csv"), "open-quote.csv"),
     "zero bytes": (train("zeros.csv"), "zeros.csv"),

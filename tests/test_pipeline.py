@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import histories_of
 
 from kerasrec import artifacts, exporter
 from kerasrec.backend import tf
@@ -15,7 +16,7 @@ from kerasrec.data import Items, read_interactions
 from kerasrec.encoder import load_text_encoder
 from kerasrec.pipeline import fingerprint, popularity_scores, train
 from kerasrec.recommender import Recommender
-from kerasrec.trainer import Ranker
+from kerasrec.trainer import Ranker, make_validation
 from kerasrec.trainingstate import rebuild
 
 KINDS = ("none", "vectors", "frozen", "lora")
@@ -306,3 +307,14 @@ def test_train_refuses_a_file_as_folder(small, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="Choose another out"):
         train(*small, name="x", out=tmp_path / "file")
+
+
+def test_split_says_when_the_training_events_hold_much_of_the_validation(caplog):
+    train, valid = histories_of([[1, 2, 3], [2, 3, 4]]), histories_of([[1, 2, 5], [2, 3]])
+    from kerasrec.pipeline import _check_not_known
+
+    with caplog.at_level("WARNING"):
+        _check_not_known(make_validation(train, valid))
+    assert "4 of 5 validation events name an item that their user has already" in caplog.text
+    with pytest.raises(ValueError, match="Received: 2 of 2 validation events"):
+        _check_not_known(make_validation(train, histories_of([[1], [2]])))

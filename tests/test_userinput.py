@@ -9,9 +9,17 @@ from kerasrec.userinput import UserError, assignments, pairs_of, read_lines
 def test_pairs_of():
     assert pairs_of(None, "--columns") == {}
     assert pairs_of(["user_id=uid", "title=a=b"], "--columns") == {"user_id": "uid", "title": "a=b"}
+    assert pairs_of(["event="], "--columns") == {"event": None}
 
 
-@pytest.mark.parametrize("text", ["user_id", "=uid", "user_id=", " =x"])
+def test_event_weights():
+    texts = ["share=2.5", "4=purchase", "stars=value"]
+    assert userinput._event_weights(texts) == {"share": 2.5, "4": "purchase", "stars": None}
+    with pytest.raises(UserError, match="--event-weights takes EVENT=WEIGHT. Received: 'share='"):
+        userinput._event_weights(["share="])
+
+
+@pytest.mark.parametrize("text", ["user_id", "=uid", " =x"])
 def test_pairs_of_refuses(text):
     with pytest.raises(UserError, match="--columns takes NAME=VALUE"):
         pairs_of([text], "--columns")
