@@ -42,7 +42,7 @@ def demo(out, *, preset="balanced", options=None, console):
     check_leakage(split)
     train_valid = f"{len(split.train)} to train, {len(split.valid)} to validate"
     step(f"split: {train_valid}, {len(split.test)} to test")
-    step("encode the titles with a pretrained language model, train, export")
+    step("encode the titles with a pretrained language model, train, export (a few minutes)")
     trained = train(
         split.train,
         items,

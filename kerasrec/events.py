@@ -89,8 +89,8 @@ def unknown_event_message(name, events):
         f"a known event ({', '.join(names)} or a common synonym)",
         f"'{name}'{hint}",
         f"Say what it is with event_weights={{'{name}': 1.0}} (its weight) or {{'{name}': "
-        "'click'} (a known event), or ignore the column with columns={'event': None}; on the "
-        f"command line --event-weights {name}=1 or {name}=click, or --columns event=",
+        "'click'} (a known event), or ignore the column with columns={'event': None}. On the "
+        f"command line: --event-weights {name}=1 or {name}=click, or --columns event= (unread).",
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec import artifacts, sequences
+from kerasrec.data import read_interactions, read_items
 from kerasrec.exporter import export
 from kerasrec.fusion import choose_fusion, fit_tables
 from kerasrec.models import build_model
@@ -48,10 +49,11 @@ def train(
     """Encode the texts, fit a model, choose the fusion on validation, export a version.
 
     Args:
-        interactions: `Interactions`, taken as they are.
-        items: `Items`; the catalogue is all of them.
+        interactions: `Interactions`, or what `read_interactions` takes (a file, a DataFrame); taken
+            as they are.
+        items: `Items`, or what `read_items` takes; the catalogue is all of them.
         name: of the model; versions go to `out/name/1`, `out/name/2`, ...
-        valid: `Interactions` to stop and tune on; None = the last event of each user.
+        valid: the same as `interactions`, to stop and tune on; None = the last event of each user.
         out: parent folder.
         preset: "fast", "balanced" or "accurate".
         options: dict of sections `encoder`, `model`, `trainer`, `fusion`, each a dict of options
@@ -65,9 +67,14 @@ def train(
     """
     started = time.perf_counter()
     artifacts.check_name(name)
+    items = items if hasattr(items, "frame") else read_items(items)
     artifacts.check_item_ids(items.ids)
     artifacts.check_writable(out)
     options = resolve_preset(preset, options or {})
+    interactions, valid = (
+        given if given is None or hasattr(given, "frame") else read_interactions(given)
+        for given in (interactions, valid)
+    )
     histories = sequences.make_histories(interactions, items)
     fitted, validation = _split(histories, items, valid)
     part = text_part(items, **options["encoder"], progress=progress)

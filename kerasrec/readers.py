@@ -315,7 +315,7 @@ def as_categories(column, name):
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             return _from_arrow_strings(column)
-        column = column.to_pandas()
+        column = _to_pandas(column)
     try:
         codes, uniques = pd.factorize(column)
     except TypeError:  # lists, dicts: cannot be hashed
@@ -370,13 +370,21 @@ def _id_text(value, name):
 
 def _read_text(column):
     """A column as a Series of str; "" where a value is missing, spaces between values of a list."""
-    series = column if isinstance(column, pd.Series) else column.to_pandas()
+    series = column if isinstance(column, pd.Series) else _to_pandas(column)
     if series.dtype.kind == "f":
+        series = series.astype(float)  # also of pandas' Float64, whose gaps are no numbers
         whole = series.map(
             lambda value: str(int(value)) if float(value).is_integer() else str(value)
         )
         return whole.where(series.notna(), "").astype(object)
     return series.astype(object).where(series.notna(), "").map(_text)
+
+
+def _to_pandas(column):
+    """An Arrow column as a Series; whole numbers with gaps stay whole (floats would round ids)."""
+    if pa.types.is_integer(column.type) and column.null_count:
+        return pd.Series(column.to_pandas(types_mapper=pd.ArrowDtype).astype("Int64"))
+    return column.to_pandas()
 
 
 def _text(value):

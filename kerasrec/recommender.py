@@ -8,8 +8,9 @@ import pandas as pd
 
 from kerasrec import artifacts, sequences
 from kerasrec.backend import tf
-from kerasrec.data import Items, read_items
+from kerasrec.data import Items, read_interactions, read_items
 from kerasrec.derive import derive_version
+from kerasrec.lists import top_k
 
 log = logging.getLogger(__name__)
 #: numbers (scores, history and candidate ids) that one call of the model may hold at most
@@ -165,6 +166,8 @@ class Recommender:
         """Whatever `recommend` takes, as `Histories`."""
         if isinstance(histories, sequences.Histories):
             return histories
+        if isinstance(histories, pd.DataFrame):
+            histories = read_interactions(histories)
         if hasattr(histories, "report"):  # Interactions
             return self.histories(histories)
         if isinstance(histories, dict):
@@ -210,12 +213,13 @@ class Recommender:
             log.warning("%d interactions with items the model does not know are skipped", count)
             interactions = interactions.replace(frame[known])
         histories = sequences.make_histories(interactions, self.items)
-        return histories.of_users(np.asarray(users, object))
+        # ids are texts everywhere, also where a log has numbers
+        return histories.of_users(np.array([str(user) for user in users], object))
 
     # --- similar items ---
 
     def similar(self, item=None, *, text=None, k=10):
-        """Items nearest by cosine.
+        """Items nearest by cosine: of the item vectors, or for a text of their text parts alone.
 
         Args:
             item: an item id or a list of them.
@@ -226,24 +230,25 @@ class Recommender:
             DataFrame `query, item_id, rank, score`; the item itself is left out.
 
         Raises:
-            ValueError: neither or both given, an unknown item, or a version without an encoder.
+            ValueError: neither or both given, an unknown item, an empty text, or a version without
+                an encoder.
         """
         if (item is None) == (text is None):
             raise ValueError("similar needs either an item or text=..., one of them.")
         k = _checked_k(k)
         given = text if item is None else item
-        queries = list(given) if isinstance(given, list | tuple | np.ndarray) else [given]
+        is_list = isinstance(given, list | tuple | np.ndarray | pd.Series | pd.Index)
+        queries = list(given) if is_list else [given]
         if text is not None:
-            vectors, itself = self.encode(queries), np.zeros((len(queries), 0), np.int32)
-        else:
-            itself = self.index_of(queries)[:, None]
-            if not itself.all():
-                unknown = queries[int(np.argmin(itself))]
-                raise ValueError(
-                    f"similar needs items of the catalogue ({len(self.items)}). Received: "
-                    f"{unknown!r}, which is unknown. For a new text use similar(text=...)."
-                )
-            vectors = self.item_vectors(queries)
+            return self._near_texts(queries, k)
+        itself = self.index_of(queries)[:, None]
+        if not itself.all():
+            unknown = queries[int(np.argmin(itself))]
+            raise ValueError(
+                f"similar needs items of the catalogue ({len(self.items)}). Received: "
+                f"{unknown!r}, which is unknown. For a new text use similar(text=...)."
+            )
+        vectors = self.item_vectors(queries)
         width = min(k, len(self._ids))
         index = np.zeros((len(queries), width), np.int32)
         scores = np.zeros((len(queries), width), np.float32)
@@ -251,6 +256,24 @@ class Recommender:
             found = self._module.similar_rows(vectors[rows], itself[rows], tf.constant(k))
             index[rows], scores[rows] = (part.numpy() for part in found)
         return self._table(queries, index, scores).rename(columns={"user_id": "query"})
+
+    def _near_texts(self, texts, k):
+        """The items whose text parts are nearest; what users did with them has no say here."""
+        given = self.encode(texts)
+        if not all(text.strip() for text in texts):
+            raise ValueError("similar needs a text with words in it. Received: an empty one.")
+        width = self.manifest["options"]["text_units"]  # the text part comes first in a vector
+        queries, items = (
+            part[:, :width] / np.maximum(np.linalg.norm(part[:, :width], axis=1)[:, None], 1e-9)
+            for part in (given, self._module.item_vectors.numpy())
+        )
+        found = [
+            top_k(queries[rows] @ items.T, k)
+            for rows in _batches(np.zeros(len(texts), int), 256, len(items))
+        ]
+        index, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        table = self._table(texts, index.astype(np.int32), scores)
+        return table.rename(columns={"user_id": "query"})
 
     def item_vectors(self, item_ids):
         """Item vectors, float32 `(n, dim)`; zeros for an unknown id."""

@@ -179,8 +179,8 @@ def test_new_texts_with_a_bert_encoder(loaded, kind):
     nearest = recommender.similar(text=titles[:5], k=30)
     unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
     cosine = (
-        unit(recommender.encode(titles[:5]))
-        @ unit(recommender.item_vectors(recommender.items.ids)).T
+        unit(recommender.encode(titles[:5])[:, :4])
+        @ unit(recommender.item_vectors(recommender.items.ids)[:, :4]).T
     )
     best = np.sort(cosine, axis=1)[:, ::-1]
     np.testing.assert_allclose(nearest["score"].to_numpy().reshape(5, 30), best, atol=1e-4)
@@ -318,3 +318,18 @@ def test_split_says_when_the_training_events_hold_much_of_the_validation(caplog)
     assert "4 of 5 validation events name an item that their user has already" in caplog.text
     with pytest.raises(ValueError, match="Received: 2 of 2 validation events"):
         _check_not_known(make_validation(train, histories_of([[1], [2]])))
+
+
+def test_train_takes_what_the_readers_take(tmp_path):
+    ids = list("abcd")
+    log = pd.DataFrame([(user, item) for user in range(6) for item in ids])
+    log.columns = ["user", "item"]
+    log.to_csv(tmp_path / "log.csv", index=False)
+    items = pd.DataFrame({"item": ids, "title": ids})
+    options = {
+        "encoder": {"name": "none"},
+        "model": {"id_units": 4, "scorer_units": 2},
+        "trainer": {"epochs": 1},
+    }
+    some = dict(name="m", out=tmp_path, options=options, progress=False)
+    assert train(tmp_path / "log.csv", items, **some).manifest["data"]["interactions"] == 24

@@ -1,8 +1,10 @@
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from kerasrec.data import read_interactions, read_items
 from kerasrec.readers import as_categories
 
 
@@ -48,3 +50,18 @@ def test_as_categories_orders_by_first_appearance():
 def test_as_categories_refuses_other_ids(value):
     with pytest.raises(ValueError, match="user: expected ids that are texts or whole numbers"):
         as_categories(pd.Series([value], dtype=object), "user")
+
+
+def test_whole_numbers_with_gaps_stay_whole(tmp_path):
+    big = [1234567890123456789, None, 1234567890123456790]
+    table = pa.table({"user": pa.array(big, pa.int64()), "item": ["a", "b", "c"]})
+    pq.write_table(table, tmp_path / "log.parquet")
+    found = read_interactions(tmp_path / "log.parquet", on_bad="skip")
+    assert found.frame["user_id"].tolist() == ["1234567890123456789", "1234567890123456790"]
+    table = pa.table({"item": ["a", "b", "c"], "title": ["x"] * 3, "shop": pa.array(big)})
+    pq.write_table(table, tmp_path / "items.parquet")
+    shops = read_items(tmp_path / "items.parquet").frame["shop"].tolist()
+    assert shops == ["1234567890123456789", "", "1234567890123456790"]
+    price = pd.array([1.5, None, 2.0], "Float64")
+    frame = pd.DataFrame({"item": list("abc"), "title": list("xyz"), "price": price})
+    assert read_items(frame).frame["price"].tolist() == ["1.5", "", "2"]

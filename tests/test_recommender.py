@@ -217,7 +217,7 @@ def test_recommend_repeats_itself(recommender, toy_interactions):
         (lambda r: r.recommend("abc"), "histories must be a list of histories"),
         (lambda r: r.recommend([1, 2]), "a list of int"),
         (lambda r: r.recommend({"u": "abc"}), "histories must be a list of histories"),
-        (lambda r: r.recommend(pd.DataFrame({"user": [1], "item": [2]})), "read_interactions"),
+        (lambda r: r.recommend(pd.DataFrame({"user": [1]})), "expected a column item_id"),
         (lambda r: r.recommend([["a"]], candidates="abc"), "candidates must be a list of item ids"),
         (lambda r: r.recommend([["a"]], candidates=["?", "!"]), "2 ids, none of them known"),
         (lambda r: r.recommend([["a"]], deny="abc"), "deny must be a list of item ids"),
@@ -226,6 +226,7 @@ def test_recommend_repeats_itself(recommender, toy_interactions):
         (lambda r: r.similar("a", text="b"), "either an item or text"),
         (lambda r: r.similar("a"), "Received: 'a', which is unknown"),
         (lambda r: r.similar(""), "Received: '', which is unknown"),
+        (lambda r: r.similar(text=" "), "a text with words in it"),
         (lambda r: r.similar(text="b", k=0), "k must be a whole number"),
     ],
 )
@@ -294,6 +295,24 @@ def test_similar_text(recommender, toy_items, ids):
     assert table["query"].tolist() == [titles[7]] * 3 + ["机器学习导论"] * 3
     one = recommender.similar(text="机器学习导论", k=3)
     assert one["item_id"].tolist() == table["item_id"].tolist()[3:]
+    # by the text parts alone, the first 8 numbers of a vector: what users did has no say
+    texts = recommender.item_vectors(ids)[:, :8]
+    query = recommender.encode(["机器学习导论"])[0, :8]
+    cosine = texts @ query / np.linalg.norm(texts, axis=1) / np.linalg.norm(query)
+    np.testing.assert_allclose(one["score"], np.sort(cosine)[::-1][:3], atol=1e-5)
+    assert one["score"][0] == pytest.approx(cosine[ids.index(one["item_id"][0])], abs=1e-5)
+    several = recommender.similar(pd.Series(ids[:2]), k=1)
+    assert several["query"].tolist() == ids[:2]
+
+
+def test_whole_numbers_find_the_users_whose_ids_they_are(recommender, ids):
+    log = pd.DataFrame({"user_id": [1, 1, 2], "item_id": [ids[0], ids[1], ids[2]]})
+    histories = recommender.histories(read_interactions(log), users=[2, 1, 3])
+    assert histories.user_ids.tolist() == ["2", "1", "3"]
+    assert histories.lengths.tolist() == [1, 2, 0]
+    by_table, by_histories = recommender.recommend(log, k=3), recommender.recommend(histories, k=3)
+    mine = by_histories[by_histories["user_id"] == "1"]["item_id"].tolist()
+    assert by_table[by_table["user_id"] == "1"]["item_id"].tolist() == mine
 
 
 def test_encode_gives_a_known_title_the_text_part_of_its_item(recommender, toy_items, ids):
