@@ -183,7 +183,12 @@ def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=N
     test = _chosen(test)
     ks = sorted({int(k) for k in ks})
     k = 10 if 10 in ks else ks[-1]
-    users = pd.Index(pd.unique(getattr(test, "frame", test)["user_id"])).astype(str)
+    frame = getattr(test, "frame", test)
+    unknown = int((items.index_of(frame["item_id"].astype(str)) == 0).sum())
+    if unknown:
+        message = "%d of %d test events name items outside the catalogue and count as misses"
+        logger.warning(message, unknown, len(frame))
+    users = pd.Index(pd.unique(frame["user_id"])).astype(str)
     histories = histories.of_users(users.to_numpy(object))
     categories = items.frame.get("category")
     if categories is not None and not (categories != "").any():

@@ -160,6 +160,8 @@ class Recommender:
                 f"candidates must name items of the catalogue ({len(self.items)}). Received: "
                 f"{len(index)} ids, none of them known."
             )
+        if not index.all():
+            log.warning("%d of %d ids in %s are unknown", (index == 0).sum(), len(index), what)
         return np.unique(index[index > 0])
 
     def _histories(self, histories):

@@ -13,6 +13,13 @@ _UNIT_EDGES = np.array([10**11, 10**14, 10**17], dtype=np.int64)
 POSITIONS_BELOW = 10**8
 FIRST_SECOND = 10**8  # 1973-03-03: no log is older
 LAST_SECOND = 4_102_444_800  # 2100-01-01
+#: whole numbers that are dates, by an example: form of strptime
+_CALENDAR_FORMS = {
+    "20140301": "%Y%m%d",
+    "2014030118": "%Y%m%d%H",
+    "201403011830": "%Y%m%d%H%M",
+    "20140301183059": "%Y%m%d%H%M%S",
+}
 _EMPTY_WORDS = ("", "nan", "null", "none", "nat", "<na>", "\\n")
 
 
@@ -34,9 +41,10 @@ def parse_times(column, name="timestamp"):
     """UTC seconds from a column of numbers, texts or timestamps.
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds, by their size, and one column
-    must hold one unit; when all are below 1e8 they are positions, not times. Eight-digit numbers
-    that are all dates (20140301) are dates. Texts are ISO dates, with or without a time and a zone
-    (UTC when there is none); `2014/3/1 9:05` and `2014年3月1日` are understood as well.
+    must hold one unit; when all are below 1e8 they are positions, not times. Numbers that all read
+    as dates (20140301, also with hour, minute and second behind it) are dates. Texts are ISO dates,
+    with or without a time and a zone (UTC when there is none); `2014/3/1 9:05` and `2014年3月1日`
+    are understood as well.
 
     Args:
         column: pandas Series or Arrow array.
@@ -103,11 +111,12 @@ def _from_numbers(series, name):
         values[huge & ~empty] = -1  # infinite: ends up among the absurd times
         nanoseconds = (floats - values) if np.any(floats != values) else None
     good = ~empty & (values >= 0)
-    if _are_calendar_dates(values[good]):
-        text = pd.Series(values.astype(str)).where(good)
-        return _from_datetimes(
-            pd.to_datetime(text, format="%Y%m%d", errors="coerce"), "dates such as 20140301", empty
-        )
+    written = good & (values != 0)  # a 0 among dates is a missing one
+    form = _calendar_form(values[written])
+    if form:
+        text = pd.Series(values.astype(str)).where(written)
+        dates = pd.to_datetime(text, format=_CALENDAR_FORMS[form], errors="coerce")
+        return _from_datetimes(dates, f"dates such as {form}", empty | (good & ~written))
     unit = _one_unit(values, good, name)
     scale = UNITS[unit]
     if scale > 1:
@@ -122,11 +131,21 @@ def _from_numbers(series, name):
     return _checked(values, empty, np.zeros_like(empty), nanoseconds, form)
 
 
-def _are_calendar_dates(values):
-    if not len(values) or values.min() < 19_700_101 or values.max() > 21_001_231:
-        return False
-    month, day = values // 100 % 100, values % 100
-    return bool(np.all((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)))
+def _calendar_form(values):
+    """Key of `_CALENDAR_FORMS` when all values read as calendar dates of that form, else None."""
+    if not len(values):
+        return None
+    digits = len(str(values.min()))
+    form = next((form for form in _CALENDAR_FORMS if len(form) == digits), None)
+    if form is None or len(str(values.max())) != digits:
+        return None
+    date = values // 10 ** (digits - 8)
+    month, day = date // 100 % 100, date % 100
+    fits = (date >= 19_700_101) & (date <= 21_001_231)
+    fits &= (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    for place, limit in enumerate((24, 60, 60)[: (digits - 8) // 2]):
+        fits &= values // 10 ** (digits - 10 - 2 * place) % 100 < limit
+    return form if fits.all() else None
 
 
 def _one_unit(values, good, name):

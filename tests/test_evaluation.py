@@ -178,6 +178,9 @@ def test_evaluate_leaves_out_what_users_did_not_choose(caplog):
     assert "2 of 3 test events were not chosen by the user" in caplog.text
     assert result.counts["m"]["users"] == 1
     assert result.value("m", "ndcg")[0] == pytest.approx(1 / np.log2(3))
+    gone = pd.DataFrame({"user_id": ["u", "u"], "item_id": ["c", "gone"]})
+    evaluate({"m": lists}, gone, histories=histories, train=past, items=items)
+    assert "1 of 2 test events name items outside the catalogue" in caplog.text
     disliked = read_interactions(pd.DataFrame(rows[:1], columns=columns))
     with pytest.raises(ValueError, match="needs events that users chose. Received: 1 impressions"):
         evaluate({"m": lists}, disliked, histories=histories, train=past, items=items)

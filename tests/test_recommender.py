@@ -250,6 +250,12 @@ def test_histories_skip_unknown_items_and_say_so(recommender, ids, caplog):
     assert histories.lengths.tolist() == [2, 0]
 
 
+def test_candidates_that_nobody_knows_are_counted(recommender, ids, caplog):
+    table = recommender.recommend([ids[:2]], candidates=[ids[5], "gone"], k=3)
+    assert table["item_id"].tolist() == [ids[5]]
+    assert "1 of 2 ids in candidates are unknown" in caplog.text
+
+
 def test_histories_of_exactly_these_users(recommender, toy_interactions):
     some = list(toy_interactions.frame["user_id"].cat.categories[[5, 2]])
     histories = recommender.histories(toy_interactions, users=[some[0], "new", some[1]])

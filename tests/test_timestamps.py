@@ -133,3 +133,27 @@ def test_nullable_and_arrow_backed_columns():
     for kind in ("Int64", "int64[pyarrow]"):
         times = parse_times(pd.Series([MIDNIGHT, None], dtype=kind))
         assert times.seconds.tolist() == [MIDNIGHT, 0] and bad(times) == {"no time": [1]}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ([2014030118, 2014030200], "2014-03-01T18"),
+        ([201403011830, 201403020000], "2014-03-01T18:30"),
+        ([20140301183059, 20140302000000], "2014-03-01T18:30:59"),
+    ],
+)
+def test_calendar_numbers_with_a_clock(numbers, text):
+    times = parse_times(pd.Series(numbers))
+    second = np.datetime64("2014-03-02T00:00:00", "s").astype(int)
+    assert times.seconds.tolist() == [np.datetime64(text, "s").astype(int), second]
+    assert "dates such as 2014" in times.form
+
+
+def test_a_zero_among_calendar_dates_is_a_missing_one():
+    times = parse_times(pd.Series([20140301, 0]))
+    assert times.seconds.tolist() == [1393632000, 0] and bad(times) == {"no time": [1]}
+
+
+def test_unix_seconds_are_no_calendar():
+    assert parse_times(pd.Series([1_393_632_000, 2_014_030_199])).form == "unix seconds"
