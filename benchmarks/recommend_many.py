@@ -1,7 +1,7 @@
 """Lists for 100,000 histories in one call of `Recommender.recommend`, and the cost of one history.
 
-.venv/bin/kerasrec demo --preset fast --out /tmp/models
-.venv/bin/python benchmarks/recommend_many.py --model /tmp/models/courses
+.venv/bin/kerasrec demo --preset fast --out build/models
+.venv/bin/python benchmarks/recommend_many.py --model build/models/courses
 """
 
 import argparse
