@@ -138,7 +138,8 @@ def detect_model(names, config, folder_name):
             return "roformer"
         raise ValueError(
             f"The checkpoint in {folder_name} has no position embeddings, so it can be nezha or"
-            ' roformer. Say which: build_encoder(..., model="nezha") or model="roformer".'
+            ' roformer. Say which: build_encoder(..., model="nezha") or model="roformer", or'
+            " --set encoder.model=nezha."
         )
     raise ValueError(
         f"The checkpoint in {folder_name} holds no variables of a known model (it has "
@@ -172,7 +173,7 @@ def build_transformer(config, tensors, model):
             f"The config of a {model} encoder must hold {', '.join(REQUIRED)}. Missing: "
             f"{', '.join(missing)}. Use the config file that belongs to the checkpoint."
         )
-    options = {key: config[key] for key in REQUIRED + OPTIONAL if config.get(key) is not None}
+    options = used_config(config)
     options["hidden_act"] = _activation(config["hidden_act"])
     models = import_bert4keras().models
     # every weight is loaded: zeros first save 2 s of random numbers
@@ -186,6 +187,15 @@ def build_transformer(config, tensors, model):
     _check_variables(transformer, tensors, config)
     transformer.load_weights_from_checkpoint(tensors)
     return transformer.model
+
+
+def used_config(config):
+    """The part of a config that decides what a transformer computes.
+
+    >>> used_config({"num_attention_heads": 2, "embedding_size": None, "_name_or_path": "x"})
+    {'num_attention_heads': 2}
+    """
+    return {key: config[key] for key in REQUIRED + OPTIONAL if config.get(key) is not None}
 
 
 def _activation(name):

@@ -15,6 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from kerasrec.lists import recommend_top_k
+from kerasrec.transitions import history_weights, normalise_counts, sequential_counts
 
 __all__ = [
     "BASELINES",
@@ -141,21 +142,18 @@ def fit_item_knn(
     (2, 1)
     """
     histories = _positive(histories)
-    items = np.asarray(histories.items)
-    row = np.repeat(np.arange(histories.num_users), histories.lengths)
-    shape = (num_items + 1, num_items + 1)
-    forward = sparse.csr_array(shape, dtype=np.float64)
-    for distance in range(1, min(max_distance, len(items) - 1) + 1):
-        same_user = row[distance:] == row[:-distance]
-        pair = (items[:-distance][same_user], items[distance:][same_user])
-        weight = np.full(len(pair[0]), distance**-distance_decay)
-        forward = forward + sparse.coo_array((weight, pair), shape=shape).tocsr()
-    neighbours = (forward + backward * forward.T).tocsr()
     popularity = _popularity(histories, num_items)
-    counts = np.maximum(popularity, 1)
-    neighbours = sparse.diags_array(counts**-source_power) @ neighbours
-    neighbours = (neighbours @ sparse.diags_array(counts**-target_power)).astype(np.float32)
-    return _weighted_history(neighbours.tocsr(), popularity, recency)
+    counts = sequential_counts(
+        histories,
+        num_items,
+        distance_decay=distance_decay,
+        backward=backward,
+        max_distance=max_distance,
+    )
+    neighbours = normalise_counts(
+        counts, popularity, source_power=source_power, target_power=target_power
+    )
+    return _weighted_history(neighbours, popularity, recency)
 
 
 def fit_tfidf_text(histories, num_items, *, texts, recency=0.8, num_neighbours=500):
@@ -233,12 +231,7 @@ def _weighted_history(neighbours, popularity, recency):
         raise ValueError(f"recency must be in 0..1. Received: {recency}. Try 0.7.")
 
     def score(histories):
-        histories = _positive(histories)
-        row = np.repeat(np.arange(histories.num_users), histories.lengths)
-        age = histories.offsets[1:][row] - 1 - np.arange(len(row))  # 0 = newest
-        weight = np.power(recency, age, dtype=np.float32)
-        shape = (histories.num_users, neighbours.shape[0])
-        history = sparse.csr_array((weight, (row, histories.items)), shape=shape)
+        history = history_weights(_positive(histories), neighbours.shape[0], recency)
         scores = (history @ neighbours).toarray()  # (num_users, num_items + 1)
         return _with_popularity(scores, popularity).astype(np.float32)
 

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kerasrec import backend
-from kerasrec.architectures import build_transformer
+from kerasrec.architectures import build_transformer, used_config
 from kerasrec.backend import tf
 from kerasrec.checkpointfolder import read_folder
 from kerasrec.e5small import read_e5_small
@@ -61,17 +61,21 @@ class BertEncoder:
             `set_trainable`, `add_lora`); None after `load_text_encoder` (then the weights live in
             the SavedModel).
         max_tokens, pooling, prefix, architecture: how it reads texts.
+        config: dict, what of the checkpoint's config is used; {} after `load_text_encoder`.
     """
 
     kind = "bert"
 
-    def __init__(self, name, tokenizer, model, *, pooling, architecture, licence, dim=None):
+    def __init__(
+        self, name, tokenizer, model, *, pooling, architecture, licence, config=None, dim=None
+    ):
         self.name = name
         self.tokenizer = tokenizer
         self.model = model
         self.pooling = pooling
         self.architecture = architecture
         self.licence = licence
+        self.config = config or {}
         self.dim = int(model.output_shape[-1]) if dim is None else int(dim)
         self._stored_fingerprint = None
         self._compiled = (None, None)  # weights it was traced with, function
@@ -88,15 +92,15 @@ class BertEncoder:
 
     @property
     def fingerprint(self):
-        """sha256 (hex) of the present weights, architecture, tokenizer, pooling, prefix and
-        max_tokens.
+        """sha256 (hex) of the present weights, architecture, config, tokenizer, pooling, prefix
+        and max_tokens.
 
         It changes when the model is trained, so that the cache never answers with older vectors.
         """
         if self.model is None:
             return self._stored_fingerprint
         digest = hashlib.sha256()
-        settings = [self.architecture, self.pooling, self.tokenizer.fingerprint]
+        settings = [self.architecture, self.config, self.pooling, self.tokenizer.fingerprint]
         settings += [_layer_settings(layer) for layer in self.model.layers]
         digest.update(json.dumps(settings, sort_keys=True).encode())
         for weight in self.model.weights:
@@ -297,6 +301,7 @@ def _build(checkpoint, pooling):
         pooling=pooling,
         architecture=checkpoint.model,
         licence=checkpoint.licence,
+        config=used_config(checkpoint.config),
     )
 
 

@@ -132,7 +132,10 @@ class ItemTokens(keras.layers.Layer):
 
 @_register
 class Whitening(keras.layers.Layer):
-    """`(vectors - mean) @ matrix` with constants fitted on the catalogue; never trained."""
+    """`(vectors - mean) @ matrix` with constants fitted on the catalogue; never trained.
+
+    A row of zeros (a text of which nothing is known) stays zero.
+    """
 
     def __init__(self, input_dim, text_dim, **kwargs):
         super().__init__(**{**kwargs, "trainable": False})
@@ -152,7 +155,9 @@ class Whitening(keras.layers.Layer):
 
     def call(self, vectors):
         """`(n, input_dim)` -> `(n, text_dim)`."""
-        return tf.matmul(vectors - self.mean, self.matrix)
+        whitened = tf.matmul(vectors - self.mean, self.matrix)
+        known = tf.reduce_any(vectors != 0, axis=-1, keepdims=True)
+        return tf.where(known, whitened, tf.zeros_like(whitened))
 
     def get_config(self):
         """Arguments of the constructor."""

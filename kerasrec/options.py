@@ -32,7 +32,17 @@ _CHOICES = {
     "loss": LOSSES,
 }
 #: options that hold a text, and those that hold a text or a function; None where it is the default
-_TEXTS = {"name", "mode", "template", "pooling", "prefix", "interest", "precision", "run_folder"}
+_TEXTS = {
+    "name",
+    "model",
+    "mode",
+    "template",
+    "pooling",
+    "prefix",
+    "interest",
+    "precision",
+    "run_folder",
+}
 _TEXTS_OR_FUNCTIONS = {"sequence", "loss", "optimizer"}
 _SHARES = {"dropout", "input_dropout", "id_dropout"}
 _ABOVE_0 = {"learning_rate", "clip_norm"}
@@ -41,13 +51,12 @@ _ABOVE_0 = {"learning_rate", "clip_norm"}
 def known_options():
     """Section -> option names with their defaults."""
     functions = dict(zip(SECTIONS, (text_part, build_model, Trainer, fit_tables), strict=True))
-    given = {"items", "text", "num_items", "model", "self", "progress"}
-    given |= {"histories", "text_vectors"}
+    given = {"text", "text_vectors", "progress"}  # and what has no default
     return {
         section: {
             name: parameter.default
             for name, parameter in inspect.signature(function).parameters.items()
-            if name not in given
+            if name not in given and parameter.default is not inspect.Parameter.empty
         }
         for section, function in functions.items()
     }

@@ -229,7 +229,8 @@ class Recommender:
             k: list length.
 
         Returns:
-            DataFrame `query, item_id, rank, score`; the item itself is left out.
+            DataFrame `query, item_id, rank, score`; the item itself is left out. A text of which
+            the encoder knows nothing (tfidf: no known n-gram) has no rows.
 
         Raises:
             ValueError: neither or both given, an unknown item, an empty text, or a version without
@@ -274,6 +275,10 @@ class Recommender:
             for rows in _batches(np.zeros(len(texts), int), 256, len(items))
         ]
         index, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        known = queries.any(axis=1)
+        if not known.all():
+            log.warning("%d of %d texts are unlike all known ones", (~known).sum(), len(known))
+        index = np.where(known[:, None], index, 0)
         table = self._table(texts, index.astype(np.int32), scores)
         return table.rename(columns={"user_id": "query"})
 
@@ -284,7 +289,7 @@ class Recommender:
     # --- new items ---
 
     def encode(self, texts):
-        """Item vectors of new texts, float32 `(n, dim)`.
+        """Item vectors of new texts, float32 `(n, dim)`; zeros for an empty text.
 
         Raises:
             ValueError: the version cannot encode texts (ready vectors, or ids alone).
@@ -310,6 +315,7 @@ class Recommender:
             else:
                 found = self._module.place_text(tf.constant(self._encoder.encode(part)))
             vectors[start : start + 64] = found.numpy()
+        vectors[[not text.strip() for text in texts]] = 0
         return vectors
 
     def add_items(self, items, *, vectors=None):

@@ -15,7 +15,8 @@ class TextPart(NamedTuple):
     """The text side of a model; all None where items are known by their id alone.
 
     encoder: what `build_encoder` gave.  text: for `build_model`.  whitening: `Whitening` between
-    the two.  vectors: float32 `(num_items, text_dim)`, whitened, as they were before training.
+    the two.  vectors: float32 `(num_items, text_dim)`, whitened, as they were before training;
+    zero for an empty text.
     """
 
     encoder: Any
@@ -33,6 +34,7 @@ def text_part(
     max_tokens=64,
     pooling=None,
     prefix=None,
+    model=None,
     whitening_dim=128,
     layers="all",
     cache=True,
@@ -45,7 +47,7 @@ def text_part(
         name: for `build_encoder`, or "none" for items known by their id alone.
         mode: "frozen", "finetune" (`layers`: "all" or how many of the top layers) or "lora".
         template: of the item text, with the names of columns.
-        max_tokens, pooling, prefix: for `build_encoder`.
+        max_tokens, pooling, prefix, model: for `build_encoder`.
         whitening_dim: width after whitening.
         cache: as in `encode`.
     """
@@ -53,7 +55,9 @@ def text_part(
         raise ValueError(f"encoder mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
     if name == "none":
         return TextPart(None, None, None, None)
-    encoder = build_encoder(name, max_tokens=max_tokens, pooling=pooling, prefix=prefix)
+    encoder = build_encoder(
+        name, max_tokens=max_tokens, pooling=pooling, prefix=prefix, model=model
+    )
     if mode != "frozen" and encoder.model is None:
         raise ValueError(
             f"encoder mode {mode!r} needs a pretrained encoder; {name} has no weights to train."
@@ -64,6 +68,8 @@ def text_part(
     width = min(whitening_dim, vectors.shape[1], max(len(items) - 1, 1))
     whitening = fit_whitening(vectors, width)
     vectors = whitening.apply(vectors)
+    if encoder.kind != "vectors":  # ready vectors may know an item without a text here
+        vectors[[not text.strip() for text in texts]] = 0
     if mode == "frozen":
         return TextPart(encoder, vectors, whitening, vectors)
     prepare_encoder(encoder, mode, layers)

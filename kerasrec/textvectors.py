@@ -163,14 +163,17 @@ def _checksums(vectors):
 
 
 class Whitening(NamedTuple):
-    """PCA whitening: `apply(x) = (x - mean) @ matrix`."""
+    """PCA whitening: `apply(x) = (x - mean) @ matrix`; a row of zeros (no text) stays zero."""
 
     mean: np.ndarray  # (dim_in,) float32
     matrix: np.ndarray  # (dim_in, dim_out) float32
 
     def apply(self, vectors):
         """Whitened rows: float32 `(num_rows, dim_out)`."""
-        return ((np.asarray(vectors, np.float32) - self.mean) @ self.matrix).astype(np.float32)
+        vectors = np.asarray(vectors, np.float32)
+        whitened = ((vectors - self.mean) @ self.matrix).astype(np.float32)
+        # else all texts of which nothing is known would be like each other
+        return np.where(vectors.any(axis=-1, keepdims=True), whitened, np.float32(0))
 
 
 def fit_whitening(vectors, dim=None, *, shrinkage=1e-3):

@@ -79,7 +79,7 @@ def rebuild(version):
         wanted = manifest["encoder_options"]
         if known["kind"] == "bert":
             same = {name: known[name] for name in ("max_tokens", "pooling", "prefix")}
-            encoder = build_encoder(wanted["name"], **same)
+            encoder = build_encoder(wanted["name"], model=known["architecture"], **same)
         else:
             encoder = load_text_encoder(Path(version) / artifacts.ENCODER)
         text = _empty_text(encoder, wanted, state)

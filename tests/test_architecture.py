@@ -16,12 +16,12 @@ backend artifacts nearest doctor
 cleaningreport columns events timestamps csvtable tables readers data
 cleaning datastats splits datasets sequences
 
-lists metrics baselines evaluation plots report
+lists metrics transitions baselines evaluation plots report
 
 checkpoints torchfile text architectures checkpointfolder e5small pooling finetuning
 storedvectors tfidf textvectors encoder
 
-losses sequencemodels interest itemvectors scoring transitions models
+losses sequencemodels interest itemvectors scoring models
 trainer fusion textpart options trainingstate
 
 servingmodule exporter derive recommender pipeline

@@ -197,6 +197,17 @@ def test_description_and_fingerprint(encoder, folder):
     assert build_encoder(other, max_tokens=32).fingerprint != description["fingerprint"]
 
 
+def test_fingerprint_knows_the_heads(encoder, folder):
+    """The weights have the same shapes with 2 heads and with 4, the vectors are others."""
+    config = CONFIG | {"num_attention_heads": 2 * CONFIG["num_attention_heads"]}
+    other = write_tf_folder(folder.parent / "heads" / "tiny-bert", "bert", config, WEIGHTS, VOCAB)
+    more_heads = build_encoder(other, max_tokens=32)
+    options = dict(cache=None, progress=False)
+    difference = more_heads.encode(TITLES[:5], **options) - encoder.encode(TITLES[:5], **options)
+    assert np.abs(difference).max() > 1e-4
+    assert more_heads.fingerprint != encoder.fingerprint
+
+
 def test_save_and_load_bert(encoder, tmp_path):
     encoder.save(tmp_path / "e")
     assert {p.name for p in (tmp_path / "e").iterdir()} == {

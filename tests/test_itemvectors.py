@@ -104,6 +104,10 @@ def test_whitening_equals_the_fitted_one():
     np.testing.assert_allclose(whitened, fitted.apply(raw.astype(np.float32)), atol=1e-5)
     np.testing.assert_allclose(whitened.mean(axis=0), np.zeros(4), atol=1e-4)
     assert layer.trainable_weights == []
+    raw[[3, 5]] = 0
+    whitened = layer(raw.astype(np.float32)).numpy()
+    assert (whitened[[3, 5]] == 0).all() and (whitened[[0, 4]] != 0).all()
+    np.testing.assert_allclose(whitened, fitted.apply(raw), atol=1e-5)
 
 
 # === ItemVectors ===

@@ -10,7 +10,8 @@ def test_known_options_are_the_arguments_of_the_functions():
     assert known["encoder"]["name"] == "e5-small" and known["encoder"]["max_tokens"] == 64
     assert {"dropout", "sequence", "loss"} <= known["model"].keys()
     assert {"epochs", "optimizer", "run_folder"} <= known["trainer"].keys()
-    for hidden in ("items", "text", "num_items", "model", "self", "progress"):
+    assert known["encoder"]["model"] is None and "model" not in known["trainer"]
+    for hidden in ("items", "text", "num_items", "self", "progress", "histories"):
         assert not any(hidden in names for names in known.values())
 
 

@@ -307,6 +307,9 @@ def test_similar_text(recommender, toy_items, ids):
     cosine = texts @ query / np.linalg.norm(texts, axis=1) / np.linalg.norm(query)
     np.testing.assert_allclose(one["score"], np.sort(cosine)[::-1][:3], atol=1e-5)
     assert one["score"][0] == pytest.approx(cosine[ids.index(one["item_id"][0])], abs=1e-5)
+    # "zzzqqq" has no n-gram that the encoder knows
+    unknown = recommender.similar(text=["zzzqqq", titles[7]], k=3)
+    assert unknown["query"].tolist() == [titles[7]] * 3
     several = recommender.similar(pd.Series(ids[:2]), k=1)
     assert several["query"].tolist() == ids[:2]
 
@@ -328,6 +331,11 @@ def test_encode_gives_a_known_title_the_text_part_of_its_item(recommender, toy_i
     assert recommender.encode([]).shape == (0, 16)
     with pytest.raises(TypeError, match="texts must be"):
         recommender.encode("one text")
+
+
+def test_encode_gives_zeros_for_a_text_that_says_nothing(recommender):
+    vectors = recommender.encode(["", "机器学习", " ", "zzzqqq"])
+    assert vectors.any(axis=1).tolist() == [False, True, False, False]
 
 
 def test_item_vectors_of_unknown_ids_are_zero(recommender, ids):

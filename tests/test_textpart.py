@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
+from kerasrec.data import Items
 from kerasrec.models import TextEncoder
 from kerasrec.textpart import text_part
 
@@ -29,6 +31,38 @@ def test_whitening_is_no_wider_than_the_data_allows(toy_items, tiny_bert_folder)
         toy_items, name=tiny_bert_folder, whitening_dim=500, max_tokens=9, progress=False
     )
     assert part.text.shape == (82, 16)  # the width of tiny_bert
+
+
+@pytest.mark.parametrize("kind", ["tfidf", "bert"])
+def test_items_without_text_are_like_no_other(toy_items, tiny_bert_folder, kind):
+    frame = toy_items.frame.copy()
+    frame.loc[[3, 4], "title"] = ["", " "]
+    name = "tfidf" if kind == "tfidf" else tiny_bert_folder
+    part = text_part(Items(frame), name=name, max_tokens=12, cache=None, progress=False)
+    assert np.flatnonzero(~part.vectors.any(axis=1)).tolist() == [3, 4]
+
+
+def test_ready_vectors_need_no_text(toy_items, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(82, 4)).astype(np.float32)
+    np.savez(tmp_path / "v.npz", ids=toy_items.ids.astype(str), vectors=vectors)
+    frame = toy_items.frame.copy()
+    frame.loc[[3, 4], "title"] = ""
+    part = text_part(Items(frame), name=f"vectors:{tmp_path / 'v.npz'}", progress=False)
+    assert part.vectors.any(axis=1).all()
+
+
+def test_model_says_what_a_folder_is(toy_items, tmp_path):
+    vocab = vocabulary(toy_items.texts())
+    config = make_config("nezha", len(vocab), use_relative_position=None)
+    folder = tmp_path / "download"
+    write_tf_folder(folder, "nezha", config, make_weights("nezha", config), vocab)
+    options = dict(max_tokens=12, cache=None, progress=False)
+    with pytest.raises(ValueError, match="nezha or roformer"):
+        text_part(toy_items, name=folder, **options)
+    part = text_part(toy_items, name=folder, model="nezha", **options)
+    assert part.encoder.architecture == "nezha" and np.isfinite(part.vectors).all()
+    with pytest.raises(ValueError, match="The encoder tfidf has no model"):
+        text_part(toy_items, name="tfidf", model="nezha")
 
 
 @pytest.mark.parametrize(("mode", "layers"), [("finetune", 1), ("lora", "all")])

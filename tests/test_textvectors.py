@@ -188,7 +188,7 @@ def test_whitening_shrinkage_by_hand():
 
 def test_whitening_survives_components_without_variance():
     vectors = np.zeros((10, 4))
-    vectors[:, 1] = np.arange(10)
+    vectors[:, 1] = np.arange(1, 11)
     for shrinkage in (0.0, 1e-3):
         white = fit_whitening(vectors, shrinkage=shrinkage).apply(vectors)
         assert np.isfinite(white).all()
@@ -203,6 +203,13 @@ def test_whitening_is_deterministic_in_sign():
     vectors = rows(50, 6)
     first, second = fit_whitening(vectors), fit_whitening(vectors[::-1])
     np.testing.assert_allclose(first.matrix, second.matrix, atol=1e-4)
+
+
+def test_whitening_leaves_a_row_of_zeros_zero():
+    vectors = np.random.default_rng(0).normal(size=(9, 3)) + 5
+    vectors[[2, 6]] = 0
+    white = fit_whitening(vectors).apply(vectors)
+    assert (white[[2, 6]] == 0).all() and white[[0, 1, 3, 4, 5, 7, 8]].any(axis=1).all()
 
 
 def test_whitening_errors():

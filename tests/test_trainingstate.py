@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
 from kerasrec import artifacts
 from kerasrec.artifacts import ArtifactError
+from kerasrec.encoder import build_encoder
 from kerasrec.recommender import Recommender
 from kerasrec.trainer import Ranker
 from kerasrec.trainingstate import plain, read_training_state, rebuild
@@ -51,6 +53,20 @@ def test_rebuild_refuses_another_encoder(copy):
         ArtifactError, match="The encoder tfidf is not the one that .*/1 was trained with"
     ):
         rebuild(copy)
+
+
+def test_rebuild_knows_what_a_folder_is(copy, toy_items, tmp_path):
+    """Neither its config nor its name says that the folder is nezha; the manifest does."""
+    vocab = vocabulary(toy_items.texts())
+    config = make_config("nezha", len(vocab), use_relative_position=None)
+    folder = tmp_path / "download"
+    write_tf_folder(folder, "nezha", config, make_weights("nezha", config), vocab)
+    path = copy / artifacts.MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["encoder"] = build_encoder(folder, model="nezha", max_tokens=12).description
+    manifest["encoder_options"]["name"] = str(folder)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    assert rebuild(copy)[1].architecture == "nezha"
 
 
 def test_plain_is_json():
