@@ -17,6 +17,11 @@ def read(tmp_path, raw, *, name="x.csv", encoding="utf-8", on_bad="error", colum
     return {name: column.to_pylist() for name, column in data.items()}, report
 
 
+def packed(raw):
+    """Gzip without its time: the bytes name a case, and two workers must name it alike."""
+    return gzip.compress(raw, mtime=0)
+
+
 @pytest.mark.parametrize(
     ("raw", "encoding", "name"),
     [
@@ -28,11 +33,11 @@ def read(tmp_path, raw, *, name="x.csv", encoding="utf-8", on_bad="error", colum
         (GOOD.encode("big5"), "big5", "x.csv"),
         (GOOD.encode("utf-16"), "utf-16", "x.csv"),
         (codecs.BOM_UTF16_LE + GOOD.encode("utf-16-le"), "utf-16-le", "x.csv"),
-        (gzip.compress(GOOD.encode()), "utf-8", "x.csv.gz"),
-        (gzip.compress(GOOD.encode()), "utf-8", "x.csv"),
-        (gzip.compress(GOOD.encode("gbk")), "gbk", "x.csv.gz"),
+        (packed(GOOD.encode()), "utf-8", "x.csv.gz"),
+        (packed(GOOD.encode()), "utf-8", "x.csv"),
+        (packed(GOOD.encode("gbk")), "gbk", "x.csv.gz"),
         (
-            gzip.compress(GOOD[:20].encode()) + gzip.compress(GOOD[20:].encode()),
+            packed(GOOD[:20].encode()) + packed(GOOD[20:].encode()),
             "utf-8",
             "x.csv.gz",
         ),
