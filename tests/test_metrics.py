@@ -24,7 +24,7 @@ from kerasrec.metrics import (
     score_recommendations,
 )
 
-SCORE_PY = Path(__file__).parents[2] / "shared" / "bench" / "score.py"
+SCORE_PY = Path(__file__).parents[1] / "benchmarks" / "yardstick" / "score.py"
 LOG3 = math.log2(3)
 RANKED = ("user_id", "item_id", "rank")
 
@@ -213,7 +213,6 @@ def random_case(seed):
     return recs, pairs(90, 10, 70), pairs(200, 0, 70), [f"i{item}" for item in range(35)]
 
 
-@pytest.mark.skipif(not SCORE_PY.exists(), reason="needs ../shared/bench/score.py")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("given_catalogue", [True, False])
 def test_score_recommendations_equals_the_yardstick(seed, given_catalogue):
