@@ -97,7 +97,7 @@ def read_safetensors(path):
         header.pop("__metadata__", None)
         data = np.memmap(path, np.uint8, "r") if header else None
         return {name: _read_tensor(data, start, name, entry) for name, entry in header.items()}
-    except NotImplementedError as error:
+    except UnsupportedType as error:
         raise ValueError(f"{path}: {error}") from None
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -106,11 +106,15 @@ def read_safetensors(path):
         ) from None
 
 
+class UnsupportedType(ValueError):
+    """A whole file with a tensor of a type that is not read."""
+
+
 def _read_tensor(data, start, name, entry):
     """One tensor; `start` is where the tensors begin in the file."""
     begin, end = entry["data_offsets"]
     if entry["dtype"] not in SAFETENSORS_TYPES:
-        raise NotImplementedError(f"{name} has the type {entry['dtype']}, which is not supported.")
+        raise UnsupportedType(f"{name} has the type {entry['dtype']}, which is not supported.")
     dtype = np.dtype(SAFETENSORS_TYPES[entry["dtype"]])
     if not 0 <= begin <= end <= len(data) - start:
         raise ValueError(f"{name} passes its end")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 UNKNOWN_PENALTY = 10.0  # SentencePiece: an unknown character scores min(scores) - 10
 
 
-class TextTokenizer:
+class TextTokenizer(ABC):
     """What every tokenizer shares: prefix, truncation, padding. Subclasses give `token_ids`.
 
     Attributes:
@@ -34,9 +35,9 @@ class TextTokenizer:
         self.max_tokens = int(max_tokens)
         self.prefix = prefix
 
+    @abstractmethod
     def token_ids(self, text):
         """Token ids of one text: list of int, special tokens included, at most `max_tokens`."""
-        raise NotImplementedError
 
     def to_dict(self):
         """The whole tokenizer as plain data (what `load_tokenizer` needs)."""
