@@ -15,8 +15,8 @@ from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.fusion import Fusion
 from kerasrec.servingmodule import ServingModule
-from kerasrec.trainer import Ranker
 from kerasrec.trainingstate import plain, write_training_state
+from kerasrec.validation import Ranker
 
 DEFAULT_K = 50
 

@@ -16,8 +16,9 @@ from kerasrec.fusion import choose_fusion, fit_tables
 from kerasrec.models import build_model
 from kerasrec.options import known_options, resolve_preset
 from kerasrec.textpart import text_part
-from kerasrec.trainer import Ranker, Trainer, hold_out_last, make_validation
+from kerasrec.trainer import Trainer
 from kerasrec.trainingstate import plain
+from kerasrec.validation import Ranker, hold_out_last, make_validation
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,8 @@ def _check_not_known(validation):
     if known.all():
         raise ValueError(
             "Validation needs items that the training events of their users do not hold. "
-            f"Received: {what} already. Give later events to valid, or leave it out."
+            f"Received: {what} already. Give later events to valid, or keep the first of repeated "
+            "pairs only: clean(..., repeats='first'), --repeats first."
         )
     if known.mean() > 0.5:
         log.warning("%s already; these can never be found", what)

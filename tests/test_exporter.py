@@ -14,7 +14,7 @@ from kerasrec.exporter import _compare, _few_words, _same, export
 from kerasrec.fusion import Fusion, fit_tables
 from kerasrec.models import build_model
 from kerasrec.recommender import Recommender
-from kerasrec.trainer import Ranker
+from kerasrec.validation import Ranker
 
 
 def test_saved_model_cli_reads_well(exported_version, capsys):

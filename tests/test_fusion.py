@@ -6,8 +6,8 @@ from kerasrec import fusion
 from kerasrec.backend import tf
 from kerasrec.fusion import Fusion, Memory, choose_fusion, fit_tables
 from kerasrec.sequences import EVENT_CODES
-from kerasrec.trainer import Validation, hold_out_last, ranking_quality
 from kerasrec.transitions import NeighbourTable
+from kerasrec.validation import Validation, hold_out_last, ranking_quality
 
 
 class FixedRanker:

@@ -16,8 +16,8 @@ from kerasrec.data import Items, read_interactions
 from kerasrec.encoder import load_text_encoder
 from kerasrec.pipeline import fingerprint, popularity_scores, train
 from kerasrec.recommender import Recommender
-from kerasrec.trainer import Ranker, make_validation
 from kerasrec.trainingstate import rebuild
+from kerasrec.validation import Ranker, make_validation
 
 KINDS = ("none", "vectors", "frozen", "lora")
 ODD = [

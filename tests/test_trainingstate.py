@@ -12,8 +12,8 @@ from kerasrec import artifacts
 from kerasrec.artifacts import ArtifactError
 from kerasrec.encoder import build_encoder
 from kerasrec.recommender import Recommender
-from kerasrec.trainer import Ranker
 from kerasrec.trainingstate import plain, read_training_state, rebuild
+from kerasrec.validation import Ranker
 
 
 @pytest.fixture

@@ -1,0 +1,142 @@
+"""Validation by full ranking: what is held out, how the model ranks, how good that is."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kerasrec import sequences
+from kerasrec.backend import tf
+from kerasrec.scoring import exclude, top_k
+
+
+class Validation(NamedTuple):
+    """Held-out targets: for each row of `histories`, the items that came next.
+
+    target_rows: int64 row of `histories`, sorted.  target_items: int32 item index.
+    """
+
+    histories: sequences.Histories
+    target_rows: np.ndarray
+    target_items: np.ndarray
+
+
+def make_validation(histories, held_out):
+    """Join held-out histories to what their users did before.
+
+    Users without a past are left out, and so are events that a user did not choose
+    (`Histories.chosen`): they are nothing to predict.
+
+    Args:
+        histories: `Histories` of the training events.
+        held_out: `Histories` of the validation events.
+    """
+    held_out = held_out.where(held_out.chosen)
+    known = np.isin(held_out.user_ids, histories.user_ids) & (held_out.lengths > 0)
+    targets = held_out.select(np.flatnonzero(known))
+    rows = np.repeat(np.arange(targets.num_users), targets.lengths)
+    return Validation(histories.of_users(targets.user_ids), rows, targets.items)
+
+
+def hold_out_last(histories):
+    """Split off each user's last chosen event: `(training histories, Validation)`.
+
+    What came after it (shown, disliked) goes too, so that nothing later than the target is known.
+    Users without a past before that event only train.
+    """
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    place = np.arange(len(row))
+    last = np.full(histories.num_users, -1)
+    last[row[histories.chosen]] = place[histories.chosen]  # of several values the last one stays
+    has_past = last > histories.offsets[:-1]
+    last = np.where(has_past, last, len(row))
+    train = histories.where(place < last[row])
+    validated = np.flatnonzero(has_past)
+    targets = histories.items[last[validated]]
+    return train, Validation(train.select(validated), np.arange(len(validated)), targets)
+
+
+def ranking_quality(lists, validation, k=10):
+    """NDCG@k and recall@k of top lists.
+
+    Args:
+        lists: int32 `(num_users, >= k)`, best first, one row per history of `validation`; 0 = none.
+        validation: `Validation`.
+
+    Returns:
+        dict of floats, means over users.
+    """
+    width = int(max(lists.max(initial=0), validation.target_items.max(initial=0))) + 1
+    wanted = np.unique(validation.target_rows * width + validation.target_items)
+    rows = np.arange(len(lists))[:, None]
+    hits = np.isin(rows * width + lists[:, :k], wanted) & (lists[:, :k] > 0)
+    num_targets = np.bincount(wanted // width, minlength=len(lists))
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.concatenate([[0], np.cumsum(discount)])[np.minimum(num_targets, k)]
+    has = num_targets > 0
+    ndcg = (hits * discount[: hits.shape[1]]).sum(1)[has] / ideal[has]
+    recall = hits.sum(1)[has] / num_targets[has]
+    mean = [float(values.mean()) if len(values) else 0.0 for values in (ndcg, recall)]
+    return {f"ndcg@{k}": mean[0], f"recall@{k}": mean[1]}
+
+
+class Ranker:
+    """Ranks the whole catalogue with the current weights of a `Model`."""
+
+    def __init__(self, model):
+        self.model = model
+        self._rank = tf.function(self._rank_batch, reduce_retracing=True)
+        self._retrieve = tf.function(self._retrieve_batch, reduce_retracing=True)
+        self._vectors_of = tf.function(model.item_vectors, reduce_retracing=True)
+
+    def item_vectors(self):
+        """float32 `(num_items + 1, dim)`; row 0 is padding."""
+        index = np.arange(self.model.config["num_items"] + 1, dtype=np.int32)
+        rows = 64 if self.model.encoder is not None else 65536
+        parts = np.split(index, range(rows, len(index), rows))
+        vectors = tf.concat([self._vectors_of(tf.constant(part)) for part in parts], axis=0)
+        return tf.cast(vectors, tf.float32)  # mixed precision computes them in 16 bits
+
+    def top(self, histories, k=10, *, batch_size=512):
+        """Best `k` unseen items of each history: int32 `(num_users, k)`, 0 = none."""
+        vectors = self.item_vectors()
+        unit = tf.math.l2_normalize(vectors, axis=-1)
+        lists = []
+        for start in range(0, histories.num_users, batch_size):
+            part = histories.select(np.arange(start, min(start + batch_size, histories.num_users)))
+            longest = int(part.lengths.max(initial=1))
+            seen = sequences.pad_left(part.items, part.offsets[:-1], part.lengths, longest)
+            inputs = sequences.model_inputs(part, self.model.config["max_length"])
+            lists.append(self._rank(vectors, unit, inputs, seen, k).numpy())
+        return np.concatenate(lists) if lists else np.zeros((0, k), np.int32)
+
+    def probabilities(self):
+        """How the model alone ranks, with the weights it has now.
+
+        Returns:
+            A function of `Histories` that gives the softmax of retrieval over the catalogue,
+            float32 `(num_users, num_items + 1)`, and a function of item indices
+            `(num_users, n)` -> MLP scores `(num_users, n)`.
+        """
+        vectors = self.item_vectors()
+        unit = tf.math.l2_normalize(vectors, axis=-1)
+
+        def probabilities_of(histories):
+            inputs = sequences.model_inputs(histories, self.model.config["max_length"])
+            interest, scores = self._retrieve(vectors, unit, inputs)
+
+            def scorer_of(index):
+                chosen = tf.gather(unit, tf.constant(index, tf.int32))
+                return self.model.scorer([interest, chosen], training=False).numpy()
+
+            return tf.nn.softmax(scores).numpy(), scorer_of
+
+        return probabilities_of
+
+    def _retrieve_batch(self, vectors, unit, inputs):
+        given = [inputs[name] for name in ("history", "time_gap", "event")]
+        interest = self.model.interest([tf.gather(vectors, given[0]), *given])
+        return interest, tf.matmul(interest, unit, transpose_b=True) / self.model.loss.temperature()
+
+    def _rank_batch(self, vectors, unit, inputs, seen, k):
+        _, scores = self._retrieve_batch(vectors, unit, inputs)
+        return top_k(exclude(scores, tf.pad(seen, [[0, 0], [1, 0]])), k)[0]
