@@ -141,7 +141,7 @@ def fit_item_knn(
     >>> int(score(rows([1])).argmax()), int(score(rows([])).argmax())
     (2, 1)
     """
-    histories = _positive(histories)
+    histories = histories.where(histories.chosen)
     popularity = _popularity(histories, num_items)
     counts = sequential_counts(
         histories,
@@ -173,7 +173,8 @@ def fit_tfidf_text(histories, num_items, *, texts, recency=0.8, num_neighbours=5
         ValueError: the number of texts is not num_items, or all are empty.
 
     >>> from kerasrec.sequences import Histories
-    >>> h = Histories(np.array(["u"], object), np.array([0, 1]), np.array([1]), *[np.ones(1)] * 3)
+    >>> none, one = np.zeros(1), np.ones(1)  # no time and no event type, weight 1
+    >>> h = Histories(np.array(["u"], object), np.array([0, 1]), np.array([1]), none, none, one)
     >>> score = fit_tfidf_text(h, 3, texts=["机器学习", "中国历史", "深度学习"])
     >>> int(score(h)[0, 2:].argmax()) + 2
     3
@@ -194,17 +195,8 @@ def fit_tfidf_text(histories, num_items, *, texts, recency=0.8, num_neighbours=5
 
 
 def _popularity(histories, num_items):
-    """Events of weight above 0 per item index, float, `(num_items + 1,)`; 0 for the padding."""
-    items = np.asarray(histories.items)[np.asarray(histories.values) > 0]
-    return np.bincount(items, minlength=num_items + 1).astype(float)
-
-
-def _positive(histories):
-    """Histories without the events of weight 0 or less."""
-    keep = np.asarray(histories.values) > 0
-    offsets = np.concatenate([[0], np.cumsum(keep)])[histories.offsets]
-    columns = (np.asarray(column)[keep] for column in histories[2:])
-    return type(histories)(histories.user_ids, offsets, *columns)
+    """Chosen events per item index, float, `(num_items + 1,)`; 0 for the padding."""
+    return np.bincount(histories.items[histories.chosen], minlength=num_items + 1).astype(float)
 
 
 def _same_for_all(scores):
@@ -231,7 +223,7 @@ def _weighted_history(neighbours, popularity, recency):
         raise ValueError(f"recency must be in 0..1. Received: {recency}. Try 0.7.")
 
     def score(histories):
-        history = history_weights(_positive(histories), neighbours.shape[0], recency)
+        history = history_weights(histories.where(histories.chosen), neighbours.shape[0], recency)
         scores = (history @ neighbours).toarray()  # (num_users, num_items + 1)
         return _with_popularity(scores, popularity).astype(np.float32)
 
