@@ -74,7 +74,7 @@ def kerasrec_row(folder, work, variant, seed):
     row.update(judge(yardstick.read(lists), folder))
     newest = max((models / tag).glob("[0-9]*"), key=lambda path: int(path.name))
     manifest = json.loads((newest / "assets.extra" / "manifest.json").read_text())
-    row.update(valid=manifest["metrics"], tables=manifest["tables"])
+    row.update(valid=manifest["metrics"], fusion=manifest["fusion"], asked=manifest["asked"])
     row["scorer_weight"] = manifest["scorer_weight"]
     done.write_text(json.dumps(row))
     return row

@@ -16,10 +16,11 @@ MANIFEST = Path("assets.extra") / "manifest.json"
 ITEM_IDS = Path("assets") / "item_ids.txt"
 ITEMS = Path("assets.extra") / "items.csv.gz"
 ENCODER = Path("assets.extra") / "encoder"
+RECENCY = Path("assets.extra") / "recency.npz"
 TRAIN = Path("assets.extra") / "train"
 HISTORY = TRAIN / "history.csv"
 LABELS = ("stable", "canary")
-_FORMAT = 1
+_FORMAT = 2
 _PARTS = (Path("saved_model.pb"), Path("variables") / "variables.index", ITEM_IDS, ITEMS)
 
 

@@ -16,6 +16,7 @@ from kerasrec.userinput import (
     clean_for_training,
     export_options,
     known_only,
+    moment,
     read_catalogue,
     read_events,
     read_lines,
@@ -251,6 +252,7 @@ def evaluate(options):
     )
     name = recommender.manifest["name"]
     name = f"{name} (model)" if name in baselines else name
+    recommender.observe(histories)
     lists = {name: recommender.recommend(wanted, k=options.k), **baselines}
     ks = sorted({k for k in (5, 10, 20) if k <= options.k} | {options.k})
     result = evaluate(lists, test, histories=histories, train=past, items=items, ks=ks)
@@ -268,6 +270,7 @@ def recommend(options):
     from kerasrec.data import check_output, write_table
 
     _check_k(options)
+    at = moment(options.at)
     check_output(options.out)
     find_version(options.model)
     candidates = read_lines(options.candidates, options.encoding)
@@ -278,8 +281,11 @@ def recommend(options):
 
     recommender = Recommender.load(options.model)
     histories = recommender.histories(interactions, users=users)
+    newer = recommender.observe(interactions)
+    if newer:
+        print(f"{newer:,} events are newer than the version; they count as recent")
     table = recommender.recommend(
-        histories, k=options.k, keep_seen=options.keep_seen, candidates=candidates
+        histories, k=options.k, keep_seen=options.keep_seen, candidates=candidates, at=at
     )
     write_table(table, options.out, interactions.columns)
     popular = len(table.attrs["popular_for"])

@@ -41,7 +41,7 @@ def export_again(model, *, k=None, scorer_weight=None):
     return derive_version(version, changes, variables=variables)
 
 
-def derive_version(version, changes, *, variables, frame=None):
+def derive_version(version, changes, *, variables, frame=None, recency=None):
     """Copy a version with some variables exchanged and publish it as the next one.
 
     Args:
@@ -49,6 +49,7 @@ def derive_version(version, changes, *, variables, frame=None):
         changes: dict, what the new manifest says differently.
         variables: name of a variable of `ServingModule` -> its new value.
         frame: DataFrame of the catalogue where it has grown.
+        recency: `Recency` where newer events or items have changed it.
 
     Returns:
         Path of the new version.
@@ -65,6 +66,8 @@ def derive_version(version, changes, *, variables, frame=None):
         if frame is not None:
             artifacts.write_item_ids(folder / artifacts.ITEM_IDS, frame["item_id"])
             artifacts.write_catalogue(folder, frame)
+        if recency is not None:
+            recency.save(folder / artifacts.RECENCY)
         _replace_variables(folder / "variables" / "variables", variables)
         _check(folder)
     return result["path"]

@@ -14,6 +14,7 @@ import numpy as np
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.fusion import Fusion
+from kerasrec.recency import AT_NEWEST_EVENT
 from kerasrec.servingmodule import ServingModule
 from kerasrec.trainingstate import plain, write_training_state
 from kerasrec.validation import Ranker
@@ -26,7 +27,6 @@ def export(
     base,
     *,
     items,
-    popularity,
     manifest,
     encoder=None,
     whitening=None,
@@ -41,11 +41,11 @@ def export(
         model: `Model`, trained.
         base: `saved_models/NAME`.
         items: `Items`, the catalogue in the order of the item indices.
-        popularity: float, `(num_items + 1,)`, the scores of the answer to an empty history.
         manifest: dict of what is known of the run (data, options, metrics).
         encoder: the text encoder that made the text part, or None.
         whitening: `Whitening` between encoder and text part; needed with `encoder`.
-        fusion: `Fusion`, what is fused with the model's retrieval; None = nothing.
+        fusion: `Fusion`, what is fused with the model's retrieval; None = nothing, and users
+            without a history get items in the order of the catalogue.
         history: DataFrame of the training run, kept with the version.
         probe: list of histories (lists of item ids) to compare on; default: a few of the catalogue.
         k: length of the lists of the signatures.
@@ -58,28 +58,30 @@ def export(
         ValueError: an item id that a line of a text file cannot hold.
     """
     ids = items.ids
-    k, fusion = min(k, len(ids)), fusion or Fusion.none()
+    k, fusion = min(k, len(ids)), fusion or Fusion.alone(len(ids))
     probe = [list(ids[:3]), list(ids[-2:]), []] if probe is None else probe
     encodes = encoder is not None and encoder.kind != "vectors" and model.text_part is not None
     summary = {
         "k": k,
         "scorer_weight": fusion.scorer_weight,
-        "tables": fusion.description(),
+        "fusion": fusion.description(),
         "num_items": len(ids),
         "options": plain(model.config),
         "encoder": None if encoder is None else encoder.description,
         "encodes_texts": encodes,
         "packages": _packages(),
+        "asked": AT_NEWEST_EVENT,
         **manifest,
     }
     with artifacts.new_version(base, summary) as (folder, result):
         with tempfile.TemporaryDirectory() as scratch:
             asset = Path(scratch) / artifacts.ITEM_IDS.name
             artifacts.write_item_ids(asset, ids)
-            module = _module(model, asset, popularity, fusion, k, encoder, whitening)
+            module = _module(model, asset, fusion, k, encoder, whitening)
             with _few_words():
                 tf.saved_model.save(module, str(folder), signatures=module.signatures())
-        write_training_state(folder, model, popularity, whitening, history)
+        write_training_state(folder, model, whitening, history)
+        fusion.recency.save(folder / artifacts.RECENCY)
         artifacts.write_catalogue(folder, items.frame)
         if encoder is not None:
             encoder.save(folder / artifacts.ENCODER)
@@ -87,11 +89,10 @@ def export(
     return result["path"]
 
 
-def _module(model, asset, popularity, fusion, k, encoder, whitening):
+def _module(model, asset, fusion, k, encoder, whitening):
     module = ServingModule(
         model,
         item_vectors=Ranker(model).item_vectors(),
-        popularity=tf.constant(popularity, tf.float32),
         asset=asset,
         fusion=fusion,
         k=k,

@@ -1,17 +1,22 @@
-"""One fused score: the model's softmax, the neighbour tables and the MLP scorer, weighted.
+"""One fused score: the model, the neighbour tables, their mixture, recency and the MLP, weighted.
 
-    p(i) = (1 - sum of w_t) * softmax(retrieval)(i) + sum over tables t of w_t * s_t(i) / sum(s_t)
-    score(i) = log p(i) + v * MLP(U, e_i)
+    score(u, i) = sum over parts p of (a_p + b_p * new_i) * log(share_p(u, i) + epsilon)
+                  + prior(t, i) + v * MLP(U, e_i)
 
-The weights w, v and the decays of the tables are chosen on validation; a weight may be 0.
+`share_p` is what part p gives the unseen items, divided by its sum: the softmax of the model's
+retrieval, the votes of each neighbour table, and a mixture of these. `new_i` is 1 while item i has
+no event, and `prior(t, i)` is the sum of its recency features at the moment t (`recency`). This is
+a conditional logit (McFadden 1974): its weights are fitted on validation by maximum likelihood,
+which is convex, and nothing else is tuned. A user without a history is answered by a prior of its
+own, fitted without the other parts.
 """
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize
 
-from kerasrec import transitions
+from kerasrec import recency, transitions
 from kerasrec.backend import tf
 
 #: the neighbour tables that can be fused with the model
@@ -19,37 +24,79 @@ TABLES = ("transitions", "ease", "text")
 #: powers of the event counts that transitions are divided by, see `normalise_counts`
 DAMPING = ((0.7, 0.4), (0.5, 0.25), (0.3, 0.1))
 DECAYS = (0.3, 0.5, 0.7, 0.85)
-#: weight moved between two parts at a time
-STEPS = (0.2, 0.1, 0.05)
-SCORER_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: validation users that the choice looks at; beyond them a sample
 MAX_USERS = 4000
-_CANDIDATES = 40  # of every component
+#: epsilon is this divided by the number of items
+SMOOTHING = 0.01
+_CANDIDATES = 100  # of every part
+_NEW_CANDIDATES = 30  # new items of every part
 TINY = 1e-12
 _WIDTH = 200  # neighbours per item
+_BLOCK_CELLS = 2**25  # scores of a block of users at most
 
 
 class Fusion(NamedTuple):
     """What is fused with the model's own retrieval, and how much each part counts.
 
-    tables: name -> `NeighbourTable`.  weights: name -> weight of the table.
-    scorer_weight: weight of the MLP.
+    tables: name -> `NeighbourTable`.  weights: name of the part ("model", a table, "mixture") ->
+    `(weight, added weight for new items)`.  mixture: name of the part -> its share of the mixture.
+    scorer_weight: weight of the MLP.  epsilon: see the module.  starts: int64 `(num_moments,)`.
+    first: int32 `(num_items + 1,)`, as in `recency.Moments`.  prior: float32
+    `(num_moments, num_items + 1)`.  popular: float32 `(num_items + 1,)`, the scores for users
+    without a history at the last moment.  recency: `recency.Recency`, to bring the last moment up
+    to date.
     """
 
     tables: dict
     weights: dict
+    mixture: dict
     scorer_weight: float
+    epsilon: float
+    starts: np.ndarray
+    first: np.ndarray
+    prior: np.ndarray
+    popular: np.ndarray
+    recency: recency.Recency
 
     @classmethod
-    def none(cls):
-        """The model alone."""
-        return cls({}, {}, 0.0)
+    def alone(cls, num_items, popular=None):
+        """The model alone; `popular` are the scores for users without a history."""
+        counts = recency.Counts.none(num_items, 0)
+        no_weights = np.zeros(len(counts.features()))
+        nothing = np.zeros(num_items + 1, np.float32)
+        return cls(
+            tables={},
+            weights={"model": (1.0, 0.0)},
+            mixture={},
+            scorer_weight=0.0,
+            epsilon=TINY,
+            starts=np.zeros(1, np.int64),
+            first=np.zeros(num_items + 1, np.int32),
+            prior=nothing[None],
+            popular=nothing if popular is None else popular,
+            recency=recency.Recency(counts, no_weights, no_weights),
+        )
+
+    def at_end(self, counts):
+        """The same with the last moment at the end of a longer log: `recency.Counts` of it."""
+        known = self.recency._replace(counts=counts)
+        prior, popular = known.priors()
+        last = len(self.starts) - 1
+        first = np.where(counts.total > 0, np.minimum(self.first, last), self.first)
+        return self._replace(
+            first=first.astype(np.int32),
+            prior=np.concatenate([self.prior[:-1], prior[None]]),
+            popular=popular,
+            recency=known,
+        )
 
     def description(self):
-        """Plain data for the manifest: name of the table -> its weight and decay."""
+        """Plain data for the manifest: what each part counts."""
+        rounded = {n: [round(float(w), 4) for w in pair] for n, pair in self.weights.items()}
         return {
-            name: {"weight": self.weights[name], "decay": table.decay}
-            for name, table in self.tables.items()
+            "weights": rounded,
+            "mixture": {name: round(float(share), 4) for name, share in self.mixture.items()},
+            "decays": {name: table.decay for name, table in self.tables.items()},
         }
 
 
@@ -91,50 +138,81 @@ def _transition_tables(histories, num_items):
 
 
 class _Candidates(NamedTuple):
-    """What the choice of weights needs of every validation user; the model is part 0.
+    """What the fit needs of every validation user: features of some items, and which are targets.
 
-    parts: float32 `(num_parts, num_users, n)`, probabilities of the user's candidates.
-    scorer: float32 `(num_users, n)`, the MLP.  hits: bool, True where the candidate is a target.
-    num_targets: `(num_users,)`.  target_parts: float32 `(num_targets, num_parts)`.
+    shares: float32 `(num_parts, num_users, n)`, what each part gives the candidates; the model is
+    part 0.  is_new: bool `(num_users, n)`.  prior: float32 `(num_features, num_users, n)`.
+    scorer: float32 `(num_users, n)`, the MLP.  real: bool, False where the place is empty.
+    hits: bool, True where the candidate is a target.  num_targets: `(num_users,)`.
+    target_shares: float32 `(num_targets, num_parts)`.
     """
 
-    parts: np.ndarray
+    shares: np.ndarray
+    is_new: np.ndarray
+    prior: np.ndarray
     scorer: np.ndarray
+    real: np.ndarray
     hits: np.ndarray
     num_targets: np.ndarray
-    target_parts: np.ndarray
+    target_shares: np.ndarray
 
 
-def choose_fusion(ranker, validation, tables, *, k=10):
-    """Choose decays and weights by NDCG@k on validation.
+def choose_fusion(ranker, validation, tables, moments, *, k=10):
+    """Choose decays, mixture and weights on validation.
 
-    The search starts where the mixture makes the targets most likely (expectation maximisation,
-    smooth and without a step size) and from there moves weight between pairs of parts while NDCG
-    grows.
+    The decays are those with which a table ranks best on its own, the mixture is the one that makes
+    the targets most likely (expectation maximisation), and the weights of all parts are those of a
+    conditional logit over each user's candidates: the best items of every part. Targets that no
+    part lists say nothing and are left out.
 
     Args:
         ranker: `Ranker` of the trained model.
         validation: `Validation`.
         tables: name -> list of `NeighbourTable`, from `fit_tables`.
-        k: cut of the NDCG.
+        moments: `recency.Moments` of the training events.
+        k: cut of the NDCG that is reported.
 
     Returns:
         `(Fusion, dict)`: the dict holds NDCG@k and recall@k of the fusion and NDCG@k of the model
-        alone, of at most `MAX_USERS` users.
+        alone, of at most `MAX_USERS` users. Where the fusion is no better, the model is alone.
     """
     validation = _sample(validation)
+    asked = moments.of(recency.newest_times(validation.histories))
+    popular_weights = _fit_prior(moments, asked, validation)
     tables = {name: _best_table(candidates, validation, k) for name, candidates in tables.items()}
-    data = _collect(ranker, validation, tables)
-    alone = _ndcg(data, np.eye(len(tables) + 1)[0], 0.0, k)
-    weights, scorer, best = _search(data, _most_likely(data.target_parts), k)
+    prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
+    data = _collect(ranker, validation, tables, moments, asked, prior)
+    names = ["model", *tables]
+    mixture = _most_likely(data.target_shares)
+    epsilon = SMOOTHING / (moments.features.shape[2] - 1)
+    features = _features(data, mixture, epsilon)
+    weights = _fit_logit(features, data.hits, data.real)
+    fused = np.tensordot(weights, features, 1)
+    alone = _ndcg_of_hits(_top_hits(data.shares[0], data, k), data.num_targets).mean()
+    hits = _top_hits(fused, data, k)
+    best = _ndcg_of_hits(hits, data.num_targets).mean()
     if alone >= best:
-        weights, scorer, best = np.eye(len(tables) + 1)[0], 0.0, alone
-    chosen = {name: float(w) for name, w in zip(tables, weights[1:], strict=True) if w > 0}
-    fusion = Fusion({name: tables[name] for name in chosen}, chosen, scorer)
-    hits = _top_hits(data, weights, scorer, k)
-    recall = float((hits.sum(axis=1) / np.maximum(data.num_targets, 1)).mean())
+        weights, hits, best = np.eye(len(features))[0], _top_hits(data.shares[0], data, k), alone
+    parts = [*names, "mixture"] if tables else names
+    of_parts, of_prior, (of_scorer,) = np.split(weights, [2 * len(parts), len(weights) - 1])
+    pairs = zip(*of_parts.reshape(2, -1).tolist(), strict=True)
+    used = {name: pair for name, pair in zip(parts, pairs, strict=True) if any(pair)}
+    is_fused = len(used) > 1
+    fusion = Fusion(
+        tables=tables if is_fused else {},
+        weights=used,
+        mixture=dict(zip(names, mixture.tolist(), strict=True)) if is_fused else {},
+        scorer_weight=float(of_scorer),
+        epsilon=epsilon,
+        starts=moments.starts,
+        first=moments.first,
+        prior=np.tensordot(of_prior, moments.features, (0, 1)).astype(np.float32),
+        popular=prior[-1],
+        recency=recency.Recency(moments.end, of_prior, popular_weights),
+    )
+    recall = (hits.sum(axis=1) / np.maximum(data.num_targets, 1)).mean()
     quality = {"valid_ndcg": best, "valid_recall": recall, "valid_ndcg_of_the_model_alone": alone}
-    return fusion, {f"{name}@{k}": value for name, value in quality.items()}
+    return fusion, {f"{name}@{k}": float(value) for name, value in quality.items()}
 
 
 def _most_likely(target_parts, steps=100):
@@ -154,26 +232,70 @@ def _most_likely(target_parts, steps=100):
     return weights
 
 
-def _search(data, weights, k):
-    """Greedy ascent from `weights`: `(weights, scorer_weight, NDCG)`."""
-    scorer, best = 0.0, _ndcg(data, weights, 0.0, k)
-    for step in STEPS:
-        improved = True
-        while improved:
-            improved = False
-            for source, target in itertools.permutations(range(len(weights)), 2):
-                tried = weights.copy()
-                moved = min(step, tried[source])
-                tried[source] -= moved
-                tried[target] += moved
-                found = _ndcg(data, tried, scorer, k) if moved else 0.0
-                if found > best + 1e-6:
-                    best, weights, improved = found, tried, True
-        for value in SCORER_WEIGHTS:
-            found = _ndcg(data, weights, value, k)
-            if found > best + 1e-6:
-                best, scorer = found, value
-    return np.where(weights < 0.01, 0, weights), scorer, best
+def _fit_prior(moments, asked, validation):
+    """Weights of the recency features alone, `(num_features,)`: a logit over the whole catalogue.
+
+    No weight but that of new items is below 0: more events, more popular, also on little data.
+    """
+    num_moments, num_features, width = moments.features.shape
+    share = 1 / np.bincount(validation.target_rows, minlength=len(asked))[validation.target_rows]
+    moment = asked[validation.target_rows]
+    wanted = np.zeros((num_moments, width), np.float32)
+    np.add.at(wanted, (moment, validation.target_items), share)
+    used = np.flatnonzero(wanted.any(axis=1))
+    features = np.moveaxis(moments.features[used], 1, 0)[:, :, 1:]
+    bounds = [(0, None)] * (num_features - 1) + [(None, None)]
+    return _fit(features, wanted[used][:, 1:], np.ones(features.shape[1:], bool), bounds)
+
+
+def _fit_logit(features, hits, real):
+    """Weights `(num_features,)` of a conditional logit; every user with a target counts alike.
+
+    The last one, of the MLP, is not below 0.
+
+    Args:
+        features: float32 `(num_features, num_users, n)`.
+        hits: bool `(num_users, n)`, the targets.  real: bool, False where there is no candidate.
+    """
+    wanted = hits / np.maximum(hits.sum(axis=1, keepdims=True), 1)
+    use = hits.any(axis=1)
+    bounds = [(None, None)] * (len(features) - 1) + [(0, None)]
+    return _fit(features[:, use], wanted[use].astype(np.float32), real[use], bounds)
+
+
+def _fit(features, wanted, real, bounds=None):
+    """Maximum likelihood with a ridge of one user's weight on the standardised features."""
+    num_users = max(float(wanted.sum()), 1.0)
+    mean = np.array([part[real].mean() if real.any() else 0 for part in features], np.float32)
+    deviation = np.array([part[real].std() if real.any() else 0 for part in features], np.float32)
+    deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant one gets weight 0
+    features = (features - mean[:, None, None]) / deviation[:, None, None]
+    size = wanted.sum(axis=1, keepdims=True)
+
+    def loss(weights):
+        scores = np.where(real, np.tensordot(weights.astype(np.float32), features, 1), -1e9)
+        scores -= scores.max(axis=1, keepdims=True)
+        share = np.exp(scores)
+        total = share.sum(axis=1, keepdims=True)
+        value = -(wanted * (scores - np.log(total)) * real).sum() + (weights**2).sum()
+        wrong = share / total * size - wanted
+        slope = np.tensordot(features, wrong, ((1, 2), (0, 1))) + 2 * weights
+        return value / num_users, slope.astype(float) / num_users
+
+    if not wanted.any():
+        return np.zeros(len(features))
+    found = minimize(loss, np.zeros(len(features)), jac=True, bounds=bounds)
+    return found.x / deviation
+
+
+def _features(data, mixture, epsilon):
+    """float32 `(num_features, num_users, n)`: log shares, the same of new items, prior, MLP."""
+    shares = data.shares
+    if len(shares) > 1:
+        mixed = np.tensordot(mixture.astype(np.float32), shares, 1)
+        shares = np.concatenate([shares, mixed[None]])
+    logs = np.log(shares + np.float32(epsilon))
+    return np.concatenate([logs, logs * data.is_new, data.prior, data.scorer[None]])
 
 
 def _sample(validation):
@@ -188,8 +310,9 @@ def _sample(validation):
     return type(validation)(validation.histories.select(chosen), rows, items)
 
 
-def _blocks(validation, size=512):
+def _blocks(validation, num_items):
     """Blocks of users: histories, `(b, num_items + 1)`-indexable seen pairs, targets."""
+    size = int(np.clip(_BLOCK_CELLS // num_items, 1, 512))
     count = validation.histories.num_users
     starts = np.searchsorted(validation.target_rows, np.arange(0, count + size, size))
     for number, start in enumerate(range(0, count, size)):
@@ -211,7 +334,7 @@ def _best_table(candidates, validation, k):
     """The candidate, with the decay, that ranks validation best on its own."""
     tables = [table._replace(decay=decay) for table in candidates for decay in DECAYS]
     quality = np.zeros(len(tables))
-    for histories, seen, (row, item) in _blocks(validation):
+    for histories, seen, (row, item) in _blocks(validation, len(tables[0].neighbours)):
         wanted = np.zeros((histories.num_users, len(tables[0].neighbours)), bool)
         wanted[row, item] = True
         for number, table in enumerate(tables):
@@ -232,38 +355,59 @@ def _first(scores, k):
     return np.take_along_axis(order, inner, axis=1)
 
 
-def _collect(ranker, validation, tables):
-    collected, probabilities_of = [], ranker.probabilities()
-    for histories, seen, targets in _blocks(validation):
+def _collect(ranker, validation, tables, moments, asked, prior):
+    collected, probabilities_of, done = [], ranker.probabilities(), 0
+    for histories, seen, targets in _blocks(validation, moments.features.shape[2]):
         model, mlp_of = probabilities_of(histories)
         scores = [model, *(table.scores(histories) for table in tables.values())]
         parts = [_normal(part, seen) for part in scores]  # each (b, num_items + 1)
-        count = min(_CANDIDATES, model.shape[1] - 1)
-        best = [np.argpartition(-part, count, axis=1)[:, :count] for part in parts]
+        moment = asked[done : done + histories.num_users]
+        done += histories.num_users
+        is_new = moments.first[None] > moment[:, None]  # (b, num_items + 1)
+        may_be_listed = np.ones(model.shape, bool)
+        may_be_listed[:, 0] = may_be_listed[seen] = False
+        asked_for = np.where(may_be_listed, prior[moment], -np.inf)
+        best = [_best(part, _CANDIDATES) for part in [*parts, asked_for]]
+        best += [_best(part * is_new, _NEW_CANDIDATES) for part in parts]
         index = np.sort(np.concatenate(best, axis=1), axis=1)
-        repeated = np.pad(index[:, 1:] == index[:, :-1], [(0, 0), (1, 0)]) | (index == 0)
+        real = np.diff(index, axis=1, prepend=0) > 0  # each item once; never the padding
+        real &= np.take_along_axis(may_be_listed, index, axis=1)
+        index = np.where(real, index, 0)
         wanted = np.zeros(model.shape, bool)
         wanted[targets] = True
-        values = [np.take_along_axis(part, index, axis=1) * ~repeated for part in parts]
-        hits = np.take_along_axis(wanted, index, axis=1) & ~repeated
-        of_targets = np.stack([part[targets] for part in parts], axis=1)
-        collected.append((np.stack(values), mlp_of(index), hits, wanted.sum(axis=1), of_targets))
-    columns = list(zip(*collected, strict=True))
-    parts = np.concatenate(columns[0], axis=1)
-    return _Candidates(parts, *(np.concatenate(column) for column in columns[1:]))
+        shares = np.stack([np.take_along_axis(part, index, axis=1) for part in parts])
+        features = moments.features[moment[:, None], :, index]  # (b, n, num_features)
+        collected.append(
+            _Candidates(
+                shares=shares,
+                is_new=np.take_along_axis(is_new, index, axis=1),
+                prior=np.moveaxis(features, 2, 0),
+                scorer=mlp_of(index),
+                real=real,
+                hits=np.take_along_axis(wanted, index, axis=1) & real,
+                num_targets=wanted.sum(axis=1),
+                target_shares=np.stack([part[targets] for part in parts], axis=1),
+            )
+        )
+    return _Candidates(*(_join(column) for column in zip(*collected, strict=True)))
 
 
-def _ndcg(data, weights, scorer_weight, k):
-    return float(_ndcg_of_hits(_top_hits(data, weights, scorer_weight, k), data.num_targets).mean())
+def _best(part, count):
+    """Columns of the `count` largest of every row, in any order."""
+    count = min(count, part.shape[1])
+    return np.argpartition(-part, count - 1, axis=1)[:, :count]
 
 
-def _top_hits(data, weights, scorer_weight, k):
+def _join(blocks):
+    """Blocks of users, one after the other."""
+    return np.concatenate(blocks, axis=1 if blocks[0].ndim == 3 else 0)
+
+
+def _top_hits(scores, data, k):
     """Which of the first k are targets, bool `(num_users, k)`."""
-    mixed = np.tensordot(weights.astype(np.float32), data.parts, 1)  # (num_users, n)
-    score = np.log(mixed + TINY) + scorer_weight * np.where(mixed > 0, data.scorer, 0)
-    order = _first(score, k)
-    listed = np.take_along_axis(mixed, order, axis=1) > 0  # an item seen before fills no place
-    return np.take_along_axis(data.hits, order, axis=1) & listed
+    scores = np.where(data.real, scores, -np.inf)
+    order = _first(scores, k)
+    return np.take_along_axis(data.hits, order, axis=1)
 
 
 def _ndcg_of_hits(hits, num_targets):

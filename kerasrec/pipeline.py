@@ -15,6 +15,13 @@ from kerasrec.exporter import export
 from kerasrec.fusion import choose_fusion, fit_tables
 from kerasrec.models import build_model
 from kerasrec.options import known_options, resolve_preset
+from kerasrec.recency import (
+    AT_NEWEST_EVENT,
+    AT_THE_END,
+    Counts,
+    asked_at_the_end,
+    fit_moments,
+)
 from kerasrec.textpart import text_part
 from kerasrec.trainer import Trainer
 from kerasrec.trainingstate import plain
@@ -77,7 +84,8 @@ def train(
         for given in (interactions, valid)
     )
     histories = sequences.make_histories(interactions, items)
-    fitted, validation = _split(histories, items, valid)
+    fitted, validation, later = _split(histories, items, valid)
+    only_end = asked_at_the_end(fitted, later)
     part = text_part(items, **options["encoder"], progress=progress)
     inputs = {
         "time_gaps": bool(histories.timestamps.any()),
@@ -90,18 +98,21 @@ def train(
     trainer = Trainer(build, progress=progress, **options["trainer"])
     history = trainer.fit(fitted, validation)
     tables = fit_tables(fitted, len(items), part.vectors, **options["fusion"])
-    fusion, metrics = choose_fusion(Ranker(trainer.model), validation, tables)
+    moments = fit_moments(fitted, len(items), only_end=only_end)
+    fusion, metrics = choose_fusion(Ranker(trainer.model), validation, tables, moments)
+    # what was held out is known when the version goes to work
+    fusion = fusion.at_end(Counts.of(len(items), histories, later))
     version = export(
         trainer.model,
         Path(out) / name,
         items=items,
-        popularity=popularity_scores(histories, len(items)),
         manifest={
             "name": name,
             "preset": preset,
             **_described(options),
             "data": fingerprint(interactions, items),
             "validation": "last event of each user" if valid is None else "given",
+            "asked": AT_THE_END if only_end else AT_NEWEST_EVENT,
             "metrics": metrics,
             "epochs": len(history),
             "train_seconds": round(time.perf_counter() - started, 1),
@@ -116,19 +127,20 @@ def train(
 
 
 def _split(histories, items, valid):
-    """`(training histories, Validation)`."""
+    """`(training histories, Validation, Histories of the events given to validate on)`."""
     if valid is None:
         fitted, validation = hold_out_last(histories)
+        later = histories.select([])
     else:
-        fitted = histories
-        validation = make_validation(histories, sequences.make_histories(valid, items))
+        fitted, later = histories, sequences.make_histories(valid, items)
+        validation = make_validation(histories, later)
     if not len(validation.target_items):
         raise ValueError(
             "Validation needs users with a past: no validation user has a training event. "
             "Give other events to valid, or leave it out to validate on each user's last event."
         )
     _check_not_known(validation)
-    return fitted, validation
+    return fitted, validation, later
 
 
 def _check_not_known(validation):
@@ -160,13 +172,6 @@ def _described(options):
         "trainer": plain(trainer),
         "text_template": template,
     }
-
-
-def popularity_scores(histories, num_items):
-    """Log of one plus the weighted events of each item, float32 `(num_items + 1,)`."""
-    weight = np.maximum(histories.values, 0)
-    counts = np.bincount(histories.items, weights=weight, minlength=num_items + 1)
-    return np.log1p(counts).astype(np.float32)
 
 
 def fingerprint(interactions, items):

@@ -11,6 +11,7 @@ from kerasrec.backend import tf
 from kerasrec.data import Items, read_interactions, read_items
 from kerasrec.derive import derive_version
 from kerasrec.lists import top_k
+from kerasrec.recency import AT_THE_END, NEVER, Recency, newest_times
 
 log = logging.getLogger(__name__)
 #: numbers (scores, history and candidate ids) that one call of the model may hold at most
@@ -37,6 +38,7 @@ class Recommender:
         try:
             self._module = tf.saved_model.load(str(self.version))
             self._set_items(artifacts.read_catalogue(self.version))
+            self._recency = Recency.load(self.version / artifacts.RECENCY)
         except (OSError, EOFError, zlib.error, ValueError, KeyError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())[:200]
             raise artifacts.ArtifactError(
@@ -74,7 +76,15 @@ class Recommender:
     # --- recommend ---
 
     def recommend(
-        self, histories, *, k=10, keep_seen=False, candidates=None, deny=None, batch_size=512
+        self,
+        histories,
+        *,
+        k=10,
+        keep_seen=False,
+        candidates=None,
+        deny=None,
+        at=None,
+        batch_size=512,
     ):
         """Best items for many users at once.
 
@@ -87,6 +97,9 @@ class Recommender:
             keep_seen: True may list items of the history.
             candidates: item ids that alone may be listed; None = the whole catalogue.
             deny: item ids that may not be listed.
+            at: when the lists are asked for, UTC seconds: what is recent and new then has its say.
+                "now" = the end of the log. None = as the version was validated: at the end of the
+                log after a split by time, else at each user's newest event (where it has a time).
             batch_size: users per call of the model at most.
 
         Returns:
@@ -94,11 +107,12 @@ class Recommender:
             scores in the order of the catalogue.
 
         Raises:
-            ValueError: k below 1, a single history where a list of them is expected, or candidates
-                that are all unknown.
+            ValueError: k below 1, a single history where a list of them is expected, candidates
+                that are all unknown, or a time that is none.
         """
         k = _checked_k(k)
         histories = self._histories(histories)
+        asked = self._asked(histories, at)
         allow = self._listed(candidates, "candidates")
         refuse = self._listed(deny, "deny")
         width = min(k, len(self._ids))
@@ -112,6 +126,7 @@ class Recommender:
                 tf.constant(np.tile(allow, (size, 1))),
                 tf.constant(np.tile(refuse, (size, 1))),
                 tf.fill([size], bool(keep_seen)),
+                tf.constant(asked[rows]),
                 tf.constant(k),
             )
             index[rows], scores[rows] = (part.numpy() for part in found)
@@ -121,6 +136,45 @@ class Recommender:
             log.info("%d users without a known item get popular items", len(popular))
         table.attrs["popular_for"] = list(popular)
         return table
+
+    def _asked(self, histories, at):
+        """int64 `(num_users,)`: when each list is asked for; 0 = at the end of the log."""
+        if at is None and self.manifest["asked"] != AT_THE_END:
+            return newest_times(histories)
+        if at in (None, "now"):
+            return np.zeros(histories.num_users, np.int64)
+        if isinstance(at, bool) or not isinstance(at, int | float | np.number) or not at >= 1e8:
+            raise ValueError(
+                f'at must be UTC seconds (1e8 or more), "now" or None. Received: {at!r}. A date '
+                "becomes seconds by int(pandas.Timestamp(date, tz='UTC').timestamp())."
+            )
+        return np.full(histories.num_users, int(at), np.int64)
+
+    def observe(self, log):
+        """Learn what is recent from events that are newer than what the version knows.
+
+        Without training: the newest events of a whole log (not of a few users, which would look
+        as if nobody else were there) move recent popularity, and which items count as new.
+        `save()` makes it a version.
+
+        Args:
+            log: `Interactions` or `Histories` of this catalogue; older events are left out, and so
+                are items the model does not know.
+
+        Returns:
+            Number of events that were newer; 0 where the version has no times.
+        """
+        histories = log if isinstance(log, sequences.Histories) else self.histories(log)
+        self._recency, count = self._recency.after(histories)
+        if count:
+            module, total = self._module, self._recency.counts.total
+            prior, popular = self._recency.priors()
+            module.prior.assign(np.concatenate([module.prior.numpy()[:-1], prior[None]]))
+            module.popularity.assign(popular)
+            last = len(module.starts.numpy()) - 1
+            first = module.first.numpy()
+            module.first.assign(np.where(total > 0, np.minimum(first, last), first))
+        return count
 
     def interests(self, histories, *, batch_size=512):
         """U of each history (given as for `recommend`), float32 `(num_users, dim)`, unit length."""
@@ -353,8 +407,14 @@ class Recommender:
         table = tf.concat([module.item_vectors, added], axis=0)
         module.item_vectors.assign(table)
         module.item_matrix.assign(tf.transpose(tf.math.l2_normalize(table, axis=-1)))
-        lowest = tf.fill([len(items)], tf.reduce_min(module.popularity[1:]))
-        module.popularity.assign(tf.concat([module.popularity, lowest], axis=0))
+        self._recency = self._recency._replace(counts=self._recency.counts.grown(len(items)))
+        prior, popular = self._recency.priors()
+        added = np.full(len(items), NEVER, np.int32)
+        module.first.assign(np.concatenate([module.first.numpy(), added]))
+        # no event at any moment: the same prior at all of them
+        added = np.tile(prior[-len(items) :], (len(module.starts.numpy()), 1))
+        module.prior.assign(np.concatenate([module.prior.numpy(), added], axis=1))
+        module.popularity.assign(popular)
         columns = self.items.frame.columns
         frames = [self.items.frame, items.frame.reindex(columns=columns, fill_value="")]
         self._set_items(pd.concat(frames, ignore_index=True))
@@ -375,16 +435,19 @@ class Recommender:
         return self._module.place_text(tf.constant(vectors, tf.float32)).numpy()
 
     def save(self):
-        """Write this Recommender, with its added items, as the next version; returns its path.
+        """Write this Recommender, with added items and observed events, as the next version.
+
+        Returns its path.
 
         The graph is copied; the tables that grew are written anew.
         """
-        names = ("item_vectors", "item_matrix", "popularity")
+        names = ("item_vectors", "item_matrix", "popularity", "prior", "first")
         return derive_version(
             self.version,
             {"num_items": len(self.items)},
             variables={name: getattr(self._module, name) for name in names},
             frame=self.items.frame,
+            recency=self._recency,
         )
 
 

@@ -9,6 +9,7 @@ from kerasrec.sequences import NUM_GAP_BUCKETS
 _IDS = tf.TensorSpec((None, None), tf.string)
 _ROWS = tf.TensorSpec((None, None), tf.int32)
 _ONE_ID = tf.TensorSpec((None,), tf.string)
+_TIMES = tf.TensorSpec((None,), tf.int64)
 _VECTORS = tf.TensorSpec((None, None), tf.float32)
 
 
@@ -19,20 +20,25 @@ class ServingModule(tf.Module):
     signatures take and give item ids.
     """
 
-    def __init__(self, model, *, item_vectors, popularity, asset, fusion, k):
+    def __init__(self, model, *, item_vectors, asset, fusion, k):
         super().__init__()
         self.max_length = model.config["max_length"]
         # variables, so that a later version can have other values in the same graph
         self.k = tf.Variable(k, trainable=False, name="k")
         self.scorer_weight = tf.Variable(float(fusion.scorer_weight), name="scorer_weight")
-        self.memories = [self._memory(fusion, name) for name in sorted(fusion.tables)]
+        self.memories = {name: self._memory(fusion, name) for name in sorted(fusion.tables)}
+        self.weights, self.mixture = dict(fusion.weights), dict(fusion.mixture)
+        self.epsilon = float(fusion.epsilon)
+        self.starts = tf.Variable(fusion.starts, shape=(None,), name="starts")
+        self.first = tf.Variable(fusion.first, shape=(None,), name="first")
+        self.prior = tf.Variable(fusion.prior, shape=(None, None), name="prior")
         self.interest_model = self._plain_call(model.interest)
         self.scorer = self._plain_call(model.scorer)
         dim = item_vectors.shape[1]
         self.item_vectors = tf.Variable(item_vectors, shape=(None, dim), name="item_vectors")
         unit = tf.transpose(tf.math.l2_normalize(item_vectors, axis=-1))
         self.item_matrix = tf.Variable(unit, shape=(dim, None), name="item_matrix")
-        self.popularity = tf.Variable(popularity, shape=(None,), name="popularity")
+        self.popularity = tf.Variable(fusion.popular, shape=(None,), name="popularity")
         self.temperature = tf.Variable(float(model.loss.temperature()), name="temperature")
         self.asset = tf.saved_model.Asset(str(asset))
         self.index_of_id = _table(self.asset, tf.string, tf.int64, "", -1)
@@ -50,19 +56,30 @@ class ServingModule(tf.Module):
     def _memory(self, fusion, name):
         memory = Memory(fusion.tables[name], name=name)
         self.layer_variables = [*getattr(self, "layer_variables", []), *memory.tables]
-        return float(fusion.weights[name]), memory.call
+        return memory.call
 
-    def _fused(self, history, interest):
+    def _fused(self, history, interest, asked):
         """The fused score without the MLP, `(batch, num_items + 1)`: see `fusion`."""
         retrieval = tf.nn.softmax(tf.matmul(interest, self.item_matrix) / self.temperature)
         unseen = tf.cast(tf.math.is_finite(exclude(tf.zeros_like(retrieval), history)), tf.float32)
-        recent = history[:, -self.max_length :]
-        mixed = (1 - sum(weight for weight, _ in self.memories)) * _share(retrieval, unseen)
-        for weight, memory in self.memories:
-            votes = memory(recent)
-            new_items = tf.shape(retrieval)[1] - tf.shape(votes)[1]
-            mixed += weight * _share(tf.pad(votes, [[0, 0], [0, new_items]]), unseen)
-        return tf.math.log(mixed + TINY)
+        shares = {"model": _share(retrieval, unseen)}
+        for name, memory in self.memories.items():
+            votes = memory(history[:, -self.max_length :])
+            added = tf.shape(retrieval)[1] - tf.shape(votes)[1]
+            shares[name] = _share(tf.pad(votes, [[0, 0], [0, added]]), unseen)
+        if self.mixture:
+            shares["mixture"] = sum(shares[name] * part for name, part in self.mixture.items())
+        moment = self._moment(asked)
+        is_new = tf.cast(self.first[None] > moment[:, None], tf.float32)
+        score = tf.gather(self.prior, moment)
+        for name, (weight, more_if_new) in self.weights.items():
+            score += (weight + more_if_new * is_new) * tf.math.log(shares[name] + self.epsilon)
+        return score
+
+    def _moment(self, asked):
+        """In-graph twin of `recency.Moments.of`: UTC seconds `(batch,)`, 0 = now -> int32."""
+        index = tf.maximum(tf.searchsorted(self.starts, asked, side="right") - 1, 0)
+        return tf.where(asked > 0, index, tf.size(self.starts) - 1)
 
     # --- item indices in, item indices out ---
 
@@ -84,18 +101,20 @@ class ServingModule(tf.Module):
             tf.TensorSpec((None, None), tf.int32),
             tf.TensorSpec((None, None), tf.int32),
             tf.TensorSpec((None,), tf.bool),
+            _TIMES,
             tf.TensorSpec((), tf.int32),
         ]
     )
-    def recommend_rows(self, history, time_gap, event, allow, deny, keep_seen, k):
+    def recommend_rows(self, history, time_gap, event, allow, deny, keep_seen, asked, k):
         """Best items: int32 index and float32 score, `(batch, k)`; index 0, -inf = none left.
 
         `allow` and `deny` hold item indices (0 = none; an all-zero row of `allow` allows all).
-        A history without a known item is answered by popularity.
+        `asked` is when a list is asked for, UTC seconds, 0 = now, the last moment of the log.
+        A history without a known item is answered by what is popular now.
         """
         history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
         interest = self.interest_rows(history[:, 1:], time_gap, event)
-        scores = self._fused(history, interest)
+        scores = self._fused(history, interest, asked)
         known = tf.reduce_any(history > 0, axis=1)
         scores = tf.where(known[:, None], scores, self.popularity[None])
         seen = tf.where(keep_seen[:, None], 0, history)
@@ -108,12 +127,12 @@ class ServingModule(tf.Module):
             lambda: top_k(scores, k),
         )
 
-    @tf.function(input_signature=[_ROWS, _ROWS, _ROWS, _ROWS])
-    def score_rows(self, history, time_gap, event, candidates):
+    @tf.function(input_signature=[_ROWS, _ROWS, _ROWS, _ROWS, _TIMES])
+    def score_rows(self, history, time_gap, event, candidates, asked):
         """Fused score, float32 `(batch, c)`, of candidate item indices; -inf for index 0."""
         interest = self.interest_rows(history, time_gap, event)
         vectors = tf.math.l2_normalize(tf.gather(self.item_vectors, candidates), axis=-1)
-        fused = self._fused(tf.pad(history, [[0, 0], [1, 0]]), interest)
+        fused = self._fused(tf.pad(history, [[0, 0], [1, 0]]), interest, asked)
         scores = tf.gather(fused, candidates, batch_dims=1)
         scores += self.scorer_weight * self.scorer([interest, vectors], training=False)
         known = tf.reduce_any(history > 0, axis=1)
@@ -165,18 +184,18 @@ class ServingModule(tf.Module):
         ids = self.id_of_index.lookup(tf.cast(index, tf.int64) - 1)
         return {"item_ids": ids, "scores": scores}
 
-    def _recommend(self, history, time_gap, allow, deny, keep_seen):
-        none = tf.zeros_like(history)
-        rows = self.recommend_rows(history, time_gap, none, allow, deny, keep_seen, self.k)
-        return self._named(*rows)
+    def _recommend(self, history, time_gap, allow, deny, keep_seen, asked):
+        inputs = (history, time_gap, tf.zeros_like(history), allow, deny, keep_seen, asked, self.k)
+        return self._named(*self.recommend_rows(*inputs))
 
     @tf.function(input_signature=[_IDS])
     def serving_default(self, history):
         """Unseen items for histories of item ids, oldest first; `""`, unknown ids are ignored."""
         index, _ = self._history(history)
         batch = tf.shape(index)[0]
-        none = tf.zeros((batch, 0), tf.int32)
-        return self._recommend(index, tf.zeros_like(index), none, none, tf.fill([batch], False))
+        none, now = tf.zeros((batch, 0), tf.int32), tf.zeros([batch], tf.int64)
+        kept = tf.fill([batch], False)
+        return self._recommend(index, tf.zeros_like(index), none, none, kept, now)
 
     @tf.function(
         input_signature=[
@@ -188,14 +207,19 @@ class ServingModule(tf.Module):
         ]
     )
     def recommend(self, history, timestamps, allow, deny, keep_seen):
-        """The same with times (UTC seconds, 0 = unknown), allow and deny lists, and seen items."""
+        """The same with times (UTC seconds, 0 = unknown), allow and deny lists, and seen items.
+
+        The newest time of a row, also one beside the id `""`, is when the list is asked for.
+        """
         index, order = self._history(history)
         times = tf.where(index > 0, tf.gather(timestamps, order, batch_dims=1), 0)
         # an allow list of unknown ids only must not mean "all"
         wanted = self._index(allow)
         unknown = tf.reduce_any(allow != "", axis=1) & tf.reduce_all(wanted == 0, axis=1)
         wanted = tf.where(unknown[:, None], -1, wanted)
-        return self._recommend(index, gap_bucket(times), wanted, self._index(deny), keep_seen)
+        asked = tf.reduce_max(tf.pad(timestamps, [[0, 0], [1, 0]]), axis=1)
+        gaps, denied = gap_bucket(times), self._index(deny)
+        return self._recommend(index, gaps, wanted, denied, keep_seen, asked)
 
     @tf.function(input_signature=[_IDS])
     def interest(self, history):
@@ -208,8 +232,8 @@ class ServingModule(tf.Module):
     def score(self, history, candidates):
         """Fused score of candidate item ids; -inf for an unknown one."""
         index, _ = self._history(history)
-        none = tf.zeros_like(index)
-        return {"scores": self.score_rows(index, none, none, self._index(candidates))}
+        none, now = tf.zeros_like(index), tf.zeros([tf.shape(index)[0]], tf.int64)
+        return {"scores": self.score_rows(index, none, none, self._index(candidates), now)}
 
     @tf.function(input_signature=[_ONE_ID])
     def similar(self, item_ids):

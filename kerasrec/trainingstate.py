@@ -18,23 +18,22 @@ class TrainingState(NamedTuple):
     """What a version keeps for further training.
 
     options: of `build_model`.  weights: of `Model.training`, in its order.
-    popularity: float32 `(num_items + 1,)`.  whitening: `Whitening` or None.
+    whitening: `Whitening` or None.
     """
 
     options: dict
     weights: list
-    popularity: np.ndarray
     whitening: Any
 
 
-def write_training_state(version, model, popularity, whitening=None, history=None):
+def write_training_state(version, model, whitening=None, history=None):
     """Write the state of a trained `Model`, and the table of its epochs, into a version folder."""
     folder = Path(version) / artifacts.TRAIN
     folder.mkdir(parents=True)
     arrays = {f"w{i:04d}": w for i, w in enumerate(model.training.get_weights())}
     if whitening is not None:
         arrays.update(whitening_mean=whitening.mean, whitening_matrix=whitening.matrix)
-    np.savez(folder / "state.npz", popularity=popularity, **arrays)
+    np.savez(folder / "state.npz", **arrays)
     text = json.dumps(plain(model.config), ensure_ascii=False, indent=1)
     (folder / "options.json").write_text(text + "\n", encoding="utf-8")
     if history is not None:
@@ -56,8 +55,7 @@ def read_training_state(version):
     whitening = None
     if "whitening_mean" in arrays:
         whitening = Whitening(arrays.pop("whitening_mean"), arrays.pop("whitening_matrix"))
-    popularity = arrays.pop("popularity")
-    return TrainingState(options, [arrays[n] for n in sorted(arrays)], popularity, whitening)
+    return TrainingState(options, [arrays[n] for n in sorted(arrays)], whitening)
 
 
 def rebuild(version):

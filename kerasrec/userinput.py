@@ -202,3 +202,18 @@ def export_options(texts):
         if name not in known:
             raise UserError(f"unknown option {name}. {nearest(name, known)}")
     return values
+
+
+def moment(text):
+    """UTC seconds of `--at`, or the text itself where it is "now", or None."""
+    import pandas as pd
+
+    from kerasrec.timestamps import parse_times
+
+    if text in (None, "now"):
+        return text
+    number = text.isdigit() and len(text) > 8
+    times = parse_times(pd.Series([int(text) if number else text]), "--at")
+    if any(bad.any() for bad in times.problems.values()) or times.seconds[0] < 1e8:
+        raise UserError(f"--at must be now or a time such as 2026-11-24T08:00. Received: {text!r}.")
+    return int(times.seconds[0])

@@ -16,7 +16,7 @@ backend artifacts nearest doctor
 cleaningreport columns events timestamps csvtable tables readers data
 cleaning datastats splits datasets sequences
 
-lists metrics transitions baselines evaluation plots report
+lists metrics transitions recency baselines evaluation plots report
 
 checkpoints torchfile text architectures checkpointfolder e5small pooling finetuning
 storedvectors tfidf textvectors encoder
@@ -33,6 +33,7 @@ demo userinput arguments cli
 LIGHT = """
 artifacts nearest cleaningreport columns events timestamps csvtable tables readers data cleaning
 datastats splits datasets sequences lists metrics baselines evaluation plots report transitions
+recency
 """.split()
 
 

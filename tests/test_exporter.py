@@ -72,21 +72,31 @@ def tiny_items(toy_items):
 
 
 def test_order_is_the_formula_of_the_readme(tmp_path):
-    """`Recommender` against p(i) and the MLP in numpy, from the parts before the export."""
+    """`Recommender` against the formula in numpy, from the parts before the export."""
     histories, num_items = planted_histories(), 30
     ids = [f"i{number}" for number in range(1, num_items + 1)]
     items = read_items(pd.DataFrame({"item_id": ids, "title": ids}))
     model = build_model(num_items, id_units=8, max_length=20, heads=2, scorer_units=4)
     tables = {name: found[0] for name, found in fit_tables(histories, num_items).items()}
-    weights = {"transitions": 0.3, "ease": 0.2}
-    popularity = np.arange(num_items + 1.0)
+    rng = np.random.default_rng(0)
+    fusion = Fusion(
+        tables=tables,
+        weights={"model": (0.9, 0.3), "transitions": (0.4, 0.0), "mixture": (0.2, -0.1)},
+        mixture={"model": 0.5, "transitions": 0.3, "ease": 0.2},
+        scorer_weight=0.7,
+        epsilon=1e-3,
+        starts=np.array([100_000_000, 200_000_000]),
+        first=rng.integers(0, 3, num_items + 1).astype(np.int32),  # 2: never seen
+        prior=rng.normal(size=(2, num_items + 1)).astype(np.float32),
+        popular=np.arange(num_items + 1, dtype=np.float32),
+        recency=Fusion.alone(num_items).recency,
+    )
     version = export(
         model,
         tmp_path / "m",
         items=items,
-        popularity=popularity,
         manifest={},
-        fusion=Fusion(tables, weights, 0.7),
+        fusion=fusion,
     )
     some = histories.select(np.arange(20))
     assert some.lengths.max() <= 20
@@ -97,14 +107,19 @@ def test_order_is_the_formula_of_the_readme(tmp_path):
     unseen[:, 0] = False
     unseen[np.repeat(np.arange(20), some.lengths), some.items] = False
     shares = {n: part * unseen / (part * unseen).sum(1, keepdims=True) for n, part in parts.items()}
-    p = 0.5 * shares["model"] + 0.3 * shares["transitions"] + 0.2 * shares["ease"]
-    score = np.log(p, where=unseen, out=np.full_like(p, -np.inf))
-    score = score + 0.7 * mlp_of(np.tile(everything, (20, 1)))
-    lists = Recommender.load(version).recommend(some, k=5)
-    for row, (_, found) in enumerate(lists.groupby("user_id", sort=False)):
-        best = np.argsort(-score[row], kind="stable")[:5]
-        np.testing.assert_allclose(found["score"], score[row, best], atol=1e-4)
-        assert found["item_id"].tolist() == [f"i{item}" for item in best]
+    shares["mixture"] = 0.5 * shares["model"] + 0.3 * shares["transitions"] + 0.2 * shares["ease"]
+    recommender = Recommender.load(version)
+    for at, moment in ((150_000_000, 0), (250_000_000, 1), ("now", 1), (None, 1)):
+        new = fusion.first > moment
+        score = np.where(unseen, fusion.prior[moment], -np.inf)
+        for name, (weight, more) in fusion.weights.items():
+            score = score + (weight + more * new) * np.log(shares[name] + 1e-3)
+        score = score + 0.7 * mlp_of(np.tile(everything, (20, 1)))
+        lists = recommender.recommend(some, k=5, at=at)
+        for row, (_, found) in enumerate(lists.groupby("user_id", sort=False)):
+            best = np.argsort(-score[row], kind="stable")[:5]
+            np.testing.assert_allclose(found["score"], score[row, best], atol=1e-4)
+            assert found["item_id"].tolist() == [f"i{item}" for item in best]
 
 
 def test_export_of_a_model_alone(tiny_model, tiny_items, tmp_path):
@@ -112,8 +127,8 @@ def test_export_of_a_model_alone(tiny_model, tiny_items, tmp_path):
         tiny_model,
         tmp_path / "m",
         items=tiny_items,
-        popularity=np.arange(5.0),
         manifest={"name": "m"},
+        fusion=Fusion.alone(4, popular=np.arange(5, dtype=np.float32)),
     )
     recommender = Recommender.load(version)
     assert recommender.manifest["k"] == 4 and recommender.manifest["encoder"] is None
@@ -128,7 +143,6 @@ def test_nothing_is_visible_when_the_work_fails(tiny_model, tiny_items, tmp_path
             tiny_model,
             tmp_path / "models" / "m",
             items=tiny_items,
-            popularity=np.zeros(5),
             manifest={},
             history="not a table",
         )

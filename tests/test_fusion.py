@@ -4,7 +4,8 @@ from conftest import histories_of, planted_histories
 
 from kerasrec import fusion
 from kerasrec.backend import tf
-from kerasrec.fusion import Fusion, Memory, choose_fusion, fit_tables
+from kerasrec.fusion import Memory, choose_fusion, fit_tables
+from kerasrec.recency import fit_moments
 from kerasrec.sequences import EVENT_CODES
 from kerasrec.transitions import NeighbourTable
 from kerasrec.validation import Validation, hold_out_last, ranking_quality
@@ -49,8 +50,12 @@ def test_memory_is_the_twin_of_the_table():
 def test_choose_fusion_leans_on_the_part_that_knows():
     train, validation = hold_out_last(planted_histories())
     uniform = np.full(31, 1 / 30)
-    chosen, quality = choose_fusion(FixedRanker(uniform), validation, fit_tables(train, 30))
-    assert chosen.weights["transitions"] + chosen.weights.get("ease", 0) > 0.5
+    chosen, quality = choose_fusion(
+        FixedRanker(uniform), validation, fit_tables(train, 30), fit_moments(train, 30)
+    )
+    leading = max(chosen.weights, key=lambda name: chosen.weights[name][0])
+    assert leading in ("transitions", "ease", "mixture")
+    assert chosen.mixture["transitions"] + chosen.mixture["ease"] > 0.5
     assert quality["valid_ndcg@10"] > 0.9 > quality["valid_ndcg_of_the_model_alone@10"]
 
 
@@ -59,8 +64,11 @@ def test_choose_fusion_leaves_a_perfect_model_alone():
     train, validation = hold_out_last(histories_of(rows))
     perfect = np.full(7, 1e-3)
     perfect[5] = 1
-    chosen, quality = choose_fusion(FixedRanker(perfect), validation, fit_tables(train, 6))
-    assert chosen == Fusion.none()
+    chosen, quality = choose_fusion(
+        FixedRanker(perfect), validation, fit_tables(train, 6), fit_moments(train, 6)
+    )
+    assert chosen.weights == {"model": (1.0, 0.0)} and not chosen.tables
+    assert not chosen.prior.any()
     assert quality["valid_ndcg@10"] == pytest.approx(1)
 
 
@@ -78,7 +86,12 @@ def test_quality_of_the_model_alone_equals_ranking_quality():
         scores[histories.items[histories.offsets[user] : histories.offsets[user + 1]]] = -1
         lists.append(np.argsort(-scores[1:])[:10] + 1)
     expected = ranking_quality(np.array(lists, np.int32), validation)["ndcg@10"]
-    _, quality = choose_fusion(FixedRanker(probabilities / probabilities.sum()), validation, {})
+    _, quality = choose_fusion(
+        FixedRanker(probabilities / probabilities.sum()),
+        validation,
+        {},
+        fit_moments(histories, 40),
+    )
     assert quality["valid_ndcg_of_the_model_alone@10"] == pytest.approx(expected, abs=1e-6)
 
 
@@ -103,7 +116,7 @@ def test_items_seen_before_fill_no_place():
     train = histories_of([[1, 2, 3, 4, 5, 6, 7]] * 3)
     validation = Validation(train, np.arange(3), np.array([1, 2, 3], np.int32))  # seen already
     uniform = np.full(9, 1 / 8)
-    _, quality = choose_fusion(FixedRanker(uniform), validation, {})
+    _, quality = choose_fusion(FixedRanker(uniform), validation, {}, fit_moments(train, 8))
     assert quality["valid_ndcg@10"] == 0
 
 

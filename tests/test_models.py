@@ -443,7 +443,7 @@ def test_every_combination_exports_and_one_fresh_process_reloads_them_all(tmp_pa
     items = read_items(pd.DataFrame({"item_id": ids, "title": ids}))
     versions, grid = [], tf.Module()
     for names in EXPORTED:
-        options = {"items": items, "popularity": np.zeros(NUM_ITEMS + 1, np.float32)}
+        options = {"items": items}
         base = tmp_path / "-".join(names)
         model = trained_model(*names)
         versions.append(exporter.export(model, base, manifest={"name": base.name}, **options))

@@ -14,7 +14,7 @@ from kerasrec import artifacts, exporter
 from kerasrec.backend import tf
 from kerasrec.data import Items, read_interactions
 from kerasrec.encoder import load_text_encoder
-from kerasrec.pipeline import fingerprint, popularity_scores, train
+from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
 from kerasrec.trainingstate import rebuild
 from kerasrec.validation import Ranker, make_validation
@@ -156,7 +156,6 @@ def test_rebuild_gives_the_trained_model_back(made, loaded, kind):
         atol=1e-5,
     )
     assert (encoder is None) == (kind == "none")
-    assert state.popularity.shape == (31,)
     if kind in ("frozen", "lora"):
         tokens = encoder.tokenizer.encode_batch([TEXT])
         text = model.text_part(
@@ -229,8 +228,9 @@ def test_add_items_without_any_text_part(made):
 def test_manifest_is_complete(made, small, tiny_bert_folder):
     manifest = made["lora"].manifest
     assert manifest == artifacts.read_manifest(made["lora"].version)
-    assert manifest["name"] == "lora" and manifest["version"] == 1 and manifest["format"] == 1
+    assert manifest["name"] == "lora" and manifest["version"] == 1 and manifest["format"] == 2
     assert manifest["preset"] == "balanced" and manifest["validation"] == "last event of each user"
+    assert manifest["asked"] == "newest event of the user"
     assert manifest["num_items"] == 30 and manifest["k"] == 30 and manifest["encodes_texts"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["created"])
     assert {"kerasrec", "tensorflow", "tf-keras", "bert4keras", "numpy", "python"} == set(
@@ -259,14 +259,6 @@ def test_fingerprint_changes_with_the_data(small):
     assert fingerprint(fewer, items)["sha256"] != same
     other = Items(items.frame.assign(title=items.frame["title"][::-1].to_numpy()))
     assert fingerprint(interactions, other)["sha256"] != same
-
-
-def test_popularity_scores():
-    from conftest import histories_of
-
-    histories = histories_of([[1, 3], [3], [3, 1]])
-    expected = np.log1p([0, 2, 0, 3, 0])
-    np.testing.assert_allclose(popularity_scores(histories, 4), expected, rtol=1e-6)
 
 
 # --- mistakes are found before the work ---

@@ -1,0 +1,193 @@
+"""Recency: how much every item is asked for at a moment, and whether it is new then.
+
+At a moment an item has these features: the log of its recent events for several half-lives, the log
+of all its events so far, and whether it has had none yet (it is new). All are causal: they hold
+events before the moment only. Weights for them are fitted on validation (`fusion`), and the sum is
+one number per moment and item, which a server looks up. No TensorFlow here.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+#: seconds in which the say of an event halves: an hour, six, a day, four, sixteen, sixty-four
+HALF_LIVES = 3600 * np.array([1, 6, 24, 96, 384, 1536])
+MAX_MOMENTS = 1024
+#: moments times items at most; large catalogues have fewer moments, at last one (now)
+MAX_CELLS = 2**22
+_SMOOTHING = 0.02  # events; an item without recent ones is not infinitely unlikely
+NEVER = np.iinfo(np.int32).max
+#: how a version says when its lists are asked for, see `asked_at_the_end`
+AT_THE_END, AT_NEWEST_EVENT = "end of the log", "newest event of the user"
+
+
+class Counts(NamedTuple):
+    """Events of every item up to a moment.
+
+    time: int, UTC seconds, 0 = unknown.  recent: float64 `(num_half_lives, num_items + 1)`, each
+    event counting `0.5 ** (age / half_life)`; no rows where times are unknown.  total: float64
+    `(num_items + 1,)`.
+    """
+
+    time: int
+    recent: np.ndarray
+    total: np.ndarray
+
+    @classmethod
+    def none(cls, num_items, time):
+        """No event yet."""
+        half_lives = len(HALF_LIVES) if time else 0
+        return cls(time, np.zeros((half_lives, num_items + 1)), np.zeros(num_items + 1))
+
+    @classmethod
+    def of(cls, num_items, *histories):
+        """All events that users chose in one or more `Histories`, at the newest of them."""
+        chosen = [part.where(part.chosen) for part in histories]
+        columns = ("items", "timestamps", "values")
+        items, times, weights = (np.concatenate([getattr(p, c) for p in chosen]) for c in columns)
+        until = int(times.max(initial=0))
+        return cls.none(num_items, until).after(items, times, weights.astype(float), until=until)
+
+    def after(self, items, times, weights, *, until):
+        """The counts at a later moment.
+
+        Args:
+            items, times, weights: of the events since `self.time`, each `(num_events,)`.
+            until: the later moment, UTC seconds, not before any of the events.
+
+        >>> counts = Counts.none(2, time=1).after([1, 2], [1, 3601], [1.0, 1.0], until=3601)
+        >>> counts.recent[0].tolist(), counts.total.tolist()
+        ([0.0, 0.5, 1.0], [0.0, 1.0, 1.0])
+        """
+        size, age = len(self.total), until - np.asarray(times)
+        total = self.total + np.bincount(items, weights, size)
+        recent = np.empty_like(self.recent)
+        for row, half_life in enumerate(HALF_LIVES[: len(recent)]):
+            kept = self.recent[row] * 0.5 ** ((until - self.time) / half_life)
+            recent[row] = kept + np.bincount(items, weights * 0.5 ** (age / half_life), size)
+        return Counts(until, recent, total)
+
+    def features(self):
+        """float32 `(num_features, num_items + 1)`: recent ones, all, new."""
+        parts = [np.log(self.recent + _SMOOTHING), np.log(self.total + 0.5)[None]]
+        return np.concatenate([*parts, (self.total == 0)[None]]).astype(np.float32)
+
+    def grown(self, num_items):
+        """The same with `num_items` more items that nobody has chosen yet."""
+        pad = (0, num_items)
+        return Counts(self.time, np.pad(self.recent, [(0, 0), pad]), np.pad(self.total, pad))
+
+
+class Moments(NamedTuple):
+    """The features of every item at several moments; the last one is the end of the log.
+
+    starts: int64 `(num_moments,)`, ascending UTC seconds; a moment is in force until the next.
+    features: float32 `(num_moments, num_features, num_items + 1)`.
+    first: int32 `(num_items + 1,)`, the first moment at which the item is not new, else `NEVER`.
+    end: `Counts` at the last moment.
+    """
+
+    starts: np.ndarray
+    features: np.ndarray
+    first: np.ndarray
+    end: Counts
+
+    def of(self, times):
+        """Index of the moment in force at each time (UTC seconds; 0 = unknown: the last one)."""
+        index = np.searchsorted(self.starts, times, side="right") - 1
+        return np.where(np.asarray(times) > 0, np.maximum(index, 0), len(self.starts) - 1)
+
+
+def fit_moments(histories, num_items, *, only_end=False):
+    """Follow a log through time.
+
+    Args:
+        histories: `Histories`; only events that users chose count, each with its weight.
+        num_items: size of the catalogue.
+        only_end: True when all lists are asked for after the log (validation is later than all of
+            it): one moment is enough.
+
+    Returns:
+        `Moments`, in which about equally many events lie between two moments.
+    """
+    histories = histories.where(histories.chosen)
+    order = np.argsort(histories.timestamps, kind="stable")
+    columns = (histories.items, histories.timestamps, histories.values.astype(float))
+    items, times, weights = (column[order] for column in columns)
+    newest = int(times[-1]) if len(times) else 0
+    starts = np.array([newest])
+    count = 1 if only_end or not newest else min(MAX_MOMENTS, MAX_CELLS // (num_items + 1))
+    if count > 1:
+        earlier = times[np.linspace(0, len(times) - 1, count - 1, endpoint=False).astype(int)]
+        starts = np.unique([*earlier, newest])
+    counts, done = Counts.none(num_items, int(times[0]) if newest else 0), 0
+    features, first = [], np.full(num_items + 1, NEVER, np.int32)
+    for number, start in enumerate(starts):
+        is_end = number + 1 == len(starts)
+        end = len(times) if is_end else np.searchsorted(times, start, side="left")
+        part = slice(done, end)
+        counts = counts.after(items[part], times[part], weights[part], until=int(start))
+        first[(counts.total > 0) & (first == NEVER)] = number
+        features.append(counts.features())
+        done = end
+    return Moments(starts.astype(np.int64), np.stack(features), first, counts)
+
+
+class Recency(NamedTuple):
+    """The end of a log and what its features count; kept with a version, to bring it up to date.
+
+    counts: `Counts` at the end.  weights: `(num_features,)`, beside the other parts of a fusion.
+    popular_weights: `(num_features,)`, alone: the answer to a user without a history.
+    """
+
+    counts: Counts
+    weights: np.ndarray
+    popular_weights: np.ndarray
+
+    def priors(self):
+        """`(prior, popular)` at the end of the log, float32 `(num_items + 1,)` each."""
+        features = self.counts.features()
+        return tuple((weights @ features).astype(np.float32) for weights in self[1:])
+
+    def after(self, histories):
+        """The same with the events of `Histories` that are later than its end.
+
+        Returns:
+            `(Recency, number of events that were new)`.
+        """
+        newer = histories.where(histories.chosen & (histories.timestamps > self.counts.time))
+        if not self.counts.time or not len(newer.items):
+            return self, 0
+        until = int(newer.timestamps.max())
+        counts = self.counts.after(newer.items, newer.timestamps, newer.values, until=until)
+        return self._replace(counts=counts), len(newer.items)
+
+    def save(self, path):
+        """Write an .npz file."""
+        counts = self.counts._asdict()
+        np.savez(path, **counts, weights=self.weights, popular_weights=self.popular_weights)
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote."""
+        with np.load(path) as saved:
+            counts = Counts(int(saved["time"]), saved["recent"], saved["total"])
+            return cls(counts, saved["weights"], saved["popular_weights"])
+
+
+def asked_at_the_end(histories, held_out):
+    """Whether all held-out events are later than the log, as in a split by time.
+
+    Lists are then made once, at the end of the log; else (each user's last events held out) a list
+    is asked for at the user's newest event.
+    """
+    known = held_out.timestamps.any() and histories.timestamps.any()
+    return bool(known and held_out.timestamps.min() >= histories.timestamps.max())
+
+
+def newest_times(histories):
+    """Time of the newest event of every history, int64 `(num_users,)`; 0 = no event or time."""
+    times = np.zeros(histories.num_users, np.int64)
+    has = histories.lengths > 0
+    times[has] = histories.timestamps[histories.offsets[1:][has] - 1]
+    return times

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+from conftest import histories_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kerasrec.recency import (
+    HALF_LIVES,
+    NEVER,
+    Counts,
+    Recency,
+    asked_at_the_end,
+    fit_moments,
+    newest_times,
+)
+from kerasrec.sequences import EVENT_CODES
+
+DAY = 86400
+START = 1_400_000_000
+
+
+def test_counts_by_hand():
+    counts = Counts.none(2, time=START).after(
+        np.array([1, 1, 2]),
+        np.array([START, START + 3600, START + 7200]),
+        np.array([1.0, 2.0, 1.0]),
+        until=START + 7200,
+    )
+    # half-life of an hour: 1 event two hours old, 2 (by weight) an hour old; 1 event now
+    np.testing.assert_allclose(counts.recent[0], [0, 0.25 + 1, 1])
+    np.testing.assert_allclose(counts.total, [0, 3, 1])
+    features = counts.features()
+    assert features.shape == (len(HALF_LIVES) + 2, 3)
+    np.testing.assert_allclose(features[0], np.log([0.02, 1.27, 1.02]), rtol=1e-6)
+    np.testing.assert_allclose(features[-2], np.log([0.5, 3.5, 1.5]), rtol=1e-6)
+    assert features[-1].tolist() == [1, 0, 0]  # the padding column counts as new
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 40 * DAY)), min_size=1, max_size=30),
+    st.integers(0, 40 * DAY),
+)
+def test_counts_in_two_steps_equal_counts_in_one(events, cut):
+    items, times = np.array(events).T
+    order = np.argsort(times)
+    items, times = items[order], START + times[order]
+    until, ones = int(times[-1]), np.ones(len(items))
+    at_once = Counts.none(5, START).after(items, times, ones, until=until)
+    first = times <= START + cut
+    middle = int(min(START + cut, until))
+    step = Counts.none(5, START).after(items[first], times[first], ones[first], until=middle)
+    step = step.after(items[~first], times[~first], ones[~first], until=until)
+    np.testing.assert_allclose(step.recent, at_once.recent, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(step.total, at_once.total)
+
+
+def rows(num_users=40, num_items=9, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 6, num_users)
+    items = [rng.integers(1, num_items, n) for n in lengths]  # the last item has no event
+    times = [START + np.sort(rng.integers(0, 30 * DAY, n)) for n in lengths]
+    return histories_of(items, times)
+
+
+def test_moments_are_causal_and_equal_a_direct_count():
+    histories = rows()
+    moments = fit_moments(histories, 9)
+    assert (np.diff(moments.starts) > 0).all() and moments.starts[-1] == histories.timestamps.max()
+    for number, start in enumerate(moments.starts):
+        is_end = number + 1 == len(moments.starts)
+        before = histories.timestamps <= start if is_end else histories.timestamps < start
+        items, age = histories.items[before], start - histories.timestamps[before]
+        for feature, half_life in zip(moments.features[number], HALF_LIVES, strict=False):
+            direct = np.bincount(items, 0.5 ** (age / half_life), 10)
+            np.testing.assert_allclose(feature, np.log(direct + 0.02), rtol=1e-4, atol=1e-5)
+        seen = np.bincount(items, minlength=10) > 0
+        np.testing.assert_array_equal(moments.features[number][-1], ~seen)
+        np.testing.assert_array_equal(moments.first <= number, seen)
+    assert moments.first[9] == NEVER
+
+
+def test_moment_of_a_time():
+    moments = fit_moments(rows(), 9)
+    last = len(moments.starts) - 1
+    starts = moments.starts
+    times = [starts[0] - 5, starts[0], starts[3], starts[4] - 1, starts[-1], starts[-1] + DAY, 0]
+    assert moments.of(times).tolist() == [0, 0, 3, 3, last, last, last]
+
+
+def test_one_moment_without_times_or_at_the_end():
+    histories = rows()
+    assert len(fit_moments(histories, 9, only_end=True).starts) == 1
+    timeless = fit_moments(histories_of([[1, 2], [2]]), 3)
+    assert timeless.features.shape == (1, 2, 4)  # all events, new
+    np.testing.assert_allclose(timeless.features[0, 0], np.log([0.5, 1.5, 2.5, 0.5]), rtol=1e-6)
+    assert timeless.features[0, 1].tolist() == [1, 0, 0, 1]
+    assert timeless.first.tolist() == [NEVER, 0, 0, NEVER]
+
+
+def test_large_catalogues_have_fewer_moments():
+    assert len(fit_moments(rows(), 300_000).starts) < 15
+
+
+def test_what_users_did_not_choose_is_not_counted():
+    shown, click = EVENT_CODES["impression"], EVENT_CODES["click"]
+    histories = histories_of([[1, 2]], [[START, START + 1]], [[shown, click]])
+    assert fit_moments(histories, 2).end.total.tolist() == [0, 0, 1]
+
+
+def test_newest_times():
+    histories = histories_of([[1, 2], [], [1]], [[START, START + 9], [], [0]])
+    assert newest_times(histories).tolist() == [START + 9, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "expected"), [(START + DAY, True), (START - 1, False), (0, False)]
+)
+def test_asked_at_the_end(held_out, expected):
+    log = histories_of([[1], [2]], [[START], [START + 5]])
+    assert asked_at_the_end(log, histories_of([[1]], [[held_out]])) is expected
+    assert not asked_at_the_end(log, histories_of([]))
+
+
+def test_recency_takes_newer_events_only_and_survives_a_file(tmp_path):
+    log = histories_of([[1, 2]], [[START, START + 60]])
+    counts = Counts.of(3, log)
+    known = Recency(counts, np.arange(8.0), np.ones(8))
+    same, count = known.after(log)
+    assert count == 0 and same is known
+    newer = histories_of([[1, 3]], [[START + 60, START + 3660]])
+    later, count = known.after(newer)
+    assert count == 1 and later.counts.time == START + 3660
+    np.testing.assert_allclose(later.counts.total, [0, 1, 1, 1])
+    later.save(tmp_path / "recency.npz")
+    loaded = Recency.load(tmp_path / "recency.npz")
+    for got, expected in zip(loaded.priors(), later.priors(), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    grown = later._replace(counts=later.counts.grown(2)).priors()
+    assert [len(part) for part in grown] == [6, 6]
+    np.testing.assert_array_equal(grown[0][:4], later.priors()[0])
