@@ -10,7 +10,7 @@ _register = keras.utils.register_keras_serializable("kerasrec")
 
 @_register
 class LazyAdam(keras.optimizers.legacy.Adam):
-    """Adam (Kingma and Ba 2015) that leaves the rows of a large table alone that a step did not use.
+    """Adam (Kingma and Ba 2015) that leaves rows of a large table alone that a step did not use.
 
     The moments of Keras' Adam decay in all rows at every step, and every row moves: with a table of
     a million ids that is most of the work of a step. Here a row's moments and values change only in
