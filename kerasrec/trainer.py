@@ -134,7 +134,7 @@ class Trainer:
                 "Training needs at least one user with 2 events. Received: "
                 f"{histories.num_users} users with 1 event each or none."
             )
-        steps = sequences.num_batches(windows, batch_size=self.batch_size, max_length=max_length)
+        steps = sequences.num_batches(windows, batch_size=self.batch_size)
         training = self.model.training
         with self.strategy.scope():
             training.compile(optimizer=self._optimizer(steps))
@@ -147,7 +147,6 @@ class Trainer:
             return sequences.batches(
                 windows,
                 batch_size=self.batch_size,
-                max_length=max_length,
                 seed=(self.seed, next(epochs)),
             )
 
