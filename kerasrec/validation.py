@@ -79,6 +79,15 @@ def ranking_quality(lists, validation, k=10):
     return {f"ndcg@{k}": mean[0], f"recall@{k}": mean[1]}
 
 
+def rows_at_once(num_items):
+    """Histories ranked together: 512, fewer where their scores would pass 256 MB.
+
+    >>> rows_at_once(12_101), rows_at_once(1_000_000)
+    (512, 67)
+    """
+    return max(min(512, 2**26 // num_items), 1)
+
+
 class Ranker:
     """Ranks the whole catalogue with the current weights of a `Model`."""
 
@@ -96,8 +105,9 @@ class Ranker:
         vectors = tf.concat([self._vectors_of(tf.constant(part)) for part in parts], axis=0)
         return tf.cast(vectors, tf.float32)  # mixed precision computes them in 16 bits
 
-    def top(self, histories, k=10, *, batch_size=512):
+    def top(self, histories, k=10, *, batch_size=None):
         """Best `k` unseen items of each history: int32 `(num_users, k)`, 0 = none."""
+        batch_size = batch_size or rows_at_once(self.model.config["num_items"])
         vectors = self.item_vectors()
         unit = tf.math.l2_normalize(vectors, axis=-1)
         lists = []
