@@ -34,31 +34,34 @@ class NeighbourTable(NamedTuple):
     weights: np.ndarray
     decay: float
 
-    def matrix(self):
-        """The table as a sparse float32 `(num_items + 1, num_items + 1)` matrix."""
-        num_rows, width = self.neighbours.shape
-        row = np.repeat(np.arange(num_rows), width)
-        values = (self.weights.ravel(), (row, self.neighbours.ravel()))
-        return sparse.coo_array(values, shape=(num_rows, num_rows)).tocsr()
-
     def scores(self, histories):
         """Sum of the neighbours of each history's items: float32 `(num_users, num_items + 1)`.
 
         Negative sums and the padding column are 0.
         """
-        weights = history_weights(histories, len(self.neighbours), self.decay)
-        scores = np.maximum((weights @ self.matrix()).toarray(), 0)
+        # only the rows of the histories' own items are touched: a table may have a million
+        row, age = _places(histories)
+        votes = self.weights[histories.items] * np.power(self.decay, age, dtype=np.float32)[:, None]
+        place = np.repeat(row, votes.shape[1]), self.neighbours[histories.items].ravel()
+        shape = (histories.num_users, len(self.neighbours))
+        scores = sparse.coo_array((votes.ravel(), place), shape=shape).toarray()
+        np.maximum(scores, 0, out=scores)
         scores[:, 0] = 0
         return scores
 
 
 def history_weights(histories, num_columns, decay):
     """Sparse float32 `(num_users, num_columns)`: `decay ** age` of each item, newest age 0."""
-    row = np.repeat(np.arange(histories.num_users), histories.lengths)
-    age = histories.offsets[1:][row] - 1 - np.arange(len(row))
+    row, age = _places(histories)
     weight = np.power(decay, age, dtype=np.float32)
     shape = (histories.num_users, num_columns)
     return sparse.csr_array((weight, (row, histories.items)), shape=shape)
+
+
+def _places(histories):
+    """Row and age of every event; the newest has age 0."""
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    return row, histories.offsets[1:][row] - 1 - np.arange(len(row))
 
 
 def to_table(matrix, *, width, decay):
