@@ -110,14 +110,18 @@ class Ranker:
         batch_size = batch_size or rows_at_once(self.model.config["num_items"])
         vectors = self.item_vectors()
         unit = tf.math.l2_normalize(vectors, axis=-1)
-        lists = []
+        lists = np.zeros((histories.num_users, k), np.int32)
+        # short histories together: a batch is as wide as its longest
+        by_length = np.argsort(histories.lengths, kind="stable")
         for start in range(0, histories.num_users, batch_size):
-            part = histories.select(np.arange(start, min(start + batch_size, histories.num_users)))
+            rows = by_length[start : start + batch_size]
+            part = histories.select(rows)
             longest = int(part.lengths.max(initial=1))
             seen = sequences.pad_left(part.items, part.offsets[:-1], part.lengths, longest)
             inputs = sequences.model_inputs(part, self.model.config["max_length"])
-            lists.append(self._rank(vectors, unit, inputs, seen, k).numpy())
-        return np.concatenate(lists) if lists else np.zeros((0, k), np.int32)
+            found = self._rank(vectors, unit, inputs, seen, k).numpy()
+            lists[rows, : found.shape[1]] = found
+        return lists
 
     def probabilities(self):
         """How the model alone ranks, with the weights it has now.
