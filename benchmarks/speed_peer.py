@@ -51,6 +51,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("split", type=Path)
     parser.add_argument("--epochs", type=int, default=17)
+    parser.add_argument("--max-seconds", type=float, help="no further epoch after so much training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -73,6 +74,8 @@ def main():
         rows.append({**row, "valid_ndcg@10": round(ndcg(lists, valid), 4)})
         result = {"rows": rows, "events": len(train), "peak_gb": peak_gigabytes()}
         options.out.write_text(json.dumps(result))
+        if options.max_seconds is not None and seconds > options.max_seconds:
+            break
 
 
 if __name__ == "__main__":
