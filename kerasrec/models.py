@@ -258,7 +258,11 @@ def _resolve(config, text):
 
 
 def _lists_catalogue(config, text):
-    return not isinstance(text, TextEncoder) and config["num_items"] <= 4 * FULL_SOFTMAX_ITEMS
+    """Whether a step lists all items; with sampled negatives that pays in small catalogues only."""
+    if isinstance(text, TextEncoder):
+        return False
+    needs_all = NEGATIVES.get(config["loss"]) == "all"
+    return needs_all or config["num_items"] <= FULL_SOFTMAX_ITEMS
 
 
 def _text_source(num_items, text):

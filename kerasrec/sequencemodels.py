@@ -90,6 +90,23 @@ class CausalAttention(keras.layers.Layer):
         return {**super().get_config(), "heads": self.heads}
 
 
+@_register
+class Normalization(layers.LayerNormalization):
+    """Keras' layer normalization of the last axis, in a third of its time on a CPU.
+
+    Keras goes through batch normalization, which is made for few channels and many examples.
+    """
+
+    def call(self, inputs):
+        """`(..., dim)` -> the same shape."""
+        values = tf.cast(inputs, tf.float32)
+        values -= tf.reduce_mean(values, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(values), axis=-1, keepdims=True)
+        values *= tf.math.rsqrt(variance + self.epsilon)
+        gain, shift = (tf.cast(part, tf.float32) for part in (self.gamma, self.beta))
+        return tf.cast(values * gain + shift, inputs.dtype)
+
+
 def _inputs(dim):
     return keras.Input((None, dim), name="vectors"), keras.Input((None,), name="valid", dtype=bool)
 
@@ -117,12 +134,12 @@ def build_transformer(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
     vectors, valid = _inputs(dim)
     states = ReversePositions(max_length)(vectors)
     for _ in range(num_blocks):
-        attended = CausalAttention(heads)([layers.LayerNormalization()(states), valid])
+        attended = CausalAttention(heads)([Normalization()(states), valid])
         states = layers.Add()([states, layers.Dropout(dropout)(attended)])
-        inner = layers.Dense(4 * dim, "gelu")(layers.LayerNormalization()(states))
+        inner = layers.Dense(4 * dim, "gelu")(Normalization()(states))
         inner = layers.Dense(dim)(inner)
         states = layers.Add()([states, layers.Dropout(dropout)(inner)])
-    states = layers.LayerNormalization()(states)
+    states = Normalization()(states)
     return keras.Model([vectors, valid], states, name="sequence")
 
 

@@ -20,6 +20,7 @@ EVENT_CODES = {
 }
 #: bucket b of a time gap holds 2**(b-1) - 1 .. 2**b - 2 seconds; the last one all longer gaps
 NUM_GAP_BUCKETS = 28
+_POOL = 16  # batches whose windows are sorted by length together
 
 
 class Histories(NamedTuple):
@@ -243,47 +244,36 @@ def make_windows(histories, max_length):
     return TrainingWindows(histories.items, gaps, events, targets, start, last - start)
 
 
-def bucket_widths(max_length):
-    """Padded widths in use: 8, 16, 32, ... and `max_length`.
+def batches(windows, *, batch_size, seed):
+    """Yield shuffled training batches, each of windows of similar lengths.
 
-    >>> bucket_widths(50)
-    [8, 16, 32, 50]
-    """
-    widths = [8]
-    while widths[-1] * 2 < max_length:
-        widths.append(widths[-1] * 2)
-    return [width for width in widths if width < max_length] + [max_length]
-
-
-def batches(windows, *, batch_size, max_length, seed):
-    """Yield shuffled training batches, each of one bucket of similar lengths.
+    The shuffled windows are sorted by length within pools of `_POOL` batches: little is padding,
+    and which windows come together still differs from epoch to epoch.
 
     Args:
         windows: `TrainingWindows`.
         batch_size: windows per batch.
-        max_length: the widest bucket.
         seed: anything `numpy.random.default_rng` takes; the same seed gives the same batches.
 
     Yields:
-        dict of int32 `(batch, width)`: `history`, `time_gap`, `event`, `target` (0 = no target).
+        dict of int32 `(batch, width)`: `history`, `time_gap`, `event`, `target` (0 = no target);
+        the width is that of the longest window.
     """
     rng = np.random.default_rng(seed)
-    widths = np.array(bucket_widths(max_length))
-    bucket = np.searchsorted(widths, windows.lengths)
-    shuffled = rng.permutation(len(bucket))
+    shuffled = rng.permutation(len(windows.lengths))
     plan = []
-    for number, width in enumerate(widths):
-        rows = shuffled[bucket[shuffled] == number]
-        plan += [(rows[i : i + batch_size], width) for i in range(0, len(rows), batch_size)]
+    for start in range(0, len(shuffled), _POOL * batch_size):
+        pool = shuffled[start : start + _POOL * batch_size]
+        pool = pool[np.argsort(windows.lengths[pool], kind="stable")]
+        plan += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     for place in rng.permutation(len(plan)):
-        rows, width = plan[place]
-        yield _batch(windows, rows, width)
+        rows = plan[place]
+        yield _batch(windows, rows, int(windows.lengths[rows].max()))
 
 
-def num_batches(windows, *, batch_size, max_length):
+def num_batches(windows, *, batch_size):
     """How many batches `batches` yields."""
-    bucket = np.searchsorted(bucket_widths(max_length), windows.lengths)
-    return int(sum(-(-n // batch_size) for n in np.bincount(bucket) if n))
+    return -(-len(windows.lengths) // batch_size)
 
 
 def _batch(windows, rows, width):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from kerasrec import sequences
 from kerasrec.backend import keras, set_seed, tf
+from kerasrec.optimizers import LazyAdam
 from kerasrec.validation import Ranker, ranking_quality
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class Trainer:
         model: a `Model`, or a function without arguments that builds one (called inside the
             strategy's scope and under the precision policy).
         optimizer: name of a Keras optimizer, an instance, or a callable that takes the
-            learning-rate schedule. An instance keeps its own learning rate.
+            learning-rate schedule. An instance keeps its own learning rate. "adam" is `LazyAdam`:
+            in large catalogues a step updates only the items that it uses.
         learning_rate: peak of the schedule (linear warm-up over one epoch, cosine to a tenth).
         batch_size: histories per step.
         epochs: upper limit.
@@ -132,7 +134,7 @@ class Trainer:
                 "Training needs at least one user with 2 events. Received: "
                 f"{histories.num_users} users with 1 event each or none."
             )
-        steps = sequences.num_batches(windows, batch_size=self.batch_size, max_length=max_length)
+        steps = sequences.num_batches(windows, batch_size=self.batch_size)
         training = self.model.training
         with self.strategy.scope():
             training.compile(optimizer=self._optimizer(steps))
@@ -145,7 +147,6 @@ class Trainer:
             return sequences.batches(
                 windows,
                 batch_size=self.batch_size,
-                max_length=max_length,
                 seed=(self.seed, next(epochs)),
             )
 
@@ -169,6 +170,8 @@ class Trainer:
         schedule = WarmupCosine(self.learning_rate, steps, steps * self.epochs)
         if isinstance(self.optimizer, str):
             config = {"learning_rate": schedule, "global_clipnorm": self.clip_norm}
+            if self.optimizer.lower() == "adam":
+                return LazyAdam(**config)
             try:
                 return keras.optimizers.get({"class_name": self.optimizer, "config": config})
             except ValueError as error:

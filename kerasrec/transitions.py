@@ -6,13 +6,20 @@ and `text` (what reads alike; all that is known of a new item). They are fused w
 scores by weights that validation chooses (`fusion`). No TensorFlow here.
 """
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
+log = logging.getLogger(__name__)
 #: EASE inverts an item-by-item matrix, so it is left to catalogues up to this size
 MAX_EASE_ITEMS = 4000
+#: every text is compared with every other, so beyond this size there are no text neighbours
+MAX_TEXT_ITEMS = 50_000
+#: entries of one table; with more than 200,000 items it keeps fewer than 200 neighbours of each
+MAX_TABLE_ENTRIES = 40_000_000
+_BLOCK_ENTRIES = 4_000_000  # of a sparse matrix, sorted at a time
 
 
 class NeighbourTable(NamedTuple):
@@ -27,31 +34,34 @@ class NeighbourTable(NamedTuple):
     weights: np.ndarray
     decay: float
 
-    def matrix(self):
-        """The table as a sparse float32 `(num_items + 1, num_items + 1)` matrix."""
-        num_rows, width = self.neighbours.shape
-        row = np.repeat(np.arange(num_rows), width)
-        values = (self.weights.ravel(), (row, self.neighbours.ravel()))
-        return sparse.coo_array(values, shape=(num_rows, num_rows)).tocsr()
-
     def scores(self, histories):
         """Sum of the neighbours of each history's items: float32 `(num_users, num_items + 1)`.
 
         Negative sums and the padding column are 0.
         """
-        weights = history_weights(histories, len(self.neighbours), self.decay)
-        scores = np.maximum((weights @ self.matrix()).toarray(), 0)
+        # only the rows of the histories' own items are touched: a table may have a million
+        row, age = _places(histories)
+        votes = self.weights[histories.items] * np.power(self.decay, age, dtype=np.float32)[:, None]
+        place = np.repeat(row, votes.shape[1]), self.neighbours[histories.items].ravel()
+        shape = (histories.num_users, len(self.neighbours))
+        scores = sparse.coo_array((votes.ravel(), place), shape=shape).toarray()
+        np.maximum(scores, 0, out=scores)
         scores[:, 0] = 0
         return scores
 
 
 def history_weights(histories, num_columns, decay):
     """Sparse float32 `(num_users, num_columns)`: `decay ** age` of each item, newest age 0."""
-    row = np.repeat(np.arange(histories.num_users), histories.lengths)
-    age = histories.offsets[1:][row] - 1 - np.arange(len(row))
+    row, age = _places(histories)
     weight = np.power(decay, age, dtype=np.float32)
     shape = (histories.num_users, num_columns)
     return sparse.csr_array((weight, (row, histories.items)), shape=shape)
+
+
+def _places(histories):
+    """Row and age of every event; the newest has age 0."""
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    return row, histories.offsets[1:][row] - 1 - np.arange(len(row))
 
 
 def to_table(matrix, *, width, decay):
@@ -59,19 +69,26 @@ def to_table(matrix, *, width, decay):
 
     Args:
         matrix: sparse or dense, `(num_items + 1, num_items + 1)`.
-        width: neighbours per item.
+        width: neighbours per item, at most; fewer where no row has that many, or where the table
+            would pass `MAX_TABLE_ENTRIES`.
         decay: see `NeighbourTable`.
 
     >>> table = to_table(np.array([[0, 0, 0], [0, 0, 2.0], [0, 3.0, 0]]), width=1, decay=0.5)
     >>> table.neighbours.ravel().tolist(), table.weights.ravel().tolist()
     ([0, 2, 1], [0.0, 2.0, 3.0])
     """
-    width = min(width, matrix.shape[1])
-    neighbours = np.zeros((matrix.shape[0], width), np.int32)
-    weights = np.zeros((matrix.shape[0], width), np.float32)
-    for start in range(0, matrix.shape[0], 1024):
-        block = matrix[start : start + 1024]
-        block = block.toarray() if sparse.issparse(block) else np.array(block)
+    num_rows = matrix.shape[0]
+    width = max(min(width, matrix.shape[1], MAX_TABLE_ENTRIES // num_rows), 1)
+    if sparse.issparse(matrix):
+        matrix = sparse.csr_array(matrix)
+        width = min(width, max(int(np.diff(matrix.indptr).max(initial=0)), 1))
+    neighbours = np.zeros((num_rows, width), np.int32)
+    weights = np.zeros((num_rows, width), np.float32)
+    if sparse.issparse(matrix):
+        _fill_from_sparse(matrix, neighbours, weights)
+        return NeighbourTable(neighbours, weights, decay)
+    for start in range(0, num_rows, 1024):
+        block = np.array(matrix[start : start + 1024])
         block[:, 0] = 0
         chosen = np.argsort(-np.abs(block), axis=1, kind="stable")[:, :width]
         values = np.take_along_axis(block, chosen, axis=1)
@@ -80,8 +97,36 @@ def to_table(matrix, *, width, decay):
     return NeighbourTable(neighbours, weights, decay)
 
 
+def _fill_from_sparse(matrix, neighbours, weights):
+    """Write the largest entries of every row into the two tables, blocks of rows at a time."""
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    ends = matrix.indptr[1:]
+    first = 0
+    while first < len(ends):
+        # a block has at least one row, and with more than one at most _BLOCK_ENTRIES entries
+        limit = int(matrix.indptr[first]) + _BLOCK_ENTRIES
+        last = max(first + 1, int(np.searchsorted(ends, limit, "right")))
+        part = slice(int(matrix.indptr[first]), int(matrix.indptr[last]))
+        row = np.repeat(np.arange(last - first), np.diff(matrix.indptr[first : last + 1]))
+        column, value = matrix.indices[part], matrix.data[part].astype(np.float32)
+        real = (column > 0) & (value != 0)
+        row, column, value = row[real], column[real], value[real]
+        # one integer to sort by: the row, then falling size (bits of a positive float are in its
+        # order); the sort is stable, so equal sizes stay in the order of the columns
+        falling = 0xFFFFFFFF - np.abs(value).view(np.uint32).astype(np.int64)
+        order = np.argsort((row << 32) | falling, kind="stable")
+        count = np.bincount(row, minlength=last - first)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        kept = place < neighbours.shape[1]
+        order, target = order[kept], (row[kept] + first, place[kept])
+        neighbours[target], weights[target] = column[order], value[order]
+        first = last
+
+
 def sequential_counts(histories, num_items, *, distance_decay=0.9, backward=0.5, max_distance=10):
-    """Distance-weighted co-occurrence within histories, sparse `(num_items + 1, num_items + 1)`.
+    """Distance-weighted co-occurrence, sparse float32 `(num_items + 1, num_items + 1)`.
 
     For every ordered pair of items i, j at distance d <= max_distance in one history
     `C[i, j] += d ** -distance_decay` and `C[j, i] += backward * d ** -distance_decay`.
@@ -96,13 +141,17 @@ def sequential_counts(histories, num_items, *, distance_decay=0.9, backward=0.5,
     items = np.asarray(histories.items)
     row = np.repeat(np.arange(histories.num_users), histories.lengths)
     shape = (num_items + 1, num_items + 1)
-    forward = sparse.csr_array(shape, dtype=np.float64)
+    forward = sparse.csr_array(shape, dtype=np.float32)
     for distance in range(1, min(max_distance, len(items) - 1) + 1):
         same_user = row[distance:] == row[:-distance]
         pair = (items[:-distance][same_user], items[distance:][same_user])
-        weight = np.full(len(pair[0]), distance**-distance_decay)
+        weight = np.full(len(pair[0]), distance**-distance_decay, np.float32)
         forward = forward + sparse.coo_array((weight, pair), shape=shape).tocsr()
-    return (forward + backward * forward.T).tocsr()
+    if not backward:
+        return forward
+    behind = forward.T.tocsr()
+    behind.data *= np.float32(backward)
+    return forward + behind
 
 
 def normalise_counts(counts, events, *, source_power, target_power):
@@ -114,9 +163,13 @@ def normalise_counts(counts, events, *, source_power, target_power):
         source_power: how far items with many events are damped as a reason.
         target_power: how far items with many events are damped as a recommendation.
     """
+    counts = sparse.csr_array(counts)
     events = np.maximum(events, 1).astype(float)
-    scaled = sparse.diags_array(events**-source_power) @ counts
-    return (scaled @ sparse.diags_array(events**-target_power)).astype(np.float32).tocsr()
+    source = np.repeat((events**-source_power).astype(np.float32), np.diff(counts.indptr))
+    data = counts.data.astype(np.float32) * source
+    data *= (events**-target_power).astype(np.float32)[counts.indices]
+    # the places of the entries are shared with `counts`: of a large matrix they are the most
+    return sparse.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
 
 
 def fit_ease(histories, num_items, *, penalty=50.0):
@@ -149,8 +202,13 @@ def text_neighbours(vectors, *, width, power=3.0):
         power: how much more the nearest count than the near.
 
     Returns:
-        Sparse float32, `(num_items + 1, num_items + 1)`.
+        Sparse float32, `(num_items + 1, num_items + 1)`; without entries for more than
+        `MAX_TEXT_ITEMS` items.
     """
+    shape = (len(vectors) + 1, len(vectors) + 1)
+    if len(vectors) > MAX_TEXT_ITEMS:
+        log.info("no text neighbours: %d items, at most %d", len(vectors), MAX_TEXT_ITEMS)
+        return sparse.csr_array(shape, dtype=np.float32)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     num_items, width = len(unit), min(width, len(unit) - 1)
     rows, columns, values = [], [], []
@@ -164,5 +222,4 @@ def text_neighbours(vectors, *, width, power=3.0):
         values.append(np.take_along_axis(cosine, nearest, axis=1).ravel())
     weight = np.maximum(np.concatenate(values), 0) ** power
     place = (np.concatenate(rows), np.concatenate(columns))
-    shape = (num_items + 1, num_items + 1)
     return sparse.coo_array((weight.astype(np.float32), place), shape=shape).tocsr()

@@ -79,6 +79,15 @@ def ranking_quality(lists, validation, k=10):
     return {f"ndcg@{k}": mean[0], f"recall@{k}": mean[1]}
 
 
+def rows_at_once(num_items):
+    """Histories ranked together: 512, fewer where their scores would pass 256 MB.
+
+    >>> rows_at_once(12_101), rows_at_once(1_000_000)
+    (512, 67)
+    """
+    return max(min(512, 2**26 // num_items), 1)
+
+
 class Ranker:
     """Ranks the whole catalogue with the current weights of a `Model`."""
 
@@ -96,18 +105,23 @@ class Ranker:
         vectors = tf.concat([self._vectors_of(tf.constant(part)) for part in parts], axis=0)
         return tf.cast(vectors, tf.float32)  # mixed precision computes them in 16 bits
 
-    def top(self, histories, k=10, *, batch_size=512):
+    def top(self, histories, k=10, *, batch_size=None):
         """Best `k` unseen items of each history: int32 `(num_users, k)`, 0 = none."""
+        batch_size = batch_size or rows_at_once(self.model.config["num_items"])
         vectors = self.item_vectors()
         unit = tf.math.l2_normalize(vectors, axis=-1)
-        lists = []
+        lists = np.zeros((histories.num_users, k), np.int32)
+        # short histories together: a batch is as wide as its longest
+        by_length = np.argsort(histories.lengths, kind="stable")
         for start in range(0, histories.num_users, batch_size):
-            part = histories.select(np.arange(start, min(start + batch_size, histories.num_users)))
+            rows = by_length[start : start + batch_size]
+            part = histories.select(rows)
             longest = int(part.lengths.max(initial=1))
             seen = sequences.pad_left(part.items, part.offsets[:-1], part.lengths, longest)
             inputs = sequences.model_inputs(part, self.model.config["max_length"])
-            lists.append(self._rank(vectors, unit, inputs, seen, k).numpy())
-        return np.concatenate(lists) if lists else np.zeros((0, k), np.int32)
+            found = self._rank(vectors, unit, inputs, seen, k).numpy()
+            lists[rows, : found.shape[1]] = found
+        return lists
 
     def probabilities(self):
         """How the model alone ranks, with the weights it has now.

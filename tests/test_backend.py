@@ -46,6 +46,7 @@ def setup_error(code, **options):
     return message
 
 
+POOL = "TF_CPU_ALLOCATOR_USE_BFC"
 LOAD = "import kerasrec; from kerasrec.backend import tf"
 
 
@@ -151,6 +152,29 @@ def test_load_without_stderr():
         "import os; os.close(2)\nfrom kerasrec import backend\nbackend.load(quiet=True)\nprint(1)"
     )
     assert done.stdout == "1\n"
+
+
+FAULTS = """
+import resource, sys
+import kerasrec
+from kerasrec.backend import tf
+x = tf.ones((2000, 1000))
+for _ in range(5):
+    x + 1.0
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    x + 1.0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_tensorflow_keeps_its_memory_unless_told_otherwise():
+    pages = 50 * 2000 * 1000 * 4 // 4096
+    assert int(run(FAULTS).stdout) < pages / 10
+    own = run(
+        "import os, kerasrec.backend as b; b.load(); print(os.environ[%r])" % POOL, env={POOL: "0"}
+    )
+    assert own.stdout.strip() == "0"
 
 
 def test_cache_dir(monkeypatch):

@@ -46,7 +46,7 @@ def build(**options):
 
 def some_batches(batch_size=45):
     windows = sequences.make_windows(planted_histories(), TINY["max_length"])
-    for batch in sequences.batches(windows, batch_size=batch_size, max_length=8, seed=0):
+    for batch in sequences.batches(windows, batch_size=batch_size, seed=0):
         yield [batch[name] for name in NAMES]
 
 
@@ -487,6 +487,6 @@ def test_every_combination_exports_and_one_fresh_process_reloads_them_all(tmp_pa
 def test_one_user_and_one_event_train():
     model = build(loss="sampled_softmax")
     windows = sequences.make_windows(histories_of([[1, 2]]), 8)
-    (batch,) = sequences.batches(windows, batch_size=4, max_length=8, seed=0)
+    (batch,) = sequences.batches(windows, batch_size=4, seed=0)
     model.training.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
     assert np.isfinite(model.training.train_on_batch([batch[name] for name in NAMES]))

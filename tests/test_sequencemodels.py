@@ -6,6 +6,7 @@ from kerasrec.sequencemodels import (
     SEQUENCE_MODELS,
     CausalAttention,
     HistoryMask,
+    Normalization,
     ReversePositions,
     WithMask,
     build_bert,
@@ -175,3 +176,12 @@ def test_models_round_trip_through_their_config(model):
     again.set_weights(model.get_weights())
     inputs = history(6)
     np.testing.assert_allclose(again([*inputs]), model([*inputs]), atol=1e-6)
+
+
+def test_normalization_is_that_of_keras():
+    values = RNG.normal(3.0, 2.0, size=(4, 5, DIM)).astype(np.float32)
+    ours, theirs = Normalization(), keras.layers.LayerNormalization()
+    ours(values), theirs(values)
+    weights = [RNG.normal(size=(DIM,)).astype(np.float32) for _ in range(2)]
+    ours.set_weights(weights), theirs.set_weights(weights)
+    np.testing.assert_allclose(ours(values), theirs(values), atol=1e-5)

@@ -210,7 +210,7 @@ def test_every_event_but_the_first_is_a_target_once_and_sees_its_past_only(
         for event in range(start, histories.offsets[row + 1]):
             first_of[event + 1] = start + 1
     targets = []
-    for batch in batches(windows, batch_size=batch_size, max_length=max_length, seed=1):
+    for batch in batches(windows, batch_size=batch_size, seed=1):
         assert len(batch["history"]) <= batch_size
         for history, target in zip(batch["history"], batch["target"], strict=True):
             for place in np.flatnonzero(target):
@@ -233,24 +233,24 @@ def test_the_newest_window_is_full():
 def test_short_histories_make_no_windows():
     windows = make_windows(numbered([1, 0, 1]), 5)
     assert len(windows.starts) == 0
-    assert list(batches(windows, batch_size=2, max_length=5, seed=0)) == []
-    assert num_batches(windows, batch_size=2, max_length=5) == 0
+    assert list(batches(windows, batch_size=2, seed=0)) == []
+    assert num_batches(windows, batch_size=2) == 0
 
 
 def test_passive_events_are_inputs_but_never_targets():
     names = ["view", "impression", "purchase", "dislike", "click"]
     codes = [EVENT_CODES[name] for name in names]
     windows = make_windows(histories_of([[1, 2, 3, 4, 5]], events=[codes]), 10)
-    (batch,) = batches(windows, batch_size=4, max_length=10, seed=0)
-    assert batch["history"].tolist() == [[0] * 4 + [1, 2, 3, 4]]
-    assert batch["target"].tolist() == [[0] * 4 + [0, 3, 0, 5]]
-    assert batch["event"].tolist() == [[0] * 4 + codes[:4]]
+    (batch,) = batches(windows, batch_size=4, seed=0)
+    assert batch["history"].tolist() == [[1, 2, 3, 4]]
+    assert batch["target"].tolist() == [[0, 3, 0, 5]]
+    assert batch["event"].tolist() == [codes[:4]]
 
 
 def test_batches_hold_the_time_gap_of_each_input():
     histories = histories_of([[1, 2, 3, 4]], times=[[START, START + 1, START + 4, START + 4]])
     windows = make_windows(histories, 2)
-    (batch,) = batches(windows, batch_size=4, max_length=2, seed=0)
+    (batch,) = batches(windows, batch_size=4, seed=0)
     rows = {
         tuple(row): gaps.tolist()
         for row, gaps in zip(batch["history"], batch["time_gap"], strict=True)
@@ -270,7 +270,7 @@ def test_batches_of_one_seed_are_equal_and_of_two_seeds_are_not():
     windows = make_windows(numbered(range(2, 42)), 20)
 
     def drawn(seed):
-        return list(batches(windows, batch_size=8, max_length=20, seed=seed))
+        return list(batches(windows, batch_size=8, seed=seed))
 
     assert same(drawn((3, 1)), drawn((3, 1)))
     assert not same(drawn((3, 1)), drawn((3, 2)))
@@ -278,14 +278,19 @@ def test_batches_of_one_seed_are_equal_and_of_two_seeds_are_not():
 
 def test_batches_are_of_the_narrowest_width_and_as_many_as_announced():
     windows = make_windows(numbered(range(2, 42)), 20)
-    drawn = list(batches(windows, batch_size=8, max_length=20, seed=0))
-    assert len(drawn) == num_batches(windows, batch_size=8, max_length=20)
-    widths = {batch["history"].shape[1] for batch in drawn}
-    assert widths == {8, 16, 20}
+    drawn = list(batches(windows, batch_size=8, seed=0))
+    assert len(drawn) == num_batches(windows, batch_size=8) == -(-len(windows.lengths) // 8)
     for batch in drawn:
-        longest = (batch["history"] > 0).sum(axis=1)
-        narrower = {8: 0, 16: 8, 20: 16}[batch["history"].shape[1]]
-        assert (longest > narrower).all()
+        lengths = (batch["history"] > 0).sum(axis=1)
+        assert batch["history"].shape[1] == lengths.max()
+
+
+def test_batches_hold_windows_of_similar_lengths():
+    windows = make_windows(numbered([2, 9] * 40), 20)
+    drawn = list(batches(windows, batch_size=8, seed=0))
+    assert sorted(batch["history"].shape[1] for batch in drawn) == [1] * 5 + [8] * 5
+    # in which order they come is drawn
+    assert [batch["history"].shape[1] for batch in drawn] != [1] * 5 + [8] * 5
 
 
 def test_where_keeps_the_users():

@@ -81,6 +81,57 @@ def test_to_table_keeps_the_largest_sizes_and_never_padding():
     assert table.weights[1].tolist() == [-3.0]
 
 
+def random_sparse(num_rows=40, density=0.3, seed=0):
+    from scipy import sparse
+
+    rng = np.random.default_rng(seed)
+    matrix = sparse.random_array((num_rows, num_rows), density=density, rng=rng, dtype=np.float32)
+    matrix.data = rng.integers(-3, 4, len(matrix.data)).astype(np.float32)  # ties and zeros
+    return matrix.tocsr()
+
+
+@pytest.mark.parametrize("block_entries", [1, 50, 10_000])
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_to_table_of_a_sparse_matrix_equals_that_of_the_dense_one(
+    monkeypatch, block_entries, width
+):
+    monkeypatch.setattr(transitions, "_BLOCK_ENTRIES", block_entries)
+    matrix = random_sparse()
+    matrix = matrix + random_sparse(density=0.05, seed=1)
+    found = to_table(matrix, width=width, decay=0.5)
+    expected = to_table(matrix.toarray(), width=width, decay=0.5)
+    np.testing.assert_array_equal(found.neighbours, expected.neighbours)
+    np.testing.assert_array_equal(found.weights, expected.weights)
+
+
+def test_to_table_is_no_wider_than_its_longest_row_and_the_limit(monkeypatch):
+    from scipy import sparse
+
+    matrix = np.zeros((4, 4), np.float32)
+    matrix[1, 1:3] = [1.0, 2.0]
+    table = to_table(sparse.csr_array(matrix), width=3, decay=0.5)
+    assert table.neighbours[1].tolist() == [2, 1]
+    empty = to_table(sparse.csr_array((4, 4), dtype=np.float32), width=3, decay=0.5)
+    assert empty.neighbours.shape == (4, 1) and not empty.weights.any()
+    monkeypatch.setattr(transitions, "MAX_TABLE_ENTRIES", 4)
+    assert to_table(matrix, width=3, decay=0.5).neighbours.tolist() == [[0], [2], [0], [0]]
+
+
+def test_to_table_sums_repeated_entries():
+    from scipy import sparse
+
+    repeated = sparse.coo_array(([1.0, 1.5, 2.0], ([1, 1, 1], [1, 2, 1])), shape=(3, 3))
+    table = to_table(repeated.tocsr(), width=1, decay=0.5)
+    assert (table.neighbours[1, 0], table.weights[1, 0]) == (1, 3.0)
+
+
+def test_text_neighbours_are_left_to_small_catalogues(monkeypatch):
+    vectors = np.eye(5, dtype=np.float32)
+    monkeypatch.setattr(transitions, "MAX_TEXT_ITEMS", 4)
+    assert text_neighbours(vectors, width=2).shape == (6, 6)
+    assert text_neighbours(vectors, width=2).nnz == 0
+
+
 def test_scores_by_hand():
     table = NeighbourTable(
         np.array([[0], [2], [3], [1]], np.int32), np.array([[0], [1], [2], [-4]], np.float32), 0.5

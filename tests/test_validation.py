@@ -6,7 +6,14 @@ from conftest import histories_of
 from kerasrec.metrics import score_recommendations
 from kerasrec.models import build_model
 from kerasrec.sequences import EVENT_CODES
-from kerasrec.validation import Ranker, Validation, hold_out_last, make_validation, ranking_quality
+from kerasrec.validation import (
+    Ranker,
+    Validation,
+    hold_out_last,
+    make_validation,
+    ranking_quality,
+    rows_at_once,
+)
 
 
 def tiny():
@@ -103,3 +110,7 @@ def test_top_equals_numpy():
         best = np.argsort(-scores, kind="stable")[:6]
         assert lists[row].tolist() == [i if scores[i] > -np.inf else 0 for i in best]
     assert Ranker(model).top(histories.select([]), k=6).shape == (0, 6)
+
+
+def test_fewer_rows_at_once_in_a_large_catalogue():
+    assert [rows_at_once(n) for n in (30, 2**17, 2**20, 2**30)] == [512, 512, 64, 1]
