@@ -1,7 +1,6 @@
 """`Trainer`: fits a model with full-ranking validation, early stopping, checkpoints and resume."""
 
 import hashlib
-import itertools
 import json
 import logging
 import math
@@ -141,25 +140,20 @@ class Trainer:
             _make_slots(training)
         run = _Run(self, validation, steps, _fingerprint(self, histories, validation))
         first = run.resume()
-        epochs = itertools.count(first)
 
         def generate():
-            return sequences.batches(
-                windows,
-                batch_size=self.batch_size,
-                seed=(self.seed, next(epochs)),
-            )
+            for epoch in range(first, self.epochs):
+                seed = (self.seed, epoch)
+                yield from sequences.batches(windows, batch_size=self.batch_size, seed=seed)
 
-        data = tf.data.Dataset.from_generator(generate, output_signature=_SIGNATURE)
-        # not knowing the size, Keras would try one more step, and an optimizer's moments of sparse
-        # gradients decay before the data turns out to be at its end
-        data = data.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(4)
+        # one iterator for all epochs: to throw one away after every epoch took up to seconds
+        data = tf.data.Dataset.from_generator(generate, output_signature=_SIGNATURE).prefetch(4)
         if not run.finished and first < self.epochs:
             training.fit(
                 data,
                 initial_epoch=first,
                 epochs=self.epochs,
-                steps_per_epoch=None,
+                steps_per_epoch=steps,
                 verbose=0,
                 callbacks=[run, *run.boards()],
             )
