@@ -5,12 +5,14 @@
 
 `share_p` is what part p gives the unseen items, divided by its sum: the softmax of the model's
 retrieval, the votes of each neighbour table, and a mixture of these. `new_i` is 1 while item i has
-no event, and `prior(t, i)` is the sum of its recency features at the moment t (`recency`). This is
-a conditional logit (McFadden 1974): its weights are fitted on validation by maximum likelihood,
-which is convex, and nothing else is tuned. A user without a history is answered by a prior of its
-own, fitted without the other parts.
+no event, and `prior(t, i)` is the sum of its recency features at the moment t (`recency`). The
+weights are fitted on validation: by maximum likelihood, as those of a conditional logit (McFadden
+1974), or from there on by a smooth NDCG (ApproxNDCG, Qin et al. 2010), whichever ranks held-back
+validation users better. A user without a history is answered by a prior of its own, fitted without
+the other parts.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -26,10 +28,17 @@ DAMPING = ((0.7, 0.4), (0.5, 0.25), (0.3, 0.1))
 DECAYS = (0.3, 0.5, 0.7, 0.85)
 #: validation users that the choice looks at; beyond them a sample
 MAX_USERS = 4000
+#: ways to fit the weights: most likely; from there uphill in a smooth NDCG; uphill from the mixture
+FITS = ("likelihood", "ndcg", "ndcg near the mixture")
 #: epsilon is this divided by the number of items
 SMOOTHING = 0.01
-_CANDIDATES = 100  # of every part
-_NEW_CANDIDATES = 30  # new items of every part
+_CANDIDATES = 40  # of every part
+_NEW_CANDIDATES = 15  # new items of every part
+#: weight moved between two parts of the mixture at a time
+_STEPS = (0.2, 0.1, 0.05)
+_FOLDS = 3
+_STEPS_OF_FIT = 40  # of L-BFGS
+_SOFTNESS = 0.1  # of the ranks of the smooth NDCG, in units of the score
 TINY = 1e-12
 _WIDTH = 200  # neighbours per item
 _BLOCK_CELLS = 2**25  # scores of a block of users at most
@@ -40,7 +49,8 @@ class Fusion(NamedTuple):
 
     tables: name -> `NeighbourTable`.  weights: name of the part ("model", a table, "mixture") ->
     `(weight, added weight for new items)`.  mixture: name of the part -> its share of the mixture.
-    scorer_weight: weight of the MLP.  epsilon: see the module.  starts: int64 `(num_moments,)`.
+    scorer_weight: weight of the MLP.  fit: how the weights were fitted, a name of `FITS`.
+    epsilon: see the module.  starts: int64 `(num_moments,)`.
     first: int32 `(num_items + 1,)`, as in `recency.Moments`.  prior: float32
     `(num_moments, num_items + 1)`.  popular: float32 `(num_items + 1,)`, the scores for users
     without a history at the last moment.  recency: `recency.Recency`, to bring the last moment up
@@ -51,6 +61,7 @@ class Fusion(NamedTuple):
     weights: dict
     mixture: dict
     scorer_weight: float
+    fit: str
     epsilon: float
     starts: np.ndarray
     first: np.ndarray
@@ -69,6 +80,7 @@ class Fusion(NamedTuple):
             weights={"model": (1.0, 0.0)},
             mixture={},
             scorer_weight=0.0,
+            fit="none",
             epsilon=TINY,
             starts=np.zeros(1, np.int64),
             first=np.zeros(num_items + 1, np.int32),
@@ -94,6 +106,7 @@ class Fusion(NamedTuple):
         """Plain data for the manifest: what each part counts."""
         rounded = {n: [round(float(w), 4) for w in pair] for n, pair in self.weights.items()}
         return {
+            "fit": self.fit,
             "weights": rounded,
             "mixture": {name: round(float(share), 4) for name, share in self.mixture.items()},
             "decays": {name: table.decay for name, table in self.tables.items()},
@@ -160,10 +173,11 @@ class _Candidates(NamedTuple):
 def choose_fusion(ranker, validation, tables, moments, *, k=10):
     """Choose decays, mixture and weights on validation.
 
-    The decays are those with which a table ranks best on its own, the mixture is the one that makes
-    the targets most likely (expectation maximisation), and the weights of all parts are those of a
-    conditional logit over each user's candidates: the best items of every part. Targets that no
-    part lists say nothing and are left out.
+    The decays are those with which a table ranks best on its own. The mixture starts where it makes
+    the targets most likely (expectation maximisation) and moves weight between its parts while NDCG
+    grows. The weights of all parts are fitted over each user's candidates, the best items of every
+    part, in the three ways of `FITS`; the way that ranks held-back users best is then fitted to all
+    of them.
 
     Args:
         ranker: `Ranker` of the trained model.
@@ -183,16 +197,19 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
     data = _collect(ranker, validation, tables, moments, asked, prior)
     names = ["model", *tables]
-    mixture = _most_likely(data.target_shares)
+    mixture = _best_mixture(data, k)
     epsilon = SMOOTHING / (moments.features.shape[2] - 1)
     features = _features(data, mixture, epsilon)
-    weights = _fit_logit(features, data.hits, data.real)
+    mixture_alone = np.eye(len(features))[len(tables) + 1 if tables else 0]
+    fit = _best_fit(features, data, mixture_alone, k)
+    weights = _fits(features, data, mixture_alone, k)[fit]
     fused = np.tensordot(weights, features, 1)
     alone = _ndcg_of_hits(_top_hits(data.shares[0], data, k), data.num_targets).mean()
     hits = _top_hits(fused, data, k)
     best = _ndcg_of_hits(hits, data.num_targets).mean()
     if alone >= best:
-        weights, hits, best = np.eye(len(features))[0], _top_hits(data.shares[0], data, k), alone
+        hits, best, fit = _top_hits(data.shares[0], data, k), alone, "none"
+        weights = np.eye(len(features))[0]
     parts = [*names, "mixture"] if tables else names
     of_parts, of_prior, (of_scorer,) = np.split(weights, [2 * len(parts), len(weights) - 1])
     pairs = zip(*of_parts.reshape(2, -1).tolist(), strict=True)
@@ -203,6 +220,7 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
         weights=used,
         mixture=dict(zip(names, mixture.tolist(), strict=True)) if is_fused else {},
         scorer_weight=float(of_scorer),
+        fit=fit,
         epsilon=epsilon,
         starts=moments.starts,
         first=moments.first,
@@ -248,19 +266,103 @@ def _fit_prior(moments, asked, validation):
     return _fit(features, wanted[used][:, 1:], np.ones(features.shape[1:], bool), bounds)
 
 
-def _fit_logit(features, hits, real):
+def _best_mixture(data, k):
+    """Shares of the parts, `(num_parts,)`: from the most likely ones uphill in NDCG."""
+
+    def quality(mixture):
+        mixed = np.tensordot(mixture.astype(np.float32), data.shares, 1)
+        return _ndcg_of_hits(_top_hits(mixed, data, k), data.num_targets).mean()
+
+    mixture = _most_likely(data.target_shares)
+    best = quality(mixture)
+    for step in _STEPS:
+        improved = True
+        while improved:
+            improved = False
+            for source, target in itertools.permutations(range(len(mixture)), 2):
+                tried = mixture.copy()
+                moved = min(step, tried[source])
+                tried[source] -= moved
+                tried[target] += moved
+                found = quality(tried) if moved else 0.0
+                if found > best + 1e-6:
+                    best, mixture, improved = found, tried, True
+    return mixture
+
+
+def _best_fit(features, data, mixture_alone, k):
+    """The way of `FITS` whose weights rank held-back users best, by cross-validation."""
+    fold = np.random.default_rng(0).integers(0, _FOLDS, len(data.num_targets))
+    quality = dict.fromkeys(FITS, 0.0)
+    for number in range(_FOLDS):
+        fitted, held_back = (
+            _users(features, data, mask) for mask in (fold != number, fold == number)
+        )
+        for name, weights in _fits(*fitted, mixture_alone, k).items():
+            scores = np.tensordot(weights, held_back[0], 1)
+            hits = _top_hits(scores, held_back[1], k)
+            quality[name] += _ndcg_of_hits(hits, held_back[1].num_targets).sum()
+    return max(quality, key=quality.get)
+
+
+def _users(features, data, mask):
+    """Features and data of some users."""
+    one_axis = ("real", "hits", "num_targets")
+    return features[:, mask], data._replace(**{n: getattr(data, n)[mask] for n in one_axis})
+
+
+def _by_likelihood(features, data):
     """Weights `(num_features,)` of a conditional logit; every user with a target counts alike.
 
-    The last one, of the MLP, is not below 0.
-
-    Args:
-        features: float32 `(num_features, num_users, n)`.
-        hits: bool `(num_users, n)`, the targets.  real: bool, False where there is no candidate.
+    Targets that are no candidate say nothing and are left out. The last weight, of the MLP, is not
+    below 0.
     """
-    wanted = hits / np.maximum(hits.sum(axis=1, keepdims=True), 1)
-    use = hits.any(axis=1)
-    bounds = [(None, None)] * (len(features) - 1) + [(0, None)]
-    return _fit(features[:, use], wanted[use].astype(np.float32), real[use], bounds)
+    wanted = data.hits / np.maximum(data.hits.sum(axis=1, keepdims=True), 1)
+    use = data.hits.any(axis=1)
+    return _fit(features[:, use], wanted[use].astype(np.float32), data.real[use], _bounds(features))
+
+
+def _fits(features, data, mixture_alone, k):
+    """Weights fitted in each way of `FITS`: name -> `(num_features,)`."""
+    likely = _by_likelihood(features, data)
+    uphill = _climb(likely, features, data, k, ridge=1e-4)
+    near = _climb(mixture_alone, features, data, k, ridge=1e-2)
+    return dict(zip(FITS, (likely, uphill, near), strict=True))
+
+
+def _bounds(features):
+    return [(None, None)] * (len(features) - 1) + [(0, None)]
+
+
+def _climb(start, features, data, k, *, ridge):
+    """Weights of a higher ApproxNDCG: 1 / log2(1 + rank), with ranks made of sigmoids."""
+    row, column = np.nonzero(data.hits)  # one entry per target
+    if not len(row):
+        return start
+    ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
+    gain = 1 / (ideal[np.minimum(data.num_targets[row], k)] * len(data.num_targets))
+    ahead = features[:, row] - features[:, row, column][:, :, None]  # (num_features, targets, n)
+    real = data.real[row].copy()
+    real[np.arange(len(row)), column] = False
+    deviation = np.array([part[data.real].std() for part in features])
+    deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant feature stays out
+    first = np.where(np.isfinite(deviation), start * np.minimum(deviation, 1e9), 0)
+
+    def loss(standardised):
+        weights = (standardised / deviation).astype(np.float32)
+        lead = np.tensordot(weights, ahead, 1)
+        above = np.where(real, 1 / (1 + np.exp(-np.clip(lead / _SOFTNESS, -30, 30))), 0)
+        rank = 1 + above.sum(axis=1)
+        away = standardised - first
+        value = -(gain / np.log2(1 + rank)).sum() + ridge * (away**2).sum()
+        per_rank = gain * np.log(2) / (np.log1p(rank) ** 2 * (1 + rank))
+        push = (above * (1 - above) / _SOFTNESS * per_rank[:, None]).astype(np.float32)
+        slope = np.tensordot(ahead, push, ((1, 2), (0, 1)))
+        return value, (slope / deviation + 2 * ridge * away).astype(float)
+
+    options = {"maxiter": _STEPS_OF_FIT}
+    found = minimize(loss, first.copy(), jac=True, bounds=_bounds(features), options=options)
+    return found.x / deviation
 
 
 def _fit(features, wanted, real, bounds=None):
@@ -284,7 +386,8 @@ def _fit(features, wanted, real, bounds=None):
 
     if not wanted.any():
         return np.zeros(len(features))
-    found = minimize(loss, np.zeros(len(features)), jac=True, bounds=bounds)
+    options = {"maxiter": _STEPS_OF_FIT}
+    found = minimize(loss, np.zeros(len(features)), jac=True, bounds=bounds, options=options)
     return found.x / deviation
 
 

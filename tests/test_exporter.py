@@ -84,6 +84,7 @@ def test_order_is_the_formula_of_the_readme(tmp_path):
         weights={"model": (0.9, 0.3), "transitions": (0.4, 0.0), "mixture": (0.2, -0.1)},
         mixture={"model": 0.5, "transitions": 0.3, "ease": 0.2},
         scorer_weight=0.7,
+        fit="likelihood",
         epsilon=1e-3,
         starts=np.array([100_000_000, 200_000_000]),
         first=rng.integers(0, 3, num_items + 1).astype(np.int32),  # 2: never seen
