@@ -19,6 +19,11 @@ from kerasrec.validation import Ranker, ranking_quality
 
 log = logging.getLogger(__name__)
 MONITOR = "valid_ndcg@10"
+#: epochs whose weights are averaged at the end, if the mean ranks validation better than the best
+AVERAGED = 3
+#: an epoch has at least this many steps where the data allow it, or few users learn little
+MIN_STEPS = 50
+_MIN_BATCH = 16
 _SIGNATURE = {
     name: tf.TensorSpec((None, None), tf.int32)
     for name in ("history", "time_gap", "event", "target")
@@ -58,7 +63,8 @@ class Trainer:
             learning-rate schedule. An instance keeps its own learning rate. "adam" is `LazyAdam`:
             in large catalogues a step updates only the items that it uses.
         learning_rate: peak of the schedule (linear warm-up over one epoch, cosine to a tenth).
-        batch_size: histories per step.
+        batch_size: histories per step at most; fewer, down to 16, where an epoch would have less
+            than `MIN_STEPS` steps.
         epochs: upper limit.
         patience: epochs without a better validation NDCG@10 before it stops.
         clip_norm: gradients are scaled down to this global norm; None = never.
@@ -113,7 +119,10 @@ class Trainer:
         return model
 
     def fit(self, histories, validation):
-        """Train until validation stops improving, then go back to the best epoch.
+        """Train until validation stops improving, then take the best weights.
+
+        These are the ones of the best epoch, or the mean of the three best epochs' where that ranks
+        validation better (Izmailov et al. 2018).
 
         Args:
             histories: `Histories` of the training events.
@@ -133,7 +142,9 @@ class Trainer:
                 "Training needs at least one user with 2 events. Received: "
                 f"{histories.num_users} users with 1 event each or none."
             )
-        steps = sequences.num_batches(windows, batch_size=self.batch_size)
+        most = max(len(windows.starts) // MIN_STEPS, _MIN_BATCH)
+        batch_size = min(self.batch_size, most)
+        steps = sequences.num_batches(windows, batch_size=batch_size)
         training = self.model.training
         with self.strategy.scope():
             training.compile(optimizer=self._optimizer(steps))
@@ -144,7 +155,7 @@ class Trainer:
         def generate():
             for epoch in range(first, self.epochs):
                 seed = (self.seed, epoch)
-                yield from sequences.batches(windows, batch_size=self.batch_size, seed=seed)
+                yield from sequences.batches(windows, batch_size=batch_size, seed=seed)
 
         # one iterator for all epochs: to throw one away after every epoch took up to seconds
         data = tf.data.Dataset.from_generator(generate, output_signature=_SIGNATURE).prefetch(4)
@@ -219,7 +230,8 @@ class _Run(keras.callbacks.Callback):
         self.fingerprint = fingerprint
         self.folder = trainer.run_folder
         self.ranker = Ranker(trainer.model)
-        self.rows, self.best, self.best_epoch, self.best_weights = [], -1.0, -1, None
+        self.rows, self.best, self.best_epoch = [], -1.0, -1
+        self.kept = {}  # epoch -> weights, of the best epochs
         self.finished, self.bar = False, None
 
     # --- progress ---
@@ -257,11 +269,18 @@ class _Run(keras.callbacks.Callback):
         log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in self.rows[-1].items()))
         if row[MONITOR] > self.best:
             self.best, self.best_epoch = row[MONITOR], epoch
-            self.best_weights = self.model.get_weights()
         elif epoch - self.best_epoch >= self.trainer.patience:
             self.model.stop_training = True
+        self._keep(epoch)
         self.finished = self.model.stop_training or epoch + 1 == self.trainer.epochs
         self._save(epoch)
+
+    def _keep(self, epoch):
+        """Keep the weights of the best epochs; what does not learn is the same in all."""
+        best = sorted(range(epoch + 1), key=lambda e: -self.rows[e][MONITOR])[:AVERAGED]
+        if epoch in best:
+            self.kept[epoch] = [w.numpy() for w in self.model.trainable_weights]
+        self.kept = {e: weights for e, weights in self.kept.items() if e in best}
 
     # --- checkpoint and resume ---
 
@@ -282,20 +301,21 @@ class _Run(keras.callbacks.Callback):
         checkpoints.mkdir(parents=True, exist_ok=True)
         path = str(checkpoints / f"epoch-{epoch + 1}")
         self._checkpoint().write(path)
-        if self.best_epoch == epoch:
+        if epoch in self.kept:
             best = self.folder / f"best-{epoch + 1}.npz"
-            _write_whole(best, lambda f: np.savez(f, *self.best_weights))
+            _write_whole(best, lambda f: np.savez(f, *self.kept[epoch]))
         pd.DataFrame(self.rows).to_csv(self.folder / "history.csv", index=False)
         state = {
             "fingerprint": self.fingerprint,
             "epochs_done": epoch + 1,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "kept": list(self.kept),
             "finished": self.finished,
             "rows": self.rows,
         }
         _write_whole(self.folder / "state.json", lambda f: f.write(json.dumps(state).encode()))
-        current = (f"epoch-{epoch + 1}.", f"best-{self.best_epoch + 1}.")
+        current = (f"epoch-{epoch + 1}.", *(f"best-{kept + 1}." for kept in self.kept))
         for old in [*checkpoints.glob("epoch-*"), *self.folder.glob("best-*")]:
             if not old.name.startswith(current):
                 old.unlink()
@@ -314,15 +334,31 @@ class _Run(keras.callbacks.Callback):
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         path = self.folder / "checkpoints" / f"epoch-{state['epochs_done']}"
         self._checkpoint().read(str(path)).assert_existing_objects_matched()
-        with np.load(self.folder / f"best-{self.best_epoch + 1}.npz") as saved:
-            self.best_weights = [saved[name] for name in saved.files]
+        for epoch in state["kept"]:
+            with np.load(self.folder / f"best-{epoch + 1}.npz") as saved:
+                self.kept[epoch] = [saved[name] for name in saved.files]
         log.info("resumed after epoch %d from %s", state["epochs_done"], self.folder)
         return state["epochs_done"]
 
     def restore_best(self):
-        """Put the best epoch's weights back."""
-        if self.best_weights is not None:
-            self.trainer.model.training.set_weights(self.best_weights)
+        """Put the best weights back: one epoch's, or the mean of the best ones'."""
+        if not self.kept:
+            return
+        if len(self.kept) > 1:
+            self._put([np.mean(values, axis=0) for values in zip(*self.kept.values(), strict=True)])
+            lists = self.ranker.top(self.validation.histories)
+            mean = ranking_quality(lists, self.validation)[MONITOR.removeprefix("valid_")]
+            epochs = ", ".join(str(epoch + 1) for epoch in sorted(self.kept))
+            log.info("mean of epochs %s: %s %.4f, best %.4f", epochs, MONITOR, mean, self.best)
+            if mean > self.best:
+                return
+        self._put(self.kept[self.best_epoch])
+
+    def _put(self, weights):
+        for variable, value in zip(
+            self.trainer.model.training.trainable_weights, weights, strict=True
+        ):
+            variable.assign(value)
 
 
 def _write_whole(path, write):

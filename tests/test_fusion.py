@@ -4,8 +4,8 @@ from conftest import histories_of, planted_histories
 
 from kerasrec import fusion
 from kerasrec.backend import tf
-from kerasrec.fusion import Memory, choose_fusion, fit_tables
-from kerasrec.recency import fit_moments
+from kerasrec.fusion import FITS, Fusion, Memory, choose_fusion, fit_tables
+from kerasrec.recency import NEVER, Counts, fit_moments
 from kerasrec.sequences import EVENT_CODES
 from kerasrec.transitions import NeighbourTable
 from kerasrec.validation import Validation, hold_out_last, ranking_quality
@@ -125,3 +125,129 @@ def test_what_users_disliked_is_not_learned():
     histories = histories_of([[1, 2]] * 9, events=[[click, dislike]] * 9)
     for tables in fit_tables(histories, 3).values():
         assert not any(table.weights.any() for table in tables)
+
+
+# --- the weights ---
+
+
+def logit_data(num_users=3000, num_items=8, seed=0):
+    """Users who choose by `exp(features . weights)`: features, candidates, the weights."""
+    rng = np.random.default_rng(seed)
+    weights = np.array([1.5, -0.7, 0.0, 0.4])
+    features = rng.normal(size=(4, num_users, num_items)).astype(np.float32)
+    noise = rng.gumbel(size=(num_users, num_items))
+    chosen = (np.tensordot(weights, features, 1) + noise).argmax(axis=1)
+    hits = np.zeros((num_users, num_items), bool)
+    hits[np.arange(num_users), chosen] = True
+    return features, candidates_of(hits), weights
+
+
+def candidates_of(hits, real=None):
+    nothing = np.zeros((1, *hits.shape), np.float32)
+    return fusion._Candidates(
+        shares=nothing,
+        is_new=nothing[0],
+        prior=nothing,
+        scorer=nothing[0],
+        real=np.ones_like(hits) if real is None else real,
+        hits=hits,
+        num_targets=hits.sum(axis=1),
+        target_shares=np.ones((int(hits.sum()), 1)),
+    )
+
+
+def test_the_likelihood_finds_the_weights_that_choices_were_drawn_with():
+    features, data, weights = logit_data()
+    np.testing.assert_allclose(fusion._by_likelihood(features, data), weights, atol=0.12)
+
+
+def test_the_likelihood_by_hand():
+    # one feature, two items: 3 of 4 users take the one with the feature, so exp(w) = 3
+    features = np.tile(np.array([[1.0, 0.0]], np.float32), (400, 1))[None]
+    hits = np.zeros((400, 2), bool)
+    hits[:300, 0] = hits[300:, 1] = True
+    weight = fusion._fit(features, hits.astype(np.float32), np.ones_like(hits))
+    assert weight[0] == pytest.approx(np.log(3), abs=0.02)  # the ridge takes a little
+
+
+def test_the_weight_of_the_mlp_is_not_below_0():
+    features, data, _ = logit_data()
+    order = [0, 2, 3, 1]  # the feature that repels is last, where the MLP is
+    for weights in fusion._fits(features[order], data, np.eye(4)[0], 3).values():
+        assert weights[-1] >= 0
+
+
+def test_climbing_makes_ndcg_no_worse_and_can_mend_a_bad_start():
+    features, data, weights = logit_data()
+
+    def ndcg(found):
+        hits = fusion._top_hits(np.tensordot(found, features, 1), data, 3)
+        return fusion._ndcg_of_hits(hits, data.num_targets).mean()
+
+    start = np.array([0.2, 0.7, 0.5, 0.0])
+    climbed = fusion._climb(start, features, data, 3, ridge=1e-4)
+    assert ndcg(climbed) > ndcg(start) + 0.05
+    assert ndcg(climbed) > ndcg(weights) - 0.01
+
+
+def test_places_without_a_candidate_have_no_say():
+    features, data, _ = logit_data(num_users=200)
+    real = np.ones_like(data.hits)
+    padded = np.pad(features, [(0, 0), (0, 0), (0, 3)], constant_values=50.0)
+    hits, real = (np.pad(part, [(0, 0), (0, 3)]) for part in (data.hits, real))
+    wide = candidates_of(hits, real)
+    for name, weights in fusion._fits(features, data, np.eye(4)[0], 3).items():
+        found = fusion._fits(padded, wide, np.eye(4)[0], 3)[name]
+        np.testing.assert_allclose(found, weights, atol=2e-2)
+
+
+def test_no_target_among_the_candidates_gives_no_weights():
+    data = candidates_of(np.zeros((5, 3), bool))
+    features = np.ones((2, 5, 3), np.float32)
+    assert not fusion._by_likelihood(features, data).any()
+    assert fusion._climb(np.ones(2), features, data, 3, ridge=1e-4).tolist() == [1, 1]
+
+
+def test_the_best_fit_is_one_of_the_three():
+    features, data, _ = logit_data(num_users=300)
+    assert fusion._best_fit(features, data, np.eye(4)[0], 3) in FITS
+
+
+def test_recency_wins_where_it_alone_knows():
+    """Everybody takes the item of the hour; model and tables know nothing of time."""
+    hour, rows, times = 3600, [], []
+    for user in range(200):
+        start = 1_400_000_000 + user * hour
+        now = user // 10 + 1  # ten users in turn take the same item
+        rows.append([25 + user % 5, now])
+        times.append([start, start + 60])
+    train, validation = hold_out_last(histories_of(rows, times))
+    # the tables of a model that has not seen time: none
+    uniform = np.full(31, 1 / 30)
+    log = histories_of(rows, times)  # the item of the hour is there in others' events
+    chosen, quality = choose_fusion(FixedRanker(uniform), validation, {}, fit_moments(log, 30))
+    assert quality["valid_ndcg@10"] > 0.6 > quality["valid_ndcg_of_the_model_alone@10"]
+    moment = np.searchsorted(chosen.starts, 1_400_000_000 + 195 * hour, side="right") - 1
+    assert chosen.prior[moment, 1:25].argmax() + 1 == 20
+    assert chosen.popular.argmax() == 20
+
+
+def test_at_end_takes_the_counts_of_a_longer_log():
+    log = histories_of([[1, 2], [2, 1]], [[1_400_000_000, 1_400_000_060], [1_400_000_001] * 2])
+    alone = Fusion.alone(3)
+    moments = fit_moments(log, 3)
+    known = alone._replace(
+        starts=moments.starts,
+        first=moments.first,
+        prior=np.zeros((len(moments.starts), 4), np.float32),
+        recency=alone.recency._replace(
+            counts=moments.end, weights=np.ones(8), popular_weights=np.arange(8.0)
+        ),
+    )
+    later = histories_of([[3]], [[1_400_009_999]])
+    brought = known.at_end(Counts.of(3, log, later))
+    last = len(moments.starts) - 1
+    assert known.first[3] == NEVER and brought.first[3] == last
+    np.testing.assert_allclose(brought.prior[-1], Counts.of(3, log, later).features().sum(0))
+    np.testing.assert_array_equal(brought.prior[:-1], known.prior[:-1])
+    assert brought.popular.shape == (4,)

@@ -12,6 +12,7 @@ from conftest import histories_of, planted_histories
 from kerasrec import trainer as trainer_module
 from kerasrec.backend import keras, tf
 from kerasrec.models import build_model
+from kerasrec.sequences import make_windows
 from kerasrec.trainer import Trainer, WarmupCosine
 from kerasrec.validation import Ranker, Validation, hold_out_last, ranking_quality
 
@@ -47,7 +48,7 @@ def test_fit_learns_the_pattern_and_restores_the_best_epoch(data, tmp_path):
     best = history["valid_ndcg@10"].max()
     assert best > 0.5  # chance is about 0.15
     lists = Ranker(made.model).top(data[1].histories)
-    assert ranking_quality(lists, data[1])["ndcg@10"] == pytest.approx(best, abs=1e-4)
+    assert ranking_quality(lists, data[1])["ndcg@10"] >= best - 1e-4
     written = pd.read_csv(tmp_path / "history.csv")
     np.testing.assert_allclose(written["loss"], history["loss"], rtol=1e-6)
     assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
@@ -215,7 +216,7 @@ def test_interrupted_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monk
     assert again["epoch"].tolist() == [1, 2, 3, 4, 5]
     quality = "valid_ndcg@10"
     np.testing.assert_allclose(again[quality], history[quality], atol=0.01)  # a few close ranks
-    assert int(resumed.optimizer.iterations) == int(whole.optimizer.iterations) == 15
+    assert int(resumed.optimizer.iterations) == int(whole.optimizer.iterations) == 30
     for name in ("item_vectors", "interest", "fusion"):  # the first has sparse gradients
         found, expected = (m.get_layer(name).get_weights()[0] for m in (resumed, whole))
         np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -265,3 +266,44 @@ def test_killed_run_goes_on_and_equal_seeds_give_equal_losses(tmp_path):
     np.testing.assert_allclose(resumed[: done - 1], whole[: done - 1], atol=1e-5)
     assert resumed[0] > 1 and resumed[-1] == pytest.approx(whole[-1], abs=0.1)
     assert len(pd.read_csv(path)) == epochs
+
+
+# --- the best weights ---
+
+
+def run_of(data, rows):
+    """A `_Run` with the quality of some epochs, each with other weights of its own."""
+    trainer = Trainer(tiny, progress=False)
+    run = trainer_module._Run(trainer, data[1], 1, "")
+    run.set_model(trainer.model.training)
+    for epoch, quality in enumerate(rows):
+        for weight in trainer.model.training.trainable_weights:
+            weight.assign(tf.fill(weight.shape, float(epoch)))
+        run.rows.append({"valid_ndcg@10": quality})
+        if quality > run.best:
+            run.best, run.best_epoch = quality, epoch
+        run._keep(epoch)
+    return run
+
+
+@pytest.mark.parametrize(("of_mean", "expected"), [(0.9, 2.0), (0.2, 3.0)])
+def test_the_mean_of_the_best_epochs_where_it_is_better(data, monkeypatch, of_mean, expected):
+    run = run_of(data, [0.1, 0.5, 0.3, 0.6, 0.2, 0.4])
+    assert sorted(run.kept) == [1, 3, 5]
+    found = {"ndcg@10": of_mean}
+    monkeypatch.setattr(trainer_module, "ranking_quality", lambda *_: found)
+    run.kept[5] = [values * 0 + 2 for values in run.kept[5]]  # the mean of 1, 3 and 2 is 2
+    run.restore_best()
+    for weight in run.trainer.model.training.trainable_weights:
+        np.testing.assert_allclose(weight, expected)
+
+
+def test_small_data_have_small_batches(data):
+    """At least 50 steps an epoch where the data allow it, never under 16 histories a step."""
+    steps = []
+    for _ in range(2):
+        trainer = Trainer(tiny, batch_size=4096, epochs=1, progress=False)
+        trainer.fit(*data)
+        steps.append(int(trainer.model.training.optimizer.iterations))
+    windows = len(make_windows(data[0], trainer.model.config["max_length"]).starts)
+    assert windows < 800 and steps == [-(-windows // 16)] * 2
