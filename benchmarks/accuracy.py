@@ -27,20 +27,25 @@ sys.path.insert(0, str(HERE / "yardstick"))
 import score as yardstick  # noqa: E402
 import split  # noqa: E402
 
+LOSSES = ("softmax", "sampled_softmax", "bce", "gbce", "bpr", "infonce", "mse")
 #: variant -> arguments of `kerasrec train`; --set options of the variants are joined
 VARIANTS = {
     "default": [],
-    "text-only": ["--set", "model.id_units=0", "model.text_units=128", "fusion.tables=[text]"],
+    "text-only": ["--set", "model.id_units=0", "model.text_units=128", "fusion.parts=[text]"],
     "no-text": ["--encoder", "none", "--set", "model.id_units=128"],
     "no-id": ["--set", "model.id_units=0", "model.text_units=128"],
-    "no-tables": ["--set", "fusion.tables=[]"],
-    "no-transitions": ["--set", "fusion.tables=[ease,text]"],
+    "no-tables": ["--set", "fusion.parts=[recency]"],
+    "model-alone": ["--set", "fusion.parts=[]"],
+    "no-transitions": ["--set", "fusion.parts=[ease,text,recency]"],
+    "no-recency": ["--set", "fusion.parts=[transitions,ease,text]"],
+    "no-residual": ["--set", "model.residual=false"],
     "fast": ["--preset", "fast"],
     "accurate": ["--preset", "accurate"],
     "rnn": ["--set", "model.sequence=rnn"],
     "bert": ["--set", "model.sequence=bert"],
     "gmf": ["--set", "model.interest=gmf"],
     "tfidf": ["--encoder", "tfidf"],
+    **{f"loss-{name}": ["--set", f"model.loss={name}"] for name in LOSSES},
 }
 METRICS = ["ndcg@10", "ndcg@10_se", "recall@10", "recall@10_se"]
 

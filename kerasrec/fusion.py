@@ -23,6 +23,8 @@ from kerasrec.backend import tf
 
 #: the neighbour tables that can be fused with the model
 TABLES = ("transitions", "ease", "text")
+#: all that can be fused with it
+PARTS = (*TABLES, "recency")
 #: powers of the event counts that transitions are divided by, see `normalise_counts`
 DAMPING = ((0.7, 0.4), (0.5, 0.25), (0.3, 0.1))
 DECAYS = (0.3, 0.5, 0.7, 0.85)
@@ -113,27 +115,27 @@ class Fusion(NamedTuple):
         }
 
 
-def fit_tables(histories, num_items, text_vectors=None, *, tables=TABLES):
+def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS):
     """The neighbour tables that the data allows, for validation to choose from.
 
     Args:
         histories: `Histories` of the training events; only those that users chose are learned from.
         num_items: size of the catalogue.
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None: no table "text".
-        tables: names of `TABLES` that may be used. "ease" is for catalogues up to
-            `transitions.MAX_EASE_ITEMS`; beyond it there is none.
+        parts: names of `PARTS` that may be used; of these the `TABLES` are made here. "ease" is for
+            catalogues up to `transitions.MAX_EASE_ITEMS`; beyond it there is none.
 
     Returns:
         dict name -> list of `NeighbourTable`, of which the best is taken.
     """
     histories = histories.where(histories.chosen)
     found = {}
-    if "transitions" in tables:
+    if "transitions" in parts:
         found["transitions"] = _transition_tables(histories, num_items)
-    if "ease" in tables and num_items <= transitions.MAX_EASE_ITEMS:
+    if "ease" in parts and num_items <= transitions.MAX_EASE_ITEMS:
         ease = transitions.fit_ease(histories, num_items)
         found["ease"] = [transitions.to_table(ease, width=_WIDTH, decay=0.7)]
-    if "text" in tables and text_vectors is not None:
+    if "text" in parts and text_vectors is not None:
         near = transitions.text_neighbours(text_vectors, width=_WIDTH)
         found["text"] = [transitions.to_table(near, width=_WIDTH, decay=0.7)]
     return found

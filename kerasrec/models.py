@@ -133,6 +133,7 @@ def build_model(
     id_dropout=0.05,
     num_negatives=1024,
     scorer_units=64,
+    residual=True,
     time_gaps=False,
     events=False,
 ):
@@ -154,6 +155,8 @@ def build_model(
         id_dropout: share of id rows zeroed per step.
         num_negatives: for sampled losses, shared by all positions of a step.
         scorer_units: hidden units of the MLP scorer.
+        residual: whether the decayed means of the item vectors are added to the sequence model's
+            states (`LongShortFusion`).
         time_gaps, events: whether the data has real times, and more than one event type.
 
     Returns:
@@ -195,8 +198,8 @@ def build_model(
     scorer_loss = ScorerLoss(scorer, interest_loss.temperature, name="scorer_loss", dtype="float32")
 
     def states_of(vectors, valid, time_gap, event):
-        inward = features([drop(vectors), time_gap, event])
-        return fusion([sequence_model([inward, valid]), vectors, valid])
+        states = sequence_model([features([drop(vectors), time_gap, event]), valid])
+        return fusion([states, vectors, valid]) if residual else states
 
     # Functional model: training
     names = ("history", "time_gap", "event", "target")

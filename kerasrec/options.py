@@ -4,7 +4,7 @@ import inspect
 import math
 from pathlib import Path
 
-from kerasrec.fusion import TABLES, fit_tables
+from kerasrec.fusion import PARTS, fit_tables
 from kerasrec.interest import INTERESTS
 from kerasrec.losses import LOSSES
 from kerasrec.models import build_model
@@ -95,8 +95,8 @@ def _checked(section, name, value, default):
     """The value, as a number where the default is one."""
     if isinstance(value, str) and value not in _CHOICES.get(name, (value,)):
         raise ValueError(f"Unknown {section}.{name} {value!r}. {nearest(value, _CHOICES[name])}")
-    if name == "tables":
-        return _table_names(value)
+    if name == "parts":
+        return _part_names(value)
     if name in _TEXTS and not isinstance(value, str | Path) and value != default:
         raise _bad(section, name, "a text", value)
     if name in _TEXTS_OR_FUNCTIONS and not (isinstance(value, str) or value == default):
@@ -123,13 +123,13 @@ def _checked(section, name, value, default):
     return int(number) if isinstance(default, int) else number
 
 
-def _table_names(value):
-    """A tuple of names of `TABLES`."""
+def _part_names(value):
+    """A tuple of names of `PARTS`."""
     if not isinstance(value, list | tuple):
-        raise _bad("fusion", "tables", f"a list of some of {', '.join(TABLES)}", value)
+        raise _bad("fusion", "parts", f"a list of some of {', '.join(PARTS)}", value)
     for name in value:
-        if name not in TABLES:
-            raise ValueError(f"Unknown table {name!r} in fusion.tables. {nearest(name, TABLES)}")
+        if name not in PARTS:
+            raise ValueError(f"Unknown part {name!r} in fusion.parts. {nearest(name, PARTS)}")
     return tuple(value)
 
 

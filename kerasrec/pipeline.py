@@ -12,7 +12,7 @@ import pandas as pd
 from kerasrec import artifacts, sequences
 from kerasrec.data import read_interactions, read_items
 from kerasrec.exporter import export
-from kerasrec.fusion import choose_fusion, fit_tables
+from kerasrec.fusion import PARTS, choose_fusion, fit_tables
 from kerasrec.models import build_model
 from kerasrec.options import known_options, resolve_preset
 from kerasrec.recency import (
@@ -98,10 +98,12 @@ def train(
     trainer = Trainer(build, progress=progress, **options["trainer"])
     history = trainer.fit(fitted, validation)
     tables = fit_tables(fitted, len(items), part.vectors, **options["fusion"])
-    moments = fit_moments(fitted, len(items), only_end=only_end)
+    timed = "recency" in options["fusion"].get("parts", PARTS)
+    moments = fit_moments(fitted if timed else fitted.timeless(), len(items), only_end=only_end)
     fusion, metrics = choose_fusion(Ranker(trainer.model), validation, tables, moments)
     # what was held out is known when the version goes to work
-    fusion = fusion.at_end(Counts.of(len(items), histories, later))
+    known = [part if timed else part.timeless() for part in (histories, later)]
+    fusion = fusion.at_end(Counts.of(len(items), *known))
     version = export(
         trainer.model,
         Path(out) / name,

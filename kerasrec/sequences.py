@@ -90,6 +90,10 @@ class Histories(NamedTuple):
         offsets = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
         return Histories(self.user_ids, offsets, *(column[keep] for column in self[2:]))
 
+    def timeless(self):
+        """The same without times."""
+        return self._replace(timestamps=np.zeros_like(self.timestamps))
+
     def of_users(self, user_ids):
         """The histories of exactly these users, in this order; unknown users get an empty one."""
         import pandas as pd

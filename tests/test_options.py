@@ -74,8 +74,8 @@ def test_resolve_preset_puts_the_users_options_over_it():
         ({"trainer": {"optimizer": 5}}, "trainer.optimizer must be a name or a function"),
         ({"model": {"loss": 5}}, "model.loss must be a name or a function. Received: 5"),
         ({"encoder": {"template": 5}}, "encoder.template must be a text. Received: 5"),
-        ({"fusion": {"tables": "text"}}, "fusion.tables must be a list of some of transitions"),
-        ({"fusion": {"tables": ["txet"]}}, "Unknown table 'txet' in fusion.tables. Did you mean"),
+        ({"fusion": {"parts": "text"}}, "fusion.parts must be a list of some of transitions"),
+        ({"fusion": {"parts": ["txet"]}}, "Unknown part 'txet' in fusion.parts. Did you mean"),
     ],
 )
 def test_check_options_refuses(given, message):

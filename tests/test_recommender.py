@@ -187,6 +187,50 @@ def test_popular_items_for_an_empty_history(recommender, ids, caplog):
     assert "1 users without a known item get popular items" in caplog.text
 
 
+def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions, ids):
+    end = changed._recency.counts.time
+    before = changed.recommend([[]], k=82).set_index("item_id")["score"]
+    rising = before.index[40]
+    log = pd.DataFrame({"user_id": [f"v{n}" for n in range(60)], "item_id": rising})
+    log["timestamp"] = end + 60
+    assert changed.observe(toy_interactions) == 0  # nothing newer
+    assert changed.observe(read_interactions(log)) == 60
+    assert changed.observe(read_interactions(log)) == 0  # known by now
+    after = changed.recommend([[]], k=82).set_index("item_id")["score"]
+    assert after.rank(ascending=False)[rising] < before.rank(ascending=False)[rising]
+    changed.save()
+    again = Recommender.load(changed.version.parent)
+    assert again._recency.counts.time == end + 60
+    pd.testing.assert_series_equal(again.recommend([[]], k=82).set_index("item_id")["score"], after)
+
+
+def test_at_chooses_the_moment(recommender, toy_interactions, ids):
+    starts = recommender._module.starts.numpy()
+    prior = recommender._module.prior.numpy()
+    assert len(starts) > 100 and np.abs(prior[5] - prior[-1]).max() > 0
+    history = [ids[:3]]
+    scores = {
+        at: recommender.recommend(history, k=79, at=at).set_index("item_id")["score"].sort_index()
+        for at in (int(starts[5]), int(starts[-1]) + 9, "now", None)
+    }
+    early, late, now, default = scores.values()
+    pd.testing.assert_series_equal(late, now)
+    pd.testing.assert_series_equal(default, now)  # these histories have no times
+    assert (early - now).abs().max() > 1e-4
+    # with times, a list is asked for at the user's newest event
+    past = recommender.histories(toy_interactions).select([0])
+    times = past.timestamps
+    pd.testing.assert_frame_equal(
+        recommender.recommend(past), recommender.recommend(past, at=int(times.max()))
+    )
+
+
+@pytest.mark.parametrize("at", ["today", 5, float("nan"), True, -1])
+def test_at_refuses_what_is_no_time(recommender, at):
+    with pytest.raises(ValueError, match='at must be UTC seconds .* "now" or None. Received'):
+        recommender.recommend([[]], at=at)
+
+
 def test_no_user_at_all(recommender):
     for nobody in ([], {}):
         table = recommender.recommend(nobody)

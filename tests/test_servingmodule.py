@@ -309,3 +309,23 @@ def test_gap_bucket_by_hand():
     assert (found[:, 0] == 0).all()
     assert found[:, 1].tolist() == [1, 2, 2, 3, 3, 4, 26, 27, 27, 28, 28, 1, 0, 0]
     assert gap_bucket(tf.zeros((2, 0), tf.int64)).shape == (2, 0)
+
+
+def test_the_newest_time_of_a_request_says_when_it_is_asked(served, recommender, ids):
+    """Also beside the id "": the list of a moment, whatever the events' own times."""
+    moment = int(recommender._module.starts.numpy()[5])
+    rows = dict(allow=np.full((1, 0), ""), deny=np.full((1, 0), ""), keep_seen=[False])
+    early = call(
+        served,
+        "recommend",
+        history=[[ids[0], ids[1], ""]],
+        timestamps=np.array([[0, 0, moment]]),
+        **rows,
+    )
+    expected = recommender.recommend([ids[:2]], k=50, at=moment)
+    assert early["item_ids"][0].tolist() == expected["item_id"].tolist()
+    np.testing.assert_allclose(early["scores"][0], expected["score"], atol=1e-5)
+    now = call(
+        served, "recommend", history=[ids[:2]], timestamps=np.zeros((1, 2), np.int64), **rows
+    )
+    assert np.abs(now["scores"] - early["scores"]).max() > 1e-4

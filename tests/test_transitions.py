@@ -153,5 +153,5 @@ def test_tables_can_be_left_out():
     from kerasrec.fusion import fit_tables
 
     histories, vectors = histories_of([[1, 2, 3]]), np.eye(5, dtype=np.float32)
-    assert list(fit_tables(histories, 5, vectors, tables=["text"])) == ["text"]
-    assert fit_tables(histories, 5, vectors, tables=[]) == {}
+    assert list(fit_tables(histories, 5, vectors, parts=["text"])) == ["text"]
+    assert fit_tables(histories, 5, vectors, parts=[]) == {}

@@ -105,3 +105,12 @@ def test_export_options():
         UserError, match="unknown option scorer_wieght. Did you mean 'scorer_weight'"
     ):
         userinput.export_options(["scorer_wieght=1"])
+
+
+def test_moment():
+    assert userinput.moment(None) is None and userinput.moment("now") == "now"
+    assert userinput.moment("2014-03-01") == userinput.moment("1393632000") == 1393632000
+    assert userinput.moment("2014-03-01T08:00+08:00") == 1393632000
+    for text in ("soon", "", "5", "1960-01-01"):
+        with pytest.raises(UserError, match="--at must be now or a time such as"):
+            userinput.moment(text)
