@@ -39,6 +39,7 @@ _NEW_CANDIDATES = 15  # new items of every part
 #: weight moved between two parts of the mixture at a time
 _STEPS = (0.2, 0.1, 0.05)
 _FOLDS = 3
+_FEW_MOMENTS = 20
 _STEPS_OF_FIT = 40  # of L-BFGS
 _SOFTNESS = 0.1  # of the ranks of the smooth NDCG, in units of the score
 TINY = 1e-12
@@ -179,7 +180,8 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     the targets most likely (expectation maximisation) and moves weight between its parts while NDCG
     grows. The weights of all parts are fitted over each user's candidates, the best items of every
     part, in the three ways of `FITS`; the way that ranks held-back users best is then fitted to all
-    of them.
+    of them. Where all users are asked at one moment they share what is recent, so held-back users
+    prove little, and the likelihood, which bends least to them, is taken.
 
     Args:
         ranker: `Ranker` of the trained model.
@@ -203,7 +205,7 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     epsilon = SMOOTHING / (moments.features.shape[2] - 1)
     features = _features(data, mixture, epsilon)
     mixture_alone = np.eye(len(features))[len(tables) + 1 if tables else 0]
-    fit = _best_fit(features, data, mixture_alone, k)
+    fit = _best_fit(features, data, mixture_alone, k) if _many_moments(moments) else FITS[0]
     weights = _fits(features, data, mixture_alone, k)[fit]
     fused = np.tensordot(weights, features, 1)
     alone = _ndcg_of_hits(_top_hits(data.shares[0], data, k), data.num_targets).mean()
@@ -290,6 +292,11 @@ def _best_mixture(data, k):
                 if found > best + 1e-6:
                     best, mixture, improved = found, tried, True
     return mixture
+
+
+def _many_moments(moments):
+    """Whether validation saw recency at more than a few moments, or there are no times at all."""
+    return not moments.end.time or len(moments.starts) >= _FEW_MOMENTS
 
 
 def _best_fit(features, data, mixture_alone, k):
