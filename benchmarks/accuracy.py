@@ -39,6 +39,7 @@ VARIANTS = {
     "no-transitions": ["--set", "fusion.parts=[ease,text,recency]"],
     "no-recency": ["--set", "fusion.parts=[transitions,ease,text]"],
     "no-residual": ["--set", "model.residual=false"],
+    "refit": ["--refit"],
     "fast": ["--preset", "fast"],
     "accurate": ["--preset", "accurate"],
     "rnn": ["--set", "model.sequence=rnn"],

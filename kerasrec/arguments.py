@@ -111,6 +111,11 @@ def add_train(sub):
     _files(sub, "--valid", "events to stop and tune on (default: the last one of each user)")
     _out_and_preset(sub)
     sub.add_argument(
+        "--refit",
+        action="store_true",
+        help="at the end fit anew on all events, those to validate on too (about twice the time)",
+    )
+    sub.add_argument(
         "--encoder",
         metavar="E",
         help="what reads the texts: e5-small (default, a small multilingual language model), the "

@@ -215,6 +215,7 @@ def train(options):
         out=options.out,
         preset=options.preset,
         options=settings,
+        refit=options.refit,
         progress=sys.stderr.isatty() and not options.quiet,
     )
     if not options.quiet:

@@ -92,6 +92,14 @@ class Fusion(NamedTuple):
             recency=recency.Recency(counts, no_weights, no_weights),
         )
 
+    def with_tables(self, fitted, again):
+        """The same with each table fitted again; `fitted`, `again`: as `fit_tables` gives them."""
+        tables = {}
+        for name, table in self.tables.items():
+            chosen = next(i for i, t in enumerate(fitted[name]) if t.weights is table.weights)
+            tables[name] = again[name][chosen]._replace(decay=table.decay)
+        return self._replace(tables=tables)
+
     def at_end(self, counts):
         """The same with the last moment at the end of a longer log: `recency.Counts` of it."""
         known = self.recency._replace(counts=counts)

@@ -118,7 +118,7 @@ class Trainer:
             )
         return model
 
-    def fit(self, histories, validation):
+    def fit(self, histories, validation, *, stop_after=None):
         """Train until validation stops improving, then take the best weights.
 
         These are the ones of the best epoch, or the mean of the three best epochs' where that ranks
@@ -126,7 +126,8 @@ class Trainer:
 
         Args:
             histories: `Histories` of the training events.
-            validation: `Validation`.
+            validation: `Validation`; None = nothing is held out, the last weights are taken.
+            stop_after: epochs after which it stops, on the schedule of `epochs`; None = `epochs`.
 
         Returns:
             DataFrame with one row per epoch: epoch, loss, valid_ndcg@10, valid_recall@10, seconds.
@@ -150,6 +151,7 @@ class Trainer:
             training.compile(optimizer=self._optimizer(steps))
             _make_slots(training)
         run = _Run(self, validation, steps, _fingerprint(self, histories, validation))
+        run.last = stop_after or self.epochs
         first = run.resume()
 
         def generate():
@@ -159,11 +161,11 @@ class Trainer:
 
         # one iterator for all epochs: to throw one away after every epoch took up to seconds
         data = tf.data.Dataset.from_generator(generate, output_signature=_SIGNATURE).prefetch(4)
-        if not run.finished and first < self.epochs:
+        if not run.finished and first < run.last:
             training.fit(
                 data,
                 initial_epoch=first,
-                epochs=self.epochs,
+                epochs=run.last,
                 steps_per_epoch=steps,
                 verbose=0,
                 callbacks=[run, *run.boards()],
@@ -213,7 +215,9 @@ def _fingerprint(trainer, histories, validation):
         for key, v in options.items()
     }
     digest.update(json.dumps(config, sort_keys=True).encode())
-    data = [*histories[1:], *validation.histories[1:], *validation[1:]]
+    data = [*histories[1:]]
+    if validation is not None:
+        data += [*validation.histories[1:], *validation[1:]]
     # what never learns: texts as vectors or tokens, whitening
     data += trainer.model.training.non_trainable_weights
     for values in data:
@@ -232,7 +236,7 @@ class _Run(keras.callbacks.Callback):
         self.ranker = Ranker(trainer.model)
         self.rows, self.best, self.best_epoch = [], -1.0, -1
         self.kept = {}  # epoch -> weights, of the best epochs
-        self.finished, self.bar = False, None
+        self.finished, self.bar, self.last = False, None, trainer.epochs
 
     # --- progress ---
 
@@ -257,8 +261,7 @@ class _Run(keras.callbacks.Callback):
         self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
     def on_epoch_end(self, epoch, logs=None):
-        lists = self.ranker.top(self.validation.histories)
-        quality = ranking_quality(lists, self.validation)
+        quality = self._quality()
         seconds = time.perf_counter() - self.started
         row = {"epoch": epoch + 1, "loss": float((logs or {}).get("loss", 0.0))}
         row.update({f"valid_{name}": value for name, value in quality.items()})
@@ -267,16 +270,23 @@ class _Run(keras.callbacks.Callback):
             logs.update({name: value for name, value in row.items() if name.startswith("valid")})
         self.bar.close()
         log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in self.rows[-1].items()))
-        if row[MONITOR] > self.best:
+        if self.validation is None or row[MONITOR] > self.best:
             self.best, self.best_epoch = row[MONITOR], epoch
         elif epoch - self.best_epoch >= self.trainer.patience:
             self.model.stop_training = True
         self._keep(epoch)
-        self.finished = self.model.stop_training or epoch + 1 == self.trainer.epochs
+        self.finished = self.model.stop_training or epoch + 1 == self.last
         self._save(epoch)
+
+    def _quality(self):
+        if self.validation is None:
+            return {"ndcg@10": float("nan"), "recall@10": float("nan")}
+        return ranking_quality(self.ranker.top(self.validation.histories), self.validation)
 
     def _keep(self, epoch):
         """Keep the weights of the best epochs; what does not learn is the same in all."""
+        if self.validation is None:
+            return
         best = sorted(range(epoch + 1), key=lambda e: -self.rows[e][MONITOR])[:AVERAGED]
         if epoch in best:
             self.kept[epoch] = [w.numpy() for w in self.model.trainable_weights]
@@ -346,8 +356,7 @@ class _Run(keras.callbacks.Callback):
             return
         if len(self.kept) > 1:
             self._put([np.mean(values, axis=0) for values in zip(*self.kept.values(), strict=True)])
-            lists = self.ranker.top(self.validation.histories)
-            mean = ranking_quality(lists, self.validation)[MONITOR.removeprefix("valid_")]
+            mean = self._quality()[MONITOR.removeprefix("valid_")]
             epochs = ", ".join(str(epoch + 1) for epoch in sorted(self.kept))
             log.info("mean of epochs %s: %s %.4f, best %.4f", epochs, MONITOR, mean, self.best)
             if mean > self.best:

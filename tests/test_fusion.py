@@ -251,3 +251,24 @@ def test_at_end_takes_the_counts_of_a_longer_log():
     np.testing.assert_allclose(brought.prior[-1], Counts.of(3, log, later).features().sum(0))
     np.testing.assert_array_equal(brought.prior[:-1], known.prior[:-1])
     assert brought.popular.shape == (4,)
+
+
+def test_with_tables_takes_the_same_candidates_of_another_fit():
+    first, second = planted_histories(), planted_histories(seed=1)
+    fitted, again = fit_tables(first, 30), fit_tables(second, 30)
+    chosen = {
+        "transitions": fitted["transitions"][2]._replace(decay=0.85),
+        "ease": fitted["ease"][0],
+    }
+    moved = Fusion.alone(30)._replace(tables=chosen).with_tables(fitted, again)
+    assert list(moved.tables) == ["transitions", "ease"]
+    assert moved.tables["transitions"].decay == 0.85
+    assert moved.tables["transitions"].weights is again["transitions"][2].weights
+    assert moved.tables["ease"].weights is again["ease"][0].weights
+
+
+def test_few_moments_are_fitted_by_likelihood():
+    rows, times = [[1, 2], [2, 3]], [[1_400_000_000, 1_400_000_060]] * 2
+    log = histories_of(rows, times)
+    assert not fusion._many_moments(fit_moments(log, 30, only_end=True))
+    assert fusion._many_moments(fit_moments(log.timeless(), 30))

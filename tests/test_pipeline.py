@@ -261,6 +261,45 @@ def test_fingerprint_changes_with_the_data(small):
     assert fingerprint(interactions, other)["sha256"] != same
 
 
+def test_refit_learns_from_what_was_held_out(tmp_path):
+    """Item 9 is chosen in the events to validate on only."""
+    start = 1_400_000_000
+    rows = [
+        (f"u{n}", f"i{1 + (n + k) % 8}", start + 1000 * n + k) for n in range(40) for k in range(4)
+    ]
+    log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    valid = pd.DataFrame(
+        {"user_id": [f"u{n}" for n in range(40)], "item_id": "i9", "timestamp": start + 10**6}
+    )
+    items = pd.DataFrame(
+        {"item_id": [f"i{n}" for n in range(1, 11)], "title": list("甲乙丙丁戊己庚辛壬癸")}
+    )
+    options = {
+        "encoder": {"name": "none"},
+        "model": {"id_units": 8, "scorer_units": 4},
+        "trainer": {"epochs": 2},
+    }
+    found = {}
+    for refit in (False, True):
+        trained = train(
+            log,
+            items,
+            name=f"m{refit}",
+            valid=valid,
+            out=tmp_path,
+            options=options,
+            refit=refit,
+            progress=False,
+        )
+        assert trained.manifest["refit"] is refit
+        assert trained.manifest["asked"] == "end of the log"
+        assert len(trained.history) == 2  # the epochs that were chosen from
+        found[refit] = Recommender.load(trained.version)
+    vectors = [model.item_vectors(["i1", "i9"]) for model in found.values()]
+    assert np.abs(vectors[0] - vectors[1]).max(axis=1).min() > 1e-3
+    assert found[False].manifest["metrics"] == found[True].manifest["metrics"]
+
+
 # --- mistakes are found before the work ---
 
 

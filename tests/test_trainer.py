@@ -307,3 +307,14 @@ def test_small_data_have_small_batches(data):
         steps.append(int(trainer.model.training.optimizer.iterations))
     windows = len(make_windows(data[0], trainer.model.config["max_length"]).starts)
     assert windows < 800 and steps == [-(-windows // 16)] * 2
+
+
+def test_without_validation_the_last_weights_are_taken(data, tmp_path):
+    made = trainer(epochs=9, run_folder=tmp_path)
+    history = made.fit(data[0], None, stop_after=2)
+    assert history["epoch"].tolist() == [1, 2] and history["valid_ndcg@10"].isna().all()
+    assert np.isfinite(history["loss"]).all()
+    again = trainer(epochs=9, run_folder=tmp_path)
+    again.fit(data[0], None, stop_after=2)  # finished: nothing is trained
+    for one, other in zip(made.model.training.weights, again.model.training.weights, strict=True):
+        np.testing.assert_allclose(one, other)
