@@ -38,7 +38,7 @@ def test_new_version_writes_the_manifest(tmp_path):
     path = publish(tmp_path / "toy", {"name": "玩具", "k": 5})["path"]
     manifest = artifacts.read_manifest(path)
     assert manifest.pop("created").endswith("+00:00")
-    assert manifest == {"format": 1, "version": 1, "name": "玩具", "k": 5}
+    assert manifest == {"format": 2, "version": 1, "name": "玩具", "k": 5}
     assert "玩具" in (path / "assets.extra" / "manifest.json").read_text(encoding="utf-8")
 
 
@@ -152,7 +152,7 @@ def test_find_version_refuses_half_a_version(tmp_path, part):
     ("text", "message"),
     [
         ("{", "is damaged"),
-        ('{"format": 99}', "has format 99; this kerasrec reads format 1"),
+        ('{"format": 99}', "has format 99; this kerasrec reads format 2"),
         ("[1]", "has format None"),
     ],
 )

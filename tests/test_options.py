@@ -88,7 +88,7 @@ def test_check_options_takes_what_fits():
         "trainer": {"learning_rate": "1e-3", "clip_norm": None, "optimizer": print, "epochs": 4.0},
         "model": {"loss": None, "sequence": print, "text_units": 0},
         "encoder": {"layers": 2, "cache": "folder", "pooling": None},
-        "fusion": {"tables": ["text"]},
+        "fusion": {"parts": ["text"]},
     }
     found = check_options(given)
     assert found["trainer"] == {
@@ -97,7 +97,7 @@ def test_check_options_takes_what_fits():
         "optimizer": print,
         "epochs": 4,
     }
-    assert found["fusion"] == {"tables": ("text",)}
+    assert found["fusion"] == {"parts": ("text",)}
     assert found["model"] == given["model"] and found["encoder"] == given["encoder"]
 
 
