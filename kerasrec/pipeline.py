@@ -87,6 +87,7 @@ def train(
         given if given is None or hasattr(given, "frame") else read_interactions(given)
         for given in (interactions, valid)
     )
+    _check_times(interactions, valid)
     histories = sequences.make_histories(interactions, items)
     fitted, validation, later = _split(histories, items, valid)
     only_end = asked_at_the_end(fitted, later)
@@ -146,6 +147,17 @@ def _elsewhere(options):
     """Trainer options of a second run: its run folder lies in that of the first."""
     folder = options.get("run_folder")
     return options if folder is None else {**options, "run_folder": Path(folder) / "refit"}
+
+
+def _check_times(interactions, valid):
+    """Times in one of the two tables only cannot be put in one order."""
+    if valid is not None and interactions.has_time != valid.has_time:
+        kinds = ["times" if part.has_time else "no times" for part in (interactions, valid)]
+        raise ValueError(
+            "interactions and valid must both have times, or neither of them. Received: "
+            f"{kinds[0]} in interactions, {kinds[1]} in valid. Give both a time column, or leave "
+            "it out of both."
+        )
 
 
 def _split(histories, items, valid):

@@ -303,6 +303,17 @@ def test_refit_learns_from_what_was_held_out(tmp_path):
 # --- mistakes are found before the work ---
 
 
+@pytest.mark.parametrize("timed", ["log", "valid"])
+def test_times_in_one_table_only_are_refused_before_the_work(tmp_path, timed):
+    rows = {"user_id": ["u", "u", "v", "v"], "item_id": ["a", "b", "b", "a"]}
+    log, valid = pd.DataFrame(rows), pd.DataFrame({"user_id": ["u"], "item_id": ["c"]})
+    {"log": log, "valid": valid}[timed]["timestamp"] = 1_400_000_000
+    items = pd.DataFrame({"item_id": ["a", "b", "c"], "title": ["甲", "乙", "丙"]})
+    with pytest.raises(ValueError, match="must both have times, or neither"):
+        train(log, items, name="m", valid=valid, out=tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -330,6 +341,7 @@ def test_train_refuses_ids_with_line_breaks(small, tmp_path):
 def test_train_refuses_validation_without_a_past(small, tmp_path):
     interactions, items = small
     strangers = pd.DataFrame({"user": ["new1", "new2"], "item": items.ids[:2]})
+    strangers["timestamp"] = 1_600_000_000
     with pytest.raises(ValueError, match="no validation user has a training event"):
         train(interactions, items, name="x", out=tmp_path, valid=read_interactions(strangers))
 
