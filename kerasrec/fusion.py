@@ -6,20 +6,27 @@
 `share_p` is what part p gives the unseen items, divided by its sum: the softmax of the model's
 retrieval, the votes of each neighbour table, and a mixture of these. `new_i` is 1 while item i has
 no event, and `prior(t, i)` is the sum of its recency features at the moment t (`recency`). The
-weights are fitted on validation: by maximum likelihood, as those of a conditional logit (McFadden
-1974), or from there on by a smooth NDCG (ApproxNDCG, Qin et al. 2010), whichever ranks held-back
-validation users better. A user without a history is answered by a prior of its own, fitted without
-the other parts.
+weights are fitted on validation (`fusionweights`). A user without a history is answered by a prior
+of its own, fitted without the other parts. No TensorFlow here; `servingmodule` has the graph.
 """
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
 
 from kerasrec import recency, transitions
-from kerasrec.backend import tf
+from kerasrec.fusionweights import (
+    TINY,
+    Candidates,
+    best_mixture,
+    best_way,
+    features_of,
+    first_columns,
+    fit_logit,
+    fit_weights,
+    ndcg_of_hits,
+    top_hits,
+)
 
 #: the neighbour tables that can be fused with the model
 TABLES = ("transitions", "ease", "text")
@@ -30,19 +37,11 @@ DAMPING = ((0.7, 0.4), (0.5, 0.25), (0.3, 0.1))
 DECAYS = (0.3, 0.5, 0.7, 0.85)
 #: validation users that the choice looks at; beyond them a sample
 MAX_USERS = 4000
-#: ways to fit the weights: most likely; from there uphill in a smooth NDCG; uphill from the mixture
-FITS = ("likelihood", "ndcg", "ndcg near the mixture")
 #: epsilon is this divided by the number of items
 SMOOTHING = 0.01
 _CANDIDATES = 40  # of every part
 _NEW_CANDIDATES = 15  # new items of every part
-#: weight moved between two parts of the mixture at a time
-_STEPS = (0.2, 0.1, 0.05)
-_FOLDS = 3
 _FEW_MOMENTS = 20
-_STEPS_OF_FIT = 40  # of L-BFGS
-_SOFTNESS = 0.1  # of the ranks of the smooth NDCG, in units of the score
-TINY = 1e-12
 _WIDTH = 200  # neighbours per item
 _BLOCK_CELLS = 2**25  # scores of a block of users at most
 
@@ -52,8 +51,8 @@ class Fusion(NamedTuple):
 
     tables: name -> `NeighbourTable`.  weights: name of the part ("model", a table, "mixture") ->
     `(weight, added weight for new items)`.  mixture: name of the part -> its share of the mixture.
-    scorer_weight: weight of the MLP.  fit: how the weights were fitted, a name of `FITS`.
-    epsilon: see the module.  starts: int64 `(num_moments,)`.
+    scorer_weight: weight of the MLP.  fit: how the weights were fitted, a name of
+    `fusionweights.FITS`.  epsilon: see the module.  starts: int64 `(num_moments,)`.
     first: int32 `(num_items + 1,)`, as in `recency.Moments`.  prior: float32
     `(num_moments, num_items + 1)`.  popular: float32 `(num_items + 1,)`, the scores for users
     without a history at the last moment.  recency: `recency.Recency`, to bring the last moment up
@@ -101,16 +100,21 @@ class Fusion(NamedTuple):
         return self._replace(tables=tables)
 
     def at_end(self, counts):
-        """The same with the last moment at the end of a longer log: `recency.Counts` of it."""
-        known = self.recency._replace(counts=counts)
-        prior, popular = known.priors()
-        last = len(self.starts) - 1
-        first = np.where(counts.total > 0, np.minimum(self.first, last), self.first)
+        """The same with one more moment, the end of a longer log: `recency.Counts` of it.
+
+        What is known only then is no feature of the moments before. Where the log is no longer,
+        the last moment takes the counts.
+        """
+        known, table = (
+            self.recency._replace(counts=counts),
+            (self.starts, self.first, self.prior),
+        )
+        if counts.time > self.starts[-1]:
+            starts = np.append(self.starts, counts.time)
+            table = starts, self.first, np.concatenate([self.prior, self.prior[-1:]])
+        starts, first, prior, popular = known.at_last_moment(*table)
         return self._replace(
-            first=first.astype(np.int32),
-            prior=np.concatenate([self.prior[:-1], prior[None]]),
-            popular=popular,
-            recency=known,
+            starts=starts, first=first, prior=prior, popular=popular, recency=known
         )
 
     def description(self):
@@ -161,35 +165,15 @@ def _transition_tables(histories, num_items):
     return tables
 
 
-class _Candidates(NamedTuple):
-    """What the fit needs of every validation user: features of some items, and which are targets.
-
-    shares: float32 `(num_parts, num_users, n)`, what each part gives the candidates; the model is
-    part 0.  is_new: bool `(num_users, n)`.  prior: float32 `(num_features, num_users, n)`.
-    scorer: float32 `(num_users, n)`, the MLP.  real: bool, False where the place is empty.
-    hits: bool, True where the candidate is a target.  num_targets: `(num_users,)`.
-    target_shares: float32 `(num_targets, num_parts)`.
-    """
-
-    shares: np.ndarray
-    is_new: np.ndarray
-    prior: np.ndarray
-    scorer: np.ndarray
-    real: np.ndarray
-    hits: np.ndarray
-    num_targets: np.ndarray
-    target_shares: np.ndarray
-
-
 def choose_fusion(ranker, validation, tables, moments, *, k=10):
     """Choose decays, mixture and weights on validation.
 
     The decays are those with which a table ranks best on its own. The mixture starts where it makes
     the targets most likely (expectation maximisation) and moves weight between its parts while NDCG
     grows. The weights of all parts are fitted over each user's candidates, the best items of every
-    part, in the three ways of `FITS`; the way that ranks held-back users best is then fitted to all
-    of them. Where all users are asked at one moment they share what is recent, so held-back users
-    prove little, and the likelihood, which bends least to them, is taken.
+    part, in the three ways of `fusionweights.FITS`; the way that ranks held-back users best is then
+    fitted to all of them. Where all users are asked at one moment they share what is recent, so
+    held-back users prove little, and the likelihood, which bends least to them, is taken.
 
     Args:
         ranker: `Ranker` of the trained model.
@@ -209,18 +193,18 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
     data = _collect(ranker, validation, tables, moments, asked, prior)
     names = ["model", *tables]
-    mixture = _best_mixture(data, k)
+    mixture = best_mixture(data, k)
     epsilon = SMOOTHING / (moments.features.shape[2] - 1)
-    features = _features(data, mixture, epsilon)
+    features = features_of(data, mixture, epsilon)
     mixture_alone = np.eye(len(features))[len(tables) + 1 if tables else 0]
-    fit = _best_fit(features, data, mixture_alone, k) if _many_moments(moments) else FITS[0]
-    weights = _fits(features, data, mixture_alone, k)[fit]
+    fit = best_way(features, data, mixture_alone, k) if _many_moments(moments) else "likelihood"
+    weights = fit_weights(features, data, mixture_alone, k, ways=(fit,))[fit]
     fused = np.tensordot(weights, features, 1)
-    alone = _ndcg_of_hits(_top_hits(data.shares[0], data, k), data.num_targets).mean()
-    hits = _top_hits(fused, data, k)
-    best = _ndcg_of_hits(hits, data.num_targets).mean()
+    alone = ndcg_of_hits(top_hits(data.shares[0], data, k), data.num_targets).mean()
+    hits = top_hits(fused, data, k)
+    best = ndcg_of_hits(hits, data.num_targets).mean()
     if alone >= best:
-        hits, best, fit = _top_hits(data.shares[0], data, k), alone, "none"
+        hits, best, fit = top_hits(data.shares[0], data, k), alone, "none"
         weights = np.eye(len(features))[0]
     parts = [*names, "mixture"] if tables else names
     of_parts, of_prior, (of_scorer,) = np.split(weights, [2 * len(parts), len(weights) - 1])
@@ -245,23 +229,6 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     return fusion, {f"{name}@{k}": float(value) for name, value in quality.items()}
 
 
-def _most_likely(target_parts, steps=100):
-    """Mixture weights, `(num_parts,)`, by expectation maximisation.
-
-    Args:
-        target_parts: probability of every target under every part, `(num_targets, num_parts)`.
-    """
-    weights = np.full(target_parts.shape[1], 1 / target_parts.shape[1])
-    # a target that no part can name (the history holds it already) says nothing of the weights
-    target_parts = target_parts[target_parts.sum(axis=1) > 0]
-    if not len(target_parts):
-        return weights
-    for _ in range(steps):
-        joint = target_parts * weights + TINY
-        weights = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
-    return weights
-
-
 def _fit_prior(moments, asked, validation):
     """Weights of the recency features alone, `(num_features,)`: a logit over the whole catalogue.
 
@@ -275,147 +242,12 @@ def _fit_prior(moments, asked, validation):
     used = np.flatnonzero(wanted.any(axis=1))
     features = np.moveaxis(moments.features[used], 1, 0)[:, :, 1:]
     bounds = [(0, None)] * (num_features - 1) + [(None, None)]
-    return _fit(features, wanted[used][:, 1:], np.ones(features.shape[1:], bool), bounds)
-
-
-def _best_mixture(data, k):
-    """Shares of the parts, `(num_parts,)`: from the most likely ones uphill in NDCG."""
-
-    def quality(mixture):
-        mixed = np.tensordot(mixture.astype(np.float32), data.shares, 1)
-        return _ndcg_of_hits(_top_hits(mixed, data, k), data.num_targets).mean()
-
-    mixture = _most_likely(data.target_shares)
-    best = quality(mixture)
-    for step in _STEPS:
-        improved = True
-        while improved:
-            improved = False
-            for source, target in itertools.permutations(range(len(mixture)), 2):
-                tried = mixture.copy()
-                moved = min(step, tried[source])
-                tried[source] -= moved
-                tried[target] += moved
-                found = quality(tried) if moved else 0.0
-                if found > best + 1e-6:
-                    best, mixture, improved = found, tried, True
-    return mixture
+    return fit_logit(features, wanted[used][:, 1:], np.ones(features.shape[1:], bool), bounds)
 
 
 def _many_moments(moments):
     """Whether validation saw recency at more than a few moments, or there are no times at all."""
     return not moments.end.time or len(moments.starts) >= _FEW_MOMENTS
-
-
-def _best_fit(features, data, mixture_alone, k):
-    """The way of `FITS` whose weights rank held-back users best, by cross-validation."""
-    fold = np.random.default_rng(0).integers(0, _FOLDS, len(data.num_targets))
-    quality = dict.fromkeys(FITS, 0.0)
-    for number in range(_FOLDS):
-        fitted, held_back = (
-            _users(features, data, mask) for mask in (fold != number, fold == number)
-        )
-        for name, weights in _fits(*fitted, mixture_alone, k).items():
-            scores = np.tensordot(weights, held_back[0], 1)
-            hits = _top_hits(scores, held_back[1], k)
-            quality[name] += _ndcg_of_hits(hits, held_back[1].num_targets).sum()
-    return max(quality, key=quality.get)
-
-
-def _users(features, data, mask):
-    """Features and data of some users."""
-    one_axis = ("real", "hits", "num_targets")
-    return features[:, mask], data._replace(**{n: getattr(data, n)[mask] for n in one_axis})
-
-
-def _by_likelihood(features, data):
-    """Weights `(num_features,)` of a conditional logit; every user with a target counts alike.
-
-    Targets that are no candidate say nothing and are left out. The last weight, of the MLP, is not
-    below 0.
-    """
-    wanted = data.hits / np.maximum(data.hits.sum(axis=1, keepdims=True), 1)
-    use = data.hits.any(axis=1)
-    return _fit(features[:, use], wanted[use].astype(np.float32), data.real[use], _bounds(features))
-
-
-def _fits(features, data, mixture_alone, k):
-    """Weights fitted in each way of `FITS`: name -> `(num_features,)`."""
-    likely = _by_likelihood(features, data)
-    uphill = _climb(likely, features, data, k, ridge=1e-4)
-    near = _climb(mixture_alone, features, data, k, ridge=1e-2)
-    return dict(zip(FITS, (likely, uphill, near), strict=True))
-
-
-def _bounds(features):
-    return [(None, None)] * (len(features) - 1) + [(0, None)]
-
-
-def _climb(start, features, data, k, *, ridge):
-    """Weights of a higher ApproxNDCG: 1 / log2(1 + rank), with ranks made of sigmoids."""
-    row, column = np.nonzero(data.hits)  # one entry per target
-    if not len(row):
-        return start
-    ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
-    gain = 1 / (ideal[np.minimum(data.num_targets[row], k)] * len(data.num_targets))
-    ahead = features[:, row] - features[:, row, column][:, :, None]  # (num_features, targets, n)
-    real = data.real[row].copy()
-    real[np.arange(len(row)), column] = False
-    deviation = np.array([part[data.real].std() for part in features])
-    deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant feature stays out
-    first = np.where(np.isfinite(deviation), start * np.minimum(deviation, 1e9), 0)
-
-    def loss(standardised):
-        weights = (standardised / deviation).astype(np.float32)
-        lead = np.tensordot(weights, ahead, 1)
-        above = np.where(real, 1 / (1 + np.exp(-np.clip(lead / _SOFTNESS, -30, 30))), 0)
-        rank = 1 + above.sum(axis=1)
-        away = standardised - first
-        value = -(gain / np.log2(1 + rank)).sum() + ridge * (away**2).sum()
-        per_rank = gain * np.log(2) / (np.log1p(rank) ** 2 * (1 + rank))
-        push = (above * (1 - above) / _SOFTNESS * per_rank[:, None]).astype(np.float32)
-        slope = np.tensordot(ahead, push, ((1, 2), (0, 1)))
-        return value, (slope / deviation + 2 * ridge * away).astype(float)
-
-    options = {"maxiter": _STEPS_OF_FIT}
-    found = minimize(loss, first.copy(), jac=True, bounds=_bounds(features), options=options)
-    return found.x / deviation
-
-
-def _fit(features, wanted, real, bounds=None):
-    """Maximum likelihood with a ridge of one user's weight on the standardised features."""
-    num_users = max(float(wanted.sum()), 1.0)
-    mean = np.array([part[real].mean() if real.any() else 0 for part in features], np.float32)
-    deviation = np.array([part[real].std() if real.any() else 0 for part in features], np.float32)
-    deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant one gets weight 0
-    features = (features - mean[:, None, None]) / deviation[:, None, None]
-    size = wanted.sum(axis=1, keepdims=True)
-
-    def loss(weights):
-        scores = np.where(real, np.tensordot(weights.astype(np.float32), features, 1), -1e9)
-        scores -= scores.max(axis=1, keepdims=True)
-        share = np.exp(scores)
-        total = share.sum(axis=1, keepdims=True)
-        value = -(wanted * (scores - np.log(total)) * real).sum() + (weights**2).sum()
-        wrong = share / total * size - wanted
-        slope = np.tensordot(features, wrong, ((1, 2), (0, 1))) + 2 * weights
-        return value / num_users, slope.astype(float) / num_users
-
-    if not wanted.any():
-        return np.zeros(len(features))
-    options = {"maxiter": _STEPS_OF_FIT}
-    found = minimize(loss, np.zeros(len(features)), jac=True, bounds=bounds, options=options)
-    return found.x / deviation
-
-
-def _features(data, mixture, epsilon):
-    """float32 `(num_features, num_users, n)`: log shares, the same of new items, prior, MLP."""
-    shares = data.shares
-    if len(shares) > 1:
-        mixed = np.tensordot(mixture.astype(np.float32), shares, 1)
-        shares = np.concatenate([shares, mixed[None]])
-    logs = np.log(shares + np.float32(epsilon))
-    return np.concatenate([logs, logs * data.is_new, data.prior, data.scorer[None]])
 
 
 def _sample(validation):
@@ -460,19 +292,11 @@ def _best_table(candidates, validation, k):
         for number, table in enumerate(tables):
             scores = table.scores(histories)
             scores[seen] = 0
-            order = _first(scores, k)
+            order = first_columns(scores, k)
             listed = np.take_along_axis(scores, order, axis=1) > 0
             hits = np.take_along_axis(wanted, order, axis=1) & listed
-            quality[number] += _ndcg_of_hits(hits, wanted.sum(axis=1)).sum()
+            quality[number] += ndcg_of_hits(hits, wanted.sum(axis=1)).sum()
     return tables[int(quality.argmax())]
-
-
-def _first(scores, k):
-    """Columns of the `k` largest scores of every row, largest first."""
-    k = min(k, scores.shape[1])
-    order = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    inner = np.argsort(-np.take_along_axis(scores, order, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(order, inner, axis=1)
 
 
 def _collect(ranker, validation, tables, moments, asked, prior):
@@ -498,7 +322,7 @@ def _collect(ranker, validation, tables, moments, asked, prior):
         shares = np.stack([np.take_along_axis(part, index, axis=1) for part in parts])
         features = moments.features[moment[:, None], :, index]  # (b, n, num_features)
         collected.append(
-            _Candidates(
+            Candidates(
                 shares=shares,
                 is_new=np.take_along_axis(is_new, index, axis=1),
                 prior=np.moveaxis(features, 2, 0),
@@ -509,7 +333,7 @@ def _collect(ranker, validation, tables, moments, asked, prior):
                 target_shares=np.stack([part[targets] for part in parts], axis=1),
             )
         )
-    return _Candidates(*(_join(column) for column in zip(*collected, strict=True)))
+    return Candidates(*(_join(column) for column in zip(*collected, strict=True)))
 
 
 def _best(part, count):
@@ -521,47 +345,3 @@ def _best(part, count):
 def _join(blocks):
     """Blocks of users, one after the other."""
     return np.concatenate(blocks, axis=1 if blocks[0].ndim == 3 else 0)
-
-
-def _top_hits(scores, data, k):
-    """Which of the first k are targets, bool `(num_users, k)`."""
-    scores = np.where(data.real, scores, -np.inf)
-    order = _first(scores, k)
-    return np.take_along_axis(data.hits, order, axis=1)
-
-
-def _ndcg_of_hits(hits, num_targets):
-    discount = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
-    ideal = np.concatenate([[0], np.cumsum(discount)])[np.minimum(num_targets, hits.shape[1])]
-    return (hits * discount).sum(axis=1) / np.maximum(ideal, TINY)
-
-
-class Memory(tf.Module):
-    """A neighbour table in the graph: the twin of `NeighbourTable.scores`.
-
-    Attributes:
-        tables: the variables it holds.
-    """
-
-    def __init__(self, table, name):
-        super().__init__(name)
-        self.decay = float(table.decay)
-        self.neighbours = tf.Variable(table.neighbours, trainable=False, name="neighbours")
-        self.votes = tf.Variable(table.weights, trainable=False, name="votes")
-        self.tables = [self.neighbours, self.votes]
-
-    def call(self, history):
-        """Item indices `(batch, time)`, oldest first, 0 = none -> `(batch, num_items + 1)`."""
-        valid = tf.cast(history > 0, tf.float32)
-        # age counts the real events behind an event, so padding anywhere changes nothing
-        age = tf.cumsum(valid, axis=1, exclusive=True, reverse=True)
-        weight = valid * tf.pow(self.decay, age)  # (batch, time)
-        batch, num_rows = tf.shape(history)[0], tf.shape(self.neighbours)[0]
-        known = tf.where(history < num_rows, history, 0)  # an added item has no row
-        near = tf.gather(self.neighbours, known)  # (batch, time, width)
-        votes = tf.gather(self.votes, known) * weight[:, :, None]
-        place = near + tf.range(batch)[:, None, None] * num_rows
-        flat = [tf.reshape(part, [-1]) for part in (votes, place)]
-        total = tf.math.unsorted_segment_sum(*flat, batch * num_rows)
-        total = tf.nn.relu(tf.reshape(total, (batch, num_rows)))
-        return total * tf.cast(tf.range(num_rows) > 0, tf.float32)

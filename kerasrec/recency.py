@@ -149,6 +149,21 @@ class Recency(NamedTuple):
         features = self.counts.features()
         return tuple((weights @ features).astype(np.float32) for weights in self[1:])
 
+    def at_last_moment(self, starts, first, prior):
+        """What a server looks up, with its last moment brought to the end that is known here.
+
+        Args:
+            starts, first, prior: as in `Moments`, prior `(num_moments, num_items + 1)`.
+
+        Returns:
+            `(starts, first, prior, popular)`; popular float32 `(num_items + 1,)`.
+        """
+        row, popular = self.priors()
+        last = len(starts) - 1
+        starts = np.append(starts[:-1], max(starts[-1], self.counts.time)).astype(np.int64)
+        first = np.where(self.counts.total > 0, np.minimum(first, last), first).astype(np.int32)
+        return starts, first, np.concatenate([prior[:-1], row[None]]), popular
+
     def after(self, histories):
         """The same with the events of `Histories` that are later than its end.
 

@@ -1,6 +1,7 @@
 """`Recommender`: reads an exported version and answers; no training code is loaded."""
 
 import logging
+import time
 import zlib
 
 import numpy as np
@@ -16,6 +17,7 @@ from kerasrec.recency import AT_THE_END, NEVER, Recency, newest_times
 log = logging.getLogger(__name__)
 #: numbers (scores, history and candidate ids) that one call of the model may hold at most
 MAX_CELLS = 2**26
+_DAY = 86400
 
 
 class Recommender:
@@ -150,7 +152,7 @@ class Recommender:
             )
         return np.full(histories.num_users, int(at), np.int64)
 
-    def observe(self, log):
+    def observe(self, events):
         """Learn what is recent from events that are newer than what the version knows.
 
         Without training: the newest events of a whole log (not of a few users, which would look
@@ -158,22 +160,27 @@ class Recommender:
         `save()` makes it a version.
 
         Args:
-            log: `Interactions` or `Histories` of this catalogue; older events are left out, and so
-                are items the model does not know.
+            events: `Interactions` or `Histories` of this catalogue; what is older than the version,
+                or more than a day ahead of this machine's clock, is left out, and so are items the
+                model does not know.
 
         Returns:
             Number of events that were newer; 0 where the version has no times.
         """
-        histories = log if isinstance(log, sequences.Histories) else self.histories(log)
+        given = isinstance(events, sequences.Histories)
+        histories = events if given else self.histories(events)
+        ahead = histories.timestamps > time.time() + _DAY
+        if ahead.any():
+            # one wrong date would make everything else look long ago
+            log.warning("%d events lie in the future and do not count as recent", ahead.sum())
+            histories = histories.where(~ahead)
         self._recency, count = self._recency.after(histories)
         if count:
-            module, total = self._module, self._recency.counts.total
-            prior, popular = self._recency.priors()
-            module.prior.assign(np.concatenate([module.prior.numpy()[:-1], prior[None]]))
-            module.popularity.assign(popular)
-            last = len(module.starts.numpy()) - 1
-            first = module.first.numpy()
-            module.first.assign(np.where(total > 0, np.minimum(first, last), first))
+            names = ("starts", "first", "prior")
+            table = [getattr(self._module, name).numpy() for name in names]
+            found = self._recency.at_last_moment(*table)
+            for name, value in zip((*names, "popularity"), found, strict=True):
+                getattr(self._module, name).assign(value)
         return count
 
     def interests(self, histories, *, batch_size=512):
@@ -441,7 +448,7 @@ class Recommender:
 
         The graph is copied; the tables that grew are written anew.
         """
-        names = ("item_vectors", "item_matrix", "popularity", "prior", "first")
+        names = ("item_vectors", "item_matrix", "popularity", "starts", "prior", "first")
         return derive_version(
             self.version,
             {"num_items": len(self.items)},

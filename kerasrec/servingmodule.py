@@ -1,7 +1,7 @@
 """`ServingModule`: what an exported version computes, in core TensorFlow operations only."""
 
 from kerasrec.backend import tf
-from kerasrec.fusion import TINY, Memory
+from kerasrec.fusionweights import TINY
 from kerasrec.itemvectors import Whitening
 from kerasrec.scoring import exclude, exclude_all_but, rerank, top_k
 from kerasrec.sequences import NUM_GAP_BUCKETS
@@ -11,6 +11,37 @@ _ROWS = tf.TensorSpec((None, None), tf.int32)
 _ONE_ID = tf.TensorSpec((None,), tf.string)
 _TIMES = tf.TensorSpec((None,), tf.int64)
 _VECTORS = tf.TensorSpec((None, None), tf.float32)
+
+
+class Memory(tf.Module):
+    """A neighbour table in the graph: the twin of `NeighbourTable.scores`.
+
+    Attributes:
+        tables: the variables it holds.
+    """
+
+    def __init__(self, table, name):
+        super().__init__(name)
+        self.decay = float(table.decay)
+        self.neighbours = tf.Variable(table.neighbours, trainable=False, name="neighbours")
+        self.votes = tf.Variable(table.weights, trainable=False, name="votes")
+        self.tables = [self.neighbours, self.votes]
+
+    def call(self, history):
+        """Item indices `(batch, time)`, oldest first, 0 = none -> `(batch, num_items + 1)`."""
+        valid = tf.cast(history > 0, tf.float32)
+        # age counts the real events behind an event, so padding anywhere changes nothing
+        age = tf.cumsum(valid, axis=1, exclusive=True, reverse=True)
+        weight = valid * tf.pow(self.decay, age)  # (batch, time)
+        batch, num_rows = tf.shape(history)[0], tf.shape(self.neighbours)[0]
+        known = tf.where(history < num_rows, history, 0)  # an added item has no row
+        near = tf.gather(self.neighbours, known)  # (batch, time, width)
+        votes = tf.gather(self.votes, known) * weight[:, :, None]
+        place = near + tf.range(batch)[:, None, None] * num_rows
+        flat = [tf.reshape(part, [-1]) for part in (votes, place)]
+        total = tf.math.unsorted_segment_sum(*flat, batch * num_rows)
+        total = tf.nn.relu(tf.reshape(total, (batch, num_rows)))
+        return total * tf.cast(tf.range(num_rows) > 0, tf.float32)
 
 
 class ServingModule(tf.Module):

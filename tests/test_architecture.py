@@ -16,13 +16,13 @@ backend artifacts nearest doctor
 cleaningreport columns events timestamps csvtable tables readers data
 cleaning datastats splits datasets sequences
 
-lists metrics transitions recency baselines evaluation plots report
+lists metrics transitions recency fusionweights fusion baselines evaluation plots report
 
 checkpoints torchfile text architectures checkpointfolder e5small pooling finetuning
 storedvectors tfidf textvectors encoder
 
 losses sequencemodels interest itemvectors scoring models
-validation optimizers trainer fusion textpart options trainingstate
+validation optimizers trainer textpart options trainingstate
 
 servingmodule exporter derive recommender pipeline
 
@@ -33,7 +33,7 @@ demo userinput arguments cli
 LIGHT = """
 artifacts nearest cleaningreport columns events timestamps csvtable tables readers data cleaning
 datastats splits datasets sequences lists metrics baselines evaluation plots report transitions
-recency
+recency fusionweights fusion
 """.split()
 
 

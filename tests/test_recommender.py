@@ -204,6 +204,15 @@ def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions
     pd.testing.assert_series_equal(again.recommend([[]], k=82).set_index("item_id")["score"], after)
 
 
+def test_events_of_the_future_are_not_observed(changed, caplog):
+    end = changed._recency.counts.time
+    log = pd.DataFrame({"user_id": ["v"], "item_id": [changed.items.ids[0]]})
+    log["timestamp"] = int(pd.Timestamp("2096-01-01").timestamp())
+    assert changed.observe(read_interactions(log)) == 0
+    assert "1 events lie in the future and do not count as recent" in caplog.text
+    assert changed._recency.counts.time == end
+
+
 def test_at_chooses_the_moment(recommender, toy_interactions, ids):
     starts = recommender._module.starts.numpy()
     prior = recommender._module.prior.numpy()

@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from conftest import histories_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerasrec import sequences
 from kerasrec.backend import tf
 from kerasrec.recommender import Recommender
-from kerasrec.servingmodule import gap_bucket
+from kerasrec.servingmodule import Memory, gap_bucket
+from kerasrec.transitions import NeighbourTable
 
 SECONDS = st.one_of(
     st.integers(0, 3),
@@ -329,3 +331,25 @@ def test_the_newest_time_of_a_request_says_when_it_is_asked(served, recommender,
         served, "recommend", history=[ids[:2]], timestamps=np.zeros((1, 2), np.int64), **rows
     )
     assert np.abs(now["scores"] - early["scores"]).max() > 1e-4
+
+
+def test_memory_is_the_twin_of_the_table():
+    rng = np.random.default_rng(0)
+    neighbours = rng.integers(0, 9, (9, 3)).astype(np.int32)
+    weights = (rng.normal(size=(9, 3)) * (neighbours > 0)).astype(np.float32)
+    table = NeighbourTable(neighbours, weights, 0.7)
+    rows = [[1, 2, 3], [8], [], [4, 4, 5, 1, 2]]
+    history = np.zeros((4, 7), np.int32)
+    for number, row in enumerate(rows):
+        history[number, 7 - len(row) :] = row
+    memory = Memory(table, "toy")
+    np.testing.assert_allclose(
+        memory.call(tf.constant(history)), table.scores(histories_of(rows)), atol=1e-6
+    )
+    # padding between events changes nothing, and an item beyond the table says nothing
+    spread = np.array([[1, 0, 2, 0, 3, 0, 0]], np.int32)
+    np.testing.assert_allclose(
+        memory.call(tf.constant(spread)), table.scores(histories_of([[1, 2, 3]])), atol=1e-6
+    )
+    added = memory.call(tf.constant([[12]]))
+    assert not added.numpy().any()

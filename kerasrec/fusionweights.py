@@ -1,0 +1,242 @@
+"""The weights of a fused score, fitted to what validation users took. No TensorFlow here.
+
+A score is a weighted sum of the features of a user's candidates. Three ways to its weights, `FITS`:
+maximum likelihood, as of a conditional logit (McFadden 1974); from there uphill in a smooth NDCG
+(ApproxNDCG, Qin et al. 2010); or uphill from the mixture of the parts, held near it.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize
+
+#: ways to fit the weights: most likely; from there uphill in a smooth NDCG; uphill from the mixture
+FITS = ("likelihood", "ndcg", "ndcg near the mixture")
+#: targets that a climb looks at; beyond them a sample
+MAX_TARGETS = 4000
+TINY = 1e-12
+#: weight moved between two parts of the mixture at a time
+_STEPS = (0.2, 0.1, 0.05)
+_FOLDS = 3
+_STEPS_OF_FIT = 40  # of L-BFGS
+_SOFTNESS = 0.1  # of the ranks of the smooth NDCG, in units of the score
+#: how firmly a climb is held to its start, on standardised weights
+_RIDGES = {"ndcg": 1e-4, "ndcg near the mixture": 1e-2}
+
+
+class Candidates(NamedTuple):
+    """What the fit needs of every validation user: features of some items, and which are targets.
+
+    shares: float32 `(num_parts, num_users, n)`, what each part gives the candidates; the model is
+    part 0.  is_new: bool `(num_users, n)`.  prior: float32 `(num_features, num_users, n)`.
+    scorer: float32 `(num_users, n)`, the MLP.  real: bool, False where the place is empty.
+    hits: bool, True where the candidate is a target.  num_targets: `(num_users,)`.
+    target_shares: float32 `(num_targets, num_parts)`.
+    """
+
+    shares: np.ndarray
+    is_new: np.ndarray
+    prior: np.ndarray
+    scorer: np.ndarray
+    real: np.ndarray
+    hits: np.ndarray
+    num_targets: np.ndarray
+    target_shares: np.ndarray
+
+
+def features_of(data, mixture, epsilon):
+    """float32 `(num_features, num_users, n)`: log shares, the same of new items, prior, MLP."""
+    shares = data.shares
+    if len(shares) > 1:
+        mixed = np.tensordot(mixture.astype(np.float32), shares, 1)
+        shares = np.concatenate([shares, mixed[None]])
+    logs = np.log(shares + np.float32(epsilon))
+    return np.concatenate([logs, logs * data.is_new, data.prior, data.scorer[None]])
+
+
+def most_likely(target_parts, steps=100):
+    """Mixture weights, `(num_parts,)`, by expectation maximisation.
+
+    Args:
+        target_parts: probability of every target under every part, `(num_targets, num_parts)`.
+    """
+    weights = np.full(target_parts.shape[1], 1 / target_parts.shape[1])
+    # a target that no part can name (the history holds it already) says nothing of the weights
+    target_parts = target_parts[target_parts.sum(axis=1) > 0]
+    if not len(target_parts):
+        return weights
+    for _ in range(steps):
+        joint = target_parts * weights + TINY
+        weights = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
+    return weights
+
+
+def best_mixture(data, k):
+    """Shares of the parts, `(num_parts,)`: from the most likely ones uphill in NDCG."""
+
+    def quality(mixture):
+        mixed = np.tensordot(mixture.astype(np.float32), data.shares, 1)
+        return ndcg_of_hits(top_hits(mixed, data, k), data.num_targets).mean()
+
+    mixture = most_likely(data.target_shares)
+    best = quality(mixture)
+    for step in _STEPS:
+        improved = True
+        while improved:
+            improved = False
+            for source, target in itertools.permutations(range(len(mixture)), 2):
+                tried = mixture.copy()
+                moved = min(step, tried[source])
+                tried[source] -= moved
+                tried[target] += moved
+                found = quality(tried) if moved else 0.0
+                if found > best + 1e-6:
+                    best, mixture, improved = found, tried, True
+    return mixture
+
+
+def best_way(features, data, mixture_alone, k):
+    """The way of `FITS` whose weights rank held-back users best, by cross-validation."""
+    fold = np.random.default_rng(0).integers(0, _FOLDS, len(data.num_targets))
+    quality = dict.fromkeys(FITS, 0.0)
+    for number in range(_FOLDS):
+        fitted, held_back = (
+            _users(features, data, mask) for mask in (fold != number, fold == number)
+        )
+        for name, weights in fit_weights(*fitted, mixture_alone, k).items():
+            scores = np.tensordot(weights, held_back[0], 1)
+            hits = top_hits(scores, held_back[1], k)
+            quality[name] += ndcg_of_hits(hits, held_back[1].num_targets).sum()
+    return max(quality, key=quality.get)
+
+
+def _users(features, data, mask):
+    """Features and data of some users."""
+    one_axis = ("real", "hits", "num_targets")
+    return features[:, mask], data._replace(**{n: getattr(data, n)[mask] for n in one_axis})
+
+
+def fit_weights(features, data, mixture_alone, k, *, ways=FITS):
+    """Weights fitted in each of `ways`, names of `FITS`: name -> `(num_features,)`.
+
+    Args:
+        features: float32 `(num_features, num_users, n)`, the MLP last.
+        data: `Candidates`.
+        mixture_alone: `(num_features,)`, the weights of the mixture alone.
+        k: cut of the NDCG.
+    """
+    found = {}
+    if set(ways) & {"likelihood", "ndcg"}:
+        found["likelihood"] = by_likelihood(features, data)
+    starts = {"ndcg": found.get("likelihood"), "ndcg near the mixture": mixture_alone}
+    for way, start in starts.items():
+        if way in ways:
+            found[way] = climb(start, features, data, k, ridge=_RIDGES[way])
+    return {way: found[way] for way in ways}
+
+
+def by_likelihood(features, data):
+    """Weights `(num_features,)` of a conditional logit; every user with a target counts alike.
+
+    Targets that are no candidate say nothing and are left out. The last weight, of the MLP, is not
+    below 0.
+    """
+    wanted = data.hits / np.maximum(data.hits.sum(axis=1, keepdims=True), 1)
+    use = data.hits.any(axis=1)
+    return fit_logit(
+        features[:, use], wanted[use].astype(np.float32), data.real[use], _bounds(features)
+    )
+
+
+def _bounds(features):
+    return [(None, None)] * (len(features) - 1) + [(0, None)]
+
+
+def climb(start, features, data, k, *, ridge):
+    """Weights of a higher ApproxNDCG: 1 / log2(1 + rank), with ranks made of sigmoids."""
+    row, column = np.nonzero(data.hits)  # one entry per target
+    count = len(row)
+    if not count:
+        return start
+    if count > MAX_TARGETS:
+        chosen = np.sort(np.random.default_rng(0).choice(count, MAX_TARGETS, replace=False))
+        row, column = row[chosen], column[chosen]
+    ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
+    gain = 1 / (ideal[np.minimum(data.num_targets[row], k)] * len(data.num_targets))
+    gain *= count / len(row)  # a sample stands for all
+    ahead = features[:, row] - features[:, row, column][:, :, None]  # (num_features, targets, n)
+    real = data.real[row].copy()
+    real[np.arange(len(row)), column] = False
+    deviation = np.array([part[data.real].std() for part in features])
+    deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant feature stays out
+    first = np.where(np.isfinite(deviation), start * np.minimum(deviation, 1e9), 0)
+
+    def loss(standardised):
+        weights = (standardised / deviation).astype(np.float32)
+        lead = np.tensordot(weights, ahead, 1)
+        above = np.where(real, 1 / (1 + np.exp(-np.clip(lead / _SOFTNESS, -30, 30))), 0)
+        rank = 1 + above.sum(axis=1)
+        away = standardised - first
+        value = -(gain / np.log2(1 + rank)).sum() + ridge * (away**2).sum()
+        per_rank = gain * np.log(2) / (np.log1p(rank) ** 2 * (1 + rank))
+        push = (above * (1 - above) / _SOFTNESS * per_rank[:, None]).astype(np.float32)
+        slope = np.tensordot(ahead, push, ((1, 2), (0, 1)))
+        return value, (slope / deviation + 2 * ridge * away).astype(float)
+
+    options = {"maxiter": _STEPS_OF_FIT}
+    found = minimize(loss, first.copy(), jac=True, bounds=_bounds(features), options=options)
+    return found.x / deviation
+
+
+def fit_logit(features, wanted, real, bounds=None):
+    """Maximum likelihood with a ridge of one user's weight on the standardised features."""
+    num_users = max(float(wanted.sum()), 1.0)
+    mean = np.array([part[real].mean() if real.any() else 0 for part in features], np.float32)
+    deviation = np.array([part[real].std() if real.any() else 0 for part in features], np.float32)
+    deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant one gets weight 0
+    features = (features - mean[:, None, None]) / deviation[:, None, None]
+    size = wanted.sum(axis=1, keepdims=True)
+
+    def loss(weights):
+        scores = np.where(real, np.tensordot(weights.astype(np.float32), features, 1), -1e9)
+        scores -= scores.max(axis=1, keepdims=True)
+        share = np.exp(scores)
+        total = share.sum(axis=1, keepdims=True)
+        value = -(wanted * (scores - np.log(total)) * real).sum() + (weights**2).sum()
+        wrong = share / total * size - wanted
+        slope = np.tensordot(features, wrong, ((1, 2), (0, 1))) + 2 * weights
+        return value / num_users, slope.astype(float) / num_users
+
+    if not wanted.any():
+        return np.zeros(len(features))
+    options = {"maxiter": _STEPS_OF_FIT}
+    found = minimize(loss, np.zeros(len(features)), jac=True, bounds=bounds, options=options)
+    return found.x / deviation
+
+
+def first_columns(scores, k):
+    """Columns of the `k` largest scores of every row, largest first."""
+    k = min(k, scores.shape[1])
+    order = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    inner = np.argsort(-np.take_along_axis(scores, order, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(order, inner, axis=1)
+
+
+def top_hits(scores, data, k):
+    """Which of the first k are targets, bool `(num_users, k)`."""
+    scores = np.where(data.real, scores, -np.inf)
+    order = first_columns(scores, k)
+    return np.take_along_axis(data.hits, order, axis=1)
+
+
+def ndcg_of_hits(hits, num_targets):
+    """NDCG of every user, `(num_users,)`.
+
+    Args:
+        hits: bool `(num_users, k)`, which of the first k are targets.
+        num_targets: `(num_users,)`.
+    """
+    discount = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
+    ideal = np.concatenate([[0], np.cumsum(discount)])[np.minimum(num_targets, hits.shape[1])]
+    return (hits * discount).sum(axis=1) / np.maximum(ideal, TINY)
