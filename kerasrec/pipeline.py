@@ -23,7 +23,7 @@ from kerasrec.recency import (
     fit_moments,
 )
 from kerasrec.textpart import text_part
-from kerasrec.trainer import Trainer
+from kerasrec.trainer import OPTIMIZERS, Trainer
 from kerasrec.trainingstate import plain
 from kerasrec.validation import Ranker, hold_out_last, make_validation
 
@@ -75,7 +75,8 @@ def train(
         `Trained`.
 
     Raises:
-        ValueError: unknown options, or data that nothing can be learned from.
+        ValueError: unknown options, data that nothing can be learned from, times in one of
+            `interactions` and `valid` only, or refit with an optimizer that is made already.
     """
     started = time.perf_counter()
     artifacts.check_name(name)
@@ -88,6 +89,11 @@ def train(
         for given in (interactions, valid)
     )
     _check_times(interactions, valid)
+    if refit and isinstance(options["trainer"].get("optimizer"), OPTIMIZERS):
+        raise ValueError(
+            "refit trains twice, and an optimizer that is made already keeps its state. Give its "
+            "name, or a function that takes the learning rate and makes one."
+        )
     histories = sequences.make_histories(interactions, items)
     fitted, validation, later = _split(histories, items, valid)
     only_end = asked_at_the_end(fitted, later)
@@ -109,6 +115,9 @@ def train(
     # what was held out is known when the version goes to work
     model = trainer.model
     if refit:
+        if part.encoder is not None and part.text is not part.vectors:
+            # the encoder has learned: begin again with the pretrained one
+            part = text_part(items, **options["encoder"], progress=progress)
         every = histories
         if valid is not None:
             every = sequences.make_histories(join_interactions([interactions, valid]), items)

@@ -19,6 +19,8 @@ from kerasrec.validation import Ranker, ranking_quality
 
 log = logging.getLogger(__name__)
 MONITOR = "valid_ndcg@10"
+#: types of an optimizer that is made already
+OPTIMIZERS = (keras.optimizers.Optimizer, keras.optimizers.legacy.Optimizer)
 #: epochs whose weights are averaged at the end, if the mean ranks validation better than the best
 AVERAGED = 3
 #: an epoch has at least this many steps where the data allow it, or few users learn little
@@ -197,8 +199,7 @@ def _make_slots(training):
 
 
 def _is_factory(optimizer):
-    known = (keras.optimizers.Optimizer, keras.optimizers.legacy.Optimizer)
-    return not isinstance(optimizer, known)
+    return not isinstance(optimizer, OPTIMIZERS)
 
 
 def _fingerprint(trainer, histories, validation):

@@ -11,7 +11,7 @@ import pytest
 from conftest import histories_of
 
 from kerasrec import artifacts, exporter
-from kerasrec.backend import tf
+from kerasrec.backend import keras, tf
 from kerasrec.data import Items, read_interactions
 from kerasrec.encoder import load_text_encoder
 from kerasrec.pipeline import fingerprint, train
@@ -300,7 +300,33 @@ def test_refit_learns_from_what_was_held_out(tmp_path):
     assert found[False].manifest["metrics"] == found[True].manifest["metrics"]
 
 
+@pytest.mark.slow
+def test_refit_begins_with_the_pretrained_encoder_again(small, tiny_bert_folder, tmp_path):
+    """The first fit moves the encoder, the second one does not learn: as if nothing had been."""
+    interactions, items = small
+
+    def encoded(name, rates, **more):
+        rates = iter(rates)
+        given = options({"name": str(tiny_bert_folder), "mode": "finetune", "cache": False})
+        given["trainer"]["optimizer"] = lambda _: keras.optimizers.legacy.SGD(next(rates))
+        folder = tmp_path / name
+        trained = train(interactions, items, name="m", out=folder, options=given, **more)
+        return Recommender.load(trained.version).encode(["机器学习", "经济学原理"])
+
+    still = encoded("still", [0.0], progress=False)
+    moved = encoded("moved", [0.5], progress=False)
+    again = encoded("again", [0.5, 0.0], refit=True, progress=False)
+    assert np.abs(moved - still).max() > 1e-3
+    np.testing.assert_allclose(again, still, atol=1e-5)
+
+
 # --- mistakes are found before the work ---
+
+
+def test_refit_refuses_an_optimizer_that_is_made_already(small, tmp_path):
+    given = {"trainer": {"optimizer": keras.optimizers.legacy.SGD(0.1)}}
+    with pytest.raises(ValueError, match="refit trains twice.*Give its name, or a function"):
+        train(*small, name="m", out=tmp_path, options=given, refit=True, progress=False)
 
 
 @pytest.mark.parametrize("timed", ["log", "valid"])

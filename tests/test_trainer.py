@@ -286,16 +286,35 @@ def run_of(data, rows):
     return run
 
 
-@pytest.mark.parametrize(("of_mean", "expected"), [(0.9, 2.0), (0.2, 3.0)])
-def test_the_mean_of_the_best_epochs_where_it_is_better(data, monkeypatch, of_mean, expected):
+def test_only_the_best_epochs_are_kept(data):
     run = run_of(data, [0.1, 0.5, 0.3, 0.6, 0.2, 0.4])
-    assert sorted(run.kept) == [1, 3, 5]
-    found = {"ndcg@10": of_mean}
-    monkeypatch.setattr(trainer_module, "ranking_quality", lambda *_: found)
-    run.kept[5] = [values * 0 + 2 for values in run.kept[5]]  # the mean of 1, 3 and 2 is 2
+    assert {epoch: weights[0].max() for epoch, weights in run.kept.items()} == {1: 1, 3: 3, 5: 5}
+
+
+@pytest.mark.parametrize("better", ["mean", "best"])
+def test_the_mean_of_the_best_epochs_where_it_ranks_better(data, better):
+    """Trained weights with noise added and taken away: only their mean is good, or only the best.
+
+    Validation ranks for real.
+    """
+    made = trainer(epochs=6)
+    made.fit(*data)
+    learned = [w.numpy() for w in made.model.training.trainable_weights]
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(0, 0.3, w.shape).astype(np.float32) for w in learned]
+    run = trainer_module._Run(made, data[1], 1, "")
+    run.set_model(made.model.training)
+    up, down = ([w + sign * n for w, n in zip(learned, noise, strict=True)] for sign in (1, -1))
+    if better == "mean":
+        run.kept = {0: up, 1: down}
+    else:
+        run.kept = {0: learned, 1: [w + 2 * n for w, n in zip(learned, noise, strict=True)]}
+    run._put(run.kept[0])
+    run.best_epoch, run.best = 0, run._quality()["ndcg@10"]
     run.restore_best()
-    for weight in run.trainer.model.training.trainable_weights:
-        np.testing.assert_allclose(weight, expected)
+    for weight, expected in zip(made.model.training.trainable_weights, learned, strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-6)
+    assert run._quality()["ndcg@10"] > 0.5  # chance is about 0.15
 
 
 def test_small_data_have_small_batches(data):
