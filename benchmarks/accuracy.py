@@ -1,18 +1,20 @@
 """Accuracy by the neutral yardstick: full ranking, tuned on valid, scored on test by score.py.
 
-    .venv/bin/python benchmarks/accuracy.py DATA [DATA ...] [--protocol loo|temporal]
-        [--seeds 0 1 2] [--variants default text-only ...] [--work build/accuracy]
+    .venv/bin/python benchmarks/accuracy.py --data DATA [--only NAME ...] [--out benchmarks]
+        [--protocol loo temporal] [--seeds 0 1 2] [--variants default text-only ...]
 
-DATA are folders with interactions.csv.gz and items.csv.gz. `yardstick/` holds copies of the
-deterministic split and of the scorer. Every row is `kerasrec train` and `kerasrec recommend` in a
-process of its own, with the defaults but for what the variant says, fitted on train.csv, stopped
-and fused on valid.csv, history at test = train + valid. Rows that are done are not run again
-(delete the work folder to start anew); the table goes to standard output and to RESULTS.md beside
-this file with --write.
+DATA holds a folder per data set, with interactions.csv.gz and items.csv.gz. `yardstick/` holds
+copies of the deterministic split and of the scorer. Every row is `kerasrec train` and `kerasrec
+recommend` in a process of its own, with the defaults but for what the variant says, fitted on
+train.csv, stopped and fused on valid.csv, history at test = train + valid. Under each table stands
+the difference to the best baseline over the same users, with its interval. Rows that are done are
+not run again (delete the work folder to start anew); the tables go to standard output and, with
+--out, to OUT/ACCURACY.md.
 """
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -94,8 +96,8 @@ def judge(lists, folder):
     return {name: found[name] for name in METRICS}
 
 
-def baseline_rows(folder):
-    """kerasrec's baselines, fitted on train.csv."""
+def baseline_lists(folder):
+    """name -> lists of kerasrec's baselines, fitted on train.csv."""
     from kerasrec.data import join_interactions, read_interactions, read_items
     from kerasrec.evaluation import run_baselines
     from kerasrec.sequences import make_histories
@@ -105,9 +107,25 @@ def baseline_rows(folder):
     users = pd.read_csv(folder / "test_users.csv", dtype=str)["user"].to_numpy(object)
     histories = make_histories(join_interactions([train, valid]), items).of_users(users)
     fitted = make_histories(train, items)
-    for name, lists in run_baselines(fitted, histories, items, texts=items.texts()).items():
-        lists = lists.rename(columns={"user_id": "user", "item_id": "item"})
-        yield {"variant": f"baseline: {name}", "seed": "", **judge(lists, folder)}
+    found = run_baselines(fitted, histories, items, texts=items.texts())
+    names = {"user_id": "user", "item_id": "item"}
+    return {name: lists.rename(columns=names) for name, lists in found.items()}
+
+
+def compare(folder, lists, baselines):
+    """A sentence: the first default row against the best baseline, over the same users."""
+    from kerasrec.data import join_interactions, read_interactions, read_items
+    from kerasrec.evaluation import evaluate
+    from kerasrec.sequences import make_histories
+
+    items = read_items(folder / "items.csv")
+    parts = [read_interactions(folder / f"{name}.csv") for name in ("train", "valid")]
+    known, test = join_interactions(parts), read_interactions(folder / "test.csv")
+    names = {"user": "user_id", "item": "item_id"}
+    models = {"kerasrec": yardstick.read(lists), **baselines}
+    models = {name: found.rename(columns=names) for name, found in models.items()}
+    histories = make_histories(known, items)
+    return evaluate(models, test, histories=histories, train=known, items=items).summary()
 
 
 def table(rows):
@@ -130,37 +148,64 @@ def table(rows):
     return "\n".join(lines)
 
 
+def data_folders(data, only):
+    """The data sets in a folder, or those named."""
+    found = {p.parent.name: p.parent for p in sorted(data.glob("*/interactions.csv.gz"))}
+    unknown = [name for name in only or [] if name not in found]
+    if unknown or not found:
+        wanted = ", ".join(unknown) or "interactions.csv.gz in a folder per data set"
+        raise SystemExit(f"{data} has no {wanted}. It has: {', '.join(found) or 'none'}.")
+    return [found[name] for name in only or found]
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", nargs="+", type=Path)
-    parser.add_argument("--protocol", choices=["loo", "temporal"], default="loo")
+    parser.add_argument("--data", type=Path, required=True, help="a folder per data set")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the data sets")
+    parser.add_argument("--out", type=Path, help="folder that ACCURACY.md is written to")
+    parser.add_argument("--protocol", nargs="+", choices=["loo", "temporal"], default=["loo"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["default", "text-only"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["default"])
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "accuracy")
-    parser.add_argument("--write", action="store_true", help="write RESULTS.md too")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     parts = []
-    for data in options.data:
-        name, _ = split.write_split(data, options.work / "splits", options.protocol)
-        folder = options.work / "splits" / name
-        rows = list(baseline_rows(folder))
-        for variant in options.variants:
-            for seed in options.seeds:
-                rows.append(kerasrec_row(folder, options.work, variant, seed))
-                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-        parts.append(f"## {name}, {options.protocol}\n\n{table(rows)}\n")
-        print(parts[-1], flush=True)
-    if options.write:
+    for data in data_folders(options.data, options.only):
+        for protocol in options.protocol:
+            try:
+                name, _ = split.write_split(data, options.work / "splits", protocol)
+            except SystemExit as refusal:  # positions instead of times
+                print(f"{data.name}: {refusal}", file=sys.stderr)
+                continue
+            folder = options.work / "splits" / name
+            parts.append(f"## {name}\n\n{measure(folder, options)}\n")
+            print(parts[-1], flush=True)
+    if options.out:
         machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
         head = (
-            f"# Results\n\nMeasured {date.today()} on 2 cores ({machine}) by\n"
-            f"`benchmarks/accuracy.py` with seeds {options.seeds}; times are wall seconds on a "
-            "machine that did other work too.\nse = standard error over the test users.\n\n"
+            f"# Accuracy\n\nMeasured {date.today()} on {os.cpu_count()} cores ({machine}) by "
+            f"`benchmarks/accuracy.py`, seeds {options.seeds};\ntimes are wall seconds. se = "
+            "standard error over the test users.\n\n"
         )
-        (HERE / "RESULTS.md").write_text(head + "\n".join(parts))
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "ACCURACY.md").write_text(head + "\n".join(parts))
+
+
+def measure(folder, options):
+    """Table of a split and the comparison with the best baseline."""
+    baselines = baseline_lists(folder)
+    rows = [
+        {"variant": f"baseline: {name}", "seed": "", **judge(lists, folder)}
+        for name, lists in baselines.items()
+    ]
+    for variant in options.variants:
+        for seed in options.seeds:
+            rows.append(kerasrec_row(folder, options.work, variant, seed))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    first = f"{folder.name}-{options.variants[0]}-{options.seeds[0]}.csv"
+    return f"{table(rows)}\n\n{compare(folder, options.work / first, baselines)}"
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def load(*, quiet=False):
             raise _missing(module)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if quiet else "2")
     # a pool of memory: glibc gives a large tensor back to the system and has the next one zeroed
-    # page by page, which took up to half of a training step
+    # page by page, which is a good part of a training step
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
     with _without_chatter() if quiet else contextlib.nullcontext():
         tf, keras = _import("tensorflow"), _import("tf_keras")
