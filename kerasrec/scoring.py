@@ -104,11 +104,15 @@ def exclude(scores, item_index):
         scores: float32, `(batch, num_items + 1)`.
         item_index: int32, `(batch, n)`; 0 (padding) names column 0.
     """
-    rows = tf.repeat(tf.range(tf.shape(scores)[0]), tf.shape(item_index)[1])
-    place = tf.stack([rows, tf.reshape(item_index, [-1])], axis=1)
-    low = tf.fill([tf.shape(place)[0]], scores.dtype.min)
-    scores = tf.tensor_scatter_nd_min(scores, place, low)
-    return tf.where(scores <= scores.dtype.min, -float("inf"), scores)
+    place = _places(item_index)
+    low = tf.fill([tf.shape(place)[0]], -float("inf"))
+    return tf.tensor_scatter_nd_update(scores, place, low)
+
+
+def _places(item_index):
+    """int32 `(batch * n, 2)`: row and column of every entry of `(batch, n)`."""
+    rows = tf.repeat(tf.range(tf.shape(item_index)[0]), tf.shape(item_index)[1])
+    return tf.stack([rows, tf.reshape(item_index, [-1])], axis=1)
 
 
 def top_k(scores, k):
@@ -129,12 +133,15 @@ def exclude_all_but(scores, item_index):
         scores: float32, `(batch, num_items + 1)`.
         item_index: int32, `(batch, n)`; 0 = none; -1 = an item that does not exist.
     """
-    restricted = tf.reduce_any(item_index != 0, axis=1, keepdims=True)
-    rows = tf.repeat(tf.range(tf.shape(scores)[0]), tf.shape(item_index)[1])
-    place = tf.stack([rows, tf.reshape(tf.maximum(item_index, 0), [-1])], axis=1)
-    ones = tf.ones([tf.shape(place)[0]], tf.int32)
-    allowed = tf.scatter_nd(place, ones, tf.shape(scores)) > 0
-    return tf.where(allowed | ~restricted, scores, -float("inf"))
+
+    def restrict():
+        place = _places(tf.maximum(item_index, 0))
+        ones = tf.ones([tf.shape(place)[0]], tf.int32)
+        allowed = tf.scatter_nd(place, ones, tf.shape(scores)) > 0
+        free = tf.reduce_all(item_index == 0, axis=1, keepdims=True)
+        return tf.where(allowed | free, scores, -float("inf"))
+
+    return tf.cond(tf.reduce_any(item_index != 0), restrict, lambda: scores)
 
 
 def rerank(scores, interest, item_vectors, scorer, weight, k):

@@ -1,5 +1,7 @@
 """`ServingModule`: what an exported version computes, in core TensorFlow operations only."""
 
+import numpy as np
+
 from kerasrec.backend import tf
 from kerasrec.fusionweights import TINY
 from kerasrec.itemvectors import Whitening
@@ -24,7 +26,8 @@ class Memory(tf.Module):
         super().__init__(name)
         self.decay = float(table.decay)
         self.neighbours = tf.Variable(table.neighbours, trainable=False, name="neighbours")
-        self.votes = tf.Variable(table.weights, trainable=False, name="votes")
+        votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
+        self.votes = tf.Variable(votes, trainable=False, name="votes")
         self.tables = [self.neighbours, self.votes]
 
     def call(self, history):
@@ -40,8 +43,7 @@ class Memory(tf.Module):
         place = near + tf.range(batch)[:, None, None] * num_rows
         flat = [tf.reshape(part, [-1]) for part in (votes, place)]
         total = tf.math.unsorted_segment_sum(*flat, batch * num_rows)
-        total = tf.nn.relu(tf.reshape(total, (batch, num_rows)))
-        return total * tf.cast(tf.range(num_rows) > 0, tf.float32)
+        return tf.nn.relu(tf.reshape(total, (batch, num_rows)))
 
 
 class ServingModule(tf.Module):
@@ -91,8 +93,8 @@ class ServingModule(tf.Module):
 
     def _fused(self, history, interest, asked):
         """The fused score without the MLP, `(batch, num_items + 1)`: see `fusion`."""
-        retrieval = tf.nn.softmax(tf.matmul(interest, self.item_matrix) / self.temperature)
-        unseen = tf.cast(tf.math.is_finite(exclude(tf.zeros_like(retrieval), history)), tf.float32)
+        retrieval = tf.nn.softmax(tf.matmul(interest / self.temperature, self.item_matrix))
+        unseen = tf.nn.relu(exclude(tf.ones_like(retrieval), history))  # 1 or 0
         shares = {"model": _share(retrieval, unseen)}
         for name, memory in self.memories.items():
             votes = memory(history[:, -self.max_length :])
@@ -104,7 +106,9 @@ class ServingModule(tf.Module):
         is_new = tf.cast(self.first[None] > moment[:, None], tf.float32)
         score = tf.gather(self.prior, moment)
         for name, (weight, more_if_new) in self.weights.items():
-            score += (weight + more_if_new * is_new) * tf.math.log(shares[name] + self.epsilon)
+            if more_if_new:
+                weight += more_if_new * is_new
+            score += weight * tf.math.log(shares[name] + self.epsilon)
         return score
 
     def _moment(self, asked):
@@ -147,7 +151,11 @@ class ServingModule(tf.Module):
         interest = self.interest_rows(history[:, 1:], time_gap, event)
         scores = self._fused(history, interest, asked)
         known = tf.reduce_any(history > 0, axis=1)
-        scores = tf.where(known[:, None], scores, self.popularity[None])
+        scores = tf.cond(
+            tf.reduce_all(known),
+            lambda: scores,
+            lambda: tf.where(known[:, None], scores, self.popularity[None]),
+        )
         seen = tf.where(keep_seen[:, None], 0, history)
         scores = exclude(scores, tf.concat([seen, deny], axis=1))
         scores = exclude_all_but(scores, allow)
