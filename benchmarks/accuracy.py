@@ -235,9 +235,9 @@ def main():
         "--variants",
         nargs="+",
         choices=VARIANTS,
-        default=["default", "refit"],
+        default=["default"],
         metavar="NAME",
-        help=f"of {', '.join(VARIANTS)}; default: default refit",
+        help=f"of {', '.join(VARIANTS)}; default: default",
     )
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "accuracy")
     options = parser.parse_args()
