@@ -9,11 +9,12 @@ recommend` in a process of its own, with the defaults but for what the variant s
 train.csv, stopped and fused on valid.csv, history at test = train + valid. Under each table stands
 the difference to the best baseline over the same users, with its interval. Split by time, cold
 items are targets without an event before the test, asked by users who have one, ranked among the
-whole catalogue. Rows that are done are not run again (delete the work folder to start anew); the
-tables go to standard output and, with --out, to OUT/ACCURACY.md and OUT/accuracy.svg.
+whole catalogue. Rows that are done are not run again unless code, data or arguments have changed;
+the tables go to standard output and, with --out, to OUT/ACCURACY.md and OUT/accuracy.svg.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -77,12 +78,21 @@ def run(arguments, log):
     return time.perf_counter() - started
 
 
+def made_of(folder, variant):
+    """Digest of what a row depends on: kerasrec's code, the split, the arguments."""
+    paths = sorted((HERE.parent / "kerasrec").glob("*.py")) + sorted(folder.glob("*.csv"))
+    digest = hashlib.sha256(json.dumps(VARIANTS[variant]).encode())
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def kerasrec_row(folder, work, variant, seed):
     """Train, recommend and score one variant: a dict of figures."""
     tag = f"{folder.name}-{variant}-{seed}"
-    done = work / f"{tag}.json"
-    if done.exists():
-        return json.loads(done.read_text())
+    done, key = work / f"{tag}.json", made_of(folder, variant)
+    if done.exists() and (row := json.loads(done.read_text())).get("made_of") == key:
+        return row
     log, models, lists = work / f"{tag}.log", work / "models", work / f"{tag}.csv"
     train = ["train", "--interactions", folder / "train.csv", "--items", folder / "items.csv"]
     train += ["--valid", folder / "valid.csv", "--name", tag, "--out", models, "--quiet"]
@@ -90,9 +100,14 @@ def kerasrec_row(folder, work, variant, seed):
     known = [folder / "train.csv", folder / "valid.csv"]
     recommend = ["recommend", "--model", models / tag, "--histories", *known]
     recommend += ["--users", folder / "test_users.csv", "--k", 50, "--out", lists]
-    row = {"variant": variant, "seed": seed, "train_s": run(train, log)}
-    row["recommend_s"] = run(recommend, log)
-    row.update(judge(yardstick.read(lists), folder))
+    row = {"made_of": key, "date": str(date.today()), "variant": variant, "seed": seed}
+    row.update(train_s=run(train, log), recommend_s=run(recommend, log))
+    found = yardstick.read(lists)
+    row.update(judge(found, folder))
+    if (folder / "cold_items.csv").exists():
+        new = yardstick.read(folder / "cold_items.csv")["item"]
+        warm = judge(found[~found["item"].isin(new)], folder)
+        row["ndcg@10 without cold items in the lists"] = warm["ndcg@10"]
     newest = max((models / tag).glob("[0-9]*"), key=lambda path: int(path.name))
     manifest = json.loads((newest / "assets.extra" / "manifest.json").read_text())
     row.update(valid=manifest["metrics"], fusion=manifest["fusion"], asked=manifest["asked"])
@@ -113,38 +128,40 @@ def judge(lists, folder):
         asked = test[test["item"].isin(new) & test["user"].isin(known["user"])]
         cold = yardstick.score(lists, asked, known, (10,), catalogue)
         row.update({f"cold {name}": cold[name] for name in ("users", *METRICS)})
-        warm = yardstick.score(lists[~lists["item"].isin(new)], test, known, (10,), catalogue)
-        row["ndcg@10 without cold items in the lists"] = warm["ndcg@10"]
     return row
+
+
+def read_split(folder):
+    """Items, training and known events and test events of a split, as kerasrec reads them."""
+    from kerasrec.data import join_interactions, read_interactions, read_items
+
+    names = ("train", "valid", "test")
+    train, valid, test = (read_interactions(folder / f"{name}.csv") for name in names)
+    return read_items(folder / "items.csv"), train, join_interactions([train, valid]), test
 
 
 def baseline_lists(folder):
     """name -> lists of kerasrec's baselines, fitted on train.csv."""
-    from kerasrec.data import join_interactions, read_interactions, read_items
     from kerasrec.evaluation import run_baselines
     from kerasrec.sequences import make_histories
 
-    items = read_items(folder / "items.csv")
-    train, valid = (read_interactions(folder / f"{name}.csv") for name in ("train", "valid"))
+    items, train, known, _ = read_split(folder)
     users = pd.read_csv(folder / "test_users.csv", dtype=str)["user"].to_numpy(object)
-    histories = make_histories(join_interactions([train, valid]), items).of_users(users)
+    histories = make_histories(known, items).of_users(users)
     fitted = make_histories(train, items)
     found = run_baselines(fitted, histories, items, texts=items.texts())
     names = {"user_id": "user", "item_id": "item"}
     return {name: lists.rename(columns=names) for name, lists in found.items()}
 
 
-def compare(folder, lists, baselines):
-    """A sentence: the first default row against the best baseline, over the same users."""
-    from kerasrec.data import join_interactions, read_interactions, read_items
+def compare(folder, name, lists, baselines):
+    """A sentence: the lists of `name` against the best baseline, over the same users."""
     from kerasrec.evaluation import evaluate
     from kerasrec.sequences import make_histories
 
-    items = read_items(folder / "items.csv")
-    parts = [read_interactions(folder / f"{name}.csv") for name in ("train", "valid")]
-    known, test = join_interactions(parts), read_interactions(folder / "test.csv")
+    items, _, known, test = read_split(folder)
     names = {"user": "user_id", "item": "item_id"}
-    models = {"kerasrec": yardstick.read(lists), **baselines}
+    models = {name: yardstick.read(lists), **baselines}
     models = {name: found.rename(columns=names) for name, found in models.items()}
     histories = make_histories(known, items)
     return evaluate(models, test, histories=histories, train=known, items=items).summary()
@@ -251,26 +268,35 @@ def main():
                 print(f"{data.name}: {refusal}", file=sys.stderr)
                 continue
             folder = options.work / "splits" / name
-            results[name] = measure(folder, options)
-            parts.append(f"## {name}\n\n{describe(results[name], folder, options)}\n")
+            results[name], text = measure(folder, options)
+            parts.append(f"## {name}\n\n{text}\n")
             print(parts[-1], flush=True)
-    if options.out:
-        machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
-        head = (
-            f"# Accuracy\n\nMeasured {date.today()} on {os.cpu_count()} cores ({machine}) by "
-            "`benchmarks/accuracy.py`;\ntimes are wall seconds of `kerasrec train`. se = "
-            "standard error over the test users.\n\n![NDCG@10](accuracy.svg)\n\n"
-        )
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "ACCURACY.md").write_text(head + "\n".join(parts))
-        plot(results, options.out / "accuracy.svg")
+            if options.out:
+                write(options.out, parts, results)
+    if not parts:
+        raise SystemExit("There is nothing to measure: none of the data could be split.")
+
+
+def write(out, parts, results):
+    """ACCURACY.md and its plot, of what there is so far."""
+    days = sorted({row["date"] for rows in results.values() for row in rows if "date" in row})
+    machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    head = (
+        f"# Accuracy\n\nMeasured {' to '.join(days)} on {os.cpu_count()} cores ({machine}) by "
+        "`benchmarks/accuracy.py`;\ntimes are wall seconds of `kerasrec train`. se = "
+        "standard error over the test users.\n\n![NDCG@10](accuracy.svg)\n\n"
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "ACCURACY.md").write_text(head + "\n".join(parts))
+    plot(results, out / "accuracy.svg")
 
 
 def measure(folder, options):
-    """Rows of a split: the baselines, then the variants."""
+    """Rows of a split, the baselines, then the variants; and the text on them."""
+    baselines = baseline_lists(folder)
     rows = [
         {"variant": f"baseline: {name}", "seed": "", **judge(lists, folder)}
-        for name, lists in baseline_lists(folder).items()
+        for name, lists in baselines.items()
     ]
     users = len(pd.read_csv(folder / "test_users.csv"))
     for variant in options.variants:
@@ -278,19 +304,14 @@ def measure(folder, options):
         for seed in options.seeds or range(MANY_SEEDS if many else 1):
             rows.append(kerasrec_row(folder, options.work, variant, seed))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    return rows
-
-
-def describe(rows, folder, options):
-    """Markdown: the table, the comparison with the best baseline, the best known peer."""
-    first = next(row for row in rows if row["variant"] == options.variants[0])
+    first = rows[len(baselines)]
+    name = f"kerasrec ({first['variant']}, seed {first['seed']})"
     lists = options.work / f"{folder.name}-{first['variant']}-{first['seed']}.csv"
-    text = f"{table(rows)}\n\n{compare(folder, lists, baseline_lists(folder))}"
+    text = f"{table(rows)}\n\n{compare(folder, name, lists, baselines)}"
     if folder.name in PEERS:
         who, ndcg, recall = PEERS[folder.name]
         text += f"\n\nBest known before kerasrec: {who}, NDCG@10 {ndcg}, Recall@10 {recall}."
-    same = [row for row in rows if row["variant"] == options.variants[0]]
-    return text + cost_of_cold_items(same)
+    return rows, text + cost_of_cold_items([r for r in rows if r["variant"] == first["variant"]])
 
 
 if __name__ == "__main__":

@@ -100,19 +100,9 @@ class Fusion(NamedTuple):
         return self._replace(tables=tables)
 
     def at_end(self, counts):
-        """The same with one more moment, the end of a longer log: `recency.Counts` of it.
-
-        What is known only then is no feature of the moments before. Where the log is no longer,
-        the last moment takes the counts.
-        """
-        known, table = (
-            self.recency._replace(counts=counts),
-            (self.starts, self.first, self.prior),
-        )
-        if counts.time > self.starts[-1]:
-            starts = np.append(self.starts, counts.time)
-            table = starts, self.first, np.concatenate([self.prior, self.prior[-1:]])
-        starts, first, prior, popular = known.at_last_moment(*table)
+        """The same at the end of a longer log: `recency.Counts` of it, see `Recency.at_end`."""
+        known = self.recency._replace(counts=counts)
+        starts, first, prior, popular = known.at_end(self.starts, self.first, self.prior)
         return self._replace(
             starts=starts, first=first, prior=prior, popular=popular, recency=known
         )

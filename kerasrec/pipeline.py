@@ -117,6 +117,7 @@ def train(
     if refit:
         if part.encoder is not None and part.text is not part.vectors:
             # the encoder has learned: begin again with the pretrained one
+            trainer = model = None  # it is large: not two at a time
             part = text_part(items, **options["encoder"], progress=progress)
         every = histories
         if valid is not None:
@@ -159,13 +160,21 @@ def _elsewhere(options):
 
 
 def _check_times(interactions, valid):
-    """Times in one of the two tables only cannot be put in one order."""
+    """Times in one of the two tables only are refused; one in the future is worth a warning."""
     if valid is not None and interactions.has_time != valid.has_time:
         kinds = ["times" if part.has_time else "no times" for part in (interactions, valid)]
         raise ValueError(
             "interactions and valid must both have times, or neither of them. Received: "
             f"{kinds[0]} in interactions, {kinds[1]} in valid. Give both a time column, or leave "
             "it out of both."
+        )
+    given = [part for part in (interactions, valid) if part is not None and part.has_time]
+    newest = max((int(part.frame["timestamp"].max()) for part in given), default=0)
+    if newest > time.time() + 86400:
+        log.warning(
+            "The newest event is of %s, in the future: what is recent is counted from there. "
+            "If that time is wrong, leave the event out.",
+            pd.Timestamp(newest, unit="s"),
         )
 
 

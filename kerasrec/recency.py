@@ -149,8 +149,13 @@ class Recency(NamedTuple):
         features = self.counts.features()
         return tuple((weights @ features).astype(np.float32) for weights in self[1:])
 
-    def at_last_moment(self, starts, first, prior):
-        """What a server looks up, with its last moment brought to the end that is known here.
+    def at_end(self, starts, first, prior):
+        """What a server looks up, brought to the end that is known here.
+
+        A later end is one more moment: what is known only then is no feature of the moments before.
+        The last moment itself takes the counts where it is the only one, so that the time of a
+        question makes no difference, or where the end is no later. Beyond `MAX_MOMENTS` the oldest
+        moment goes.
 
         Args:
             starts, first, prior: as in `Moments`, prior `(num_moments, num_items + 1)`.
@@ -159,10 +164,16 @@ class Recency(NamedTuple):
             `(starts, first, prior, popular)`; popular float32 `(num_items + 1,)`.
         """
         row, popular = self.priors()
+        end = max(int(starts[-1]), self.counts.time)
+        if len(starts) == 1 or end == starts[-1]:
+            starts, prior = starts[:-1], prior[:-1]
+        starts, prior = np.append(starts, end), np.concatenate([prior, row[None]])
         last = len(starts) - 1
-        starts = np.append(starts[:-1], max(starts[-1], self.counts.time)).astype(np.int64)
-        first = np.where(self.counts.total > 0, np.minimum(first, last), first).astype(np.int32)
-        return starts, first, np.concatenate([prior[:-1], row[None]]), popular
+        first = np.where(self.counts.total > 0, np.minimum(first, last), first)
+        if len(starts) > MAX_MOMENTS:
+            starts, prior = starts[1:], prior[1:]
+            first = np.where(first == NEVER, NEVER, np.maximum(first - 1, 0))
+        return starts.astype(np.int64), first.astype(np.int32), prior, popular
 
     def after(self, histories):
         """The same with the events of `Histories` that are later than its end.

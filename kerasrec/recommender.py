@@ -156,8 +156,8 @@ class Recommender:
         """Learn what is recent from events that are newer than what the version knows.
 
         Without training: the newest events of a whole log (not of a few users, which would look
-        as if nobody else were there) move recent popularity, and which items count as new.
-        `save()` makes it a version.
+        as if nobody else were there) move recent popularity, and which items count as new, for
+        lists that are asked for at the newest of them or later. `save()` makes it a version.
 
         Args:
             events: `Interactions` or `Histories` of this catalogue; what is older than the version,
@@ -170,15 +170,15 @@ class Recommender:
         given = isinstance(events, sequences.Histories)
         histories = events if given else self.histories(events)
         ahead = histories.timestamps > time.time() + _DAY
-        if ahead.any():
+        if ahead.any() and self._recency.counts.time:
             # one wrong date would make everything else look long ago
-            log.warning("%d events lie in the future and do not count as recent", ahead.sum())
+            log.warning("events that lie in the future do not count as recent: %d", ahead.sum())
             histories = histories.where(~ahead)
         self._recency, count = self._recency.after(histories)
         if count:
             names = ("starts", "first", "prior")
             table = [getattr(self._module, name).numpy() for name in names]
-            found = self._recency.at_last_moment(*table)
+            found = self._recency.at_end(*table)
             for name, value in zip((*names, "popularity"), found, strict=True):
                 getattr(self._module, name).assign(value)
         return count

@@ -37,7 +37,8 @@ class Memory(tf.Module):
         age = tf.cumsum(valid, axis=1, exclusive=True, reverse=True)
         weight = valid * tf.pow(self.decay, age)  # (batch, time)
         batch, num_rows = tf.shape(history)[0], tf.shape(self.neighbours)[0]
-        known = tf.where(history < num_rows, history, 0)  # an added item has no row
+        has_row = history < num_rows  # an added item has none
+        known, weight = tf.where(has_row, history, 0), tf.where(has_row, weight, 0.0)
         near = tf.gather(self.neighbours, known)  # (batch, time, width)
         votes = tf.gather(self.votes, known) * weight[:, :, None]
         place = near + tf.range(batch)[:, None, None] * num_rows

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import histories_of
 
-from kerasrec import artifacts, exporter
+from kerasrec import artifacts, exporter, pipeline
 from kerasrec.backend import keras, tf
 from kerasrec.data import Items, read_interactions
 from kerasrec.encoder import load_text_encoder
@@ -295,6 +295,21 @@ def test_refit_learns_from_what_was_held_out(tmp_path):
         assert trained.manifest["asked"] == "end of the log"
         assert len(trained.history) == 2  # the epochs that were chosen from
         found[refit] = Recommender.load(trained.version)
+        # one moment, the end of the log: the time of a question makes no difference
+        module = tf.saved_model.load(str(trained.version))
+        none = tf.constant([[""]])
+        served = module.signatures["recommend"](
+            history=tf.constant([["i1", "i2"]]),
+            timestamps=tf.constant([[start, start + 60]], tf.int64),
+            allow=none,
+            deny=none,
+            keep_seen=tf.constant([False]),
+        )
+        gaps = pd.DataFrame({"user_id": "u", "item_id": ["i1", "i2"]})
+        gaps["timestamp"] = [start, start + 60]
+        lists = found[refit].recommend(gaps, k=7)
+        assert [i.decode() for i in served["item_ids"][0].numpy()[:7]] == list(lists["item_id"])
+        np.testing.assert_allclose(served["scores"][0][:7], lists["score"], atol=1e-4)
     vectors = [model.item_vectors(["i1", "i9"]) for model in found.values()]
     assert np.abs(vectors[0] - vectors[1]).max(axis=1).min() > 1e-3
     assert found[False].manifest["metrics"] == found[True].manifest["metrics"]
@@ -321,6 +336,15 @@ def test_refit_begins_with_the_pretrained_encoder_again(small, tiny_bert_folder,
 
 
 # --- mistakes are found before the work ---
+
+
+def test_a_time_in_the_future_is_worth_a_warning(caplog):
+    log = pd.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": "2024-01-01"})
+    pipeline._check_times(read_interactions(log), None)
+    assert not caplog.text
+    log.loc[1, "timestamp"] = "2096-01-01"
+    pipeline._check_times(read_interactions(log), None)
+    assert "The newest event is of 2096-01-01 00:00:00, in the future" in caplog.text
 
 
 def test_refit_refuses_an_optimizer_that_is_made_already(small, tmp_path):

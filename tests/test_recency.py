@@ -4,6 +4,7 @@ from conftest import histories_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kerasrec import recency
 from kerasrec.recency import (
     HALF_LIVES,
     NEVER,
@@ -139,3 +140,27 @@ def test_recency_takes_newer_events_only_and_survives_a_file(tmp_path):
     grown = later._replace(counts=later.counts.grown(2)).priors()
     assert [len(part) for part in grown] == [6, 6]
     np.testing.assert_array_equal(grown[0][:4], later.priors()[0])
+
+
+def test_at_end_appends_replaces_and_forgets(monkeypatch):
+    """Three items; item 3 has its first event at the later end."""
+    log = histories_of([[1, 2], [2, 1]], [[START, START + 60], [START + 30] * 2])
+    moments = fit_moments(log, 3)
+    later = Counts.of(3, log, histories_of([[3]], [[START + 90]]))
+    known = Recency(later, np.ones(8), np.arange(8.0))
+    table = moments.starts, moments.first, np.zeros((len(moments.starts), 4), np.float32)
+    count = len(moments.starts)
+    assert count > 1
+    starts, first, prior, popular = known.at_end(*table)
+    assert starts.tolist() == [*moments.starts, START + 90] and not prior[:-1].any()
+    assert first[3] == count and first[:3].tolist() == moments.first[:3].tolist()
+    np.testing.assert_allclose(prior[-1], later.features().sum(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(popular, np.arange(8) @ later.features(), rtol=1e-6)
+    # a single moment stays the only one
+    alone = known.at_end(np.array([START]), np.zeros(4, np.int32), np.zeros((1, 4), np.float32))
+    assert alone[0].tolist() == [START + 90] and len(alone[2]) == 1
+    # and with as many as there may be, the oldest goes
+    monkeypatch.setattr(recency, "MAX_MOMENTS", count)
+    shifted = known.at_end(*table)
+    assert shifted[0].tolist() == [*moments.starts[1:], START + 90] and len(shifted[2]) == count
+    assert shifted[1].tolist() == [NEVER, *np.maximum(first[1:3] - 1, 0), count - 1]

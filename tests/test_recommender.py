@@ -193,11 +193,24 @@ def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions
     rising = before.index[40]
     log = pd.DataFrame({"user_id": [f"v{n}" for n in range(60)], "item_id": rising})
     log["timestamp"] = end + 60
+    history = [[item for item in ids[:3] if item != rising]]
+    times = (end, end + 59, end + 60, end + 10**6)
+    asked = {at: changed.recommend(history, k=82, at=at) for at in times}
     assert changed.observe(toy_interactions) == 0  # nothing newer
     assert changed.observe(read_interactions(log)) == 60
     assert changed.observe(read_interactions(log)) == 0  # known by now
     after = changed.recommend([[]], k=82).set_index("item_id")["score"]
     assert after.rank(ascending=False)[rising] < before.rank(ascending=False)[rising]
+    # asked before them, a list is as it was; asked with them or later it knows of them
+    found = {at: changed.recommend(history, k=82, at=at) for at in times}
+    for at in times[:2]:
+        pd.testing.assert_frame_equal(found[at], asked[at])
+    for at in times[2:]:
+        pd.testing.assert_frame_equal(found[at], found[end + 60])
+        then, now = (
+            table.set_index("item_id")["score"][rising] for table in (asked[at], found[at])
+        )
+        assert now > then
     changed.save()
     again = Recommender.load(changed.version.parent)
     assert again._recency.counts.time == end + 60
@@ -209,7 +222,7 @@ def test_events_of_the_future_are_not_observed(changed, caplog):
     log = pd.DataFrame({"user_id": ["v"], "item_id": [changed.items.ids[0]]})
     log["timestamp"] = int(pd.Timestamp("2096-01-01").timestamp())
     assert changed.observe(read_interactions(log)) == 0
-    assert "1 events lie in the future and do not count as recent" in caplog.text
+    assert "events that lie in the future do not count as recent: 1" in caplog.text
     assert changed._recency.counts.time == end
 
 

@@ -337,6 +337,7 @@ def test_memory_is_the_twin_of_the_table():
     rng = np.random.default_rng(0)
     neighbours = rng.integers(0, 9, (9, 3)).astype(np.int32)
     weights = (rng.normal(size=(9, 3)) * (neighbours > 0)).astype(np.float32)
+    weights[0] = 9  # the padding row, which nothing may read
     table = NeighbourTable(neighbours, weights, 0.7)
     rows = [[1, 2, 3], [8], [], [4, 4, 5, 1, 2]]
     history = np.zeros((4, 7), np.int32)
@@ -351,5 +352,12 @@ def test_memory_is_the_twin_of_the_table():
     np.testing.assert_allclose(
         memory.call(tf.constant(spread)), table.scores(histories_of([[1, 2, 3]])), atol=1e-6
     )
-    added = memory.call(tf.constant([[12]]))
-    assert not added.numpy().any()
+    # it has its place in the order of the history all the same
+    found = memory.call(tf.constant([[1, 12, 2], [0, 0, 12]])).numpy()
+    with_signs = [np.zeros(9), np.zeros(9)]
+    for votes, item in zip(with_signs, (1, 2), strict=True):
+        np.add.at(votes, neighbours[item], weights[item])
+    np.testing.assert_allclose(
+        found[0], np.maximum(with_signs[0] * 0.7**2 + with_signs[1], 0), atol=1e-6
+    )
+    assert not found[1].any()
