@@ -234,7 +234,8 @@ def data_folders(data, only):
     unknown = [name for name in only or [] if name not in found]
     if unknown or not found:
         wanted = ", ".join(unknown) or "interactions.csv.gz in a folder per data set"
-        raise SystemExit(f"{data} has no {wanted}. It has: {', '.join(found) or 'none'}.")
+        print(f"{data} has no {wanted}. It has: {', '.join(found) or 'none'}.", file=sys.stderr)
+        raise SystemExit(2)
     return [found[name] for name in only or found]
 
 
@@ -245,7 +246,13 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="a folder per data set")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the data sets")
     parser.add_argument("--out", type=Path, help="folder that ACCURACY.md is written to")
-    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
+    parser.add_argument(
+        "--protocol",
+        nargs="+",
+        choices=PROTOCOLS,
+        default=PROTOCOLS,
+        help="leave-one-out, split by time; default: both",
+    )
     seeds = f"0; the default over {MANY_SEEDS} where fewer than {FEW_USERS} users are tested"
     parser.add_argument("--seeds", nargs="+", type=int, help=f"default: {seeds}")
     parser.add_argument(
@@ -256,7 +263,12 @@ def main():
         metavar="NAME",
         help=f"of {', '.join(VARIANTS)}; default: default",
     )
-    parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "accuracy")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=HERE.parent / "build" / "accuracy",
+        help="where splits, models and rows are kept; default: build/accuracy",
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     parts, results = [], {}

@@ -13,6 +13,7 @@ from kerasrec.data import Items, read_interactions, read_items
 from kerasrec.derive import derive_version
 from kerasrec.lists import top_k
 from kerasrec.recency import AT_THE_END, NEVER, Recency, newest_times
+from kerasrec.timestamps import read_moment
 
 log = logging.getLogger(__name__)
 #: numbers (scores, history and candidate ids) that one call of the model may hold at most
@@ -99,7 +100,9 @@ class Recommender:
             keep_seen: True may list items of the history.
             candidates: item ids that alone may be listed; None = the whole catalogue.
             deny: item ids that may not be listed.
-            at: when the lists are asked for, UTC seconds: what is recent and new then has its say.
+            at: when the lists are asked for, a time in any form that a log may have (a date, UTC
+                seconds): what is recent and new then has its say. A time before or after those
+                that the version knows counts as the first or last of them.
                 "now" = the end of the log. None = as the version was validated: at the end of the
                 log after a split by time, else at each user's newest event (where it has a time).
             batch_size: users per call of the model at most.
@@ -145,12 +148,7 @@ class Recommender:
             return newest_times(histories)
         if at in (None, "now"):
             return np.zeros(histories.num_users, np.int64)
-        if isinstance(at, bool) or not isinstance(at, int | float | np.number) or not at >= 1e8:
-            raise ValueError(
-                f'at must be UTC seconds (1e8 or more), "now" or None. Received: {at!r}. A date '
-                "becomes seconds by int(pandas.Timestamp(date, tz='UTC').timestamp())."
-            )
-        return np.full(histories.num_users, int(at), np.int64)
+        return np.full(histories.num_users, read_moment(at), np.int64)
 
     def observe(self, events):
         """Learn what is recent from events that are newer than what the version knows.
@@ -160,15 +158,17 @@ class Recommender:
         lists that are asked for at the newest of them or later. `save()` makes it a version.
 
         Args:
-            events: `Interactions` or `Histories` of this catalogue; what is older than the version,
-                or more than a day ahead of this machine's clock, is left out, and so are items the
-                model does not know.
+            events: `Histories`, `Interactions`, or what `read_interactions` takes; what is older
+                than the version, or more than a day ahead of this machine's clock, is left out, and
+                so are items the model does not know.
 
         Returns:
             Number of events that were newer; 0 where the version has no times.
         """
-        given = isinstance(events, sequences.Histories)
-        histories = events if given else self.histories(events)
+        if not isinstance(events, sequences.Histories):
+            known = hasattr(events, "report")  # Interactions
+            events = self.histories(events if known else read_interactions(events))
+        histories = events
         ahead = histories.timestamps > time.time() + _DAY
         if ahead.any() and self._recency.counts.time:
             # one wrong date would make everything else look long ago

@@ -70,6 +70,33 @@ def parse_times(column, name="timestamp"):
     return _from_texts(series, name)
 
 
+def read_moment(at):
+    """UTC seconds of one time, in any form that `parse_times` takes; None and "now" stay.
+
+    Raises:
+        ValueError: anything else.
+
+    >>> read_moment("2014-03-01"), read_moment(1393632000000), read_moment("now")
+    (1393632000, 1393632000, 'now')
+    """
+    if at is None or isinstance(at, str) and at == "now":
+        return at
+    is_number = isinstance(at, str) and at.isdecimal() and len(at) > 8  # 20140301 is a date
+    try:
+        times = parse_times(pd.Series([int(at) if is_number else at]), "at")
+        bad = any(rows.any() for rows in times.problems.values()) or isinstance(at, bool)
+        # pandas reads "today" as this moment
+        bad |= isinstance(at, str) and not any(letter.isdigit() for letter in at)
+    except (ValueError, TypeError, OverflowError):
+        bad = True
+    if bad or times.seconds[0] < FIRST_SECOND:
+        raise ValueError(
+            'at must be "now" or a time: a date such as 2026-11-24T08:00 (UTC unless it names a '
+            f"zone), or UTC seconds. Received: {at!r}."
+        )
+    return int(times.seconds[0])
+
+
 def _as_series(column):
     if not isinstance(column, pd.Series):
         if pa.types.is_dictionary(column.type):

@@ -206,14 +206,9 @@ def export_options(texts):
 
 def moment(text):
     """UTC seconds of `--at`, or the text itself where it is "now", or None."""
-    import pandas as pd
+    from kerasrec.timestamps import read_moment
 
-    from kerasrec.timestamps import parse_times
-
-    if text in (None, "now"):
-        return text
-    number = text.isdigit() and len(text) > 8
-    times = parse_times(pd.Series([int(text) if number else text]), "--at")
-    if any(bad.any() for bad in times.problems.values()) or times.seconds[0] < 1e8:
-        raise UserError(f"--at must be now or a time such as 2026-11-24T08:00. Received: {text!r}.")
-    return int(times.seconds[0])
+    try:
+        return read_moment(text)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None

@@ -320,18 +320,18 @@ def test_refit_begins_with_the_pretrained_encoder_again(small, tiny_bert_folder,
     """The first fit moves the encoder, the second one does not learn: as if nothing had been."""
     interactions, items = small
 
-    def encoded(name, rates, **more):
+    def fitted(name, rates, **more):
         rates = iter(rates)
         given = options({"name": str(tiny_bert_folder), "mode": "finetune", "cache": False})
         given["trainer"]["optimizer"] = lambda _: keras.optimizers.legacy.SGD(next(rates))
         folder = tmp_path / name
         trained = train(interactions, items, name="m", out=folder, options=given, **more)
-        return Recommender.load(trained.version).encode(["机器学习", "经济学原理"])
+        texts = ["机器学习", "经济学原理"]
+        return trained.history["loss"], Recommender.load(trained.version).encode(texts)
 
-    still = encoded("still", [0.0], progress=False)
-    moved = encoded("moved", [0.5], progress=False)
-    again = encoded("again", [0.5, 0.0], refit=True, progress=False)
-    assert np.abs(moved - still).max() > 1e-3
+    still_loss, still = fitted("still", [0.0], progress=False)
+    moved_loss, again = fitted("again", [0.5, 0.0], refit=True, progress=False)
+    assert np.abs(moved_loss - still_loss).max() > 1e-3
     np.testing.assert_allclose(again, still, atol=1e-5)
 
 

@@ -198,7 +198,7 @@ def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions
     asked = {at: changed.recommend(history, k=82, at=at) for at in times}
     assert changed.observe(toy_interactions) == 0  # nothing newer
     assert changed.observe(read_interactions(log)) == 60
-    assert changed.observe(read_interactions(log)) == 0  # known by now
+    assert changed.observe(log) == 0  # known by now
     after = changed.recommend([[]], k=82).set_index("item_id")["score"]
     assert after.rank(ascending=False)[rising] < before.rank(ascending=False)[rising]
     # asked before them, a list is as it was; asked with them or later it knows of them
@@ -249,7 +249,7 @@ def test_at_chooses_the_moment(recommender, toy_interactions, ids):
 
 @pytest.mark.parametrize("at", ["today", 5, float("nan"), True, -1])
 def test_at_refuses_what_is_no_time(recommender, at):
-    with pytest.raises(ValueError, match='at must be UTC seconds .* "now" or None. Received'):
+    with pytest.raises(ValueError, match='at must be "now" or a time.* Received'):
         recommender.recommend([[]], at=at)
 
 

@@ -112,5 +112,5 @@ def test_moment():
     assert userinput.moment("2014-03-01") == userinput.moment("1393632000") == 1393632000
     assert userinput.moment("2014-03-01T08:00+08:00") == 1393632000
     for text in ("soon", "", "5", "1960-01-01"):
-        with pytest.raises(UserError, match="--at must be now or a time such as"):
+        with pytest.raises(UserError, match='--at must be "now" or a time'):
             userinput.moment(text)
