@@ -1,4 +1,7 @@
-"""`Recommender`: reads an exported version and answers; no training code is loaded."""
+"""`Recommender`: an exported version at work: answers, and takes in new items and events.
+
+No training code is loaded.
+"""
 
 import logging
 import time
