@@ -204,8 +204,11 @@ def cost_of_cold_items(rows):
 
 def plot(results, path):
     """Bars of NDCG@10 per split: the best known peer, the best baseline, the variants."""
+    import matplotlib
     from matplotlib.figure import Figure
 
+    # letters stay letters, and the same figures give the same bytes
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "kerasrec"})
     figure = Figure(figsize=(2.2 + 1.5 * len(results), 3.6), layout="constrained")
     for axes, (name, rows) in zip(
         figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True

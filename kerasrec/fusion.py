@@ -115,6 +115,8 @@ class Fusion(NamedTuple):
             "weights": rounded,
             "mixture": {name: round(float(share), 4) for name, share in self.mixture.items()},
             "decays": {name: table.decay for name, table in self.tables.items()},
+            "epsilon": float(f"{self.epsilon:.4g}"),
+            **self.recency.description(),
         }
 
 

@@ -98,6 +98,11 @@ class Moments(NamedTuple):
         return np.where(np.asarray(times) > 0, np.maximum(index, 0), len(self.starts) - 1)
 
 
+def most_moments(num_columns):
+    """How many moments there are at most with `num_columns` items, the padding counted."""
+    return max(min(MAX_MOMENTS, MAX_CELLS // num_columns), 1)
+
+
 def fit_moments(histories, num_items, *, only_end=False):
     """Follow a log through time.
 
@@ -116,7 +121,7 @@ def fit_moments(histories, num_items, *, only_end=False):
     items, times, weights = (column[order] for column in columns)
     newest = int(times[-1]) if len(times) else 0
     starts = np.array([newest])
-    count = 1 if only_end or not newest else min(MAX_MOMENTS, MAX_CELLS // (num_items + 1))
+    count = 1 if only_end or not newest else most_moments(num_items + 1)
     if count > 1:
         earlier = times[np.linspace(0, len(times) - 1, count - 1, endpoint=False).astype(int)]
         starts = np.unique([*earlier, newest])
@@ -149,13 +154,23 @@ class Recency(NamedTuple):
         features = self.counts.features()
         return tuple((weights @ features).astype(np.float32) for weights in self[1:])
 
+    def description(self):
+        """Plain data for the manifest: what each feature counts in the two priors."""
+        hours = (HALF_LIVES // 3600)[: len(self.weights) - 2]
+        names = [*(f"recent, half-life {number} h" for number in hours), "all", "new"]
+        priors = {"prior": self.weights, "popular": self.popular_weights}
+        return {
+            prior: {n: round(float(w), 4) for n, w in zip(names, weights, strict=True)}
+            for prior, weights in priors.items()
+        }
+
     def at_end(self, starts, first, prior):
         """What a server looks up, brought to the end that is known here.
 
         A later end is one more moment: what is known only then is no feature of the moments before.
         The last moment itself takes the counts where it is the only one, so that the time of a
-        question makes no difference, or where the end is no later. Beyond `MAX_MOMENTS` the oldest
-        moment goes.
+        question makes no difference, or where the end is no later. Where there are as
+        many moments as there may be, the oldest goes.
 
         Args:
             starts, first, prior: as in `Moments`, prior `(num_moments, num_items + 1)`.
@@ -170,7 +185,7 @@ class Recency(NamedTuple):
         starts, prior = np.append(starts, end), np.concatenate([prior, row[None]])
         last = len(starts) - 1
         first = np.where(self.counts.total > 0, np.minimum(first, last), first)
-        if len(starts) > MAX_MOMENTS:
+        if len(starts) > most_moments(len(row)):
             starts, prior = starts[1:], prior[1:]
             first = np.where(first == NEVER, NEVER, np.maximum(first - 1, 0))
         return starts.astype(np.int64), first.astype(np.int32), prior, popular

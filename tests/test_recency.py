@@ -18,6 +18,7 @@ from kerasrec.sequences import EVENT_CODES
 
 DAY = 86400
 START = 1_400_000_000
+NAMES = [f"recent, half-life {hours} h" for hours in (1, 6, 24, 96, 384, 1536)]
 
 
 def test_counts_by_hand():
@@ -156,11 +157,15 @@ def test_at_end_appends_replaces_and_forgets(monkeypatch):
     assert first[3] == count and first[:3].tolist() == moments.first[:3].tolist()
     np.testing.assert_allclose(prior[-1], later.features().sum(axis=0), rtol=1e-6)
     np.testing.assert_allclose(popular, np.arange(8) @ later.features(), rtol=1e-6)
+    assert known.description() == {
+        "prior": dict.fromkeys([*NAMES, "all", "new"], 1.0),
+        "popular": dict(zip([*NAMES, "all", "new"], range(8), strict=True)),
+    }
     # a single moment stays the only one
     alone = known.at_end(np.array([START]), np.zeros(4, np.int32), np.zeros((1, 4), np.float32))
     assert alone[0].tolist() == [START + 90] and len(alone[2]) == 1
     # and with as many as there may be, the oldest goes
-    monkeypatch.setattr(recency, "MAX_MOMENTS", count)
+    monkeypatch.setattr(recency, "MAX_CELLS", 4 * count + 3)
     shifted = known.at_end(*table)
     assert shifted[0].tolist() == [*moments.starts[1:], START + 90] and len(shifted[2]) == count
     assert shifted[1].tolist() == [NEVER, *np.maximum(first[1:3] - 1, 0), count - 1]
