@@ -165,7 +165,7 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     grows. The weights of all parts are fitted over each user's candidates, the best items of every
     part, in the three ways of `fusionweights.FITS`; the way that ranks held-back users best is then
     fitted to all of them. Where all users are asked at one moment they share what is recent, so
-    held-back users prove little, and the likelihood, which bends least to them, is taken.
+    held-back users prove little, and items are held back instead.
 
     Args:
         ranker: `Ranker` of the trained model.
@@ -189,7 +189,8 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     epsilon = SMOOTHING / (moments.features.shape[2] - 1)
     features = features_of(data, mixture, epsilon)
     mixture_alone = np.eye(len(features))[len(tables) + 1 if tables else 0]
-    fit = best_way(features, data, mixture_alone, k) if _many_moments(moments) else "likelihood"
+    hold_back = "users" if _many_moments(moments) else "items"
+    fit = best_way(features, data, mixture_alone, k, hold_back=hold_back)
     weights = fit_weights(features, data, mixture_alone, k, ways=(fit,))[fit]
     fused = np.tensordot(weights, features, 1)
     alone = ndcg_of_hits(top_hits(data.shares[0], data, k), data.num_targets).mean()
@@ -224,17 +225,37 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
 def _fit_prior(moments, asked, validation):
     """Weights of the recency features alone, `(num_features,)`: a logit over the whole catalogue.
 
-    No weight but that of new items is below 0: more events, more popular, also on little data.
+    Users with a past choose among what they have not seen; at each moment an item stands for the
+    share of the users to whom it is open. No weight but that of new items is below 0: more events,
+    more popular, also on little data.
     """
     num_moments, num_features, width = moments.features.shape
-    share = 1 / np.bincount(validation.target_rows, minlength=len(asked))[validation.target_rows]
-    moment = asked[validation.target_rows]
     wanted = np.zeros((num_moments, width), np.float32)
-    np.add.at(wanted, (moment, validation.target_items), share)
+    _add_targets(wanted, asked, validation.target_rows, validation.target_items)
+    users = np.bincount(asked, minlength=num_moments)
+    if (new := validation.newcomers) is not None:  # who are asked now
+        now = np.full(new.num_users, num_moments - 1)
+        _add_targets(wanted, now, np.repeat(np.arange(new.num_users), new.lengths), new.items)
+        users[-1] += new.num_users
     used = np.flatnonzero(wanted.any(axis=1))
     features = np.moveaxis(moments.features[used], 1, 0)[:, :, 1:]
     bounds = [(0, None)] * (num_features - 1) + [(None, None)]
-    return fit_logit(features, wanted[used][:, 1:], np.ones(features.shape[1:], bool), bounds)
+    seen = _seen(asked, validation.histories, num_moments, width)[used][:, 1:]
+    return fit_logit(features, wanted[used][:, 1:], 1 - seen / users[used, None], bounds)
+
+
+def _seen(moment, histories, num_moments, width):
+    """How many of the users at each moment have seen each item, `(num_moments, width)`."""
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    row, item = np.divmod(np.unique(row * width + histories.items), width)
+    count = np.bincount(moment[row] * width + item, minlength=num_moments * width)
+    return count.reshape(num_moments, width)
+
+
+def _add_targets(wanted, moment, rows, items):
+    """Count the targets of each moment; every user counts alike."""
+    share = 1 / np.bincount(rows, minlength=len(moment))[rows]
+    np.add.at(wanted, (moment[rows], items), share)
 
 
 def _many_moments(moments):
@@ -251,7 +272,9 @@ def _sample(validation):
     row[chosen] = np.arange(MAX_USERS)
     keep = row[validation.target_rows] >= 0
     rows, items = row[validation.target_rows[keep]], validation.target_items[keep]
-    return type(validation)(validation.histories.select(chosen), rows, items)
+    return validation._replace(
+        histories=validation.histories.select(chosen), target_rows=rows, target_items=items
+    )
 
 
 def _blocks(validation, num_items):
@@ -308,13 +331,15 @@ def _collect(ranker, validation, tables, moments, asked, prior):
         index = np.sort(np.concatenate(best, axis=1), axis=1)
         real = np.diff(index, axis=1, prepend=0) > 0  # each item once; never the padding
         real &= np.take_along_axis(may_be_listed, index, axis=1)
-        index = np.where(real, index, 0)
+        index = -np.sort(-np.where(real, index, 0), axis=1)  # empty places last
+        real = index > 0
         wanted = np.zeros(model.shape, bool)
         wanted[targets] = True
         shares = np.stack([np.take_along_axis(part, index, axis=1) for part in parts])
         features = moments.features[moment[:, None], :, index]  # (b, n, num_features)
         collected.append(
             Candidates(
+                index=index,
                 shares=shares,
                 is_new=np.take_along_axis(is_new, index, axis=1),
                 prior=np.moveaxis(features, 2, 0),
@@ -325,7 +350,10 @@ def _collect(ranker, validation, tables, moments, asked, prior):
                 target_shares=np.stack([part[targets] for part in parts], axis=1),
             )
         )
-    return Candidates(*(_join(column) for column in zip(*collected, strict=True)))
+    data = Candidates(*(_join(column) for column in zip(*collected, strict=True)))
+    filled = data.real.any(axis=0)
+    of_candidates = ("index", "shares", "is_new", "prior", "scorer", "real", "hits")
+    return data._replace(**{name: getattr(data, name)[..., filled] for name in of_candidates})
 
 
 def _best(part, count):

@@ -28,13 +28,14 @@ _RIDGES = {"ndcg": 1e-4, "ndcg near the mixture": 1e-2}
 class Candidates(NamedTuple):
     """What the fit needs of every validation user: features of some items, and which are targets.
 
-    shares: float32 `(num_parts, num_users, n)`, what each part gives the candidates; the model is
-    part 0.  is_new: bool `(num_users, n)`.  prior: float32 `(num_features, num_users, n)`.
-    scorer: float32 `(num_users, n)`, the MLP.  real: bool, False where the place is empty.
-    hits: bool, True where the candidate is a target.  num_targets: `(num_users,)`.
-    target_shares: float32 `(num_targets, num_parts)`.
+    index: int `(num_users, n)`, the items.  shares: float32 `(num_parts, num_users, n)`, what each
+    part gives the candidates; the model is part 0.  is_new: bool `(num_users, n)`.  prior:
+    float32 `(num_features, num_users, n)`.  scorer: float32 `(num_users, n)`, the MLP.  real: bool,
+    False where the place is empty.  hits: bool, True where the candidate is a target.  num_targets:
+    `(num_users,)`.  target_shares: float32 `(num_targets, num_parts)`.
     """
 
+    index: np.ndarray
     shares: np.ndarray
     is_new: np.ndarray
     prior: np.ndarray
@@ -96,13 +97,23 @@ def best_mixture(data, k):
     return mixture
 
 
-def best_way(features, data, mixture_alone, k):
-    """The way of `FITS` whose weights rank held-back users best, by cross-validation."""
-    fold = np.random.default_rng(0).integers(0, _FOLDS, len(data.num_targets))
+def best_way(features, data, mixture_alone, k, *, hold_back="users"):
+    """The way of `FITS` whose weights rank what was held back best, by cross-validation.
+
+    Args:
+        features, data, mixture_alone, k: as in `fit_weights`.
+        hold_back: "users", or "items": the ways are then fitted on some of the items and compared
+            on the others, as if only those were on the shelf.
+    """
+    rng = np.random.default_rng(0)
+    if hold_back == "users":
+        fold = rng.integers(0, _FOLDS, len(data.num_targets))[:, None]
+    else:
+        fold = rng.integers(0, _FOLDS, data.index.max(initial=0) + 1)[data.index]
     quality = dict.fromkeys(FITS, 0.0)
     for number in range(_FOLDS):
         fitted, held_back = (
-            _users(features, data, mask) for mask in (fold != number, fold == number)
+            _part(features, data, mask) for mask in (fold != number, fold == number)
         )
         for name, weights in fit_weights(*fitted, mixture_alone, k).items():
             scores = np.tensordot(weights, held_back[0], 1)
@@ -111,10 +122,13 @@ def best_way(features, data, mixture_alone, k):
     return max(quality, key=quality.get)
 
 
-def _users(features, data, mask):
-    """Features and data of some users."""
-    one_axis = ("real", "hits", "num_targets")
-    return features[:, mask], data._replace(**{n: getattr(data, n)[mask] for n in one_axis})
+def _part(features, data, mask):
+    """Features and data of the candidates in a mask `(num_users, n or 1)`."""
+    real, hits = data.real & mask, data.hits & mask
+    data = data._replace(real=real, hits=hits, num_targets=hits.sum(axis=1))
+    used = real.any(axis=1)
+    one_axis = ("index", "real", "hits", "num_targets")
+    return features[:, used], data._replace(**{n: getattr(data, n)[used] for n in one_axis})
 
 
 def fit_weights(features, data, mixture_alone, k, *, ways=FITS):
@@ -189,8 +203,18 @@ def climb(start, features, data, k, *, ridge):
     return found.x / deviation
 
 
-def fit_logit(features, wanted, real, bounds=None):
-    """Maximum likelihood with a ridge of one user's weight on the standardised features."""
+def fit_logit(features, wanted, available, bounds=None):
+    """Maximum likelihood with a ridge of one user's weight on the standardised features.
+
+    Args:
+        features: float32 `(num_features, rows, n)`.
+        wanted: float32 `(rows, n)`, how often each was chosen.
+        available: `(rows, n)`, share of the row's choosers who could choose it; 0 = no part in it.
+        bounds: of the weights, as `scipy.optimize.minimize` takes them.
+    """
+    real = available > 0
+    wanted = np.where(real, wanted, 0)  # what nobody could choose says nothing
+    offset = np.log(np.where(real, available, 1)).astype(np.float32)
     num_users = max(float(wanted.sum()), 1.0)
     mean = np.array([part[real].mean() if real.any() else 0 for part in features], np.float32)
     deviation = np.array([part[real].std() if real.any() else 0 for part in features], np.float32)
@@ -199,11 +223,12 @@ def fit_logit(features, wanted, real, bounds=None):
     size = wanted.sum(axis=1, keepdims=True)
 
     def loss(weights):
-        scores = np.where(real, np.tensordot(weights.astype(np.float32), features, 1), -1e9)
+        scores = np.tensordot(weights.astype(np.float32), features, 1) + offset
+        scores = np.where(real, scores, -1e9)
         scores -= scores.max(axis=1, keepdims=True)
         share = np.exp(scores)
         total = share.sum(axis=1, keepdims=True)
-        value = -(wanted * (scores - np.log(total)) * real).sum() + (weights**2).sum()
+        value = -(wanted * (scores - np.log(total))).sum() + (weights**2).sum()
         wrong = share / total * size - wanted
         slope = np.tensordot(features, wrong, ((1, 2), (0, 1))) + 2 * weights
         return value / num_users, slope.astype(float) / num_users

@@ -218,7 +218,7 @@ def _fingerprint(trainer, histories, validation):
     digest.update(json.dumps(config, sort_keys=True).encode())
     data = [*histories[1:]]
     if validation is not None:
-        data += [*validation.histories[1:], *validation[1:]]
+        data += [*validation.histories[1:], validation.target_rows, validation.target_items]
     # what never learns: texts as vectors or tokens, whitening
     data += trainer.model.training.non_trainable_weights
     for values in data:

@@ -12,29 +12,33 @@ from kerasrec.scoring import exclude, top_k
 class Validation(NamedTuple):
     """Held-out targets: for each row of `histories`, the items that came next.
 
-    target_rows: int64 row of `histories`, sorted.  target_items: int32 item index.
+    target_rows: int64 row of `histories`, sorted.  target_items: int32 item index.  newcomers:
+    `Histories` of what held-out users without a past chose, or None: the answer to users without a
+    history is fitted to them too.
     """
 
     histories: sequences.Histories
     target_rows: np.ndarray
     target_items: np.ndarray
+    newcomers: sequences.Histories | None = None
 
 
 def make_validation(histories, held_out):
     """Join held-out histories to what their users did before.
 
-    Users without a past are left out, and so are events that a user did not choose
-    (`Histories.chosen`): they are nothing to predict.
+    Users without a past are newcomers. Events that a user did not choose (`Histories.chosen`) are
+    left out: they are nothing to predict.
 
     Args:
         histories: `Histories` of the training events.
         held_out: `Histories` of the validation events.
     """
     held_out = held_out.where(held_out.chosen)
-    known = np.isin(held_out.user_ids, histories.user_ids) & (held_out.lengths > 0)
-    targets = held_out.select(np.flatnonzero(known))
+    known = np.isin(held_out.user_ids, histories.user_ids)
+    targets = held_out.select(np.flatnonzero(known & (held_out.lengths > 0)))
     rows = np.repeat(np.arange(targets.num_users), targets.lengths)
-    return Validation(histories.of_users(targets.user_ids), rows, targets.items)
+    newcomers = held_out.select(np.flatnonzero(~known))
+    return Validation(histories.of_users(targets.user_ids), rows, targets.items, newcomers)
 
 
 def hold_out_last(histories):

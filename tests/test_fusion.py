@@ -6,7 +6,7 @@ from kerasrec import fusion
 from kerasrec.fusion import Fusion, choose_fusion, fit_tables
 from kerasrec.recency import NEVER, Counts, fit_moments
 from kerasrec.sequences import EVENT_CODES
-from kerasrec.validation import Validation, hold_out_last, ranking_quality
+from kerasrec.validation import Validation, hold_out_last, make_validation, ranking_quality
 
 
 class FixedRanker:
@@ -147,8 +147,38 @@ def test_with_tables_takes_the_same_candidates_of_another_fit():
     assert moved.tables["ease"].weights is again["ease"][0].weights
 
 
-def test_few_moments_are_fitted_by_likelihood():
+def test_one_moment_is_not_many():
     rows, times = [[1, 2], [2, 3]], [[1_400_000_000, 1_400_000_060]] * 2
     log = histories_of(rows, times)
     assert not fusion._many_moments(fit_moments(log, 30, only_end=True))
     assert fusion._many_moments(fit_moments(log.timeless(), 30))
+
+
+def popular_for_newcomers(histories, validation):
+    uniform = np.full(11, 1 / 10)
+    moments = fit_moments(histories, 10, only_end=True)
+    return choose_fusion(FixedRanker(uniform), validation, {}, moments)[0].popular
+
+
+def test_what_is_seen_by_many_is_no_less_popular():
+    # everybody has item 1, so nobody can take it any more; of the others the popular ones are taken
+    rows = [[1, 2 + user % 2] for user in range(12)] + [[1, 2], [1, 2], [1, 4]]
+    log = histories_of(rows, [[1_400_000_000, 1_400_000_060]] * len(rows))
+    targets = np.array([3 if row[1] == 2 else 2 for row in rows], np.int32)
+    validation = Validation(log, np.arange(len(rows)), targets)
+    order = np.argsort(-popular_for_newcomers(log, validation)[1:], kind="stable") + 1
+    assert order[:3].tolist() == [1, 2, 3]
+
+
+def test_newcomers_say_what_newcomers_take():
+    # those with a past take what is new, those without one what most have taken
+    log = histories_of([[1, 2], [1, 3], [1, 4]], [[1_400_000_000, 1_400_000_060]] * 3)
+    later = histories_of([[9], [10], [9], *[[1]] * 30], [[1_400_009_999]] * 33)
+    later = later._replace(
+        user_ids=np.array([f"u{i}" for i in range(3)] + [f"n{i}" for i in range(30)])
+    )
+    validation = make_validation(log, later)
+    assert validation.newcomers.user_ids.tolist() == [f"n{i}" for i in range(30)]
+    assert popular_for_newcomers(log, validation).argmax() == 1
+    alone = popular_for_newcomers(log, validation._replace(newcomers=None))
+    assert alone[9] > alone[1]

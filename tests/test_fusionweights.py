@@ -5,6 +5,7 @@ from kerasrec import fusionweights
 from kerasrec.fusionweights import (
     FITS,
     Candidates,
+    _part,
     best_mixture,
     best_way,
     by_likelihood,
@@ -49,6 +50,7 @@ def logit_data(num_users=3000, num_items=8, seed=0):
 def candidates_of(hits, real=None):
     nothing = np.zeros((1, *hits.shape), np.float32)
     return Candidates(
+        index=np.tile(np.arange(1, hits.shape[1] + 1), (len(hits), 1)),
         shares=nothing,
         is_new=nothing[0],
         prior=nothing,
@@ -72,6 +74,14 @@ def test_the_likelihood_by_hand():
     hits[:300, 0] = hits[300:, 1] = True
     weight = fit_logit(features, hits.astype(np.float32), np.ones_like(hits))
     assert weight[0] == pytest.approx(np.log(3), abs=0.02)  # the ridge takes a little
+
+
+def test_an_item_that_half_the_users_have_counts_half():
+    # three of four take the first item though it is open to half of them: exp(w) / 2 = 3
+    features = np.array([[[1.0, 0.0, 0.0]]], np.float32)
+    wanted = np.array([[300.0, 100.0, 50.0]], np.float32)  # nobody could choose the last one
+    weight = fit_logit(features, wanted, np.array([[0.5, 1.0, 0.0]]))
+    assert weight[0] == pytest.approx(np.log(6), abs=0.02)
 
 
 def test_the_weight_of_the_mlp_is_not_below_0():
@@ -112,9 +122,18 @@ def test_no_target_among_the_candidates_gives_no_weights():
     assert climb(np.ones(2), features, data, 3, ridge=1e-4).tolist() == [1, 1]
 
 
-def test_the_best_fit_is_one_of_the_three():
+@pytest.mark.parametrize("hold_back", ["users", "items"])
+def test_the_best_fit_is_one_of_the_three(hold_back):
     features, data, _ = logit_data(num_users=300)
-    assert best_way(features, data, np.eye(4)[0], 3) in FITS
+    assert best_way(features, data, np.eye(4)[0], 3, hold_back=hold_back) in FITS
+
+
+def test_held_back_items_have_no_part_in_the_fit():
+    features, data, _ = logit_data(num_users=50)
+    mask = data.index % 3 != 0
+    _, fitted = _part(features, data, mask)
+    assert not fitted.real[fitted.index % 3 == 0].any()
+    assert fitted.num_targets.sum() == (data.hits & mask).sum() > 0
 
 
 @pytest.mark.parametrize("way", FITS)
