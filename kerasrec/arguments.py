@@ -70,6 +70,15 @@ def _model(sub):
     )
 
 
+def _at(sub):
+    sub.add_argument(
+        "--at",
+        metavar="TIME",
+        help="when the lists are asked for: now (the end of the log) or a time such as "
+        "2026-11-24T08:00; default: as the version was validated",
+    )
+
+
 def _out_and_preset(sub):
     sub.add_argument(
         "--out",
@@ -167,6 +176,7 @@ def add_evaluate(sub):
     _files(sub, "--histories", "what is known when they ask", required=True)
     _files(sub, "--train", "what the baselines learn from (default: --histories)")
     sub.add_argument("--k", type=int, default=20, help="list length (default 20)")
+    _at(sub)
     sub.add_argument("--report", metavar="DIR", help="write report.html, metrics.json and tables")
     _reading(sub)
 
@@ -185,12 +195,7 @@ def add_recommend(sub):
     sub.add_argument("--k", type=int, default=20, help="list length (default 20)")
     sub.add_argument("--keep-seen", action="store_true", help="items of the history may be listed")
     sub.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
-    sub.add_argument(
-        "--at",
-        metavar="TIME",
-        help="when the lists are asked for: now (the end of the log) or a time such as "
-        "2026-11-24T08:00; default: as the version was validated",
-    )
+    _at(sub)
     sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
     _reading(sub)
 

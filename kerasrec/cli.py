@@ -116,13 +116,19 @@ def build_parser():
 
 @contextlib.contextmanager
 def _logging(options):
-    """The library's log on stderr while a verb runs; TensorFlow's only with --verbose."""
+    """The library's log on stderr while a verb runs; TensorFlow's only with --verbose.
+
+    Long work says its steps; where no bar can be drawn it says its epochs too.
+    """
     verbose = options.verbose or options.debug
-    logger = logging.getLogger("kerasrec")
+    is_long = options.verb in ("demo", "train") and not getattr(options, "quiet", False)
+    logger, steps = logging.getLogger("kerasrec"), logging.getLogger("kerasrec.pipeline")
     handler = logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)
-    level = logger.level
-    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    level, level_of_steps = logger.level, steps.level
+    lines = verbose or (is_long and not sys.stderr.isatty())
+    logger.setLevel(logging.INFO if lines else logging.WARNING)
+    steps.setLevel(logging.INFO if is_long else logging.NOTSET)
     if not verbose:
         for name in ("absl", "tensorflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -131,6 +137,7 @@ def _logging(options):
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        steps.setLevel(level_of_steps)
 
 
 def _sentence(error):
@@ -231,6 +238,7 @@ def train(options):
 def evaluate(options):
     """Score a model and the baselines on a test set; the whole catalogue is ranked."""
     _check_k(options)
+    at = moment(options.at)
     find_version(options.model)
     test = read_events(options, options.test)
     past = read_events(options, options.histories)
@@ -254,7 +262,7 @@ def evaluate(options):
     name = recommender.manifest["name"]
     name = f"{name} (model)" if name in baselines else name
     recommender.observe(histories)
-    lists = {name: recommender.recommend(wanted, k=options.k), **baselines}
+    lists = {name: recommender.recommend(wanted, k=options.k, at=at), **baselines}
     ks = sorted({k for k in (5, 10, 20) if k <= options.k} | {options.k})
     result = evaluate(lists, test, histories=histories, train=past, items=items, ks=ks)
     console = _console()

@@ -158,6 +158,8 @@ class BertEncoder:
             vectors, found_mask = store.get(keys)
         todo = np.flatnonzero(~found_mask)
         rows = [self.tokenizer.token_ids(unique[i]) for i in todo]
+        if rows:
+            logger.info("encoding %s texts (%s)", f"{len(rows):,}", self.name)
         for chunk, chunk_vectors in self._encode_rows(rows, batch_size, progress):
             vectors[todo[chunk]] = chunk_vectors
             if store is not None:

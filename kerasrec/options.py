@@ -11,7 +11,7 @@ from kerasrec.models import build_model
 from kerasrec.nearest import nearest
 from kerasrec.sequencemodels import SEQUENCE_MODELS
 from kerasrec.textpart import MODES, text_part
-from kerasrec.trainer import Trainer
+from kerasrec.trainer import Trainer, named_optimizer
 
 SECTIONS = ("encoder", "model", "trainer", "fusion")
 #: what differs from the defaults of `text_part`, `build_model`, `Trainer` and `fit_tables`
@@ -102,6 +102,8 @@ def _checked(section, name, value, default):
     if name in _TEXTS_OR_FUNCTIONS and not (isinstance(value, str) or value == default):
         if not callable(value) and not hasattr(value, "get_config"):
             raise _bad(section, name, "a name or a function", value)
+    if name == "optimizer" and isinstance(value, str):
+        named_optimizer(value, {})  # raises before the work, not after the texts are encoded
     if name == "strategy" and value is not None and not hasattr(value, "scope"):
         expected = "a tf.distribute strategy, which only Python can give (train(..., options=...))"
         raise _bad(section, name, expected, value)

@@ -107,7 +107,10 @@ def train(
         return build_model(len(items), text=part.text, **{**inputs, **options["model"]})
 
     trainer = Trainer(build, progress=progress, **options["trainer"])
+    log.info("training on the histories of %s users", f"{fitted.num_users:,}")
     history = trainer.fit(fitted, validation)
+    users = f"{validation.histories.num_users:,}"
+    log.info("choosing tables and weights on %s validation users", users)
     tables = fit_tables(fitted, len(items), part.vectors, **options["fusion"])
     timed = "recency" in options["fusion"].get("parts", PARTS)
     moments = fit_moments(fitted if timed else fitted.timeless(), len(items), only_end=only_end)
@@ -115,6 +118,7 @@ def train(
     # what was held out is known when the version goes to work
     model = trainer.model
     if refit:
+        log.info("fitting anew on all events")
         if part.encoder is not None and part.text is not part.vectors:
             # the encoder has learned: begin again with the pretrained one
             trainer = model = None  # it is large: not two at a time
@@ -128,6 +132,7 @@ def train(
         fusion, model = fusion.with_tables(tables, again), trainer.model
     known = [log if timed else log.timeless() for log in (histories, later)]
     fusion = fusion.at_end(Counts.of(len(items), *known))
+    log.info("exporting, and comparing what was exported")
     version = export(
         model,
         Path(out) / name,

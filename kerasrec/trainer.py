@@ -179,15 +179,7 @@ class Trainer:
         schedule = WarmupCosine(self.learning_rate, steps, steps * self.epochs)
         if isinstance(self.optimizer, str):
             config = {"learning_rate": schedule, "global_clipnorm": self.clip_norm}
-            if self.optimizer.lower() == "adam":
-                return LazyAdam(**config)
-            try:
-                return keras.optimizers.get({"class_name": self.optimizer, "config": config})
-            except ValueError as error:
-                raise ValueError(
-                    "optimizer must be the name of a Keras optimizer, an instance or a callable. "
-                    f"Received: {self.optimizer!r}."
-                ) from error
+            return named_optimizer(self.optimizer, config)
         return self.optimizer(schedule) if _is_factory(self.optimizer) else self.optimizer
 
 
@@ -196,6 +188,23 @@ def _make_slots(training):
     optimizer = training.optimizer
     make = optimizer.build if hasattr(optimizer, "build") else optimizer._create_all_weights
     make(training.trainable_variables)
+
+
+def named_optimizer(name, config):
+    """The optimizer of a name; "adam" is `LazyAdam`.
+
+    Raises:
+        ValueError: Keras knows no such name.
+    """
+    if name.lower() == "adam":
+        return LazyAdam(**config)
+    try:
+        return keras.optimizers.get({"class_name": name, "config": config})
+    except ValueError as error:
+        raise ValueError(
+            "optimizer must be the name of a Keras optimizer, an instance or a callable. "
+            f"Received: {name!r}."
+        ) from error
 
 
 def _is_factory(optimizer):

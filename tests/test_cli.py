@@ -95,6 +95,9 @@ def test_train(files, tmp_path, capsys):
     assert "valid_ndcg@10" in out and out.splitlines()[-1].startswith("validation NDCG@10 0.")
     assert f"exported {tmp_path / 'models' / 'shop' / '1'}" in out
     assert "events outside the core" in err and "epoch 1/" not in err
+    # no terminal, so no bars: the steps and the epochs as lines
+    steps = ["training on", "epoch 1 ", "choosing tables", "exporting"]
+    assert [s for s in steps if s in err] == steps
     manifest = artifacts.read_manifest(tmp_path / "models" / "shop" / "1")
     assert manifest["preset"] == "fast" and manifest["validation"] == "given"
     assert manifest["data"]["columns"] == {"user_id": "uid", "item_id": "course", "timestamp": "ts"}
@@ -193,7 +196,7 @@ def test_evaluate(files, toy, tmp_path, capsys):
             "--test",
             files / "late.csv",
         ),
-        *("--k", 10, "--report", tmp_path / "report", *NAMES),
+        *("--k", 10, "--at", "now", "--report", tmp_path / "report", *NAMES),
     )
     out = capsys.readouterr().out
     for name in ("toy", "popularity", "item_knn", "tfidf_text", "ndcg@10"):
