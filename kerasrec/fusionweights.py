@@ -10,11 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import expit
 
 #: ways to fit the weights: most likely; from there uphill in a smooth NDCG; uphill from the mixture
 FITS = ("likelihood", "ndcg", "ndcg near the mixture")
 #: targets that a climb looks at; beyond them a sample
 MAX_TARGETS = 4000
+#: users among whom the way is chosen; beyond them a sample
+MAX_COMPARED = 2000
 TINY = 1e-12
 #: weight moved between two parts of the mixture at a time
 _STEPS = (0.2, 0.1, 0.05)
@@ -106,6 +109,10 @@ def best_way(features, data, mixture_alone, k, *, hold_back="users"):
             on the others, as if only those were on the shelf.
     """
     rng = np.random.default_rng(0)
+    if len(data.num_targets) > MAX_COMPARED:
+        compared = np.zeros(len(data.num_targets), bool)
+        compared[rng.choice(len(compared), MAX_COMPARED, replace=False)] = True
+        features, data = _part(features, data, compared[:, None])
     if hold_back == "users":
         fold = rng.integers(0, _FOLDS, len(data.num_targets))[:, None]
     else:
@@ -179,28 +186,40 @@ def climb(start, features, data, k, *, ridge):
     ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
     gain = 1 / (ideal[np.minimum(data.num_targets[row], k)] * len(data.num_targets))
     gain *= count / len(row)  # a sample stands for all
-    ahead = features[:, row] - features[:, row, column][:, :, None]  # (num_features, targets, n)
-    real = data.real[row].copy()
-    real[np.arange(len(row)), column] = False
+    rival = data.real[row]
+    rival[np.arange(len(row)), column] = False
+    some = rival.any(axis=1)  # a target without a rival is first, whatever the weights
+    row, column, gain, rival = row[some], column[some], gain[some], rival[some]
+    target, place = np.nonzero(rival)
+    if not len(target):
+        return start
+    starts, counts = _runs(rival)
+    ahead = features[:, row[target], place]  # (num_features, rivals), all targets' in one line
+    ahead -= features[:, row[target], column[target]]
     deviation = np.array([part[data.real].std() for part in features])
     deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant feature stays out
     first = np.where(np.isfinite(deviation), start * np.minimum(deviation, 1e9), 0)
 
     def loss(standardised):
-        weights = (standardised / deviation).astype(np.float32)
-        lead = np.tensordot(weights, ahead, 1)
-        above = np.where(real, 1 / (1 + np.exp(-np.clip(lead / _SOFTNESS, -30, 30))), 0)
-        rank = 1 + above.sum(axis=1)
+        above = expit(((standardised / deviation / _SOFTNESS).astype(np.float32)) @ ahead)
+        rank = 1 + np.add.reduceat(above, starts, dtype=np.float64)
         away = standardised - first
         value = -(gain / np.log2(1 + rank)).sum() + ridge * (away**2).sum()
-        per_rank = gain * np.log(2) / (np.log1p(rank) ** 2 * (1 + rank))
-        push = (above * (1 - above) / _SOFTNESS * per_rank[:, None]).astype(np.float32)
-        slope = np.tensordot(ahead, push, ((1, 2), (0, 1)))
-        return value, (slope / deviation + 2 * ridge * away).astype(float)
+        per_rank = gain * np.log(2) / (np.log1p(rank) ** 2 * (1 + rank)) / _SOFTNESS
+        push = np.repeat(per_rank.astype(np.float32), counts)
+        push *= above
+        push *= 1 - above
+        return value, ahead @ push / deviation + 2 * ridge * away
 
     options = {"maxiter": _STEPS_OF_FIT}
     found = minimize(loss, first.copy(), jac=True, bounds=_bounds(features), options=options)
     return found.x / deviation
+
+
+def _runs(mask):
+    """Where each row's True cells start in the line of all of them, and how many these are."""
+    counts = mask.sum(axis=1)
+    return np.cumsum(counts) - counts, counts
 
 
 def fit_logit(features, wanted, available, bounds=None):
@@ -213,28 +232,32 @@ def fit_logit(features, wanted, available, bounds=None):
         bounds: of the weights, as `scipy.optimize.minimize` takes them.
     """
     real = available > 0
-    wanted = np.where(real, wanted, 0)  # what nobody could choose says nothing
-    offset = np.log(np.where(real, available, 1)).astype(np.float32)
+    real &= (real & (wanted > 0)).any(axis=1, keepdims=True)  # other rows say nothing
+    real = real[used := real.any(axis=1)]
+    if not len(real):
+        return np.zeros(len(features))
+    starts, counts = _runs(real)
+    features = features[:, used][:, real]  # (num_features, cells), the rows one after the other
+    wanted, available = wanted[used][real], available[used][real]
+    offset = np.log(available).astype(np.float32)
     num_users = max(float(wanted.sum()), 1.0)
-    mean = np.array([part[real].mean() if real.any() else 0 for part in features], np.float32)
-    deviation = np.array([part[real].std() if real.any() else 0 for part in features], np.float32)
+    deviation = features.std(axis=1)
     deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant one gets weight 0
-    features = (features - mean[:, None, None]) / deviation[:, None, None]
-    size = wanted.sum(axis=1, keepdims=True)
+    features -= features.mean(axis=1, keepdims=True)
+    features /= deviation[:, None]
+    size = np.add.reduceat(wanted, starts, dtype=np.float64)
 
     def loss(weights):
-        scores = np.tensordot(weights.astype(np.float32), features, 1) + offset
-        scores = np.where(real, scores, -1e9)
-        scores -= scores.max(axis=1, keepdims=True)
-        share = np.exp(scores)
-        total = share.sum(axis=1, keepdims=True)
-        value = -(wanted * (scores - np.log(total))).sum() + (weights**2).sum()
-        wrong = share / total * size - wanted
-        slope = np.tensordot(features, wrong, ((1, 2), (0, 1))) + 2 * weights
+        scores = weights.astype(np.float32) @ features + offset
+        scores -= np.repeat(np.maximum.reduceat(scores, starts), counts)
+        value = -np.dot(wanted, scores)
+        share = np.exp(scores, out=scores)
+        total = np.add.reduceat(share, starts, dtype=np.float64)
+        value += (size * np.log(total)).sum() + (weights**2).sum()
+        share *= np.repeat((size / total).astype(np.float32), counts)
+        slope = features @ (share - wanted) + 2 * weights
         return value / num_users, slope.astype(float) / num_users
 
-    if not wanted.any():
-        return np.zeros(len(features))
     options = {"maxiter": _STEPS_OF_FIT}
     found = minimize(loss, np.zeros(len(features)), jac=True, bounds=bounds, options=options)
     return found.x / deviation

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: seconds in which the say of an event halves: an hour, six, a day, four, sixteen, sixty-four
-HALF_LIVES = 3600 * np.array([1, 6, 24, 96, 384, 1536])
+#: seconds in which the say of an event halves: an hour, six, a day, four, sixteen, sixty-four, and
+#: for logs of many years some eight months and three years
+HALF_LIVES = 3600 * np.array([1, 6, 24, 96, 384, 1536, 6144, 24576])
 MAX_MOMENTS = 1024
 #: moments times items at most; large catalogues have fewer moments, at last one (now)
 MAX_CELLS = 2**22

@@ -114,7 +114,7 @@ def test_at_end_adds_the_end_of_a_longer_log_as_a_moment():
         first=moments.first,
         prior=np.zeros((len(moments.starts), 4), np.float32),
         recency=alone.recency._replace(
-            counts=moments.end, weights=np.ones(8), popular_weights=np.arange(8.0)
+            counts=moments.end, weights=np.ones(10), popular_weights=np.arange(10.0)
         ),
     )
     later = histories_of([[3]], [[1_400_009_999]])
@@ -126,7 +126,7 @@ def test_at_end_adds_the_end_of_a_longer_log_as_a_moment():
     assert known.first[3] == NEVER and brought.first[3] == count
     np.testing.assert_array_equal(brought.first[:3], known.first[:3])
     np.testing.assert_allclose(brought.prior[-1], counts.features().sum(axis=0))
-    np.testing.assert_allclose(brought.popular, np.arange(8) @ counts.features(), rtol=1e-6)
+    np.testing.assert_allclose(brought.popular, np.arange(10) @ counts.features(), rtol=1e-6)
     # a log that is no longer: the last moment takes its counts
     same = brought.at_end(Counts.of(3, log, later, histories_of([[1]], [[1_400_000_002]])))
     assert same.starts.tolist() == brought.starts.tolist()

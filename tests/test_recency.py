@@ -18,7 +18,7 @@ from kerasrec.sequences import EVENT_CODES
 
 DAY = 86400
 START = 1_400_000_000
-NAMES = [f"recent, half-life {hours} h" for hours in (1, 6, 24, 96, 384, 1536)]
+NAMES = [f"recent, half-life {hours} h" for hours in (1, 6, 24, 96, 384, 1536, 6144, 24576)]
 
 
 def test_counts_by_hand():
@@ -127,7 +127,7 @@ def test_asked_at_the_end(held_out, expected):
 def test_recency_takes_newer_events_only_and_survives_a_file(tmp_path):
     log = histories_of([[1, 2]], [[START, START + 60]])
     counts = Counts.of(3, log)
-    known = Recency(counts, np.arange(8.0), np.ones(8))
+    known = Recency(counts, np.arange(10.0), np.ones(10))
     same, count = known.after(log)
     assert count == 0 and same is known
     newer = histories_of([[1, 3]], [[START + 60, START + 3660]])
@@ -148,7 +148,7 @@ def test_at_end_appends_replaces_and_forgets(monkeypatch):
     log = histories_of([[1, 2], [2, 1]], [[START, START + 60], [START + 30] * 2])
     moments = fit_moments(log, 3)
     later = Counts.of(3, log, histories_of([[3]], [[START + 90]]))
-    known = Recency(later, np.ones(8), np.arange(8.0))
+    known = Recency(later, np.ones(10), np.arange(10.0))
     table = moments.starts, moments.first, np.zeros((len(moments.starts), 4), np.float32)
     count = len(moments.starts)
     assert count > 1
@@ -156,10 +156,10 @@ def test_at_end_appends_replaces_and_forgets(monkeypatch):
     assert starts.tolist() == [*moments.starts, START + 90] and not prior[:-1].any()
     assert first[3] == count and first[:3].tolist() == moments.first[:3].tolist()
     np.testing.assert_allclose(prior[-1], later.features().sum(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(popular, np.arange(8) @ later.features(), rtol=1e-6)
+    np.testing.assert_allclose(popular, np.arange(10) @ later.features(), rtol=1e-6)
     assert known.description() == {
         "prior": dict.fromkeys([*NAMES, "all", "new"], 1.0),
-        "popular": dict(zip([*NAMES, "all", "new"], range(8), strict=True)),
+        "popular": dict(zip([*NAMES, "all", "new"], range(10), strict=True)),
     }
     # a single moment stays the only one
     alone = known.at_end(np.array([START]), np.zeros(4, np.int32), np.zeros((1, 4), np.float32))
