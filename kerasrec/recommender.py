@@ -6,6 +6,7 @@ No training code is loaded.
 import logging
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,10 @@ from kerasrec.timestamps import read_moment
 log = logging.getLogger(__name__)
 #: numbers (scores, history and candidate ids) that one call of the model may hold at most
 MAX_CELLS = 2**26
+#: scores of one call for lists, about: what is computed per user and item then stays in the cache
+CACHED_CELLS = 2**20
+_FEWEST_ROWS = 32  # of a call, however many items: below, the calls themselves take the time
+_CALLS_AT_ONCE = 2  # some operations use one core only: meanwhile the other call has the rest
 _DAY = 86400
 
 
@@ -126,8 +131,11 @@ class Recommender:
         width = min(k, len(self._ids))
         index = np.zeros((histories.num_users, width), np.int32)
         scores = np.zeros((histories.num_users, width), np.float32)
+        at_once = max(CACHED_CELLS // len(self._ids), _FEWEST_ROWS)
         fixed = len(self._ids) + len(allow) + len(refuse)
-        for rows in _batches(histories.lengths, batch_size, fixed):
+        batches = _batches(histories.lengths, min(batch_size, at_once), fixed)
+
+        def answer(rows):
             size = len(rows)
             found = self._module.recommend_rows(
                 *self._inputs(histories.select(rows)),
@@ -138,6 +146,10 @@ class Recommender:
                 tf.constant(k),
             )
             index[rows], scores[rows] = (part.numpy() for part in found)
+
+        with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
+            for _ in pool.map(answer, batches):
+                pass  # an error of a call is raised here
         table = self._table(histories.user_ids, index, scores)
         popular = histories.user_ids[histories.lengths == 0]
         if len(popular):

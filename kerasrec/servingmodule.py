@@ -5,7 +5,7 @@ import numpy as np
 from kerasrec.backend import tf
 from kerasrec.fusionweights import TINY
 from kerasrec.itemvectors import Whitening
-from kerasrec.scoring import exclude, exclude_all_but, rerank, top_k
+from kerasrec.scoring import add_columns, exclude, exclude_all_but, ones_but, rerank, top_k
 from kerasrec.sequences import NUM_GAP_BUCKETS
 
 _IDS = tf.TensorSpec((None, None), tf.string)
@@ -30,8 +30,11 @@ class Memory(tf.Module):
         self.votes = tf.Variable(votes, trainable=False, name="votes")
         self.tables = [self.neighbours, self.votes]
 
-    def call(self, history):
-        """Item indices `(batch, time)`, oldest first, 0 = none -> `(batch, num_items + 1)`."""
+    def call(self, history, num_columns):
+        """Item indices `(batch, time)`, oldest first, 0 = none -> `(batch, num_columns)`.
+
+        Columns beyond the table are those of added items: nothing votes for them.
+        """
         valid = tf.cast(history > 0, tf.float32)
         # age counts the real events behind an event, so padding anywhere changes nothing
         age = tf.cumsum(valid, axis=1, exclusive=True, reverse=True)
@@ -41,10 +44,10 @@ class Memory(tf.Module):
         known, weight = tf.where(has_row, history, 0), tf.where(has_row, weight, 0.0)
         near = tf.gather(self.neighbours, known)  # (batch, time, width)
         votes = tf.gather(self.votes, known) * weight[:, :, None]
-        place = near + tf.range(batch)[:, None, None] * num_rows
+        place = near + tf.range(batch)[:, None, None] * num_columns
         flat = [tf.reshape(part, [-1]) for part in (votes, place)]
-        total = tf.math.unsorted_segment_sum(*flat, batch * num_rows)
-        return tf.nn.relu(tf.reshape(total, (batch, num_rows)))
+        total = tf.math.unsorted_segment_sum(*flat, batch * num_columns)
+        return tf.nn.relu(tf.reshape(total, (batch, num_columns)))
 
 
 class ServingModule(tf.Module):
@@ -95,21 +98,41 @@ class ServingModule(tf.Module):
     def _fused(self, history, interest, asked):
         """The fused score without the MLP, `(batch, num_items + 1)`: see `fusion`."""
         retrieval = tf.nn.softmax(tf.matmul(interest / self.temperature, self.item_matrix))
-        unseen = tf.nn.relu(exclude(tf.ones_like(retrieval), history))  # 1 or 0
-        shares = {"model": _share(retrieval, unseen)}
+        num_columns = tf.shape(retrieval)[1]
+        parts = {"model": retrieval}
         for name, memory in self.memories.items():
-            votes = memory(history[:, -self.max_length :])
-            added = tf.shape(retrieval)[1] - tf.shape(votes)[1]
-            shares[name] = _share(tf.pad(votes, [[0, 0], [0, added]]), unseen)
+            parts[name] = memory(history[:, -self.max_length :], num_columns)
+        unseen = ones_but(history, num_columns)
+        # every pass over the catalogue counts: (share + epsilon) * total takes one, and the
+        # logarithm of the total is one number per row
+        total, scaled = {}, {}
+        for name, values in parts.items():
+            total[name] = tf.reduce_sum(values * unseen, axis=1, keepdims=True)
+            total[name] = tf.maximum(total[name], TINY)
+            scaled[name] = values + self.epsilon * total[name]
         if self.mixture:
-            shares["mixture"] = sum(shares[name] * part for name, part in self.mixture.items())
+            mixed = [(name, part) for name, part in self.mixture.items() if part]
+            # its parts sum to 1, so epsilon is in it already
+            scaled["mixture"] = sum(scaled[name] * (part / total[name]) for name, part in mixed)
+            total["mixture"] = tf.ones_like(total["model"])
+        logs = {name: tf.math.log(scaled[name]) for name in self.weights}
+        shift = {name: tf.math.log(total[name]) for name in self.weights}  # (batch, 1)
         moment = self._moment(asked)
-        is_new = tf.cast(self.first[None] > moment[:, None], tf.float32)
-        score = tf.gather(self.prior, moment)
-        for name, (weight, more_if_new) in self.weights.items():
-            if more_if_new:
-                weight += more_if_new * is_new
-            score += weight * tf.math.log(shares[name] + self.epsilon)
+        score = [tf.gather(self.prior, moment)]
+        score += [logs[name] * weight for name, (weight, _) in self.weights.items()]
+        score = tf.add_n(score)
+        score -= sum(shift[name] * weight for name, (weight, _) in self.weights.items())
+        if any(more for _, more in self.weights.values()):
+            # only a few columns as a rule: those of items that are new to some row
+            column = tf.where(self.first > tf.reduce_min(moment))[:, 0]
+            column = tf.cast(column, tf.int32)
+            is_new = tf.cast(tf.gather(self.first, column) > moment[:, None], tf.float32)
+            added = sum(
+                (tf.gather(logs[name], column, axis=1) - shift[name]) * more
+                for name, (_, more) in self.weights.items()
+                if more
+            )
+            score = add_columns(score, column, added * is_new)
         return score
 
     def _moment(self, asked):
@@ -297,12 +320,6 @@ class ServingModule(tf.Module):
             "similar": self.similar,
             "item_vectors": self.vectors_of,
         }
-
-
-def _share(values, unseen):
-    """Rows divided by their sum over the unseen items (all 0 where that is 0)."""
-    total = tf.reduce_sum(values * unseen, axis=1, keepdims=True)
-    return values / tf.maximum(total, TINY)
 
 
 def _table(asset, key_type, value_type, key_default, default):

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from kerasrec import scoring
 from kerasrec.backend import keras, tf
-from kerasrec.scoring import Scorer, ScorerLoss, exclude, exclude_all_but, rerank, top_k
+from kerasrec.scoring import (
+    Scorer,
+    ScorerLoss,
+    add_columns,
+    exclude,
+    exclude_all_but,
+    ones_but,
+    rerank,
+    top_k,
+)
 
 RNG = np.random.default_rng(0)
 INF = math.inf
@@ -40,6 +49,20 @@ def test_exclude_all_but_by_hand():
     assert nothing.numpy().tolist() == SCORES.numpy().tolist()
 
 
+def test_ones_but_by_hand():
+    found = ones_but(tf.constant([[0, 2, 2], [0, 0, 3]]), 4)  # an item may come twice
+    assert found.numpy().tolist() == [[0, 1, 0, 1], [0, 1, 1, 0]]
+    assert ones_but(tf.zeros((2, 0), tf.int32), 3).numpy().tolist() == [[1] * 3] * 2
+    assert ones_but(tf.zeros((0, 2), tf.int32), 3).shape == (0, 3)
+
+
+def test_add_columns_by_hand():
+    found = add_columns(SCORES, tf.constant([3, 1]), tf.constant([[0.5, 1], [-1, 0]]))
+    assert found.numpy().tolist() == [[9, 2, 2, 3.5], [9, 4, -5, 5]]
+    nothing = add_columns(SCORES, tf.zeros([0], tf.int32), tf.zeros((2, 0)))
+    assert nothing.numpy().tolist() == SCORES.numpy().tolist()
+
+
 def test_top_k_by_hand():
     scores = tf.constant([[-INF, 2, 7, 2, 7], [-INF, -INF, 1, -INF, -INF]])
     index, values = top_k(scores, 3)
@@ -56,6 +79,26 @@ def test_top_k_agrees_with_a_full_sort(scores):
     index = top_k(tf.constant([scores]), 5)[0].numpy()[0]
     found = expected[:5]
     assert index.tolist() == found + [0] * (min(5, len(scores)) - len(found))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.sampled_from([1, 3, 40, 10**6]))
+def test_top_k_of_many_columns_agrees_with_a_full_sort(seed, k, values):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, values, (3, 130 + seed % 40)).astype(np.float32)  # ties
+    scores[0, rng.permutation(scores.shape[1])[: -rng.integers(1, 8)]] = -INF  # a few may be listed
+    scores[1] = -INF
+    index, found = (part.numpy() for part in top_k(tf.constant(scores), k))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    expected = np.take_along_axis(scores, order, axis=1)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(index, np.where(expected > -INF, order, 0))
+
+
+def test_top_k_of_no_rows():
+    for columns in (3, 500):
+        index, scores = top_k(tf.zeros((0, columns)), 2)
+        assert index.shape == scores.shape == (0, 2)
 
 
 # === Scorer ===

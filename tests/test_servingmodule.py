@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from kerasrec import sequences
 from kerasrec.backend import tf
+from kerasrec.fusion import Fusion
+from kerasrec.models import build_model
 from kerasrec.recommender import Recommender
-from kerasrec.servingmodule import Memory, gap_bucket
+from kerasrec.servingmodule import Memory, ServingModule, gap_bucket
 from kerasrec.transitions import NeighbourTable
 
 SECONDS = st.one_of(
@@ -345,19 +347,115 @@ def test_memory_is_the_twin_of_the_table():
         history[number, 7 - len(row) :] = row
     memory = Memory(table, "toy")
     np.testing.assert_allclose(
-        memory.call(tf.constant(history)), table.scores(histories_of(rows)), atol=1e-6
+        memory.call(tf.constant(history), 9), table.scores(histories_of(rows)), atol=1e-6
     )
     # padding between events changes nothing, and an item beyond the table says nothing
     spread = np.array([[1, 0, 2, 0, 3, 0, 0]], np.int32)
     np.testing.assert_allclose(
-        memory.call(tf.constant(spread)), table.scores(histories_of([[1, 2, 3]])), atol=1e-6
+        memory.call(tf.constant(spread), 9), table.scores(histories_of([[1, 2, 3]])), atol=1e-6
     )
     # it has its place in the order of the history all the same
-    found = memory.call(tf.constant([[1, 12, 2], [0, 0, 12]])).numpy()
+    found = memory.call(tf.constant([[1, 12, 2], [0, 0, 12]]), 13).numpy()
     with_signs = [np.zeros(9), np.zeros(9)]
     for votes, item in zip(with_signs, (1, 2), strict=True):
         np.add.at(votes, neighbours[item], weights[item])
     np.testing.assert_allclose(
-        found[0], np.maximum(with_signs[0] * 0.7**2 + with_signs[1], 0), atol=1e-6
+        found[0, :9], np.maximum(with_signs[0] * 0.7**2 + with_signs[1], 0), atol=1e-6
     )
+    assert not found[:, 9:].any()  # nor does anything vote for it
     assert not found[1].any()
+
+
+# --- the fused score ---
+
+NUM_ITEMS = 30
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    """A `ServingModule` of 30 items, two of them added later, and its `Fusion` with everything."""
+    rng = np.random.default_rng(5)
+    model = build_model(NUM_ITEMS, text_units=0, id_units=8, max_length=4, scorer_units=4)
+    tables = {}
+    for name, decay in (("text", 0.7), ("transitions", 0.5)):
+        near = rng.integers(0, NUM_ITEMS - 1, (NUM_ITEMS - 1, 6)).astype(np.int32)
+        tables[name] = NeighbourTable(near, rng.normal(size=near.shape).astype(np.float32), decay)
+    width = NUM_ITEMS + 1
+    fusion = Fusion.alone(NUM_ITEMS)._replace(
+        tables=tables,
+        weights={"model": (0.5, 0.3), "text": (0.2, 0.0), "mixture": (0.9, -0.4)},
+        mixture={"model": 0.2, "text": 0.0, "transitions": 0.8},
+        epsilon=1e-3,
+        starts=np.array([100, 200, 300]),
+        first=rng.integers(0, 5, width).astype(np.int32),
+        prior=rng.normal(size=(3, width)).astype(np.float32),
+        popular=rng.normal(size=width).astype(np.float32),
+    )
+    asset = tmp_path_factory.mktemp("fused") / "ids.txt"
+    asset.write_text("".join(f"i{number}\n" for number in range(1, width)))
+    vectors = rng.normal(size=(width, 8)).astype(np.float32)
+    return ServingModule(model, item_vectors=vectors, asset=asset, fusion=fusion, k=10), fusion
+
+
+HISTORIES = {
+    "plain": [3, 9, 4],
+    "an item twice": [3, 9, 3, 3],
+    "longer than max_length": [7, 1, 2, 8, 5, 6, 1],
+    "an added item": [30, 2],
+    "all but one": list(range(1, 30)),
+    "everything": list(range(1, 31)),
+    "nothing": [],
+}
+
+
+def by_hand(module, fusion, history, interest, moment):
+    """The formula of `fusion` for one user, in float64; `history` is not empty."""
+    width = NUM_ITEMS + 1
+    cosine = interest.astype(float) @ module.item_matrix.numpy() / module.temperature.numpy()
+    values = {"model": np.exp(cosine - cosine.max()) / np.exp(cosine - cosine.max()).sum()}
+    for name, table in fusion.tables.items():
+        votes = np.zeros(width)
+        for age, item in enumerate(reversed(history[-4:])):
+            if item < len(table.neighbours):
+                real = np.where(table.neighbours[item] > 0, table.weights[item], 0)
+                np.add.at(votes, table.neighbours[item], real * table.decay**age)
+        values[name] = np.maximum(votes, 0)
+    unseen = np.setdiff1d(np.arange(1, width), history)
+    shares = {name: v / max(v[unseen].sum(), 1e-12) for name, v in values.items()}
+    shares["mixture"] = sum(shares[name] * part for name, part in fusion.mixture.items())
+    score = fusion.prior[moment].astype(float)
+    for name, (weight, more) in fusion.weights.items():
+        score += (weight + more * (fusion.first > moment)) * np.log(shares[name] + fusion.epsilon)
+    return score
+
+
+@pytest.mark.parametrize("asked, moment", [(0, 2), (99, 0), (250, 1)])
+def test_fused_scores_equal_the_formula(fused, asked, moment):
+    module, fusion = fused
+    width = max(map(len, HISTORIES.values()))
+    history = np.zeros((len(HISTORIES), width), np.int32)
+    for row, items in zip(history, HISTORIES.values(), strict=True):
+        row[width - len(items) :] = items
+    none = np.zeros((len(history), 0), np.int32)
+    zeros = np.zeros_like(history)
+    every = np.tile(np.arange(1, NUM_ITEMS + 1, dtype=np.int32), (len(history), 1))
+    at = np.full(len(history), asked)
+    interests = module.interest_rows(history, zeros, zeros).numpy()
+    scores = module.score_rows(history, zeros, zeros, every, at).numpy()
+    lists = {
+        keep: module.recommend_rows(
+            history, zeros, zeros, none, none, np.full(len(history), keep), at, NUM_ITEMS
+        )
+        for keep in (False, True)
+    }
+    for row, (name, items) in enumerate(HISTORIES.items()):
+        expected = fusion.popular.astype(float)
+        if items:
+            expected = by_hand(module, fusion, items, interests[row], moment)
+        np.testing.assert_allclose(scores[row], expected[1:], atol=2e-5, err_msg=name)
+        for keep, (index, values) in lists.items():
+            listed = index.numpy()[row][index.numpy()[row] > 0]
+            assert set(listed) == set(range(1, NUM_ITEMS + 1)) - (set() if keep else set(items))
+            found = values.numpy()[row][: len(listed)]
+            np.testing.assert_allclose(found, expected[listed], atol=2e-5, err_msg=name)
+            assert (np.diff(found) <= 0).all()
