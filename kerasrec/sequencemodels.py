@@ -12,6 +12,12 @@ layers = keras.layers
 
 
 @_register
+def gelu(x):
+    """As `tf.nn.gelu`, which goes through erfc; erf is faster on a CPU."""
+    return 0.5 * x * (1 + tf.math.erf(x * 0.5**0.5))
+
+
+@_register
 class WithMask(keras.layers.Layer):
     """Passes `vectors` on with `valid_mask` as their Keras mask: `[vectors, valid_mask]`."""
 
@@ -136,7 +142,7 @@ def build_transformer(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
     for _ in range(num_blocks):
         attended = CausalAttention(heads)([Normalization()(states), valid])
         states = layers.Add()([states, layers.Dropout(dropout)(attended)])
-        inner = layers.Dense(4 * dim, "gelu")(Normalization()(states))
+        inner = layers.Dense(4 * dim, gelu)(Normalization()(states))
         inner = layers.Dense(dim)(inner)
         states = layers.Add()([states, layers.Dropout(dropout)(inner)])
     states = Normalization()(states)
