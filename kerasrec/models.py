@@ -31,6 +31,8 @@ class Model(NamedTuple):
         part (a new item).
     encoder: Keras model tokens -> text vector (whitened), or None where no encoder is in the graph.
     scorer: `Scorer` layer.  loss: `InterestLoss` layer.  config: the options, as resolved.
+
+    An average of several models (`ensemble`) has the same parts and one more option, `members`.
     """
 
     training: Any

@@ -4,6 +4,7 @@ import inspect
 import math
 from pathlib import Path
 
+from kerasrec.ensemble import fit_members
 from kerasrec.fusion import PARTS, fit_tables
 from kerasrec.interest import INTERESTS
 from kerasrec.losses import LOSSES
@@ -14,7 +15,7 @@ from kerasrec.textpart import MODES, text_part
 from kerasrec.trainer import Trainer, named_optimizer
 
 SECTIONS = ("encoder", "model", "trainer", "fusion")
-#: what differs from the defaults of `text_part`, `build_model`, `Trainer` and `fit_tables`
+#: what differs from the defaults of the functions that take the options, see `known_options`
 PRESETS = {
     "fast": {"model": {"text_units": 32, "id_units": 32}, "trainer": {"epochs": 15}},
     "balanced": {},
@@ -23,7 +24,7 @@ PRESETS = {
 #: least values of the numbers among the options; all others may be 0 and no less
 _AT_LEAST_1 = {
     *("max_tokens", "whitening_dim", "max_length", "num_blocks", "heads", "num_negatives"),
-    *("scorer_units", "batch_size", "epochs", "patience"),
+    *("scorer_units", "batch_size", "epochs", "patience", "members"),
 }
 _CHOICES = {
     "mode": MODES,
@@ -50,15 +51,16 @@ _ABOVE_0 = {"learning_rate", "clip_norm"}
 
 def known_options():
     """Section -> option names with their defaults."""
-    functions = dict(zip(SECTIONS, (text_part, build_model, Trainer, fit_tables), strict=True))
-    given = {"text", "text_vectors", "progress"}  # and what has no default
+    takers = ((text_part,), (build_model,), (Trainer, fit_members), (fit_tables,))
+    given = {"text", "text_vectors", "progress", "stop_after"}  # and what has no default
     return {
         section: {
             name: parameter.default
+            for function in functions
             for name, parameter in inspect.signature(function).parameters.items()
             if name not in given and parameter.default is not inspect.Parameter.empty
         }
-        for section, function in functions.items()
+        for section, functions in zip(SECTIONS, takers, strict=True)
     }
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from kerasrec import artifacts, sequences
 from kerasrec.data import join_interactions, read_interactions, read_items
+from kerasrec.ensemble import best_epochs, fit_members
 from kerasrec.exporter import export
 from kerasrec.fusion import PARTS, choose_fusion, fit_tables
 from kerasrec.models import build_model
@@ -23,7 +24,7 @@ from kerasrec.recency import (
     fit_moments,
 )
 from kerasrec.textpart import text_part
-from kerasrec.trainer import OPTIMIZERS, Trainer
+from kerasrec.trainer import OPTIMIZERS
 from kerasrec.trainingstate import plain
 from kerasrec.validation import Ranker, hold_out_last, make_validation
 
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 class Trained(NamedTuple):
     """What `train` gives back.
 
-    version: Path of the exported version.  history: DataFrame, one row per epoch.
+    version: Path of the exported version.  history: DataFrame, one row per epoch (and member).
     metrics: dict, quality on validation.  manifest: dict, as in the version.
     """
 
@@ -66,7 +67,8 @@ def train(
         out: parent folder.
         preset: "fast", "balanced" or "accurate".
         options: dict of sections `encoder`, `model`, `trainer`, `fusion`, each a dict of options
-            that override the preset.
+            that override the preset. With `trainer.members` above 1 the model is trained with
+            that many seeds, and their average is one version (`ensemble`).
         refit: whether, once epochs and weights are chosen, model and tables are fitted anew on all
             events, those of `valid` too, for as many epochs. The metrics stay those of the first
             fit. It takes about as long again.
@@ -76,7 +78,8 @@ def train(
 
     Raises:
         ValueError: unknown options, data that nothing can be learned from, times in one of
-            `interactions` and `valid` only, or refit with an optimizer that is made already.
+            `interactions` and `valid` only, refit or members with an optimizer that is made
+            already, or members with an encoder that learns.
     """
     started = time.perf_counter()
     artifacts.check_name(name)
@@ -89,11 +92,7 @@ def train(
         for given in (interactions, valid)
     )
     _check_times(interactions, valid)
-    if refit and isinstance(options["trainer"].get("optimizer"), OPTIMIZERS):
-        raise ValueError(
-            "refit trains twice, and an optimizer that is made already keeps its state. Give its "
-            "name, or a function that takes the learning rate and makes one."
-        )
+    _check_repeats(options, refit)
     histories = sequences.make_histories(interactions, items)
     fitted, validation, later = _split(histories, items, valid)
     only_end = asked_at_the_end(fitted, later)
@@ -106,30 +105,31 @@ def train(
     def build():
         return build_model(len(items), text=part.text, **{**inputs, **options["model"]})
 
-    trainer = Trainer(build, progress=progress, **options["trainer"])
     log.info("training on the histories of %s users", f"{fitted.num_users:,}")
-    history = trainer.fit(fitted, validation)
+    model, history = fit_members(build, fitted, validation, progress=progress, **options["trainer"])
     users = f"{validation.histories.num_users:,}"
     log.info("choosing tables and weights on %s validation users", users)
     tables = fit_tables(fitted, len(items), part.vectors, **options["fusion"])
     timed = "recency" in options["fusion"].get("parts", PARTS)
     moments = fit_moments(fitted if timed else fitted.timeless(), len(items), only_end=only_end)
-    fusion, metrics = choose_fusion(Ranker(trainer.model), validation, tables, moments)
+    fusion, metrics = choose_fusion(Ranker(model), validation, tables, moments)
     # what was held out is known when the version goes to work
-    model = trainer.model
     if refit:
         log.info("fitting anew on all events")
         if part.encoder is not None and part.text is not part.vectors:
             # the encoder has learned: begin again with the pretrained one
-            trainer = model = None  # it is large: not two at a time
+            model = None  # it is large: not two at a time
             part = text_part(items, **options["encoder"], progress=progress)
         every = histories
         if valid is not None:
             every = sequences.make_histories(join_interactions([interactions, valid]), items)
-        trainer = Trainer(build, progress=progress, **_elsewhere(options["trainer"]))
-        trainer.fit(every, None, stop_after=int(history["valid_ndcg@10"].argmax()) + 1)
+        elsewhere = _elsewhere(options["trainer"])
+        stop_after = best_epochs(history)
+        model, _ = fit_members(
+            build, every, None, progress=progress, stop_after=stop_after, **elsewhere
+        )
         again = fit_tables(every, len(items), part.vectors, **options["fusion"])
-        fusion, model = fusion.with_tables(tables, again), trainer.model
+        fusion = fusion.with_tables(tables, again)
     known = [log if timed else log.timeless() for log in (histories, later)]
     fusion = fusion.at_end(Counts.of(len(items), *known))
     log.info("exporting, and comparing what was exported")
@@ -156,6 +156,23 @@ def train(
         probe=_probe(items, fitted),
     )
     return Trained(version, history, metrics, artifacts.read_manifest(version))
+
+
+def _check_repeats(options, refit):
+    """Training more than once needs what begins anew each time."""
+    members, mode = options["trainer"].get("members", 1), options["encoder"].get("mode", "frozen")
+    made_already = isinstance(options["trainer"].get("optimizer"), OPTIMIZERS)
+    if (refit or members > 1) and made_already:
+        repeats = "refit trains twice" if refit else f"members={members} trains several times"
+        raise ValueError(
+            f"{repeats}, and an optimizer that is made already keeps its state. Give its "
+            "name, or a function that takes the learning rate and makes one."
+        )
+    if members > 1 and mode != "frozen":
+        raise ValueError(
+            "trainer.members above 1 needs encoder.mode='frozen', or every member would train an "
+            f"encoder of its own. Received: members={members}, mode={mode!r}. Change one of them."
+        )
 
 
 def _elsewhere(options):

@@ -79,7 +79,8 @@ def training_curves(history):
 
     Args:
         history: DataFrame with `epoch`, columns ending in `loss` and columns such as
-            `valid_ndcg@10`; others are left out. At least one row.
+            `valid_ndcg@10`; others are left out. At least one row. A column `member` tells runs
+            apart; each is a line of its own.
 
     Returns:
         str, an `<svg>` element; None when there is nothing to draw.
@@ -91,12 +92,16 @@ def training_curves(history):
     if "epoch" not in history or history.empty or not panels:
         return None
     epochs = history["epoch"].to_numpy()
+    runs = [run for _, run in history.groupby("member")] if "member" in history else [history]
 
     def draw(figure):
         all_axes = np.ravel(figure.subplots(1, len(panels)))
         for axes, (names, title) in zip(all_axes, panels, strict=True):
             for number, name in enumerate(names):
-                axes.plot(epochs, history[name], "o-", color=COLOURS[number], ms=3.5, label=name)
+                for run in runs:
+                    label = name if run is runs[0] else None
+                    style = {"color": COLOURS[number], "ms": 3.5, "label": label}
+                    axes.plot(run["epoch"], run[name], "o-", **style)
             if title == "Validation" and history[names[0]].notna().any():
                 best = int(history[names[0]].argmax())
                 axes.axvline(epochs[best], color=_TEXT, lw=1, ls=":")
@@ -104,7 +109,7 @@ def training_curves(history):
                 title += f" (best epoch {epochs[best]})"
             axes.set_title(title)
             axes.set_xlabel("epoch")
-            axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+            axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
             axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             axes.legend(loc="best", fontsize=9)
 

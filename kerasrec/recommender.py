@@ -341,11 +341,7 @@ class Recommender:
         given = self.encode(texts)
         if not all(text.strip() for text in texts):
             raise ValueError("similar needs a text with words in it. Received: an empty one.")
-        width = self.manifest["options"]["text_units"]  # the text part comes first in a vector
-        queries, items = (
-            part[:, :width] / np.maximum(np.linalg.norm(part[:, :width], axis=1)[:, None], 1e-9)
-            for part in (given, self._module.item_vectors.numpy())
-        )
+        queries, items = (self._text_parts(v) for v in (given, self._module.item_vectors.numpy()))
         found = [
             top_k(queries[rows] @ items.T, k)
             for rows in _batches(np.zeros(len(texts), int), 256, len(items))
@@ -357,6 +353,14 @@ class Recommender:
         index = np.where(known[:, None], index, 0)
         table = self._table(texts, index.astype(np.int32), scores)
         return table.rename(columns={"user_id": "query"})
+
+    def _text_parts(self, vectors):
+        """Text parts of item vectors, `(n, width)`, of unit length or zero."""
+        options = self.manifest["options"]
+        members = options.get("members", 1)  # the text part comes first in the vector of each
+        parts = vectors.reshape(len(vectors), members, -1)[:, :, : options["text_units"]]
+        parts = parts / np.maximum(np.linalg.norm(parts, axis=2, keepdims=True), 1e-9)
+        return parts.reshape(len(vectors), -1) / members**0.5
 
     def item_vectors(self, item_ids):
         """Item vectors, float32 `(n, dim)`; zeros for an unknown id."""

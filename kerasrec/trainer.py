@@ -217,7 +217,7 @@ def _fingerprint(trainer, histories, validation):
     options = {**trainer.model.config, "optimizer": trainer.optimizer}
     for name in ("batch_size", "epochs", "patience", "learning_rate", "clip_norm", "seed"):
         options[name] = getattr(trainer, name)
-    options["precision"] = trainer.model.training.get_layer("item_vectors").compute_dtype
+    options["precision"] = trainer.model.item_vectors.output.dtype.name
     # a function's or an object's own text holds its address, which another process changes
     plain = (int, float, str, type(None))
     config = {

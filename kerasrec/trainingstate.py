@@ -9,6 +9,7 @@ import numpy as np
 
 from kerasrec import artifacts
 from kerasrec.encoder import build_encoder, load_text_encoder
+from kerasrec.ensemble import average_models
 from kerasrec.models import TextEncoder, build_model
 from kerasrec.textpart import prepare_encoder
 from kerasrec.textvectors import Whitening
@@ -17,7 +18,8 @@ from kerasrec.textvectors import Whitening
 class TrainingState(NamedTuple):
     """What a version keeps for further training.
 
-    options: of `build_model`.  weights: of `Model.training`, in its order.
+    options: of `build_model`, and `members` where several models are averaged.
+    weights: of `Model.training`, in its order.
     whitening: `Whitening` or None.
     """
 
@@ -81,7 +83,9 @@ def rebuild(version):
         else:
             encoder = load_text_encoder(Path(version) / artifacts.ENCODER)
         text = _empty_text(encoder, wanted, state)
-    model = build_model(text=text, **state.options)
+    options = dict(state.options)
+    members = options.pop("members", 1)
+    model = average_models([build_model(text=text, **options) for _ in range(members)])
     model.training.set_weights(state.weights)
     if encoder is not None and encoder.fingerprint != known["fingerprint"]:
         raise artifacts.ArtifactError(

@@ -22,7 +22,7 @@ checkpoints torchfile text architectures checkpointfolder e5small pooling finetu
 storedvectors tfidf textvectors encoder
 
 losses sequencemodels interest itemvectors scoring models
-validation optimizers trainer textpart options trainingstate
+validation optimizers trainer ensemble textpart options trainingstate
 
 servingmodule exporter derive recommender pipeline
 

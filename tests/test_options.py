@@ -11,7 +11,18 @@ def test_known_options_are_the_arguments_of_the_functions():
     assert {"dropout", "sequence", "loss"} <= known["model"].keys()
     assert {"epochs", "optimizer", "run_folder"} <= known["trainer"].keys()
     assert known["encoder"]["model"] is None and "model" not in known["trainer"]
-    for hidden in ("items", "text", "num_items", "self", "progress", "histories"):
+    assert known["trainer"]["members"] == 1 and known["trainer"]["seed"] == 0
+    for hidden in (
+        "stop_after",
+        "build",
+        "validation",
+        "items",
+        "text",
+        "num_items",
+        "self",
+        "progress",
+        "histories",
+    ):
         assert not any(hidden in names for names in known.values())
 
 
@@ -55,6 +66,9 @@ def test_resolve_preset_puts_the_users_options_over_it():
         ),
         ({"trainer": {"epochs": 2.5}}, "trainer.epochs must be a whole number. Received: 2.5"),
         ({"trainer": {"epochs": 0}}, "trainer.epochs must be at least 1. Received: 0"),
+        ({"trainer": {"members": 0}}, "trainer.members must be at least 1. Received: 0"),
+        ({"trainer": {"members": 1.5}}, "trainer.members must be a whole number. Received: 1.5"),
+        ({"trainer": {"stop_after": [1]}}, "Unknown option trainer.stop_after"),
         ({"trainer": {"epochs": True}}, "trainer.epochs must be a whole number. Received: True"),
         ({"trainer": {"seed": -1}}, "trainer.seed must be at least 0"),
         ({"trainer": {"learning_rate": 0}}, "trainer.learning_rate must be above 0"),

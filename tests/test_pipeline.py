@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from kerasrec.recommender import Recommender
 from kerasrec.trainingstate import rebuild
 from kerasrec.validation import Ranker, make_validation
 
-KINDS = ("none", "vectors", "frozen", "lora")
+KINDS = ("none", "vectors", "frozen", "lora", "members")
 ODD = [
     "a,b",
     "  spaced  ",
@@ -35,11 +36,11 @@ ODD = [
 ]
 
 
-def options(encoder, **more):
+def options(encoder, *, members=1, **more):
     return {
         "encoder": {"whitening_dim": 8, "max_tokens": 16, **encoder},
         "model": {"text_units": 4, "id_units": 4, "max_length": 8, "scorer_units": 4, **more},
-        "trainer": {"epochs": 1, "batch_size": 64, "learning_rate": "1e-2"},
+        "trainer": {"epochs": 1, "batch_size": 64, "learning_rate": "1e-2", "members": members},
     }
 
 
@@ -70,9 +71,14 @@ def exported(small, tiny_bert_folder, tmp_path_factory):
         "vectors": {"name": f"vectors:{folder / 'v.npz'}"},
         "frozen": {"name": str(tiny_bert_folder)},
         "lora": {"name": str(tiny_bert_folder), "mode": "lora"},
+        "members": {"name": str(tiny_bert_folder)},
     }
     modules = []
-    more = {"none": {"sequence": "rnn"}, "lora": {"loss": "bpr", "interest": "gmf"}}
+    more = {
+        "none": {"sequence": "rnn"},
+        "lora": {"loss": "bpr", "interest": "gmf"},
+        "members": {"members": 2, "sequence": "rnn"},
+    }
     with pytest.MonkeyPatch.context() as patch:
         # compared below, all versions in one fresh process
         patch.setattr(exporter, "_compare", lambda module, *_: modules.append(module))
@@ -132,7 +138,7 @@ def test_a_fresh_process_agrees(made, exported):
         items, scores, vectors = answers[kind]
         np.testing.assert_allclose(scores, expected["scores"][listed], atol=1e-4)
         assert items == [i.decode() for i in expected["item_ids"][listed]]
-        if kind in ("frozen", "lora"):
+        if kind in ("frozen", "lora", "members"):
             tokens = load_text_encoder(made[kind].version / artifacts.ENCODER).tokenizer
             encoded = module.encode_tokens(*map(tf.constant, tokens.encode_batch([TEXT])))
             np.testing.assert_allclose(vectors, encoded, atol=1e-4)
@@ -156,7 +162,7 @@ def test_rebuild_gives_the_trained_model_back(made, loaded, kind):
         atol=1e-5,
     )
     assert (encoder is None) == (kind == "none")
-    if kind in ("frozen", "lora"):
+    if kind in ("frozen", "lora", "members"):
         tokens = encoder.tokenizer.encode_batch([TEXT])
         text = model.text_part(
             (encoder.model(list(tokens)) - state.whitening.mean) @ state.whitening.matrix
@@ -187,6 +193,26 @@ def test_new_texts_with_a_bert_encoder(loaded, kind):
     np.testing.assert_allclose(
         text_part, recommender.item_vectors(recommender.items.ids)[:, :4], atol=1e-4
     )
+
+
+def test_new_texts_with_members(made):
+    """A new item under the title of an old one: its text part in both members, and no id part."""
+    recommender = Recommender.load(made["members"].version)
+    ids, titles = list(recommender.items.ids), recommender.items.frame["title"].tolist()
+    nearest = recommender.similar(text=titles[4], k=30)
+    assert (nearest["item_id"][0], nearest["score"][0]) == (ids[4], pytest.approx(1, abs=1e-5))
+    blocks = recommender.item_vectors(ids).reshape(30, 2, 9)[:, :, :4]  # text, id and length
+    unit = blocks / np.linalg.norm(blocks, axis=2, keepdims=True)
+    cosine = np.einsum("md,nmd->n", unit[4], unit) / 2
+    np.testing.assert_allclose(nearest["score"], np.sort(cosine)[::-1], atol=1e-5)
+    recommender.add_items(pd.DataFrame({"item_id": ["n1"], "title": titles[4]}))
+    new = recommender.item_vectors(["n1"]).reshape(2, 9)
+    assert np.linalg.norm(new) == pytest.approx(1, abs=1e-5) and (new[:, 4:8] == 0).all()
+    np.testing.assert_allclose(new[:, :4] * 2**0.5, unit[4], atol=1e-5)
+    lists = recommender.recommend([["n1"], ids[:3]], k=30)  # 31 items, one or three of them seen
+    assert len(lists) == 30 + 28 and "n1" in set(lists["item_id"][30:])
+    again = Recommender.load(recommender.save()).recommend([["n1"], ids[:3]], k=30)
+    pd.testing.assert_frame_equal(again, lists)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +275,32 @@ def test_manifest_is_complete(made, small, tiny_bert_folder):
     assert manifest["metrics"] == made["lora"].metrics
     assert 0 <= manifest["metrics"]["valid_ndcg@10"] <= 1
     assert len(made["lora"].history) == manifest["epochs"] == 1
+
+
+def test_manifest_and_history_of_members(made):
+    trained = made["members"]
+    assert trained.manifest["trainer"]["members"] == trained.manifest["options"]["members"] == 2
+    assert made["frozen"].manifest["trainer"]["members"] == 1
+    assert "members" not in made["frozen"].manifest["options"]
+    assert trained.history["member"].tolist() == [1, 2] and trained.manifest["epochs"] == 2
+    assert 0 <= trained.metrics["valid_ndcg_of_the_model_alone@10"] <= 1
+    assert "member" not in made["frozen"].history
+
+
+@pytest.mark.slow
+def test_refit_of_members_goes_on_in_their_run_folders(small, tmp_path):
+    given = options({"name": "none"}, members=2, sequence="rnn")
+    given["trainer"]["run_folder"] = str(tmp_path / "run")
+    runs = [
+        train(*small, name="m", out=tmp_path, options=given, refit=True, progress=False)
+        for _ in range(2)
+    ]
+    assert sorted(
+        path.parent.relative_to(tmp_path / "run") for path in tmp_path.glob("run/**/state.json")
+    ) == sorted(Path(name) for name in ("member-1", "member-2", "refit/member-1", "refit/member-2"))
+    pd.testing.assert_frame_equal(runs[0].history, runs[1].history)  # read, not trained again
+    vectors = [Recommender.load(r.version).item_vectors(small[1].ids) for r in runs]
+    np.testing.assert_allclose(*vectors, atol=1e-6)
 
 
 def test_fingerprint_changes_with_the_data(small):
@@ -351,6 +403,17 @@ def test_refit_refuses_an_optimizer_that_is_made_already(small, tmp_path):
     given = {"trainer": {"optimizer": keras.optimizers.legacy.SGD(0.1)}}
     with pytest.raises(ValueError, match="refit trains twice.*Give its name, or a function"):
         train(*small, name="m", out=tmp_path, options=given, refit=True, progress=False)
+    given["trainer"]["members"] = 2
+    with pytest.raises(ValueError, match="members=2 trains several times.*Give its name"):
+        train(*small, name="m", out=tmp_path, options=given, progress=False)
+
+
+@pytest.mark.parametrize("mode", ["finetune", "lora"])
+def test_members_refuse_an_encoder_that_learns(small, tmp_path, mode):
+    given = {"trainer": {"members": 3}, "encoder": {"mode": mode}}
+    with pytest.raises(ValueError, match=f"frozen.*Received: members=3, mode='{mode}'. Change"):
+        train(*small, name="m", out=tmp_path, options=given, progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("timed", ["log", "valid"])

@@ -53,6 +53,15 @@ def test_training_curves():
     assert plots.training_curves(history[["seconds", "epoch"]]) is None
 
 
+def test_training_curves_of_members():
+    history = pd.DataFrame({"epoch": [1, 2, 3, 1, 2], "loss": [3, 2, 1.0, 3, 1]})
+    history["valid_ndcg@10"] = [0.1, 0.2, 0.2, 0.1, 0.3]
+    plain = plots.training_curves(history[:3])
+    svg = plots.training_curves(history.assign(member=[1, 1, 1, 2, 2]))
+    assert "best epoch 2" in texts(svg) and texts(svg).count("valid_ndcg@10") == 1
+    assert svg.count("<path") > plain.count("<path")
+
+
 def test_one_epoch_has_one_tick():
     history = pd.DataFrame({"epoch": [1], "loss": [2.0], "valid_ndcg@10": [0.1]})
     svg = plots.training_curves(history)

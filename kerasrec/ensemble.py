@@ -1,0 +1,203 @@
+"""Several seeds of a model, and their average as one wider `Model` that is served like any other.
+
+The mean of the members' scores cosine(U_m, e_m) / T_m, up to a constant per user the logarithm of
+the geometric mean of their softmaxes, is one score U . e / T of joined vectors of unit length:
+
+    U = [c_1 U_1, 0, ..., c_M U_M, 0]    with c_m = (1 / T_m) / S and S^2 = sum of 1 / T_m^2
+    e = [e_1 / |e_1|, s |e_1|, ..., e_M / |e_M|, s |e_M|] / sqrt(M)    and T = sqrt(M) / S
+
+The sequence model of a member reads e_m itself, so its length is kept in a column behind it, made
+so small by s that it changes no cosine.
+"""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from kerasrec.backend import keras, tf
+from kerasrec.models import Model
+from kerasrec.trainer import MONITOR, Trainer
+
+log = logging.getLogger(__name__)
+#: s of the module: its square vanishes beside 1 in float32
+LENGTH_SCALE = 1e-5
+
+
+def fit_members(
+    build,
+    histories,
+    validation,
+    *,
+    members=1,
+    seed=0,
+    run_folder=None,
+    stop_after=None,
+    **options,
+):
+    """Train a model with several seeds, one after the other, and average them.
+
+    Args:
+        build: function without arguments that builds a `Model`.
+        histories, validation: as in `Trainer.fit`.
+        members: number of seeds; 1 = a plain model.
+        seed: of the first member; the next ones have seed + 1, seed + 2, ...
+        run_folder: as in `Trainer`; several members have the folders `member-1`, ... in it.
+        stop_after: list of epochs, for each member as in `Trainer.fit`; None = no limit of its own.
+        options: the other ones of `Trainer`.
+
+    Returns:
+        `(Model, DataFrame)`: the table has the rows of all members one after the other, told apart
+        by a column `member` (from 1) where there are several.
+    """
+    models, runs = [], []
+    for number in range(1, members + 1):
+        folder = run_folder
+        if members > 1:
+            log.info("member %d of %d, seed %d", number, members, seed + number - 1)
+            folder = run_folder and Path(run_folder) / f"member-{number}"
+        trainer = Trainer(build, seed=seed + number - 1, run_folder=folder, **options)
+        last = stop_after and stop_after[number - 1]
+        runs.append(trainer.fit(histories, validation, stop_after=last))
+        models.append(trainer.model)
+    if members == 1:
+        return models[0], runs[0]
+    rows = [run.assign(member=number) for number, run in enumerate(runs, start=1)]
+    return average_models(models), pd.concat(rows, ignore_index=True)
+
+
+def best_epochs(history):
+    """The best epoch of each member, from the table of `fit_members`.
+
+    >>> best_epochs(pd.DataFrame({"valid_ndcg@10": [0.1, 0.3, 0.2, 0.1], "member": [1, 1, 2, 2]}))
+    [2, 1]
+    """
+    runs = history.groupby("member") if "member" in history else [(1, history)]
+    return [int(run[MONITOR].argmax()) + 1 for _, run in runs]
+
+
+def average_models(models):
+    """One `Model` whose scores are the means of those of several; see the module.
+
+    Args:
+        models: list of `Model`s of the same options, each without an encoder in its graph.
+
+    Returns:
+        `Model` with vectors of `len(models) * (dim + 1)` numbers. Its layers are those of the
+        members; its training model trains them all in one step. A single model comes back as it is.
+
+    Raises:
+        ValueError: no model, options that differ, or an encoder in the graph.
+    """
+    if not models:
+        raise ValueError("average_models needs at least one model. Received: none.")
+    differ = {key for m in models for key in m.config if m.config[key] != models[0].config[key]}
+    if differ:
+        raise ValueError(
+            "average_models needs models of the same options. Received: models that differ in "
+            f"{', '.join(sorted(differ))}."
+        )
+    if len(models) == 1:
+        return models[0]
+    if models[0].encoder is not None:
+        raise ValueError(
+            "average_models needs models on ready text vectors. Received: models with an encoder "
+            "in the graph. Train them with encoder.mode='frozen'."
+        )
+    config = {**models[0].config, "members": len(models)}
+    loss = MeanLoss([model.loss for model in models])
+    # Layers
+    training_of = SideBySide([model.training for model in models], name="members")
+    interest_of = JoinedInterest([model.interest for model in models], loss.layers, name="interest")
+    vectors_of = JoinedVectors([model.item_vectors for model in models], name="item_vectors")
+    scorer = MeanScorer([model.scorer for model in models], name="scorer")
+    # Functional model
+    names = ("history", "time_gap", "event", "target")
+    events = [keras.Input((None,), name=name, dtype="int32") for name in names]
+    training = keras.Model(events, training_of(events), name="training")
+    index = keras.Input((), name="item_index", dtype="int32")
+    item_model = keras.Model(index, vectors_of(index), name="item_model")
+    inputs = [keras.Input((None, item_model.output.shape[-1]), name="vectors"), *events[:3]]
+    interest = keras.Model(inputs, interest_of(inputs), name="interest_model")
+    text_model = None
+    if models[0].text_part is not None:
+        text = keras.Input(models[0].text_part.input.shape[1:], name="text")
+        texts_of = JoinedVectors([model.text_part for model in models], name="text_parts")
+        text_model = keras.Model(text, texts_of(text), name="text_part")
+    return Model(training, interest, item_model, text_model, None, scorer, loss, config)
+
+
+class MeanLoss(NamedTuple):
+    """Stands for the `InterestLoss` layers of the members."""
+
+    layers: list
+
+    def inverse_temperatures(self):
+        """1 / T_m, float32 `(num_members,)`."""
+        return 1 / tf.stack([layer.temperature() for layer in self.layers])
+
+    def temperature(self):
+        """The one temperature of the joined vectors."""
+        return len(self.layers) ** 0.5 / tf.norm(self.inverse_temperatures())
+
+
+class SideBySide(keras.layers.Layer):
+    """The same part of every member on the same inputs, outputs side by side: `(n, ...)`.
+
+    In float32, whatever the members compute in.
+    """
+
+    def __init__(self, parts, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.parts = list(parts)
+
+    def call(self, inputs):
+        """See the class."""
+        return tf.concat([tf.cast(part(inputs), tf.float32) for part in self.parts], axis=-1)
+
+
+class JoinedVectors(SideBySide):
+    """Item vectors of the members joined: `(n, num_members * (dim + 1))`; a zero row stays zero."""
+
+    def call(self, inputs):
+        """See the class."""
+        blocks = []
+        for part in self.parts:
+            vectors = tf.cast(part(inputs), tf.float32)
+            length = tf.norm(vectors, axis=-1, keepdims=True)
+            blocks += [tf.math.l2_normalize(vectors, axis=-1), LENGTH_SCALE * length]
+        return tf.concat(blocks, axis=-1) / len(self.parts) ** 0.5
+
+
+class JoinedInterest(SideBySide):
+    """Interests of the members joined: `[vectors (b, t, dim), history, ...]` -> `(b, dim)`."""
+
+    def __init__(self, parts, loss_layers, **kwargs):
+        super().__init__(parts, **kwargs)
+        self.loss_layers = list(loss_layers)
+
+    def call(self, inputs):
+        """See the class."""
+        vectors, *events = inputs
+        weights = tf.math.l2_normalize(MeanLoss(self.loss_layers).inverse_temperatures())
+        joined = []
+        for number, block in enumerate(tf.split(vectors, len(self.parts), axis=-1)):
+            unit, length = block[..., :-1], block[..., -1:] / LENGTH_SCALE
+            own = unit * length * len(self.parts)  # both were divided by the root
+            interest = self.parts[number]([own, *events])  # (batch, dim of the member)
+            joined.append(tf.pad(weights[number] * interest, [[0, 0], [0, 1]]))
+        return tf.concat(joined, axis=-1)
+
+
+class MeanScorer(SideBySide):
+    """Mean of the members' MLPs: `[interest (n, dim), item_vectors (n, m, dim)]` -> `(n, m)`."""
+
+    def call(self, inputs, training=None):
+        """See the class."""
+        blocks = [tf.split(vectors, len(self.parts), axis=-1) for vectors in inputs]
+        scores = []
+        for scorer, *pair in zip(self.parts, *blocks, strict=True):
+            unit = [tf.math.l2_normalize(block[..., :-1], axis=-1) for block in pair]
+            scores.append(scorer(unit, training=training))
+        return tf.add_n(scores) / len(self.parts)
