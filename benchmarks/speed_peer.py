@@ -14,6 +14,7 @@ writes lists (user, item, rank) for the users of test_users.csv, history = train
     PEER_PYTHON benchmarks/speed_peer.py SPLIT --epochs 40 --patience 4 --out peer.json
         --lists PEERS/SPLIT_NAME.csv
 
+Where few users make validation noisy (movielens-small-zh) it needs --epochs 100 --patience 15.
 PEER_PYTHON is Python 3.11 with `peers-requirements.txt`, which says how to install it.
 Beside other busy processes OMP_NUM_THREADS=1 is faster: two threads wait for each other, which took
 three times the processor seconds.
