@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/accuracy.py --data DATA [--only NAME ...] [--out benchmarks]
         [--protocol loo] [--seeds 0 1 2] [--variants default text-only ...]
+        [--peers PEERS] [--peer-name NAME]
 
 DATA holds a folder per data set, with interactions.csv.gz and items.csv.gz. `yardstick/` holds
 copies of the deterministic split and of the scorer. Every row is `kerasrec train` and `kerasrec
@@ -11,6 +12,10 @@ the difference to the best baseline over the same users, with its interval. Spli
 items are targets without an event before the test, asked by users who have one, ranked among the
 whole catalogue. Rows that are done are not run again unless code, data or arguments have changed;
 the tables go to standard output and, with --out, to OUT/ACCURACY.md and OUT/accuracy.svg.
+
+PEERS may hold lists of a program that is not kerasrec, one file per split: PEERS/SPLIT.csv with the
+columns user, item, rank, e.g. those of `speed_peer.py --lists`. They are scored as all other lists
+are, and kerasrec is compared with them over the same users too.
 """
 
 import argparse
@@ -56,7 +61,7 @@ VARIANTS = {
 METRICS = ["ndcg@10", "ndcg@10_se", "recall@10", "recall@10_se"]
 FEW_USERS, MANY_SEEDS = 1000, 5  # one seed says little of the default on few users
 #: split -> (who, NDCG@10, Recall@10): the best known on the same split before kerasrec, measured
-#: with the same scorer, one seed; their lists are not here, so no paired comparison
+#: with the same scorer, one seed; their lists are not here (for a paired comparison: --peers)
 PEERS = {
     "caixin-news": ("RecTools SASRec, softmax", 0.5027, 0.6325),
     "amazon-beauty": ("SASRec + sequential kNN", 0.0574, 0.0947),
@@ -154,14 +159,20 @@ def baseline_lists(folder):
     return {name: lists.rename(columns=names) for name, lists in found.items()}
 
 
-def compare(folder, name, lists, baselines):
-    """A sentence: the lists of `name` against the best baseline, over the same users."""
+def peer_lists(folder, peers, name):
+    """label -> lists of an external peer, from peers/<split>.csv; empty where there are none."""
+    path = peers / f"{folder.name}.csv" if peers else None
+    return {f"peer: {name}": yardstick.read(path)} if path and path.exists() else {}
+
+
+def compare(folder, name, lists, others):
+    """A sentence: the lists of `name` against the best of the others, over the same users."""
     from kerasrec.evaluation import evaluate
     from kerasrec.sequences import make_histories
 
     items, _, known, test = read_split(folder)
     names = {"user": "user_id", "item": "item_id"}
-    models = {name: yardstick.read(lists), **baselines}
+    models = {name: yardstick.read(lists), **others}
     models = {name: found.rename(columns=names) for name, found in models.items()}
     histories = make_histories(known, items)
     return evaluate(models, test, histories=histories, train=known, items=items).summary()
@@ -203,7 +214,7 @@ def cost_of_cold_items(rows):
 
 
 def plot(results, path):
-    """Bars of NDCG@10 per split: the best known peer, the best baseline, the variants."""
+    """Bars of NDCG@10 per split: the peers, the best baseline, the variants."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -217,11 +228,14 @@ def plot(results, path):
         own = frame.index.str.startswith("baseline: ")
         best = frame[own].nlargest(1, "ndcg@10")
         best = best.rename(lambda label: label.removeprefix("baseline: "))
-        bars = pd.concat([best, frame[~own].rename(lambda label: f"kerasrec, {label}")])
-        colours = ["#9aa5b1"] + ["#3b82f6"] * (len(bars) - 1)
+        outside = frame.index.str.startswith("peer: ")
+        peers = frame[outside].rename(lambda label: label.removeprefix("peer: "))
         if name in PEERS:
-            peer = pd.DataFrame([PEERS[name][1:]], [PEERS[name][0]], ["ndcg@10", "recall@10"])
-            bars, colours = pd.concat([peer[["ndcg@10"]], bars]), ["#e08a1e", *colours]
+            known = pd.DataFrame({"ndcg@10": PEERS[name][1]}, [PEERS[name][0]])
+            peers = pd.concat([known, peers])
+        mine = frame[~own & ~outside].rename(lambda label: f"kerasrec, {label}")
+        bars = pd.concat([peers, best, mine])
+        colours = ["#e08a1e"] * len(peers) + ["#9aa5b1"] + ["#3b82f6"] * len(mine)
         axes.bar(range(len(bars)), bars["ndcg@10"], color=colours, yerr=bars["ndcg@10_se"])
         axes.set_xticks(range(len(bars)), bars.index, rotation=90, fontsize=7)
         axes.set_title(name, fontsize=7)
@@ -266,6 +280,8 @@ def main():
         metavar="NAME",
         help=f"of {', '.join(VARIANTS)}; default: default",
     )
+    parser.add_argument("--peers", type=Path, help="a folder with lists of a peer, SPLIT.csv each")
+    parser.add_argument("--peer-name", default="RecTools SASRec", help="default: %(default)s")
     parser.add_argument(
         "--work",
         type=Path,
@@ -273,6 +289,8 @@ def main():
         help="where splits, models and rows are kept; default: build/accuracy",
     )
     options = parser.parse_args()
+    if options.peers and not options.peers.is_dir():
+        parser.error(f"--peers needs a folder with lists of a peer. Received: {options.peers}")
     options.work.mkdir(parents=True, exist_ok=True)
     parts, results = [], {}
     for data in data_folders(options.data, options.only):
@@ -307,11 +325,12 @@ def write(out, parts, results):
 
 
 def measure(folder, options):
-    """Rows of a split, the baselines, then the variants; and the text on them."""
+    """Rows of a split, the baselines, the peer, then the variants; and the text on them."""
     baselines = baseline_lists(folder)
+    peer = peer_lists(folder, options.peers, options.peer_name)
+    labelled = {f"baseline: {name}": lists for name, lists in baselines.items()} | peer
     rows = [
-        {"variant": f"baseline: {name}", "seed": "", **judge(lists, folder)}
-        for name, lists in baselines.items()
+        {"variant": label, "seed": "", **judge(lists, folder)} for label, lists in labelled.items()
     ]
     users = len(pd.read_csv(folder / "test_users.csv"))
     for variant in options.variants:
@@ -319,10 +338,12 @@ def measure(folder, options):
         for seed in options.seeds or range(MANY_SEEDS if many else 1):
             rows.append(kerasrec_row(folder, options.work, variant, seed))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    first = rows[len(baselines)]
+    first = rows[len(labelled)]
     name = f"kerasrec ({first['variant']}, seed {first['seed']})"
     lists = options.work / f"{folder.name}-{first['variant']}-{first['seed']}.csv"
     text = f"{table(rows)}\n\n{compare(folder, name, lists, baselines)}"
+    if peer:
+        text += f"\n\n{compare(folder, name, lists, peer)}"
     if folder.name in PEERS:
         who, ndcg, recall = PEERS[folder.name]
         text += f"\n\nBest known before kerasrec: {who}, NDCG@10 {ndcg}, Recall@10 {recall}."
