@@ -159,21 +159,43 @@ class Trainer:
         def generate():
             for epoch in range(first, self.epochs):
                 seed = (self.seed, epoch)
-                yield from sequences.batches(windows, batch_size=batch_size, seed=seed)
+                for batch in sequences.batches(windows, batch_size=batch_size, seed=seed):
+                    if run.finished:
+                        return
+                    yield batch
 
-        # one iterator for all epochs: to throw one away after every epoch took up to seconds
         data = tf.data.Dataset.from_generator(generate, output_signature=_SIGNATURE).prefetch(4)
         if not run.finished and first < run.last:
-            training.fit(
-                data,
-                initial_epoch=first,
-                epochs=run.last,
-                steps_per_epoch=steps,
-                verbose=0,
-                callbacks=[run, *run.boards()],
-            )
+            self._run_epochs(range(first, run.last), steps, data, [run, *run.boards()])
         run.restore_best()
         return pd.DataFrame(run.rows)
+
+    def _run_epochs(self, epochs, steps, data, callbacks):
+        """What Keras' `fit` does, with one iterator for all epochs that is read to its end.
+
+        `fit` throws its iterator away where training stops, which takes from nothing to a minute.
+        """
+        training = self.model.training
+        step_of = training.make_train_function()
+        callbacks = keras.callbacks.CallbackList(
+            callbacks, model=training, epochs=epochs.stop, steps=steps
+        )
+        training.stop_training = False
+        batches = iter(self.strategy.experimental_distribute_dataset(data))
+        callbacks.on_train_begin()
+        for epoch in epochs:
+            training.reset_metrics()
+            callbacks.on_epoch_begin(epoch)
+            for step in range(steps):
+                callbacks.on_train_batch_begin(step)
+                logs = {name: float(value) for name, value in step_of(batches).items()}
+                callbacks.on_train_batch_end(step, logs)
+            callbacks.on_epoch_end(epoch, logs)
+            if training.stop_training:
+                break
+        callbacks.on_train_end()
+        for _ in batches:
+            pass
 
     def _optimizer(self, steps):
         schedule = WarmupCosine(self.learning_rate, steps, steps * self.epochs)
