@@ -42,6 +42,7 @@ SMOOTHING = 0.01
 _CANDIDATES = 20  # of every part; twice as many gave the same weights in twice the time
 _NEW_CANDIDATES = 8  # new items of every part
 _FEW_MOMENTS = 20
+_PRIOR_CELLS = 2**19  # moments times items that the prior alone is fitted to
 _WIDTH = 200  # neighbours per item
 _BLOCK_CELLS = 2**25  # scores of a block of users at most
 
@@ -238,6 +239,8 @@ def _fit_prior(moments, asked, validation):
         _add_targets(wanted, now, np.repeat(np.arange(new.num_users), new.lengths), new.items)
         users[-1] += new.num_users
     used = np.flatnonzero(wanted.any(axis=1))
+    if len(used) * width > _PRIOR_CELLS:  # few weights: a part of the moments says as much
+        used = used[np.linspace(0, len(used) - 1, max(_PRIOR_CELLS // width, 1)).astype(int)]
     features = np.moveaxis(moments.features[used], 1, 0)[:, :, 1:]
     bounds = [(0, None)] * (num_features - 1) + [(None, None)]
     seen = _seen(asked, validation.histories, num_moments, width)[used][:, 1:]
