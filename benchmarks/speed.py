@@ -259,7 +259,8 @@ def measure(options):
             for seed in options.seeds:
                 name, script = f"peer-{seed}", HERE / "speed_peer.py"
                 command = [options.peer_python, script, folders["caixin-news"], "--seed", seed]
-                run(name, work, [*command, "--out", work / f"{name}.json"])
+                command += ["--patience", 4, "--out", work / f"{name}.json"]
+                run(name, work, command)
         elif part == "train":
             for seed in options.seeds:
                 arguments = dict(split=folders["caixin-news"], preset=options.preset, seed=seed)
