@@ -7,6 +7,7 @@ path is read off by doubling the length of the jumps back.
 """
 
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,7 @@ _TEXTS = tf.TensorSpec((None,), tf.string, name="texts")
 class GraphUnigram(tf.Module):
     """Texts to token ids in the graph, equal to `tokenizer.encode_batch`.
 
-    The tables are variables (about 40 bytes a piece), so a version loads them with its weights.
+    The tables are variables (about 45 bytes a piece), so a version loads them with its weights.
     Only the head of a long text is looked at: more and more of it until its first ids are certain.
     Bytes that are no UTF-8 count as U+FFFD.
 
@@ -44,17 +45,11 @@ class GraphUnigram(tf.Module):
         self.limit = tokenizer.max_tokens - 2
         self.start, self.end = tokenizer.START, tokenizer.END
         self.unknown = tokenizer.UNKNOWN
-        edges, depths, scores, ids = trie_tables(tokenizer)
-        self.longest = int(depths.max())
-        self.unknown_state = len(ids) - 1
-        self.edges = _constant(edges, "edges")
-        self.depths = _constant(depths, "depths")
-        self.scores = _constant(scores, "scores")
-        self.ids = _constant(ids, "ids")
-        mapped, offsets, replacements = normalisation_tables(tokenizer.normalisation)
-        self.mapped = _constant(mapped, "mapped")
-        self.offsets = _constant(offsets, "offsets")
-        self.replacements = _constant(replacements, "replacements")
+        trie = make_trie(tokenizer)
+        self.longest = int(trie.depths.max())
+        self.unknown_state = len(trie.ids) - 1
+        self.trie = _variables(trie)
+        self.character_map = _variables(make_character_map(tokenizer.normalisation))
 
     @tf.function(input_signature=[_TEXTS], autograph=False)
     def __call__(self, texts):
@@ -67,9 +62,12 @@ class GraphUnigram(tf.Module):
             `(token_ids, segment_ids)`, int32, `(num_texts, length)`: as `encode_batch` gives them.
         """
         num_texts = tf.size(texts)
+        # read once, here: tf.gather from a variable makes each later read of it a copy
+        trie = Trie(*(table.read_value() for table in self.trie))
+        character_map = CharacterMap(*(table.read_value() for table in self.character_map))
 
         def longer_heads(heads, done, token_ids):
-            token_ids, done = self._encode(texts, heads)
+            token_ids, done = self._encode(texts, heads, trie, character_map)
             return tf.where(done, heads, heads * GROWTH), done, token_ids
 
         *_, token_ids = tf.while_loop(
@@ -88,91 +86,26 @@ class GraphUnigram(tf.Module):
         )
         return token_ids, tf.zeros_like(token_ids)
 
-    def _encode(self, texts, heads):
+    def _encode(self, texts, heads, trie, character_map):
         """Token ids of the first `heads` bytes of each text, and which rows are certain."""
         num_texts = tf.size(texts)
         cut = tf.strings.length(texts) > heads
         head = tf.strings.substr(texts, tf.zeros_like(heads), heads)
-        chars, rows = self._normalise(tf.strings.join([self.prefix, head]), cut)
-        starts, states = self._matches(chars)
-        lengths, states, settled = self._best_pieces(chars, starts, states)
+        chars, rows = _normalise(character_map, tf.strings.join([self.prefix, head]), cut)
+        starts, states = _matches(trie, chars)
+        lengths, states, settled = self._best_pieces(trie, chars, starts, states)
         ends = _path(chars, lengths)  # character behind each piece of the best path
-        lengths, ids = (
-            tf.gather(lengths, ends - 1),
-            tf.gather(self.ids, tf.gather(states, ends - 1)),
-        )
+        ids = tf.gather(trie.ids, tf.gather(states, ends - 1))
+        first = tf.gather(chars, ends - tf.gather(lengths, ends - 1))
         # neighbouring unknowns of one word become one
         unknown = ids == self.unknown
-        follows = tf.concat([[False], unknown[:-1]], 0) & (tf.gather(chars, ends - lengths) != MARK)
-        kept = tf.where(~(unknown & follows))[:, 0]
+        again = unknown & tf.concat([[False], unknown[:-1]], 0) & (first != MARK)
+        kept = tf.where(~again)[:, 0]
         ids, ends = tf.gather(ids, kept), tf.gather(ends, kept)
         certain = self._certain(rows, settled, ends, num_texts)
         return self._padded(ids, tf.gather(rows, ends - 1), num_texts), ~cut | certain
 
-    def _normalise(self, texts, cut):
-        """Characters as the pieces see them, of all texts and of a last word that ends them.
-
-        Args:
-            texts: string, `(num_texts,)`.
-            cut: bool, `(num_texts,)`: whether the end of the text is missing.
-
-        Returns:
-            `(chars, rows)`, int32, `(num_chars,)`: code points and the number of the text. The last
-            word is the mark and -1, which no piece holds, of text `num_texts`; so nothing is empty.
-        """
-        decoded = tf.strings.unicode_decode(texts, "UTF-8").with_row_splits_dtype(tf.int32)
-        sizes = tf.concat([decoded.row_lengths(), [1]], 0)
-        codes = tf.concat([decoded.flat_values, [-1]], 0)
-        rows, place = _spread(sizes)
-        sizes -= tf.where(tf.concat([cut, [False]], 0), SPOILT, 0)
-        whole = tf.where(place < tf.gather(sizes, rows))[:, 0]
-        codes, rows = tf.gather(codes, whole), tf.gather(rows, whole)
-
-        index, found = _find(self.mapped, codes)
-        first = tf.gather(self.offsets, index)
-        owner, place = _spread(tf.where(found, tf.gather(self.offsets, index + 1) - first, 1))
-        mapped = tf.gather(self.replacements, tf.gather(first, owner) + place)
-        chars = tf.where(tf.gather(found, owner), mapped, tf.gather(codes, owner))
-        rows = tf.gather(rows, owner)
-
-        # no white space, and the mark before each word that does not begin with it
-        other_row = tf.concat([[True], rows[1:] != rows[:-1]], 0)
-        starts = (tf.concat([[SPACE], chars[:-1]], 0) == SPACE) | other_row
-        marked = starts & (chars != MARK)
-        owner, place = _spread(tf.where(chars == SPACE, 0, tf.where(marked, 2, 1)))
-        is_mark = tf.gather(marked, owner) & (place == 0)
-        return tf.where(is_mark, MARK, tf.gather(chars, owner)), tf.gather(rows, owner)
-
-    def _matches(self, chars):
-        """Every piece at every place: start and state, int32 `(num_matches,)`."""
-        keys = tf.cast(chars, tf.int64)
-
-        def step(depth, starts, states, all_starts, all_states):
-            key = states * 2**CHAR_BITS + tf.gather(keys, starts + depth)
-            index, found = _find(self.edges, key)
-            alive = tf.where(found)[:, 0]
-            starts, index = tf.gather(starts, alive), tf.gather(index, alive) + 1
-            all_starts = all_starts.write(depth, starts)
-            all_states = all_states.write(depth, index)
-            return depth + 1, starts, tf.cast(index, tf.int64), all_starts, all_states
-
-        *_, starts, states = tf.while_loop(
-            lambda depth, starts, *_: tf.size(starts) > 0,
-            step,
-            (0, tf.range(tf.size(chars)), tf.zeros_like(keys), _lists(), _lists()),
-            shape_invariants=(
-                tf.TensorShape([]),
-                tf.TensorShape([None]),
-                tf.TensorShape([None]),
-                tf.TensorShape(None),
-                tf.TensorShape(None),
-            ),
-        )
-        starts, states = starts.concat(), states.concat()
-        pieces = tf.where(tf.gather(self.ids, states) > 0)[:, 0]
-        return tf.gather(starts, pieces), tf.gather(states, pieces)
-
-    def _best_pieces(self, chars, starts, states):
+    def _best_pieces(self, trie, chars, starts, states):
         """The last piece of the best way to each character, from the start of its word.
 
         Returns:
@@ -181,28 +114,28 @@ class GraphUnigram(tf.Module):
             `settled`, bool, `(num_chars,)`: no piece begins up to this character and ends behind.
         """
         num_chars = tf.size(chars)
-        lengths = tf.gather(self.depths, states)
+        lengths = tf.gather(trie.depths, states)
         ends = starts + lengths - 1
         open_pieces = tf.math.unsorted_segment_sum(tf.ones_like(starts), starts, num_chars)
         open_pieces -= tf.math.unsorted_segment_sum(tf.ones_like(ends), ends, num_chars)
         settled = tf.cumsum(open_pieces) == 0
 
         longest = tf.reduce_max(tf.concat([[1], lengths], 0))
-        slots, alive = _slots(chars)
         # (num_chars, longest): column c is the piece of length `longest - c`; a single character
         # is unknown unless it is a piece
         unknown = tf.fill((num_chars, 1), self.unknown_state)
         table = tf.concat([tf.zeros((num_chars, longest - 1), tf.int32), unknown], 1)
-        where = tf.stack([tf.gather(slots, ends), longest - lengths], 1)
-        table = tf.tensor_scatter_nd_update(table, where, states)
-        scores = tf.gather(self.scores, table)
-        totals = _windows(scores, alive) + scores
+        table = tf.tensor_scatter_nd_update(table, tf.stack([ends, longest - lengths], 1), states)
+        scores = tf.gather(trie.scores, table)
+        before = tf.concat([tf.zeros([1], tf.float64), _viterbi(chars, scores)[:-1]], 0)
+        before = tf.where(chars == MARK, tf.constant(0.0, tf.float64), before)
+        lengths = tf.range(longest, 0, -1)
+        places = tf.maximum(tf.range(1, num_chars + 1)[:, None] - lengths, 0)
+        totals = tf.gather(before, places) + scores
         best = tf.reduce_max(totals, axis=1, keepdims=True)
         # of equals the one that starts first, as Python meets it first
-        column = tf.range(longest, 0, -1)
-        length = tf.reduce_max(tf.where(totals == best, column, 0), axis=1)
-        state = tf.gather(table, longest - length, batch_dims=1)
-        return tf.gather(length, slots), tf.gather(state, slots), settled
+        length = tf.reduce_max(tf.where(totals == best, lengths, 0), axis=1)
+        return length, tf.gather(table, longest - length, batch_dims=1), settled
 
     def _certain(self, rows, settled, ends, num_texts):
         """Whether the first `limit` ids of a text stay, whatever follows: bool `(num_texts,)`.
@@ -237,16 +170,32 @@ class GraphUnigram(tf.Module):
 # === Tables ===
 
 
-def trie_tables(tokenizer):
-    """The pieces of a tokenizer as a trie.
+class Trie(NamedTuple):
+    """Pieces by their characters.
 
     State 0 is the root, state i + 1 is reached by edge i, and the last state is the unknown
-    character. A piece with a mark behind its start matches nothing, as words end before a mark.
+    character.
+    """
 
-    Returns:
-        `edges`, int64, `(num_edges + 1,)`: state << 21 | character, ascending, and a last one that
-        is above all. For each state: `depths`, int32; `scores`, float64, and `ids`, int32, of the
-        piece that ends there (-inf and 0: none).
+    edges: object  # int64, (num_edges + 1,): state << 21 | character, ascending; one above all
+    depths: object  # int32, (num_edges + 2,), of each state: characters up to there
+    scores: object  # float64, of the piece that ends there; -inf: none
+    ids: object  # int32, of that piece; 0: none
+
+
+class CharacterMap(NamedTuple):
+    """Replacements of characters, with all that `str.split` takes for white space as U+0020."""
+
+    characters: object  # int32, (num_mapped + 1,): code points, ascending; one above all
+    offsets: object  # int32, (num_mapped + 2,), into the replacements
+    replacements: object  # int32, (num_characters,): code points
+
+
+def make_trie(tokenizer):
+    """The pieces of a `UnigramTokenizer` as `Trie` of numpy arrays.
+
+    A piece with a mark behind its start is left out: it matches nothing, as a word ends before a
+    mark.
     """
     numbered = enumerate(tokenizer.pieces)
     usable = np.array([i for i, piece in numbered if "\u2581" not in piece[1:]], np.int64)
@@ -268,16 +217,11 @@ def trie_tables(tokenizer):
     ids[states] = usable + tokenizer.FIRST
     scores[-1], ids[-1] = tokenizer.unknown_score, tokenizer.UNKNOWN
     edges = np.concatenate([*edges, [np.iinfo(np.int64).max]]).astype(np.int64)
-    return edges, np.array([*depths, 1], np.int32), scores, ids
+    return Trie(edges, np.array([*depths, 1], np.int32), scores, ids)
 
 
-def normalisation_tables(normalisation):
-    """Character -> replacement, with all that `str.split` takes for white space as U+0020.
-
-    Returns:
-        `mapped`, int32, `(num_mapped + 1,)`: code points, ascending, and a last one above all.
-        `offsets`, int32, `(num_mapped + 2,)`, into `replacements`, int32.
-    """
+def make_character_map(normalisation):
+    """The dict from character to replacement as `CharacterMap` of numpy arrays."""
     blanks = [char for char in map(chr, range(sys.maxunicode + 1)) if char.isspace()]
     to_space = str.maketrans(dict.fromkeys(blanks, " "))
     table = dict.fromkeys(blanks, " ") | {
@@ -288,19 +232,86 @@ def normalisation_tables(normalisation):
     offsets = np.cumsum([0, *sizes, 0])
     # one character more: who is not mapped reads there too, and throws it away
     replacements = _code_points("".join(table.values()) + " ")
-    mapped = [*map(ord, table), np.iinfo(np.int32).max]
-    return tuple(np.array(part, np.int32) for part in (mapped, offsets, replacements))
+    characters = [*map(ord, table), np.iinfo(np.int32).max]
+    parts = (characters, offsets, replacements)
+    return CharacterMap(*(np.array(part, np.int32) for part in parts))
 
 
 def _code_points(text):
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
-def _constant(values, name):
-    return tf.Variable(values, trainable=False, name=name)
+def _variables(tables):
+    named = zip(tables, tables._fields, strict=True)
+    return [tf.Variable(table, trainable=False, name=name) for table, name in named]
 
 
 # === Steps ===
+
+
+def _normalise(character_map, texts, cut):
+    """Characters as the pieces see them, of all texts and of a last word that ends them.
+
+    Args:
+        texts: string, `(num_texts,)`.
+        cut: bool, `(num_texts,)`: whether the end of the text is missing.
+
+    Returns:
+        `(chars, rows)`, int32, `(num_chars,)`: code points and the number of the text. The last
+        word is the mark and -1, which no piece holds, of text `num_texts`; so nothing is empty.
+    """
+    decoded = tf.strings.unicode_decode(texts, "UTF-8").with_row_splits_dtype(tf.int32)
+    sizes = tf.concat([decoded.row_lengths(), [1]], 0)
+    codes = tf.concat([decoded.flat_values, [-1]], 0)
+    rows, place = _spread(sizes)
+    sizes -= tf.where(tf.concat([cut, [False]], 0), SPOILT, 0)
+    whole = tf.where(place < tf.gather(sizes, rows))[:, 0]
+    codes, rows = tf.gather(codes, whole), tf.gather(rows, whole)
+
+    index, found = _find(character_map.characters, codes)
+    first = tf.gather(character_map.offsets, index)
+    owner, place = _spread(tf.where(found, tf.gather(character_map.offsets, index + 1) - first, 1))
+    mapped = tf.gather(character_map.replacements, tf.gather(first, owner) + place)
+    chars = tf.where(tf.gather(found, owner), mapped, tf.gather(codes, owner))
+    rows = tf.gather(rows, owner)
+
+    # no white space, and the mark before each word that does not begin with it
+    other_row = tf.concat([[True], rows[1:] != rows[:-1]], 0)
+    starts = (tf.concat([[SPACE], chars[:-1]], 0) == SPACE) | other_row
+    marked = starts & (chars != MARK)
+    owner, place = _spread(tf.where(chars == SPACE, 0, tf.where(marked, 2, 1)))
+    is_mark = tf.gather(marked, owner) & (place == 0)
+    return tf.where(is_mark, MARK, tf.gather(chars, owner)), tf.gather(rows, owner)
+
+
+def _matches(trie, chars):
+    """Every piece at every place: start and state, int32 `(num_matches,)`."""
+    keys = tf.cast(chars, tf.int64)
+
+    def step(depth, starts, states, all_starts, all_states):
+        key = states * 2**CHAR_BITS + tf.gather(keys, starts + depth)
+        index, found = _find(trie.edges, key)
+        alive = tf.where(found)[:, 0]
+        starts, index = tf.gather(starts, alive), tf.gather(index, alive) + 1
+        all_starts = all_starts.write(depth, starts)
+        all_states = all_states.write(depth, index)
+        return depth + 1, starts, tf.cast(index, tf.int64), all_starts, all_states
+
+    *_, starts, states = tf.while_loop(
+        lambda depth, starts, *_: tf.size(starts) > 0,
+        step,
+        (0, tf.range(tf.size(chars)), tf.zeros_like(keys), _lists(), _lists()),
+        shape_invariants=(
+            tf.TensorShape([]),
+            tf.TensorShape([None]),
+            tf.TensorShape([None]),
+            tf.TensorShape(None),
+            tf.TensorShape(None),
+        ),
+    )
+    starts, states = starts.concat(), states.concat()
+    pieces = tf.where(tf.gather(trie.ids, states) > 0)[:, 0]
+    return tf.gather(starts, pieces), tf.gather(states, pieces)
 
 
 def _find(table, keys):
@@ -317,9 +328,9 @@ def _spread(counts):
     return owner, place - tf.gather(ends - counts, owner)
 
 
-def _lists(dtype=tf.int32):
+def _lists(shape=(None,), dtype=tf.int32):
     """A growing array of lists of different lengths."""
-    return tf.TensorArray(dtype, 0, dynamic_size=True, infer_shape=False, element_shape=[None])
+    return tf.TensorArray(dtype, 0, dynamic_size=True, infer_shape=False, element_shape=shape)
 
 
 def _slots(chars):
@@ -342,40 +353,39 @@ def _slots(chars):
     return tf.gather(tf.cumsum(alive, exclusive=True), place) + tf.gather(rank, word), alive
 
 
-def _windows(scores, alive):
-    """Viterbi: for each slot the best totals up to where its pieces start.
+def _viterbi(chars, scores):
+    """The best total up to and with each character, from the start of its word.
 
     Args:
-        scores: float64, `(num_chars, longest)`, in the order of slots: of the pieces that end
-            there, the longest first.
-        alive: int32, `(longest_word,)`.
+        chars: int32, `(num_chars,)`.
+        scores: float64, `(num_chars, longest)`: of the pieces that end there, the longest first.
 
     Returns:
-        float64, `(num_chars, longest)`, to be added to `scores`; -inf before the word.
+        float64, `(num_chars,)`.
     """
-    num_words, longest = alive[0], tf.shape(scores)[1]
-    nothing = tf.fill((num_words, longest - 1), tf.constant(-np.inf, tf.float64))
-    window = tf.concat([nothing, tf.zeros((num_words, 1), tf.float64)], 1)
+    slots, alive = _slots(chars)
+    rows = tf.gather(scores, tf.math.invert_permutation(slots))
+    rows = tf.TensorArray(tf.float64, tf.size(alive), infer_shape=False).split(rows, alive)
+    nothing = tf.fill((alive[0], tf.shape(scores)[1] - 1), tf.constant(-np.inf, tf.float64))
+    window = tf.concat([nothing, tf.zeros((alive[0], 1), tf.float64)], 1)
 
-    def step(place, slot, window, windows):
-        count = alive[place]
-        window = window[:count]
-        totals = tf.reduce_max(window + scores[slot : slot + count], axis=1, keepdims=True)
-        windows = windows.write(place, tf.reshape(window, [-1]))
-        return place + 1, slot + count, tf.concat([window[:, 1:], totals], 1), windows
+    def step(place, window, totals):
+        row = rows.read(place)
+        window = tf.slice(window, [0, 0], tf.shape(row))  # words that have such a character
+        total = tf.reduce_max(window + row, axis=1, keepdims=True)
+        return place + 1, tf.concat([window[:, 1:], total], 1), totals.write(place, total)
 
-    *_, windows = tf.while_loop(
+    *_, totals = tf.while_loop(
         lambda place, *_: place < tf.size(alive),
         step,
-        (0, 0, window, _lists(tf.float64)),
+        (0, window, _lists([None, 1], tf.float64)),
         shape_invariants=(
-            tf.TensorShape([]),
             tf.TensorShape([]),
             tf.TensorShape([None, None]),
             tf.TensorShape(None),
         ),
     )
-    return tf.reshape(windows.concat(), tf.shape(scores))
+    return tf.gather(totals.concat()[:, 0], slots)
 
 
 def _path(chars, lengths):
