@@ -171,6 +171,14 @@ def test_bytes_that_are_no_text(graph, tokenizer):
     np.testing.assert_array_equal(token_ids, expected)
 
 
+def test_cut_within_a_character():
+    """The head of a long text ends in half of a character: the piece that it ends counts."""
+    pieces = {"▁": -1.0, "a": -1.0, "中": -1.0, "a中": -0.5}
+    tokenizer = table(pieces, normalisation={"D": ""}, max_tokens=4)
+    texts = ["D" * size + "a中" * 40 for size in range(60)]
+    assert wrong(GraphUnigram(tokenizer), tokenizer, texts) == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
