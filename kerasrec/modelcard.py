@@ -12,6 +12,11 @@ _PARTS = {
     "text": "what reads like the history",
     "mixture": "the parts above, mixed",
 }
+_DATA = {
+    "interactions": "events",
+    "items": "items at training",
+    "sha256": "sha256 of the tables",
+}
 _METRICS = {
     "valid_ndcg@10": "NDCG@10 of the fused score",
     "valid_recall@10": "recall@10 of the fused score",
@@ -40,7 +45,7 @@ def model_card(manifest, signatures):
     )
     environment.filters["cell"] = _cell
     found = manifest.get
-    encoder = found("encoder")
+    encoder, fusion = found("encoder"), found("fusion") or {}
     return environment.get_template("model_card.md.j2").render(
         m=manifest,
         name=found("name", "model"),
@@ -48,19 +53,26 @@ def model_card(manifest, signatures):
         signatures={
             name: tuple(_named(tensors) for tensors in both) for name, both in signatures.items()
         },
-        metrics=[(_METRICS.get(k, k), _number(v)) for k, v in found("metrics", {}).items()],
-        weights=_weights(found("fusion", {})),
-        priors=list(found("fusion", {}).get("prior", {}).items()),
+        data=[(_DATA.get(k, k), v) for k, v in _rows(found("data"))],
+        metrics=[(_METRICS.get(k, k), _number(v)) for k, v in _rows(found("metrics"))],
+        epsilon=fusion.get("epsilon"),
+        weights=_weights(fusion),
+        priors=list(fusion.get("prior", {}).items()),
         options=[
-            (title, [(k, _cell(v)) for k, v in found(section, {}).items()])
-            for section, title in _OPTIONS.items()
-            if found(section)
+            (title, _rows(found(section))) for section, title in _OPTIONS.items() if found(section)
         ],
         encoder=encoder,
         licence=_licence(encoder),
-        max_length=found("options", {}).get("max_length"),
+        max_length=(found("options") or {}).get("max_length"),
         scorer_weight=_number(found("scorer_weight", 0.0)),
     )
+
+
+def _rows(value):
+    """Pairs of a part of a manifest, which may be anything: `export` takes a user's own."""
+    if isinstance(value, dict):
+        return list(value.items())
+    return [] if value is None else [("value", value)]
 
 
 def _weights(fusion):
