@@ -43,6 +43,8 @@ _PUBLIC = {
     "train": "pipeline",
     "export": "exporter",
     "Recommender": "recommender",
+    "Client": "servingclient",
+    "deploy": "deployment",
     "score_recommendations": "metrics",
     "BASELINES": "baselines",
     "run_baselines": "evaluation",

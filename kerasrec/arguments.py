@@ -212,13 +212,24 @@ def add_similar(sub):
 
 def add_export(sub):
     """Options of `export`."""
-    sub.usage = "kerasrec export --model M --set k=100"
+    sub.usage = "kerasrec export --model M [--set k=100] [--deploy FOLDER]"
     _model(sub)
     sub.add_argument(
         "--set",
         nargs="+",
         action="extend",
         metavar="O=V",
-        required=True,
         help="k=100 (list length of the signatures), scorer_weight=0.5 (of the MLP in the score)",
     )
+    sub.add_argument(
+        "--deploy",
+        metavar="FOLDER",
+        help="write what TF Serving needs: configs with version labels, docker compose, examples "
+        "in curl and Python; without --set no new version is written",
+    )
+    sub.add_argument(
+        "--host-name",
+        metavar="HOST",
+        help="under which clients reach the server (default localhost: this machine only)",
+    )
+    sub.add_argument("--force", action="store_true", help="replace files of FOLDER that differ")

@@ -327,13 +327,24 @@ def similar(options):
 
 
 def export(options):
-    """Write a new version of a model with other export options."""
+    """A new version with other export options (--set), files for TF Serving (--deploy), or both."""
+    if not (options.set or options.deploy):
+        raise UserError("expected --set O=V (a new version), --deploy FOLDER, or both.")
+    if not options.deploy and (options.host_name or options.force):
+        raise UserError("--host-name and --force go with --deploy FOLDER.")
     values = export_options(options.set)
     find_version(options.model)
     _load_tensorflow(options)
-    from kerasrec.derive import export_again
+    if options.set:
+        from kerasrec.derive import export_again
 
-    print(f"exported {export_again(options.model, **values)}")
+        print(f"exported {export_again(options.model, **values)}")
+    if options.deploy:
+        from kerasrec.deployment import deploy
+
+        host_name = options.host_name or "localhost"
+        files = deploy(options.model, options.deploy, host_name=host_name, force=options.force)
+        print(f"wrote {len(files)} files for TF Serving; begin with {files[-1]}")
 
 
 def _check_k(options):

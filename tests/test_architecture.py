@@ -24,7 +24,8 @@ storedvectors tfidf textvectors encoder
 losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
-servingmodule exporter derive recommender pipeline
+warmup modelcard servingmodule exporter derive recommender pipeline
+servingtransport servingclient deployment
 
 demo userinput arguments cli
 """.split()

@@ -76,8 +76,7 @@ def test_licence_of_the_encoder():
 
 def test_limits_follow_the_manifest():
     at_end, newest = (
-        model_card({"asked": asked}, {})
-        for asked in ("end of the log", "newest event of the user")
+        model_card({"asked": asked}, {}) for asked in ("end of the log", "newest event of the user")
     )
     assert "It knows one moment" in at_end and "It knows one moment" not in newest
     assert "newest time of the request" in newest

@@ -1,4 +1,4 @@
-"""Warm-up requests: the official stubs read and write the same bytes, and a version answers them."""
+"""Warm-up requests: the official stubs write the same bytes, and a version answers them."""
 
 import shutil
 
