@@ -27,6 +27,8 @@ validation optimizers trainer ensemble textpart options trainingstate
 warmup modelcard servingmodule exporter derive recommender pipeline
 servingtransport servingclient deployment
 
+servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
+
 demo userinput arguments cli
 """.split()
 
