@@ -3,6 +3,7 @@
 Libraries are loaded when a connection is made: grpcio and tensorflow-serving-api, or httpx.
 """
 
+import base64
 import json
 import random
 import time
@@ -234,10 +235,15 @@ def _words(answer):
 
 
 def _array(value):
-    """Array of a JSON value; TF Serving writes bytes that are no text as `{"b64": ...}`."""
+    """Array of a JSON value; bytes that are no text come as `{"b64": ...}`."""
     array = np.array(value)
+    if array.dtype.kind == "U":
+        return array.astype(object)
     if array.dtype == object:
-        return _texts(np.array(value, object))
+        texts = [base64.b64decode(v["b64"]) if isinstance(v, dict) else v for v in array.flat]
+        filled = np.empty(array.size, object)
+        filled[:] = texts
+        return _texts(filled.reshape(array.shape))
     return array
 
 

@@ -46,7 +46,7 @@ def model_config(folder):
 
 
 def text_of(folder):
-    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob('*.*')}
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.*")}
 
 
 # --- what is written ---
