@@ -23,7 +23,7 @@ INPUTS = {"item_ids": np.array(["课程"], object)}
 
 
 def refusing(*codes, pause=0.0):
-    """A call that is refused with each code in turn and then answers; and the seconds it was given."""
+    """A call that each code refuses in turn, then answers; and the seconds it was given."""
     left, given = list(codes), []
 
     def call(seconds):
