@@ -45,6 +45,7 @@ _PUBLIC = {
     "Recommender": "recommender",
     "Client": "servingclient",
     "deploy": "deployment",
+    "serve": "serving",
     "score_recommendations": "metrics",
     "BASELINES": "baselines",
     "run_baselines": "evaluation",

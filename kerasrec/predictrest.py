@@ -72,13 +72,13 @@ class RestApi:
 
     async def elsewhere(self, request):
         """No such place."""
-        return _error(f"nothing at {request.url.path}; the API is below /v1/models/", 404)
+        return _error(f"nothing at {request.scope['path']}; the API is below /v1/models/", 404)
 
     async def version_1(self, request):
         """All of TF Serving's API."""
         with _answering() as answer:
             self._check_key(request)
-            path = request.url.path
+            path = request.scope["path"]
             if request.method == "POST" and (found := _PREDICT.fullmatch(path)):
                 answer.append(await self._post(request, *found.groups()))
             elif request.method == "GET" and (found := _LOOK.fullmatch(path)):
