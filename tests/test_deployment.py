@@ -2,15 +2,19 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import shutil
 import stat
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+import kerasrec
 from kerasrec import artifacts
 from kerasrec.cli import main
 from kerasrec.deployment import FILES, deploy
@@ -180,6 +184,36 @@ def test_odd_names_are_quoted(exported_version, tmp_path):
     ast.parse(text["predict.py"])
     checked = subprocess.run(["sh", "-n", str(tmp_path / "here" / "predict.sh")])
     assert checked.returncode == 0
+
+
+# --- against a server ---
+
+
+def test_examples_get_their_answers(server, served_folder, tmp_path):
+    """`kerasrec serve` speaks what TF Serving speaks; the label of the examples is stable."""
+    deploy(served_folder, tmp_path)
+    shown = subprocess.run(
+        [str(tmp_path / "predict.sh"), server.rest_address], capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    answers = dict(zip(lines[::2], lines[1::2], strict=True))
+    ids = json.loads(answers["serving_default"])["outputs"]["item_ids"]
+    assert "similar" in answers and len(ids[0]) == 50
+    command = [sys.executable, "predict.py", server.grpc_address]
+    root = str(Path(kerasrec.__file__).parents[1])
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "AVAILABLE" in done.stdout
+    assert done.stdout.count(ids[0][0]) == 2  # from the client, and from the stubs
+    wrong = [str(tmp_path / "predict.sh"), server.rest_address + "/nowhere"]
+    assert subprocess.run(wrong, capture_output=True).returncode != 0
 
 
 # --- what is never overwritten ---

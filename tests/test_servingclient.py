@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 import kerasrec
-from kerasrec import artifacts
-from kerasrec.derive import export_again
 from kerasrec.servingclient import Client
 
 for name in ("grpc", "httpx", "tensorflow_serving.apis", "starlette", "uvicorn"):
@@ -16,26 +14,14 @@ for name in ("grpc", "httpx", "tensorflow_serving.apis", "starlette", "uvicorn")
 PROTOCOLS = ("grpc", "rest")
 
 
-@pytest.fixture(scope="module")
-def model(exported_version, tmp_path_factory):
-    """Version 1 with label stable, version 2 (k = 5) without."""
-    toy = shutil.copytree(exported_version, tmp_path_factory.mktemp("served") / "toy")
-    export_again(toy, k=5)
-    artifacts.write_label(toy, "stable", 1)
-    return toy
+@pytest.fixture
+def model(served_folder):
+    return served_folder
 
 
 @pytest.fixture(scope="module")
-def server(model):
-    from kerasrec.serving import running_server
-
-    with running_server(model) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def recommender(model):
-    return kerasrec.Recommender.load(model / "1")
+def recommender(served_folder):
+    return kerasrec.Recommender.load(served_folder / "1")
 
 
 def address(server, protocol):
