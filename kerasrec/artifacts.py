@@ -6,9 +6,11 @@ No TensorFlow here. Labels (stable, canary) live in `labels.json` beside the ver
 import contextlib
 import csv
 import datetime
+import glob
 import json
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 
@@ -21,6 +23,7 @@ TRAIN = Path("assets.extra") / "train"
 HISTORY = TRAIN / "history.csv"
 LABELS = ("stable", "canary")
 _FORMAT = 2
+_DAY = 86400
 _PARTS = (Path("saved_model.pb"), Path("variables") / "variables.index", ITEM_IDS, ITEMS)
 
 
@@ -149,12 +152,14 @@ def read_manifest(version):
 
 
 @contextlib.contextmanager
-def new_version(base, manifest):
+def new_version(base, manifest, *, documents=None):
     """Write a version beside the model folder and rename it when the block ends without error.
 
     Args:
         base: `saved_models/NAME`.
         manifest: dict; `format`, `version` and `created` (UTC) are added when the block ends.
+        documents: path within the version -> function that makes its text of the whole manifest;
+            called when the block ends, for what must name the version's number.
 
     Yields:
         `(folder to write into, result)`; `result["version"]` is the number and `result["path"]`
@@ -163,6 +168,7 @@ def new_version(base, manifest):
     """
     base = Path(base)
     base.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(base)
     beside = base.parent / f".writing-{base.name}-{uuid.uuid4().hex[:12]}"
     beside.mkdir()
     result = {}
@@ -174,10 +180,11 @@ def new_version(base, manifest):
         facts = {"created": now, **manifest}
         while True:
             version = (versions(base) or [0])[-1] + 1
-            text = json.dumps(
-                {"format": _FORMAT, "version": version, **facts}, ensure_ascii=False, indent=1
-            )
+            whole = {"format": _FORMAT, "version": version, **facts}
+            text = json.dumps(whole, ensure_ascii=False, indent=1)
             (beside / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            for path, document in (documents or {}).items():
+                (beside / path).write_text(document(whole), encoding="utf-8")
             try:
                 os.rename(beside, base / str(version))
             except OSError:
@@ -188,6 +195,14 @@ def new_version(base, manifest):
         result.update(version=version, path=base / str(version))
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _remove_leftovers(base):
+    """Remove what exports that were killed left beside the model folder, once it is a day old."""
+    for folder in base.parent.glob(f".writing-{glob.escape(base.name)}-{'?' * 12}"):
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if time.time() - folder.stat().st_mtime > _DAY:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_item_ids(ids):

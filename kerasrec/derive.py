@@ -6,6 +6,8 @@ import numpy as np
 
 from kerasrec import artifacts
 from kerasrec.backend import tf
+from kerasrec.modelcard import CARD, model_card
+from kerasrec.warmup import read_signatures, replay_warmup, write_warmup
 
 
 def export_again(model, *, k=None, scorer_weight=None):
@@ -61,13 +63,16 @@ def derive_version(version, changes, *, variables, frame=None, recency=None):
     own = ("format", "version", "created")
     kept = {key: value for key, value in manifest.items() if key not in own}
     facts = {**kept, **changes, "parent": manifest["version"]}
-    with artifacts.new_version(version.parent, facts) as (folder, result):
+    signatures = read_signatures(version)
+    documents = {CARD: lambda facts: model_card(facts, signatures)}
+    with artifacts.new_version(version.parent, facts, documents=documents) as (folder, result):
         shutil.copytree(version, folder, dirs_exist_ok=True)
         if frame is not None:
             artifacts.write_item_ids(folder / artifacts.ITEM_IDS, frame["item_id"])
             artifacts.write_catalogue(folder, frame)
         if recency is not None:
             recency.save(folder / artifacts.RECENCY)
+        write_warmup(folder, version.parent.name, artifacts.read_catalogue(folder))
         _replace_variables(folder / "variables" / "variables", variables)
         _check(folder)
     return result["path"]
@@ -90,8 +95,12 @@ def _replace_variables(prefix, values):
 
 
 def _check(folder):
-    """Load the copy and look every id up: each must give its own row of the vectors."""
+    """Load the copy and look every id up: each must give its own row of the vectors.
+
+    Its warm-up requests are sent to it too.
+    """
     loaded = tf.saved_model.load(str(folder))
+    replay_warmup(folder, loaded)
     ids = (folder / artifacts.ITEM_IDS).read_text(encoding="utf-8").split("\n")[:-1]
     vectors = loaded.signatures["item_vectors"](item_ids=tf.constant(ids))["vectors"]
     if not np.array_equal(vectors, loaded.item_vectors[1:]):

@@ -15,10 +15,12 @@ from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.fusion import Fusion
 from kerasrec.graphtexts import graph_tokenizer
+from kerasrec.modelcard import CARD, model_card
 from kerasrec.recency import AT_NEWEST_EVENT
 from kerasrec.servingmodule import ServingModule
 from kerasrec.trainingstate import plain, write_training_state
 from kerasrec.validation import Ranker
+from kerasrec.warmup import read_signatures, read_warmup, write_warmup
 
 DEFAULT_K = 50
 #: all that a tokenizer may stumble over
@@ -76,7 +78,9 @@ def export(
         "asked": AT_NEWEST_EVENT,
         **manifest,
     }
-    with artifacts.new_version(base, summary) as (folder, result):
+    can_do = {}
+    documents = {CARD: lambda facts: model_card(facts, can_do)}
+    with artifacts.new_version(base, summary, documents=documents) as (folder, result):
         with tempfile.TemporaryDirectory() as scratch:
             asset = Path(scratch) / artifacts.ITEM_IDS.name
             artifacts.write_item_ids(asset, ids)
@@ -87,6 +91,8 @@ def export(
                 tf.saved_model.save(module, str(folder), signatures=signatures)
         write_training_state(folder, model, whitening, history)
         fusion.recency.save(folder / artifacts.RECENCY)
+        can_do.update(read_signatures(folder))
+        write_warmup(folder, Path(base).name, items.frame)
         artifacts.write_catalogue(folder, items.frame)
         if encoder is not None:
             encoder.save(folder / artifacts.ENCODER)
@@ -156,6 +162,13 @@ for name, inputs in calls.items():
             value = np.array([i.decode() for i in value.flat], str).reshape(value.shape)
         result[f"{name}/{key}"] = value
 np.savez(answers, **result)
+requests = {name: {} for name in loaded.signatures}  # each must have one, and answer it
+with np.load(os.path.join(os.path.dirname(probe), "requests.npz")) as asked:
+    for place in asked.files:
+        name, key = place.split("/")
+        requests[name][key] = tf.constant(asked[place])
+for name, inputs in requests.items():
+    loaded.signatures[name](**inputs)
 """
 
 
@@ -165,6 +178,8 @@ def _compare(module, folder, probe, texts):
     if not hasattr(module, "encode_items"):
         calls = {name: inputs for name, inputs in calls.items() if name not in _OF_TEXTS}
     with tempfile.TemporaryDirectory() as scratch:
+        requests = {f"{n}/{key}": v for n, keys in read_warmup(folder) for key, v in keys.items()}
+        np.savez(Path(scratch) / "requests.npz", **requests)
         given, answers = Path(scratch) / "probe.npz", Path(scratch) / "answers.npz"
         inputs = {f"{n}/{key}": value for n, keys in calls.items() for key, value in keys.items()}
         np.savez(given, **inputs)

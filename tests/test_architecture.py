@@ -24,7 +24,10 @@ storedvectors tfidf textvectors encoder
 losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
-graphwordpiece graphtexts servingmodule exporter derive recommender pipeline
+graphwordpiece graphtexts servingmodule warmup modelcard exporter derive recommender pipeline
+servingtransport servingclient deployment
+
+servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
 
 demo userinput arguments cli
 """.split()

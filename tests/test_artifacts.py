@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -236,3 +238,23 @@ def test_catalogue_keeps_every_character(tmp_path):
     (tmp_path / "assets.extra").mkdir()
     artifacts.write_catalogue(tmp_path, frame)
     assert artifacts.read_catalogue(tmp_path).to_numpy().tolist() == rows
+
+
+def test_what_killed_exports_left_goes_after_a_day(tmp_path):
+    names = [".writing-toy-0123456789ab", ".writing-toy-ba9876543210", ".writing-shop-0123456789ab"]
+    for name in names:
+        (tmp_path / name / "variables").mkdir(parents=True)
+    for name in (names[0], names[2]):
+        os.utime(tmp_path / name, (0, time.time() - 2 * 86400))
+    publish(tmp_path / "toy")
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted([*names[1:], "toy"])  # a fresh one may be at work; shop is another model
+
+
+def test_documents_are_made_of_the_whole_manifest(tmp_path):
+    documents = {"card.md": lambda manifest: f"{manifest['name']} {manifest['version']} 课"}
+    base = tmp_path / "toy"
+    for number in (1, 2):
+        with artifacts.new_version(base, {"name": "toy"}, documents=documents):
+            pass
+        assert (base / str(number) / "card.md").read_text(encoding="utf-8") == f"toy {number} 课"

@@ -1,0 +1,114 @@
+"""The model card of a version: what its manifest says, for people. English, summary in Chinese."""
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+CARD = Path("assets.extra") / "model_card.md"
+_PARTS = {
+    "model": "what the sequence model expects (softmax of cosine(U, e_i) / temperature)",
+    "transitions": "what follows what in the training events",
+    "ease": "a closed-form linear model of the training events",
+    "text": "what reads like the history",
+    "mixture": "the parts above, mixed",
+}
+_DATA = {
+    "interactions": "events",
+    "items": "items at training",
+    "sha256": "sha256 of the tables",
+}
+_METRICS = {
+    "valid_ndcg@10": "NDCG@10 of the fused score",
+    "valid_recall@10": "recall@10 of the fused score",
+    "valid_ndcg_of_the_model_alone@10": "NDCG@10 of the sequence model alone",
+}
+_OPTIONS = {"options": "model", "encoder_options": "encoder", "trainer": "trainer"}
+
+
+def model_card(manifest, signatures):
+    """The text of `model_card.md`.
+
+    Args:
+        manifest: dict of a version; what a manifest lacks is left out of the card.
+        signatures: as `warmup.read_signatures` gives them.
+
+    Returns:
+        Markdown.
+    """
+    environment = Environment(
+        loader=PackageLoader("kerasrec", "templates"),
+        autoescape=False,  # Markdown, not HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _cell
+    found = manifest.get
+    encoder, fusion = found("encoder"), found("fusion") or {}
+    return environment.get_template("model_card.md.j2").render(
+        m=manifest,
+        name=found("name", "model"),
+        version=found("version", "?"),
+        signatures={
+            name: tuple(_named(tensors) for tensors in both) for name, both in signatures.items()
+        },
+        data=[(_DATA.get(k, k), v) for k, v in _rows(found("data"))],
+        metrics=[(_METRICS.get(k, k), _number(v)) for k, v in _rows(found("metrics"))],
+        epsilon=fusion.get("epsilon"),
+        weights=_weights(fusion),
+        priors=list(fusion.get("prior", {}).items()),
+        options=[
+            (title, _rows(found(section))) for section, title in _OPTIONS.items() if found(section)
+        ],
+        encoder=encoder,
+        licence=_licence(encoder),
+        max_length=(found("options") or {}).get("max_length"),
+        scorer_weight=_number(found("scorer_weight", 0.0)),
+    )
+
+
+def _rows(value):
+    """Pairs of a part of a manifest, which may be anything: `export` takes a user's own."""
+    if isinstance(value, dict):
+        return list(value.items())
+    return [] if value is None else [("value", value)]
+
+
+def _weights(fusion):
+    """Rows `(part, a, b, share of the mixture, meaning)`."""
+    weights, mixture = fusion.get("weights", {}), fusion.get("mixture", {})
+    names = [name for name in _PARTS if name in weights or name in mixture]
+    names += [name for name in weights if name not in _PARTS]
+    return [
+        (name, *weights.get(name, ("", "")), mixture.get(name, ""), _PARTS.get(name, ""))
+        for name in names
+    ]
+
+
+def _licence(encoder):
+    if encoder is None:
+        return "no encoder"
+    licence = str(encoder.get("licence") or "unknown")
+    if licence == "unknown" and encoder.get("kind") == "bert":
+        return "unknown: see the checkpoint"
+    return licence
+
+
+def _named(tensors):
+    """`history` string [b, ?], ... in one cell."""
+    rows = []
+    for name, (dtype, shape) in tensors.items():
+        sizes = ["?" if size is None else str(size) for size in shape or []]
+        sizes[:1] = ["b"] if sizes else []
+        rows.append(f"`{name}` {dtype} [{', '.join(sizes)}]")
+    return ", ".join(rows)
+
+
+def _number(value):
+    return f"{value:.4f}" if isinstance(value, float) else value
+
+
+def _cell(value):
+    """A value in a cell of a Markdown table."""
+    return " ".join(str(value).split()).replace("|", "\\|")

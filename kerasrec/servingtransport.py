@@ -1,0 +1,274 @@
+"""How requests reach a server: gRPC or REST as TF Serving speaks them, with retries and a deadline.
+
+Libraries are loaded when a connection is made: grpcio and tensorflow-serving-api, or httpx.
+"""
+
+import base64
+import json
+import random
+import time
+from urllib.parse import quote
+
+import numpy as np
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between tries
+_MISSING = "The {what} client needs {package}. Run: pip install 'kerasrec[serving]'"
+
+#: what a server may say -> the error that a caller sees; everything else is a RuntimeError
+_ERRORS = {
+    "INVALID_ARGUMENT": ValueError,
+    "OUT_OF_RANGE": ValueError,
+    "FAILED_PRECONDITION": ValueError,
+    "NOT_FOUND": LookupError,
+    "UNAUTHENTICATED": PermissionError,
+    "PERMISSION_DENIED": PermissionError,
+    "DEADLINE_EXCEEDED": TimeoutError,
+    "UNAVAILABLE": ConnectionError,
+    "RESOURCE_EXHAUSTED": ConnectionError,
+}
+_HTTP = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    412: "FAILED_PRECONDITION",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_WORTH_A_RETRY = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+#: states of a version by their number in GetModelStatus
+_STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
+
+
+class Refused(Exception):
+    """What a server said instead of an answer.
+
+    code: name of a gRPC status code.  details: its words.  pause: seconds it asks to wait.
+    """
+
+    def __init__(self, code, details, pause=0.0):
+        super().__init__(f"{code}: {details}")
+        self.code, self.details, self.pause = code, details, pause
+
+
+def with_retries(call, target, *, timeout, retries):
+    """`call(seconds left)`, again after a pause where the server is busy or not there.
+
+    Args:
+        call: function of the seconds left; raises `Refused`.
+        target: the server's address, for the message.
+        timeout: seconds for all tries and pauses together.
+        retries: tries after the first, at most.
+
+    Raises:
+        ValueError, LookupError, PermissionError, TimeoutError, ConnectionError, RuntimeError: by
+            what the server said, in its words.
+    """
+    end = time.monotonic() + timeout
+    for tries in range(retries + 1):
+        try:
+            return call(max(end - time.monotonic(), 1e-3))
+        except Refused as refused:
+            # full jitter: clients that were refused together do not come back together
+            pause = random.uniform(0, min(_FIRST_PAUSE * 2**tries, _LONGEST_PAUSE))
+            pause = max(pause, refused.pause)
+            too_late = time.monotonic() + pause >= end
+            if refused.code not in _WORTH_A_RETRY or tries == retries or too_late:
+                after = f" ({tries + 1} tries)" if tries else ""
+                kind = _ERRORS.get(refused.code, RuntimeError)
+                raise kind(f"{target} said {refused}{after}") from refused
+        time.sleep(pause)
+
+
+class Grpc:
+    """A channel to the gRPC port, through the official stubs."""
+
+    def __init__(self, target, *, model, version, label, api_key, ca):
+        try:
+            import grpc
+            from tensorflow_serving.apis import (
+                get_model_status_pb2,
+                model_service_pb2_grpc,
+                predict_pb2,
+                prediction_service_pb2_grpc,
+            )
+        except ImportError as error:
+            package = "grpcio and tensorflow-serving-api"
+            raise ImportError(_MISSING.format(what="gRPC", package=package)) from error
+        if "://" in target:
+            raise ValueError(f"A gRPC target is HOST:PORT, such as localhost:8500, not {target!r}.")
+        sizes = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        if ca is None:
+            self._channel = grpc.insecure_channel(target, options=sizes)
+        else:
+            trusted = None if ca is True else _read_bytes(ca)
+            credentials = grpc.ssl_channel_credentials(root_certificates=trusted)
+            self._channel = grpc.secure_channel(target, credentials, options=sizes)
+        self._grpc, self._predict_pb2, self._status_pb2 = grpc, predict_pb2, get_model_status_pb2
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._metadata = [("authorization", f"Bearer {api_key}")] if api_key else None
+        self._spec = {"name": model}
+        if version is not None:
+            self._version, self._label = int(version), None
+        else:
+            self._version, self._label = None, label
+
+    def _address(self, spec):
+        spec.name = self._spec["name"]
+        if self._version is not None:
+            spec.version.value = self._version
+        elif self._label is not None:
+            spec.version_label = self._label
+
+    def predict(self, signature, inputs, seconds):
+        """Arrays of a signature's outputs for arrays of its inputs."""
+        from tensorflow import make_ndarray, make_tensor_proto
+
+        request = self._predict_pb2.PredictRequest()
+        self._address(request.model_spec)
+        request.model_spec.signature_name = signature
+        for name, value in inputs.items():
+            request.inputs[name].CopyFrom(make_tensor_proto(value, shape=value.shape))
+        answer = self._call(self._prediction.Predict, request, seconds)
+        return {name: _texts(make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
+
+    def status(self, seconds):
+        """List of `(version, state, what went wrong)`."""
+        request = self._status_pb2.GetModelStatusRequest()
+        self._address(request.model_spec)
+        answer = self._call(self._models.GetModelStatus, request, seconds)
+        return [
+            (found.version, _STATES.get(found.state, "UNKNOWN"), found.status.error_message)
+            for found in answer.model_version_status
+        ]
+
+    def _call(self, method, request, seconds):
+        try:
+            return method(request, timeout=seconds, metadata=self._metadata)
+        except self._grpc.RpcError as error:
+            raise Refused(error.code().name, error.details()) from error
+
+    def close(self):
+        """Close the channel."""
+        self._channel.close()
+
+
+class Rest:
+    """Connections to the REST port."""
+
+    def __init__(self, target, *, model, version, label, api_key, ca):
+        try:
+            import httpx
+        except ImportError as error:
+            raise ImportError(_MISSING.format(what="REST", package="httpx")) from error
+        self._httpx = httpx
+        target = target if "://" in target else f"{'http' if ca is None else 'https'}://{target}"
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._client = httpx.Client(
+            base_url=target.rstrip("/"), headers=headers, verify=_ssl_context(ca)
+        )
+        self._path = f"/v1/models/{quote(model, safe='')}"
+        if version is not None:
+            self._path += f"/versions/{int(version)}"
+        elif label is not None:
+            self._path += f"/labels/{quote(label, safe='')}"
+
+    def predict(self, signature, inputs, seconds):
+        """Arrays of a signature's outputs for arrays of its inputs."""
+        columns = {name: value.tolist() for name, value in inputs.items()}
+        content = json.dumps(
+            {"signature_name": signature, "inputs": columns}, ensure_ascii=False
+        ).encode()
+        answer = self._call("POST", f"{self._path}:predict", seconds, content)
+        outputs = answer["outputs"]
+        if not isinstance(outputs, dict):  # a single output comes without its name
+            outputs = {"": outputs}
+        return {name: _array(value) for name, value in outputs.items()}
+
+    def status(self, seconds):
+        """List of `(version, state, what went wrong)`."""
+        answer = self._call("GET", self._path, seconds)
+        return [
+            (
+                int(found["version"]),
+                found["state"],
+                found.get("status", {}).get("error_message", ""),
+            )
+            for found in answer["model_version_status"]
+        ]
+
+    def _call(self, method, path, seconds, content=None):
+        httpx = self._httpx
+        json_type = {"content-type": "application/json"}
+        try:
+            answer = self._client.request(
+                method, path, content=content, headers=json_type, timeout=seconds
+            )
+        except (httpx.ConnectTimeout, httpx.ConnectError, httpx.RemoteProtocolError) as error:
+            raise Refused("UNAVAILABLE", str(error)) from error
+        except httpx.TimeoutException as error:
+            raise Refused("DEADLINE_EXCEEDED", f"no answer in {seconds:.3g} s") from error
+        except httpx.HTTPError as error:
+            raise Refused("UNAVAILABLE", f"{type(error).__name__} {error}") from error
+        if answer.is_success:
+            return answer.json()
+        code = _HTTP.get(answer.status_code, "UNKNOWN")
+        wait = answer.headers.get("retry-after", "")
+        pause = float(wait) if wait.isdigit() else 0.0
+        raise Refused(code, f"{_words(answer)} (HTTP {answer.status_code})", pause)
+
+    def close(self):
+        """Close the connections."""
+        self._client.close()
+
+
+def _words(answer):
+    """What an answer that is an error says of it."""
+    try:
+        return answer.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:500] or answer.reason_phrase
+
+
+def _array(value):
+    """Array of a JSON value; bytes that are no text come as `{"b64": ...}`."""
+    array = np.array(value)
+    if array.dtype.kind == "U":
+        return array.astype(object)
+    if array.dtype == object:
+        texts = [base64.b64decode(v["b64"]) if isinstance(v, dict) else v for v in array.flat]
+        filled = np.empty(array.size, object)
+        filled[:] = texts
+        return _texts(filled.reshape(array.shape))
+    return array
+
+
+def _texts(array):
+    """An array of bytes as one of text; others as they are."""
+    if array.dtype != object:
+        return array
+    texts = [text.decode() if isinstance(text, bytes) else text for text in array.flat]
+    return np.array(texts, object).reshape(array.shape)
+
+
+def _ssl_context(ca):
+    """What httpx verifies a server with."""
+    import ssl
+
+    if ca is None or ca is True:
+        return True
+    _read_bytes(ca)  # says which file is missing
+    return ssl.create_default_context(cafile=str(ca))
+
+
+def _read_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+#: protocol -> transport
+TRANSPORTS = {"grpc": Grpc, "rest": Rest}

@@ -1,0 +1,194 @@
+"""The client against `serve`, over both protocols: the answers are those of `Recommender`."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import kerasrec
+from kerasrec.servingclient import Client
+
+for name in ("grpc", "httpx", "tensorflow_serving.apis", "starlette", "uvicorn"):
+    pytest.importorskip(name)
+PROTOCOLS = ("grpc", "rest")
+
+
+@pytest.fixture
+def model(served_folder):
+    return served_folder
+
+
+@pytest.fixture(scope="module")
+def recommender(served_folder):
+    return kerasrec.Recommender.load(served_folder / "1")
+
+
+def address(server, protocol):
+    return server.grpc_address if protocol == "grpc" else server.rest_address
+
+
+@pytest.fixture(params=PROTOCOLS)
+def client(server, request):
+    options = {"model": "toy", "version": 1, "timeout": 60, "batch_size": 40}
+    with Client(address(server, request.param), protocol=request.param, **options) as client:
+        yield client
+
+
+def same(found, expected):
+    assert list(found.columns) == list(expected.columns)
+    assert len(found) == len(expected) > 0
+    for column in expected.columns.drop("score"):
+        assert found[column].tolist() == expected[column].tolist(), column
+    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-4)
+
+
+def test_lists_of_a_log_in_batches(client, recommender, toy_interactions):
+    same(client.recommend(toy_interactions, k=7), recommender.recommend(toy_interactions, k=7))
+
+
+def test_lists_of_ragged_histories(client, recommender):
+    ids = list(recommender.items.ids)
+    histories = {"a": ids[:4], "nobody": [], "b": ids[9:8:-1], "c": ["no such item", ids[7]]}
+    same(client.recommend(histories, 5), recommender.recommend(histories, k=5))
+    options = {"deny": ids[20:25], "keep_seen": True}
+    same(
+        client.recommend(histories, 5, allow=ids[:24], **options),
+        recommender.recommend(histories, k=5, candidates=ids[:24], **options),
+    )
+
+
+def test_times_count(client, recommender, toy_interactions):
+    frame = toy_interactions.frame.head(30).sort_values("timestamp")
+    rows = frame.groupby("user_id", observed=True)
+    histories = {user: part["item_id"].tolist() for user, part in rows}
+    times = {user: part["timestamp"].tolist() for user, part in rows}
+    expected = recommender.recommend(toy_interactions.replace(frame), k=5)
+    same(client.recommend(histories, 5, timestamps=times), expected)
+
+
+def test_one_rows_list_does_not_depend_on_its_batch(client, recommender):
+    """Rows of a request are padded; nothing of it may count."""
+    ids = list(recommender.items.ids)
+    together = client.recommend([ids[:2], ids[:30]], 5)
+    same(together[together["user_id"] == 0], client.recommend([ids[:2]], 5))
+
+
+def test_similar_score_vectors(client, recommender):
+    ids = list(recommender.items.ids)
+    same(client.similar(ids[:50], 3), recommender.similar(ids[:50], k=3))
+    assert client.similar(ids[0])["query"].unique().tolist() == [ids[0]]
+    histories = [ids[:3], ids[4:5]]
+    np.testing.assert_allclose(
+        client.interest(histories), recommender.interests(histories), atol=1e-5
+    )
+    vectors = client.item_vectors([*ids, "unknown"])
+    np.testing.assert_allclose(vectors, recommender.item_vectors([*ids, "unknown"]), atol=1e-6)
+    assert vectors.dtype == np.float32 and not vectors[-1].any()
+    best = client.recommend(histories, 2)
+    scored = client.score(histories, [best["item_id"][:2].tolist(), ["unknown"]])
+    assert scored["user_id"].tolist() == [0, 0, 1]
+    np.testing.assert_allclose(scored["score"][:2], best["score"][:2], atol=1e-4)
+    assert scored["score"][2] == float("-inf")
+
+
+def test_nothing_asked_nothing_answered(client):
+    assert list(client.recommend([]).columns) == ["user_id", "item_id", "rank", "score"]
+    assert client.recommend([]).empty and client.similar([]).empty
+    assert client.item_vectors([]).shape[0] == 0
+
+
+def test_texts(client, model):
+    """Titles that the model never saw, where the version takes texts."""
+    from kerasrec.warmup import read_signatures
+
+    if "recommend_by_text" in read_signatures(model / "1"):
+        lists = client.recommend_by_text({"a": ["高等数学", "线性代数"]}, 5)
+        assert lists["rank"].tolist() == [1, 2, 3, 4, 5]
+        assert client.encode_items(["高等数学"]).shape[0] == 1
+    else:
+        with pytest.raises((ValueError, LookupError), match="said .*recommend_by_text"):
+            client.recommend_by_text([["高等数学"]])
+
+
+def test_status_version_and_label(client, server):
+    status = client.status()
+    assert status[["version", "state"]].to_numpy().tolist() == [[1, "AVAILABLE"]]
+    for protocol in PROTOCOLS:
+        target, options = address(server, protocol), {"model": "toy", "protocol": protocol}
+        for which, length in (({"version": 2}, 5), ({"label": "stable"}, 50)):
+            with Client(target, **options, **which) as one:
+                assert one.recommend([[]])["rank"].max() == length
+        with Client(target, **options) as every:
+            assert every.status()["version"].tolist() == [1, 2]
+
+
+def test_the_server_is_quoted(client, server):
+    for protocol in PROTOCOLS:
+        target = address(server, protocol)
+        with Client(target, model="none", protocol=protocol) as wrong:
+            with pytest.raises(LookupError, match=f"{target} said NOT_FOUND: .*none"):
+                wrong.recommend([[]])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.recommend([[]], 51), "k must be at most 50, .* Received: k=51"),
+        (lambda c: c.recommend([[]], 0), "k must be a whole number of at least 1. Received: 0"),
+        (lambda c: c.recommend(["C_1"]), "histories must be a list of histories"),
+        (lambda c: c.recommend([[]], allow=[]), "allow must name items"),
+        (lambda c: c.recommend([["a"]], timestamps=[[]]), "one time for each item"),
+        (lambda c: c.score([[]], [["a"], ["b"]]), "one per history .1.. Received: 2"),
+        (lambda c: c.encode_items("text"), "texts must be a list. Received: the text 'text'"),
+    ],
+)
+def test_mistakes_of_the_caller(client, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(client)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "http"}, "protocol must be 'grpc' or 'rest'. Received: 'http'"),
+        ({"version": 1, "label": "stable"}, "Give version or label, not both"),
+        ({"retries": -1}, "retries at least 0"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        Client("localhost:1", model="m", **options)
+
+
+def test_key_and_tls(model, tmp_path):
+    from kerasrec.serving import Access, running_server
+
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(
+        [*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True
+    )
+    access = Access(api_key="secret", tls_cert=str(cert), tls_key=str(key))
+    with running_server(model, access=access) as server:
+        for protocol in PROTOCOLS:
+            options = {"model": "toy", "protocol": protocol, "ca": cert, "retries": 0}
+            target = address(server, protocol)
+            with Client(target, api_key="secret", **options) as client:
+                assert client.status()["state"].tolist() == ["AVAILABLE"] * 2
+                assert len(client.recommend([[]], 3)) == 3
+            with Client(target, api_key="wrong", **options) as client:
+                with pytest.raises(PermissionError, match="said (UNAUTHENTICATED|PERMISSION)"):
+                    client.status()
+            with Client(target, api_key="secret", **{**options, "ca": True}) as client:
+                with pytest.raises(ConnectionError, match="said UNAVAILABLE"):
+                    client.status()
+
+
+def test_serving_has_it_too():
+    from kerasrec import serving
+
+    assert serving.Client is kerasrec.Client is Client
