@@ -38,6 +38,7 @@ setup(
         "serving": [
             "tensorflow-serving-api>=2.21,<2.22",
             "grpcio>=1.70",
+            "protobuf>=6",
             "starlette>=0.46",
             "uvicorn>=0.34",
             "prometheus-client>=0.21",
