@@ -12,6 +12,7 @@ import re
 import shlex
 import signal
 import socket
+import ssl
 import threading
 import time
 import urllib.parse
@@ -290,6 +291,16 @@ def _check_access(access):
     for path in (access.tls_cert, access.tls_key):
         if path:
             Path(path).read_bytes()
+    if access.tls_cert:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(access.tls_cert, access.tls_key)
+        except ssl.SSLError as error:
+            raise ValueError(
+                f"Expected a certificate and its private key in PEM form. {access.tls_cert} and "
+                f"{access.tls_key} are not ({error})."
+            ) from error
+    if not re.fullmatch("[!-~]*", access.api_key):
+        raise ValueError("An API key must be of printable ASCII characters without spaces.")
 
 
 def _model_folder(path):

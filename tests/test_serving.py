@@ -205,6 +205,13 @@ def test_mistakes_are_told_before_anything_is_loaded(served_folder, tmp_path):
         start(served_folder, access=Access(tls_cert="x"))
     with pytest.raises(FileNotFoundError):
         start(served_folder, access=Access(tls_cert="no.pem", tls_key="no.pem"))
+    (tmp_path / "no.pem").write_text("no certificate")
+    no = str(tmp_path / "no.pem")
+    with pytest.raises(ValueError, match="Expected a certificate and its private key in PEM form"):
+        start(served_folder, access=Access(tls_cert=no, tls_key=no))
+    with pytest.raises(ValueError, match="printable ASCII") as refused:
+        start(served_folder, access=Access(api_key="密码"))
+    assert "密码" not in str(refused.value)
     with pytest.raises(ValueError, match="poll must be above 0"):
         start(served_folder, poll=0)
 
