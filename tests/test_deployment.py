@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import re
 import shlex
 import shutil
 import stat
@@ -91,23 +90,49 @@ def test_a_version_alone(two, tmp_path):
     assert not config.version_labels
 
 
-def test_the_other_configs_are_the_servers_own(toy, tmp_path):
-    monitoring = pytest.importorskip("tensorflow_serving.config.monitoring_config_pb2")
+def message_of(fields):
+    """A message of these fields `(number, name, type)`: Python's package lacks the real one.
+
+    A type is a protobuf scalar, or a list of fields for a message in it.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(name="served.proto", syntax="proto3")
+
+    def add(name, fields):
+        message = file.message_type.add(name=name)
+        for number, field, kind in fields:
+            inner = isinstance(kind, list)
+            if inner:
+                add(f"{name}_{field}", kind)
+            message.field.add(
+                name=field,
+                number=number,
+                label="LABEL_OPTIONAL",
+                type="TYPE_MESSAGE" if inner else f"TYPE_{kind.upper()}",
+                type_name=f".{name}_{field}" if inner else None,
+            )
+
+    add("Whole", fields)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Whole"))()
+
+
+def test_the_other_configs_have_the_servers_fields(toy, tmp_path):
+    """Fields of monitoring_config.proto and of session_bundle_config.proto, BatchingParameters."""
     deploy(toy, tmp_path)
-    config = parsed(tmp_path / "monitoring.config", monitoring.MonitoringConfig())
+    monitoring = [(1, "prometheus_config", [(1, "enable", "bool"), (2, "path", "string")])]
+    config = parsed(tmp_path / "monitoring.config", message_of(monitoring))
     assert config.prometheus_config.enable
     assert config.prometheus_config.path == "/monitoring/prometheus/metrics"
-    # session_bundle_config.proto, BatchingParameters, is in no package of Python: its fields
-    known = {
-        "max_batch_size": "value",
-        "batch_timeout_micros": "value",
-        "max_enqueued_batches": "value",
-        "num_batch_threads": "value",
-    }
-    text = re.sub(r"#.*", "", (tmp_path / "batching_parameters.txt").read_text())
-    found = dict(re.findall(r"(\w+) \{ value: (\d+) \}", text))
-    assert set(found) == set(known) and all(int(value) > 0 for value in found.values())
-    assert re.findall(r"(\w+): (true|false)", text) == [("pad_variable_length_inputs", "true")]
+    number = [(1, "value", "int64")]
+    names = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+    batching = [(place, name, number) for place, name in enumerate(names, 1)]
+    batching.append((7, "pad_variable_length_inputs", "bool"))
+    config = parsed(tmp_path / "batching_parameters.txt", message_of(batching))
+    assert all(getattr(config, name).value > 0 for name in names)
+    assert config.pad_variable_length_inputs
 
 
 def test_compose_mounts_read_only_and_stays_on_this_machine(toy, tmp_path):
