@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -239,6 +240,32 @@ def test_examples_get_their_answers(server, served_folder, tmp_path):
     assert done.stdout.count(ids[0][0]) == 2  # from the client, and from the stubs
     wrong = [str(tmp_path / "predict.sh"), server.rest_address + "/nowhere"]
     assert subprocess.run(wrong, capture_output=True).returncode != 0
+
+
+def test_examples_ask_with_titles(text_version, tmp_path):
+    """A version whose encoder is in the graph: titles by curl and by the client."""
+    from kerasrec.serving import running_server
+
+    deploy(text_version, tmp_path)
+    titles = artifacts.read_catalogue(text_version / "1")["title"].tolist()[:3]
+    with running_server(text_version) as server:
+        shown = subprocess.run(
+            [str(tmp_path / "predict.sh"), server.rest_address], capture_output=True, text=True
+        )
+        assert shown.returncode == 0, shown.stderr
+        lines = shown.stdout.splitlines()
+        answer = json.loads(lines[lines.index("recommend_by_text") + 1])["outputs"]["item_ids"]
+        recommender = kerasrec.Recommender.load(text_version)
+        for protocol in ("grpc", "rest"):
+            address = server.grpc_address if protocol == "grpc" else server.rest_address
+            with kerasrec.Client(address, model="texts", protocol=protocol) as client:
+                lists = client.recommend_by_text({"a": titles, "b": []}, k=3)
+                vectors = client.encode_items(titles)
+            assert lists.loc[lists["user_id"] == "a", "item_id"].tolist() == answer[0][:3]
+            assert lists["user_id"].tolist() == ["a"] * 3 + ["b"] * 3
+            np.testing.assert_allclose(vectors, recommender.encode(titles), atol=1e-5)
+    text = text_of(tmp_path)
+    assert titles[0] in text["predict.sh"] and "client.recommend_by_text" in text["predict.py"]
 
 
 # --- what is never overwritten ---
