@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import re
 import shlex
 import shutil
 import stat
@@ -11,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -91,23 +91,49 @@ def test_a_version_alone(two, tmp_path):
     assert not config.version_labels
 
 
-def test_the_other_configs_are_the_servers_own(toy, tmp_path):
-    monitoring = pytest.importorskip("tensorflow_serving.config.monitoring_config_pb2")
+def message_of(fields):
+    """A message of these fields `(number, name, type)`: Python's package lacks the real one.
+
+    A type is a protobuf scalar, or a list of fields for a message in it.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(name="served.proto", syntax="proto3")
+
+    def add(name, fields):
+        message = file.message_type.add(name=name)
+        for number, field, kind in fields:
+            inner = isinstance(kind, list)
+            if inner:
+                add(f"{name}_{field}", kind)
+            message.field.add(
+                name=field,
+                number=number,
+                label="LABEL_OPTIONAL",
+                type="TYPE_MESSAGE" if inner else f"TYPE_{kind.upper()}",
+                type_name=f".{name}_{field}" if inner else None,
+            )
+
+    add("Whole", fields)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Whole"))()
+
+
+def test_the_other_configs_have_the_servers_fields(toy, tmp_path):
+    """Fields of monitoring_config.proto and of session_bundle_config.proto, BatchingParameters."""
     deploy(toy, tmp_path)
-    config = parsed(tmp_path / "monitoring.config", monitoring.MonitoringConfig())
+    monitoring = [(1, "prometheus_config", [(1, "enable", "bool"), (2, "path", "string")])]
+    config = parsed(tmp_path / "monitoring.config", message_of(monitoring))
     assert config.prometheus_config.enable
     assert config.prometheus_config.path == "/monitoring/prometheus/metrics"
-    # session_bundle_config.proto, BatchingParameters, is in no package of Python: its fields
-    known = {
-        "max_batch_size": "value",
-        "batch_timeout_micros": "value",
-        "max_enqueued_batches": "value",
-        "num_batch_threads": "value",
-    }
-    text = re.sub(r"#.*", "", (tmp_path / "batching_parameters.txt").read_text())
-    found = dict(re.findall(r"(\w+) \{ value: (\d+) \}", text))
-    assert set(found) == set(known) and all(int(value) > 0 for value in found.values())
-    assert re.findall(r"(\w+): (true|false)", text) == [("pad_variable_length_inputs", "true")]
+    number = [(1, "value", "int64")]
+    names = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+    batching = [(place, name, number) for place, name in enumerate(names, 1)]
+    batching.append((7, "pad_variable_length_inputs", "bool"))
+    config = parsed(tmp_path / "batching_parameters.txt", message_of(batching))
+    assert all(getattr(config, name).value > 0 for name in names)
+    assert config.pad_variable_length_inputs
 
 
 def test_compose_mounts_read_only_and_stays_on_this_machine(toy, tmp_path):
@@ -214,6 +240,32 @@ def test_examples_get_their_answers(server, served_folder, tmp_path):
     assert done.stdout.count(ids[0][0]) == 2  # from the client, and from the stubs
     wrong = [str(tmp_path / "predict.sh"), server.rest_address + "/nowhere"]
     assert subprocess.run(wrong, capture_output=True).returncode != 0
+
+
+def test_examples_ask_with_titles(text_version, tmp_path):
+    """A version whose encoder is in the graph: titles by curl and by the client."""
+    from kerasrec.serving import running_server
+
+    deploy(text_version, tmp_path)
+    titles = artifacts.read_catalogue(text_version / "1")["title"].tolist()[:3]
+    with running_server(text_version) as server:
+        shown = subprocess.run(
+            [str(tmp_path / "predict.sh"), server.rest_address], capture_output=True, text=True
+        )
+        assert shown.returncode == 0, shown.stderr
+        lines = shown.stdout.splitlines()
+        answer = json.loads(lines[lines.index("recommend_by_text") + 1])["outputs"]["item_ids"]
+        recommender = kerasrec.Recommender.load(text_version)
+        for protocol in ("grpc", "rest"):
+            address = server.grpc_address if protocol == "grpc" else server.rest_address
+            with kerasrec.Client(address, model="texts", protocol=protocol) as client:
+                lists = client.recommend_by_text({"a": titles, "b": []}, k=3)
+                vectors = client.encode_items(titles)
+            assert lists.loc[lists["user_id"] == "a", "item_id"].tolist() == answer[0][:3]
+            assert lists["user_id"].tolist() == ["a"] * 3 + ["b"] * 3
+            np.testing.assert_allclose(vectors, recommender.encode(titles), atol=1e-5)
+    text = text_of(tmp_path)
+    assert titles[0] in text["predict.sh"] and "client.recommend_by_text" in text["predict.py"]
 
 
 # --- what is never overwritten ---

@@ -120,7 +120,7 @@ while True:
 
 @pytest.mark.slow
 def test_a_killed_export_leaves_no_half_version(exported_version, tmp_path, kills=3):
-    """kill -9 at random moments; issue 4 asks for 30, which was run by hand with kills=30."""
+    """kill -9 at random moments; raise `kills` for a longer run (issue 4: 30)."""
     toy, rng = shutil.copytree(exported_version, tmp_path / "models" / "toy"), random.Random(0)
     files = {path.relative_to(toy / "1") for path in (toy / "1").rglob("*")}
     for _ in range(kills):
