@@ -24,7 +24,7 @@ storedvectors tfidf textvectors encoder
 losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
-servingmodule exporter derive recommender pipeline
+itemmatrix servingmodule exporter derive ann shortlist recommender pipeline
 
 demo userinput arguments cli
 """.split()
