@@ -74,9 +74,10 @@ _HALF_RANGE = (float(np.finfo(np.float16).min), float(np.finfo(np.float16).max))
 
 def form_of(module):
     """The form in which a loaded version, or a `ServingModule`, stores its vectors."""
-    if not hasattr(module, "half_vectors") or module.item_vectors.shape[0]:
+    # the static shape of a loaded variable does not know the number of items
+    if not hasattr(module, "unit_scale") or not len(module.unit_scale.numpy()):
         return "float32"
-    return "int8" if tf.shape(module.byte_vectors)[0] > 0 else "float16"
+    return "int8" if len(module.byte_scale.numpy()) else "float16"
 
 
 def read_vectors(module):

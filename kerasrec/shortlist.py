@@ -16,7 +16,7 @@ from kerasrec import ann, itemmatrix
 #: items taken from each source; lists of up to LONGEST items are made from them
 NEAREST, VOTED, ASKED, NEW = 512, 256, 256, 64
 LONGEST = 128
-_SAMPLE = 4096  # items that stand for all others in the sum of the model's shares
+_SAMPLE = 2048  # items that stand for all others in the sum of the model's shares
 _SCANNED = 4096  # new items of which the nearest are found without the index
 _WALKS = 512  # made-up histories that the recall of the index is measured on
 
