@@ -34,6 +34,17 @@ setup(
         "matplotlib>=3.9",
     ],
     extras_require={
+        # `kerasrec serve` and kerasrec.serving.Client
+        "serving": [
+            "tensorflow-serving-api>=2.21,<2.22",
+            "grpcio>=1.70",
+            "starlette>=0.46",
+            "uvicorn>=0.34",
+            "prometheus-client>=0.21",
+            "httpx>=0.28",
+        ],
+        # catalogues too large for an exact top k
+        "ann": ["faiss-cpu>=1.11"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",

