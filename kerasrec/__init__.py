@@ -43,6 +43,7 @@ _PUBLIC = {
     "train": "pipeline",
     "export": "exporter",
     "Recommender": "recommender",
+    "serve": "serving",
     "score_recommendations": "metrics",
     "BASELINES": "baselines",
     "run_baselines": "evaluation",

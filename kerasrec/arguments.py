@@ -223,3 +223,73 @@ def add_export(sub):
         help="k=100 (list length of the signatures), scorer_weight=0.5 (of the MLP in the score), "
         "item_matrix=float16 or int8 (item vectors in less memory, rounded)",
     )
+
+
+def add_serve(sub):
+    """Options of `serve`."""
+    sub.usage = "kerasrec serve --model saved_models/NAME [--model ...] [options]"
+    sub.add_argument(
+        "--model",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="M",
+        help="saved_models/NAME, one or several",
+    )
+    sub.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default 127.0.0.1: this machine only)",
+    )
+    port = "port of the {} API (default {}; 0 = a free one)"
+    sub.add_argument("--rest-port", type=int, default=8501, help=port.format("REST", 8501))
+    sub.add_argument("--grpc-port", type=int, default=8500, help=port.format("gRPC", 8500))
+    sub.add_argument(
+        "--versions",
+        choices=["labelled", "all"],
+        default="labelled",
+        help="which to load: the newest and those of labels.json (default), or all",
+    )
+    sub.add_argument(
+        "--poll",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="between two looks for new versions and labels (default 2)",
+    )
+    group = sub.add_argument_group("access")
+    group.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="holds the key that requests must give as x-api-key or as a bearer token; "
+        "KERASREC_API_KEY in the environment does the same",
+    )
+    group.add_argument("--tls-cert", metavar="PEM", help="certificate, for both protocols")
+    group.add_argument("--tls-key", metavar="PEM", help="its private key")
+    group = sub.add_argument_group("limits")
+    group.add_argument(
+        "--max-body-mib", type=float, default=8.0, metavar="N", help="of a request (default 8)"
+    )
+    group.add_argument(
+        "--max-batch", type=int, default=1024, metavar="N", help="rows of a request (default 1024)"
+    )
+    group.add_argument(
+        "--max-history", type=int, default=1000, metavar="N", help="events of a row (default 1000)"
+    )
+    group.add_argument(
+        "--max-texts", type=int, default=1024, metavar="N", help="of a request (default 1024)"
+    )
+    group.add_argument(
+        "--max-concurrent",
+        type=int,
+        default=64,
+        metavar="N",
+        help="requests in work; one more is refused at once: 429, RESOURCE_EXHAUSTED (default 64)",
+    )
+    group.add_argument(
+        "--deadline", type=float, default=30.0, metavar="SECONDS", help="of a request (default 30)"
+    )
+    group.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="calls into the model (default 2)"
+    )
+    sub.add_argument("--log-requests", action="store_true", help="a line for each request")

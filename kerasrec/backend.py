@@ -193,6 +193,11 @@ def set_seed(seed, *, deterministic=False):
         tf.config.experimental.enable_op_determinism()
 
 
+def api_key():
+    """The key that requests to a server must give, $KERASREC_API_KEY; "" = none is wanted."""
+    return os.environ.get("KERASREC_API_KEY", "")
+
+
 def cache_dir():
     """Folder of caches: $KERASREC_CACHE, else $XDG_CACHE_HOME/kerasrec, else ~/.cache/kerasrec."""
     own = os.environ.get("KERASREC_CACHE")

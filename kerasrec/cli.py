@@ -127,6 +127,11 @@ def _logging(options):
     logger.addHandler(handler)
     level, level_of_steps = logger.level, steps.level
     lines = verbose or (is_long and not sys.stderr.isatty())
+    if options.verb == "serve":
+        from kerasrec.servingmonitor import JsonFormatter
+
+        handler.setFormatter(JsonFormatter())
+        lines = True
     logger.setLevel(logging.INFO if lines else logging.WARNING)
     steps.setLevel(logging.INFO if is_long else logging.NOTSET)
     if not verbose:
@@ -336,6 +341,55 @@ def export(options):
     print(f"exported {export_again(options.model, **values)}")
 
 
+def serve(options):
+    """Serve models over REST and gRPC as TF Serving does, and swap in new versions.
+
+    Looks for new versions and labels as it runs. The log is one JSON object per line, on stderr.
+    SIGTERM or Ctrl-C stops it when the requests in work have their answers.
+    """
+    from kerasrec import serving
+    from kerasrec.servinglimits import Limits
+
+    serving.check_packages()
+    key = backend.api_key()
+    if options.api_key_file:
+        key = Path(options.api_key_file).read_text(encoding="utf-8").strip()
+        if not key:
+            raise UserError(f"--api-key-file {options.api_key_file} is empty; write a key into it.")
+    limits = Limits(
+        body_bytes=int(options.max_body_mib * (1 << 20)),
+        batch=options.max_batch,
+        history=options.max_history,
+        texts=options.max_texts,
+        seconds=options.deadline,
+        concurrent=options.max_concurrent,
+        workers=options.workers,
+    )
+    _load_tensorflow(options)
+    if options.log_requests:
+        logging.getLogger("kerasrec.predictcalls").setLevel(logging.DEBUG)
+    serving.serve(
+        options.model,
+        rest_port=options.rest_port,
+        grpc_port=options.grpc_port,
+        access=serving.Access(options.host, key, options.tls_cert, options.tls_key),
+        limits=limits,
+        policy=options.versions,
+        poll=options.poll,
+        ready=_print_server,
+    )
+
+
+def _print_server(server):
+    from kerasrec.serving import examples
+
+    for name, model in server.models.items():
+        print(f"model {name}: versions {', '.join(map(str, model.numbers))}")
+    print(f"REST {server.rest_address}")
+    print(f"gRPC {server.grpc_address}")
+    print("\n".join(examples(server)), flush=True)
+
+
 def _check_k(options):
     if options.k < 1:
         raise UserError(f"--k must be at least 1. Received: {options.k}.")
@@ -380,6 +434,7 @@ VERBS = {
     "recommend": (arguments.add_recommend, recommend),
     "similar": (arguments.add_similar, similar),
     "export": (arguments.add_export, export),
+    "serve": (arguments.add_serve, serve),
 }
 
 if __name__ == "__main__":

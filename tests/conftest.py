@@ -140,3 +140,30 @@ def trained(toy_interactions, toy_items, tmp_path_factory):
 def exported_version(trained):
     """Path of `saved_models/toy`, which holds version 1. Tests must not change it: copy it."""
     return trained.version.parent
+
+
+# === A running server ===
+
+
+@pytest.fixture(scope="session")
+def served_folder(exported_version, tmp_path_factory):
+    """`saved_models/toy` with versions 1 (lists of 50) and 2 (lists of 5), stable = 1. Copy it."""
+    import shutil
+
+    from kerasrec.artifacts import write_label
+    from kerasrec.derive import export_again
+
+    base = tmp_path_factory.mktemp("served") / "saved_models" / "toy"
+    shutil.copytree(exported_version, base)
+    export_again(base, k=5)
+    write_label(base, "stable", 1)
+    return base
+
+
+@pytest.fixture(scope="session")
+def server(served_folder):
+    """A `Server` of `served_folder` in this process, for tests that change nothing."""
+    from kerasrec.serving import running_server
+
+    with running_server(served_folder, policy="all") as running:
+        yield running

@@ -26,6 +26,8 @@ validation optimizers trainer ensemble textpart options trainingstate
 
 itemmatrix servingmodule exporter derive ann shortlist recommender pipeline
 
+servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
+
 demo userinput arguments cli
 """.split()
 

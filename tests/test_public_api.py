@@ -14,8 +14,8 @@ NAMES = """
 ArtifactError BASELINES Interactions Items LOSSES Recommender SEQUENCE_MODELS SetupError Split
 TextEncoder Trainer add_lora build_encoder build_model check_leakage clean describe evaluate export
 fit_whitening hold_out_last join_interactions load_mooccube make_histories make_validation
-read_interactions read_items run_baselines score_recommendations set_trainable split_leave_one_out
-split_temporal split_users train write_report write_table
+read_interactions read_items run_baselines score_recommendations serve set_trainable
+split_leave_one_out split_temporal split_users train write_report write_table
 """.split()
 
 

@@ -1,0 +1,348 @@
+"""`ModelVersions`: the versions of one model folder that are loaded, while folders come and go.
+
+A new version is loaded, checked and warmed up while the others serve; it is seen by requests only
+then. A version that is not wanted any more is let go when its last request has its answer. One that
+does not load is left out, with the reason in its status and in the log.
+"""
+
+import contextlib
+import gc
+import logging
+import threading
+from pathlib import Path
+
+from kerasrec import artifacts
+from kerasrec.backend import tf
+from kerasrec.servinglimits import Refusal
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SIGNATURE = "serving_default"
+WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
+POLICIES = ("labelled", "all")
+_MAX_WARMUP = 1000  # records, as TF Serving
+_MAX_ENDED = 50  # versions that are over stay in the status; only so many
+
+
+class Signature:
+    """One function of a version.
+
+    Attributes:
+        name: of the signature.
+        inputs: name -> `(dtype enum, shape)`; shape is a tuple with -1 = any, or None.
+        outputs: list of names.
+    """
+
+    def __init__(self, name, definition, function):
+        self.name = name
+        self.inputs = {
+            key: (info.dtype, _dimensions(info.tensor_shape))
+            for key, info in sorted(definition.inputs.items())
+        }
+        self.outputs = sorted(definition.outputs)
+        self._function = function
+
+    def __call__(self, tensors):
+        """Dict of tensors -> dict of tensors."""
+        return self._function(**tensors)
+
+    def example(self):
+        """Smallest inputs: one row, one cell, the empty string or zero."""
+        return {
+            key: tf.zeros([1 if size == -1 else size for size in shape or ()], dtype)
+            for key, (dtype, shape) in self.inputs.items()
+        }
+
+
+def _dimensions(shape):
+    return None if shape.unknown_rank else tuple(dimension.size for dimension in shape.dim)
+
+
+class ServedVersion:
+    """A loaded version, and how many requests it works on.
+
+    Attributes:
+        model: name of the model.
+        number: of the version.
+        path: its folder.
+        definitions: signature name -> SignatureDef, as saved.
+        signatures: signature name -> `Signature`.
+    """
+
+    def __init__(self, model, number, path):
+        self.model, self.number = model, number
+        self.path = artifacts.find_version(path)  # raises where a part is missing
+        self.definitions = _definitions(self.path)
+        self._loaded = tf.saved_model.load(str(self.path))
+        self.signatures = {
+            name: Signature(name, self.definitions[name], function)
+            for name, function in self._loaded.signatures.items()
+        }
+        self.in_use = 0
+        self.is_retired = False
+
+    def signature(self, name=""):
+        """The `Signature` of a name, "" = the default one.
+
+        Raises:
+            Refusal: FAILED_PRECONDITION, as TF Serving has it.
+        """
+        name = name or DEFAULT_SIGNATURE
+        try:
+            return self.signatures[name]
+        except KeyError:
+            known = ", ".join(sorted(self.signatures))
+            raise Refusal(
+                "FAILED_PRECONDITION",
+                f'Serving signature key "{name}" not found. Known: {known}.',
+            ) from None
+
+    def warm_up(self):
+        """Call each signature once, then replay the warm-up requests; an error is raised."""
+        for signature in self.signatures.values():
+            signature(signature.example())
+        count = 0
+        for name, tensors in _warmup_requests(self.path / WARMUP):
+            self.signature(name)(tensors)
+            count += 1
+        return count
+
+    def unload(self):
+        """Let the memory go; nobody may use the version any more."""
+        self._loaded, self.signatures = None, {}
+
+
+def _definitions(path):
+    """Signature name -> SignatureDef of a SavedModel, without its graph."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    result = {}
+    for name, definition in saved.meta_graphs[0].signature_def.items():
+        result[name] = type(definition).FromString(definition.SerializeToString())
+    return result
+
+
+def _warmup_requests(path):
+    """`(signature name, tensors)` of the PredictRequests of a warm-up file, if there is one."""
+    if not path.is_file():
+        return
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    for record in tf.data.TFRecordDataset(str(path)).take(_MAX_WARMUP).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        tensors = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+        yield (
+            request.model_spec.signature_name,
+            {name: tf.constant(value) for name, value in tensors.items()},
+        )
+
+
+class ModelVersions:
+    """The loaded versions of one model folder.
+
+    Args:
+        base: `saved_models/NAME`; the folder's name is the model's name.
+        policy: "labelled" loads the newest version and those with a label, "all" loads all.
+
+    Attributes:
+        name: of the model.
+        base: its folder.
+        labels: label -> version, of labels whose version is loaded.
+    """
+
+    def __init__(self, base, *, policy="labelled"):
+        if policy not in POLICIES:
+            raise ValueError(f"policy must be one of {', '.join(POLICIES)}. Received: {policy!r}.")
+        self.base = Path(base)
+        self.name = self.base.resolve().name
+        self.policy = policy
+        self.labels = {}
+        self._loaded = {}  # number -> ServedVersion; replaced as a whole, never changed
+        self._states = {}  # number -> (state, error code, message)
+        self._broken = {}  # number -> what its folder looked like when it failed
+        self._label_error = ""
+        self._astray = {}  # labels whose version is not loaded
+        self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
+
+    # --- requests ---
+
+    @contextlib.contextmanager
+    def use(self, *, version=None, label=None):
+        """The one `ServedVersion` that answers a request; it stays loaded inside the block.
+
+        Args:
+            version: number, or None.
+            label: name, or None. Without both: the version of the label stable, else the largest.
+
+        Raises:
+            Refusal: NOT_FOUND for a version, INVALID_ARGUMENT for a label, as TF Serving has it.
+        """
+        with self._lock:
+            chosen = self._choose(version, label)
+            chosen.in_use += 1
+        try:
+            yield chosen
+        finally:
+            with self._lock:
+                chosen.in_use -= 1
+                is_over = chosen.is_retired and chosen.in_use == 0
+            if is_over:
+                self._unload(chosen)
+
+    def _choose(self, version, label):
+        asked = f"Latest({self.name})"
+        if label is not None:
+            if label not in self.labels:
+                raise Refusal("INVALID_ARGUMENT", f"Unrecognized servable version label: {label}")
+            version = self.labels[label]
+        elif version is None:
+            version = self.default
+        else:
+            asked = f"Specific({self.name}, {version})"
+        if version not in self._loaded:
+            raise Refusal("NOT_FOUND", f"Servable not found for request: {asked}")
+        return self._loaded[version]
+
+    @property
+    def numbers(self):
+        """Numbers of the loaded versions, ascending."""
+        return sorted(self._loaded)
+
+    @property
+    def default(self):
+        """Number of the version that answers where none is asked for; None = none is loaded."""
+        return self.labels.get("stable", max(self._loaded, default=None))
+
+    def status(self, version=None, label=None):
+        """`[(number, state, error code, message)]` of one version or of all, newest first.
+
+        State is START, LOADING, AVAILABLE, UNLOADING or END, the code that of gRPC by its name.
+        """
+        with self._lock:
+            if label is not None:
+                version = self._choose(None, label).number
+            if version is not None and version not in self._states:
+                raise Refusal("NOT_FOUND", f"Could not find version {version} of model {self.name}")
+            numbers = sorted(self._states, reverse=True) if version is None else [version]
+            found = [(number, *self._states[number]) for number in numbers]
+        if not found:
+            raise Refusal("NOT_FOUND", f"Could not find any versions of model {self.name}")
+        return found
+
+    # --- folders ---
+
+    def refresh(self):
+        """Look at the folder once: load what is new and wanted, let go what is not.
+
+        Raises:
+            OSError: the folder cannot be read; what is loaded goes on serving.
+        """
+        with self._refreshing:
+            on_disk = artifacts.versions(self.base)
+            self._forget(on_disk)
+            labels = self._read_labels()
+            while True:  # a version that fails makes the next smaller one the latest
+                wanted = self._wanted(on_disk, labels)
+                missing = sorted(wanted - set(self._loaded) - set(self._broken))
+                if not missing:
+                    break
+                self._load(missing[-1])
+            self._settle(wanted, labels)
+
+    def _forget(self, on_disk):
+        """Failed versions whose folder has gone or has changed may be tried again."""
+        for number, look in list(self._broken.items()):
+            if number not in on_disk or _look(self.base / str(number)) != look:
+                del self._broken[number]
+
+    def _read_labels(self):
+        """Label -> version, of the file; the last good ones while it is damaged."""
+        try:
+            labels, error = artifacts.read_labels(self.base), ""
+        except (artifacts.ArtifactError, OSError) as problem:
+            labels, error = dict(self.labels), str(problem)
+        if error and error != self._label_error:
+            log.error("labels kept as they were", extra={"model": self.name, "error": error})
+        self._label_error = error
+        return labels
+
+    def _wanted(self, on_disk, labels):
+        sound = [number for number in on_disk if number not in self._broken]
+        if self.policy == "all":
+            return set(sound)
+        return {*sound[-1:], *(n for n in labels.values() if n in sound)}
+
+    def _load(self, number):
+        path = self.base / str(number)
+        look = _look(path)
+        self._set_state(number, "LOADING")
+        facts = {"model": self.name, "version": number}
+        try:
+            version = ServedVersion(self.name, number, path)
+            replayed = version.warm_up()
+        except Exception as error:  # whatever a broken folder does, the others go on
+            self._broken[number] = look
+            message = " ".join(str(error).split()) or type(error).__name__
+            self._set_state(number, "END", "FAILED_PRECONDITION", message[:1000])
+            log.error("version does not load", extra={**facts, "error": message[:1000]})
+            return
+        with self._lock:
+            self._loaded = {**self._loaded, number: version}
+            self._states[number] = ("AVAILABLE", "OK", "")
+        log.info("version loaded", extra={**facts, "warm_up_requests": replayed})
+
+    def _settle(self, wanted, labels):
+        """Move the labels and retire what nobody wants, in one step."""
+        with self._lock:
+            kept = {}
+            for label, number in labels.items():
+                # a label that points to a version that is not there stays where it was
+                number = number if number in self._loaded else self.labels.get(label)
+                if number in self._loaded:
+                    kept[label] = number
+            moved, self.labels = kept != self.labels, kept
+            astray = {label: n for label, n in labels.items() if kept.get(label) != n}
+            keep = wanted | set(kept.values())
+            if not keep & set(self._loaded):  # the folder has gone: better the old one than none
+                keep = set(sorted(self._loaded)[-1:])
+            retired = [v for number, v in self._loaded.items() if number not in keep]
+            self._loaded = {n: v for n, v in self._loaded.items() if n in keep}
+            for version in retired:
+                version.is_retired = True
+                self._states[version.number] = ("UNLOADING", "OK", "")
+            idle = [version for version in retired if version.in_use == 0]
+        if moved:
+            log.info("labels", extra={"model": self.name, "labels": kept})
+        if astray and astray != self._astray:
+            facts = {"model": self.name, "labels": astray, "served": kept}
+            log.error("labels name versions that are not loaded", extra=facts)
+        self._astray = astray
+        for version in idle:
+            self._unload(version)
+        if retired:
+            gc.collect()  # functions of TensorFlow hold each other in cycles
+
+    def _unload(self, version):
+        version.unload()
+        with self._lock:
+            if version.number not in self._loaded:  # not there again in the meantime
+                self._states[version.number] = ("END", "OK", "")
+        log.info("version unloaded", extra={"model": self.name, "version": version.number})
+
+    def _set_state(self, number, state, code="OK", message=""):
+        with self._lock:
+            self._states[number] = (state, code, message)
+            ended = sorted(n for n, (state, *_) in self._states.items() if state == "END")
+            for old in ended[:-_MAX_ENDED]:
+                del self._states[old]
+
+
+def _look(path):
+    """What a folder holds: names, sizes and times of its files."""
+    try:
+        files = [(f, f.stat()) for f in sorted(path.rglob("*")) if f.is_file()]
+    except OSError:  # files go while we look
+        return None
+    return [(str(f), facts.st_size, facts.st_mtime_ns) for f, facts in files]

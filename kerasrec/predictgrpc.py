@@ -1,0 +1,275 @@
+"""TF Serving's gRPC services over a `Predictor`: Predict, GetModelMetadata, GetModelStatus."""
+
+import contextlib
+import time
+from concurrent import futures
+
+import grpc
+from tensorflow.core.framework import tensor_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from kerasrec.backend import tf
+from kerasrec.servinglimits import Refusal
+
+_SPARE_THREADS = 4  # beyond the requests in work, so that one too many is told so at once
+#: dtype -> field of TensorProto that holds its values, as TF Serving fills it
+_FIELDS = {
+    tf.float32: "float_val",
+    tf.float64: "double_val",
+    tf.int32: "int_val",
+    tf.int64: "int64_val",
+    tf.string: "string_val",
+    tf.bool: "bool_val",
+}
+
+
+def to_proto(tensor):
+    """Tensor -> TensorProto with its values in the field of their type.
+
+    >>> to_proto(tf.constant(["题"])).string_val[0].decode()
+    '题'
+    """
+    if tensor.dtype not in _FIELDS:
+        return tf.make_tensor_proto(tensor.numpy())
+    proto = tensor_pb2.TensorProto(dtype=tensor.dtype.as_datatype_enum)
+    for size in tensor.shape:
+        proto.tensor_shape.dim.add(size=size)
+    getattr(proto, _FIELDS[tensor.dtype]).extend(tensor.numpy().ravel().tolist())
+    return proto
+
+
+def from_proto(name, proto):
+    """TensorProto -> tensor; its type and size must have been looked at.
+
+    Raises:
+        Refusal: INVALID_ARGUMENT.
+    """
+    try:
+        return tf.io.parse_tensor(proto.SerializeToString(), proto.dtype)
+    except (tf.errors.InvalidArgumentError, TypeError, ValueError):
+        raise Refusal("INVALID_ARGUMENT", f"tensor parsing error: {name}") from None
+
+
+def spec_of(model_spec):
+    """ModelSpec -> dict as `Predictor.predict` takes it."""
+    which = model_spec.WhichOneof("version_choice")
+    return {
+        "model": model_spec.name,
+        "version": model_spec.version.value if which == "version" else None,
+        "label": model_spec.version_label if which == "version_label" else None,
+        "signature": model_spec.signature_name,
+    }
+
+
+def fill_status(response, states):
+    """Write `ModelVersions.status` into a GetModelStatusResponse."""
+    state_of = get_model_status_pb2.ModelVersionStatus.State.Value
+    for number, state, code, message in states:
+        entry = response.model_version_status.add(version=number, state=state_of(state))
+        entry.status.error_code = grpc.StatusCode[code].value[0]
+        entry.status.error_message = message
+    return response
+
+
+def fill_metadata(response, version):
+    """Write the signatures of a `ServedVersion` into a GetModelMetadataResponse."""
+    response.model_spec.name = version.model
+    response.model_spec.version.value = version.number
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    for name, definition in version.definitions.items():
+        signatures.signature_def[name].CopyFrom(definition)
+    response.metadata["signature_def"].Pack(signatures)
+    return response
+
+
+def refuse_examples(predictor, spec, method):
+    """Classify and Regress: the signatures are for Predict, and TF Serving refuses it so."""
+    model = predictor.model(spec["model"])
+    with model.use(version=spec["version"], label=spec["label"]) as version:
+        version.signature(spec["signature"])
+    kind = {"classify": "classification", "regress": "regression"}[method]
+    raise Refusal(
+        "INVALID_ARGUMENT",
+        f"Expected {kind} signature method_name to be tensorflow/serving/{method}. Was: "
+        "tensorflow/serving/predict",
+    )
+
+
+@contextlib.contextmanager
+def _answering(context):
+    """A `Refusal` inside becomes the status of the call."""
+    try:
+        yield
+    except Refusal as refusal:
+        context.abort(grpc.StatusCode[refusal.code], str(refusal))
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """`tensorflow.serving.PredictionService`."""
+
+    def __init__(self, predictor):
+        self.predictor = predictor
+
+    def Predict(self, request, context):  # noqa: N802
+        """One request, one version."""
+        with _answering(context), self.predictor.counted("grpc") as call:
+            with self.predictor.gate.passed():
+                return self._predict(call, request, context)
+
+    def _predict(self, call, request, context):
+        seconds, given = self.predictor.limits.seconds, context.time_remaining()
+        seconds = seconds if given is None else min(seconds, given)
+
+        def read(signature):
+            shapes = {}
+            for name, proto in request.inputs.items():
+                shape = proto.tensor_shape
+                sizes = [-1] if shape.unknown_rank else [d.size for d in shape.dim]
+                shapes[name] = (proto.dtype, sizes)
+            self.predictor.check_inputs(signature, shapes)
+            return {name: from_proto(name, proto) for name, proto in request.inputs.items()}
+
+        version, signature, outputs = self.predictor.predict(
+            call,
+            spec_of(request.model_spec),
+            read,
+            time.perf_counter() + seconds,
+            outputs=list(request.output_filter),
+        )
+        response = predict_pb2.PredictResponse()
+        spec = response.model_spec
+        spec.name, spec.signature_name = version.model, signature.name
+        spec.version.value = version.number
+        for name, tensor in outputs.items():
+            response.outputs[name].CopyFrom(to_proto(tensor))
+        return response
+
+    def GetModelMetadata(self, request, context):  # noqa: N802
+        """The signatures of a version."""
+        with _answering(context):
+            if not request.HasField("model_spec"):
+                raise Refusal("INVALID_ARGUMENT", "Missing ModelSpec")
+            if not request.metadata_field:
+                message = "GetModelMetadataRequest must specify at least one metadata_field"
+                raise Refusal("INVALID_ARGUMENT", message)
+            for field in request.metadata_field:
+                if field != "signature_def":
+                    message = f"Metadata field {field} is not supported"
+                    raise Refusal("INVALID_ARGUMENT", message)
+            spec = spec_of(request.model_spec)
+            model = self.predictor.model(spec["model"])
+            with model.use(version=spec["version"], label=spec["label"]) as version:
+                response = get_model_metadata_pb2.GetModelMetadataResponse()
+                return fill_metadata(response, version)
+
+    def Classify(self, request, context):  # noqa: N802
+        """Refused."""
+        with _answering(context):
+            refuse_examples(self.predictor, spec_of(request.model_spec), "classify")
+
+    def Regress(self, request, context):  # noqa: N802
+        """Refused."""
+        with _answering(context):
+            refuse_examples(self.predictor, spec_of(request.model_spec), "regress")
+
+    def MultiInference(self, request, context):  # noqa: N802
+        """Refused: it combines the two above."""
+        with _answering(context):
+            if not request.tasks:
+                raise Refusal("INVALID_ARGUMENT", "Inference request is empty: no tasks")
+            method = request.tasks[0].method_name.rpartition("/")[2]
+            if method not in ("classify", "regress"):
+                raise Refusal(
+                    "UNIMPLEMENTED", f"Unsupported signature method_name: tensorflow/{method}"
+                )
+            refuse_examples(self.predictor, spec_of(request.tasks[0].model_spec), method)
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """`tensorflow.serving.ModelService`; versions come and go by their folders, not by requests."""
+
+    def __init__(self, predictor):
+        self.predictor = predictor
+
+    def GetModelStatus(self, request, context):  # noqa: N802
+        """States of one version or of all."""
+        with _answering(context):
+            if not request.HasField("model_spec"):
+                raise Refusal("INVALID_ARGUMENT", "Missing ModelSpec")
+            states = model_states(self.predictor, spec_of(request.model_spec))
+            return fill_status(get_model_status_pb2.GetModelStatusResponse(), states)
+
+
+def model_states(predictor, spec):
+    """`ModelVersions.status` of a spec."""
+    if spec["model"] not in predictor.models:
+        message = f"Could not find any versions of model {spec['model']}"
+        raise Refusal("NOT_FOUND", message)
+    return predictor.models[spec["model"]].status(spec.get("version"), spec.get("label"))
+
+
+class _ApiKey(grpc.ServerInterceptor):
+    """Refuses calls without the key."""
+
+    def __init__(self, check):
+        self.check = check
+
+        def refuse(request, context):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "this server wants an API key.")
+
+        self.refusal = grpc.unary_unary_rpc_method_handler(refuse)
+
+    def intercept_service(self, continuation, details):
+        """Pass the call on, or not."""
+        if self.check(dict(details.invocation_metadata)):
+            return continuation(details)
+        return self.refusal
+
+
+def start_grpc(predictor, address, *, api_key=None, credentials=None):
+    """Start the gRPC server.
+
+    Args:
+        predictor: `Predictor`.
+        address: `host:port`, port 0 = a free one.
+        api_key: function of the metadata, a dict, that says whether the key is right; or None.
+        credentials: of `grpc.ssl_server_credentials`, or None.
+
+    Returns:
+        `(grpc.Server, port)`.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    limits = predictor.limits
+    threads = limits.concurrent + _SPARE_THREADS
+    server = grpc.server(
+        futures.ThreadPoolExecutor(threads, thread_name_prefix="kerasrec-grpc"),
+        interceptors=[_ApiKey(api_key)] if api_key else [],
+        options=[
+            ("grpc.max_receive_message_length", limits.body_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # a taken port is an error, not half of the requests
+        ],
+        maximum_concurrent_rpcs=threads,
+    )
+    service = PredictionService(predictor)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(predictor), server)
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise OSError(f"cannot listen on {address} for gRPC. Choose another --grpc-port or --host.")
+    server.start()
+    return server, port

@@ -1,0 +1,210 @@
+"""TF Serving's REST API over a `Predictor`, metrics and health: a starlette application."""
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from concurrent import futures
+
+import numpy as np
+from google.protobuf import json_format
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
+
+from kerasrec.backend import tf
+from kerasrec.predictgrpc import fill_metadata, fill_status, model_states, refuse_examples
+from kerasrec.predictjson import columns, read_request, shape_of, to_array, write_answer
+from kerasrec.servinglimits import Refusal
+
+_WHERE = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
+_PREDICT = re.compile(_WHERE + r":(predict|classify|regress)")
+_LOOK = re.compile(_WHERE + r"(/metadata)?")
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_METRICS = "/monitoring/prometheus/metrics"
+_MAX_INT64 = (1 << 63) - 1
+
+
+class RestApi:
+    """The handlers of one server.
+
+    Args:
+        predictor: `Predictor`.
+        is_ready: function without arguments: whether requests should come here.
+        api_key: function of the headers that says whether the key is right; or None.
+    """
+
+    def __init__(self, predictor, *, is_ready, api_key=None):
+        self.predictor, self.is_ready, self.api_key = predictor, is_ready, api_key
+        self.pool = futures.ThreadPoolExecutor(
+            predictor.limits.workers, thread_name_prefix="kerasrec-rest"
+        )
+        self.app = Starlette(
+            routes=[
+                Route("/healthz", self.health),
+                Route("/readyz", self.readiness),
+                Route(_METRICS, self.metrics),
+                Route("/v1/{path:path}", self.version_1, methods=_METHODS),
+                Route("/{path:path}", self.elsewhere, methods=_METHODS),
+            ]
+        )
+
+    async def health(self, request):
+        """200 as long as the process answers."""
+        return _json({"status": "ok"})
+
+    async def readiness(self, request):
+        """200 when every model has a version that answers, else 503."""
+        ready = self.is_ready()
+        models = {name: model.numbers for name, model in self.predictor.models.items()}
+        return _json({"ready": ready, "versions": models}, 200 if ready else 503)
+
+    async def metrics(self, request):
+        """Prometheus' page."""
+        with _answering() as answer:
+            self._check_key(request)
+            metrics = self.predictor.metrics
+            answer.append(Response(metrics.page(), media_type=metrics.content_type))
+        return answer[0]
+
+    async def elsewhere(self, request):
+        """No such place."""
+        return _error(f"nothing at {request.scope['path']}; the API is below /v1/models/", 404)
+
+    async def version_1(self, request):
+        """All of TF Serving's API."""
+        with _answering() as answer:
+            self._check_key(request)
+            path = request.scope["path"]
+            if request.method == "POST" and (found := _PREDICT.fullmatch(path)):
+                answer.append(await self._post(request, *found.groups()))
+            elif request.method == "GET" and (found := _LOOK.fullmatch(path)):
+                answer.append(self._look(*found.groups()))
+            else:
+                message = f"Malformed request: {request.method} {path}"
+                raise Refusal("INVALID_ARGUMENT", message)
+        return answer[0]
+
+    def _check_key(self, request):
+        if self.api_key is not None and not self.api_key(request.headers):
+            raise Refusal("UNAUTHENTICATED", "this server wants an API key.")
+
+    def _look(self, name, version, label, metadata):
+        spec = _spec(name, version, label)
+        if not metadata:
+            states = model_states(self.predictor, spec)
+            return _json(_plain(fill_status(get_model_status_pb2.GetModelStatusResponse(), states)))
+        model = self.predictor.model(name)
+        with model.use(version=spec["version"], label=label) as found:
+            response = fill_metadata(get_model_metadata_pb2.GetModelMetadataResponse(), found)
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        return _json(
+            {
+                "model_spec": _plain(response.model_spec),
+                "metadata": {"signature_def": _plain(signatures)},
+            }
+        )
+
+    async def _post(self, request, name, version, label, method):
+        spec = _spec(name, version, label)
+        if method != "predict":
+            refuse_examples(self.predictor, spec, method)
+        predictor, limits = self.predictor, self.predictor.limits
+        with predictor.counted("rest") as call:
+            predictor.gate.enter()
+            deadline, job = time.perf_counter() + limits.seconds, None
+            try:
+                async with asyncio.timeout(limits.seconds):
+                    body = await _body(request, limits.body_bytes)
+                    job = self.pool.submit(self._predict, call, spec, body, deadline)
+                    # the place is free when the work is over, also if nobody waits for it
+                    job.add_done_callback(lambda job: predictor.gate.leave())
+                    content = await asyncio.wrap_future(job)
+            except TimeoutError:
+                message = f"no answer within {limits.seconds:g} seconds, the server's limit."
+                raise Refusal("DEADLINE_EXCEEDED", message) from None
+            finally:
+                if job is None:
+                    predictor.gate.leave()
+        return Response(content, media_type="application/json")
+
+    def _predict(self, call, spec, body, deadline):
+        spec["signature"], form, value = read_request(body)
+
+        def read(signature):
+            given = columns(form, value, signature.inputs)
+            if form == "inputs":  # as TF Serving: what the signature does not know is left aside
+                given = {name: part for name, part in given.items() if name in signature.inputs}
+            shapes = {name: shape_of(part) for name, part in given.items()}
+            types = {name: signature.inputs.get(name, (0,))[0] for name in given}
+            self.predictor.check_inputs(
+                signature, {name: (types[name], shapes[name]) for name in given}
+            )
+            tensors = {}
+            for name, part in given.items():
+                dtype = tf.as_dtype(types[name])
+                array = to_array(name, part, shapes[name], dtype.name)
+                tensors[name] = tf.constant(array, dtype)
+            return tensors
+
+        _, _, outputs = self.predictor.predict(call, spec, read, deadline)
+        arrays = {name: np.asarray(outputs[name].numpy()) for name in sorted(outputs)}
+        return write_answer(form, arrays)
+
+
+def _spec(name, version, label):
+    """Parts of a path -> dict as `Predictor.predict` takes it."""
+    if version is not None and int(version) > _MAX_INT64:
+        raise Refusal("INVALID_ARGUMENT", f"Failed to convert version: {version} to numeric.")
+    number = None if version is None else int(version)
+    return {"model": name, "version": number, "label": label, "signature": ""}
+
+
+async def _body(request, limit):
+    """The body of a request.
+
+    Raises:
+        Refusal: it is larger than the limit; HTTP's status is 413.
+    """
+    message = f"this server takes requests of at most {limit} bytes."
+    size = request.headers.get("content-length", "0")
+    if size.isdigit() and int(size[:20]) > limit:
+        raise Refusal("INVALID_ARGUMENT", message, http_status=413)
+    parts, total = [], 0
+    async for part in request.stream():
+        total += len(part)
+        if total > limit:
+            raise Refusal("INVALID_ARGUMENT", message, http_status=413)
+        parts.append(part)
+    return b"".join(parts)
+
+
+@contextlib.contextmanager
+def _answering():
+    """A list for the response; a `Refusal` inside fills it."""
+    answer = []
+    try:
+        yield answer
+    except Refusal as refusal:
+        answer[:] = [_error(str(refusal), refusal.http_status)]
+    except ClientDisconnect:
+        answer[:] = [_error("the client has gone", 499)]
+
+
+def _error(message, status):
+    return _json({"error": message}, status)
+
+
+def _json(content, status=200):
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    return Response(text.encode(errors="replace"), status, media_type="application/json")
+
+
+def _plain(message):
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )

@@ -1,0 +1,365 @@
+"""`serve`: kerasrec's own server for version folders; it speaks TF Serving's REST and gRPC.
+
+Clients of TF Serving work as they are. Loopback only unless told otherwise.
+"""
+
+import contextlib
+import hmac
+import ipaddress
+import json
+import logging
+import re
+import shlex
+import signal
+import socket
+import threading
+import time
+import urllib.parse
+from pathlib import Path
+from typing import NamedTuple
+
+from kerasrec import artifacts, backend
+from kerasrec.servinglimits import Limits
+
+log = logging.getLogger(__name__)
+_PACKAGES = {
+    "tensorflow_serving": "tensorflow-serving-api",
+    "grpc": "grpcio",
+    "starlette": "starlette",
+    "uvicorn": "uvicorn",
+    "prometheus_client": "prometheus-client",
+}
+_CHINESE = re.compile("[\u4e00-\u9fff]{2}")
+
+
+class Access(NamedTuple):
+    """Who can reach a server.
+
+    Attributes:
+        host: address to listen on; the default is reached from this machine only.
+        api_key: what requests must give as `x-api-key` or `authorization: Bearer`; "" = nothing.
+        tls_cert: file with the certificate chain (PEM), for both protocols; None = no TLS.
+        tls_key: file with its private key (PEM).
+    """
+
+    host: str = "127.0.0.1"
+    api_key: str = ""
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    @property
+    def is_local(self):
+        """Whether only this machine can reach the address."""
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(self.host).is_loopback
+        return self.host == "localhost"
+
+
+_LOCAL, _LIMITS = Access(), Limits()
+
+
+class Server:
+    """A running server; `running_server` makes it.
+
+    Attributes:
+        models: name -> `ModelVersions`.
+        predictor: `Predictor`, with `limits` and `metrics`.
+        rest_address: such as `http://127.0.0.1:8501`.
+        grpc_address: such as `127.0.0.1:8500`.
+    """
+
+    def __init__(self, models, predictor, access):
+        self.models, self.predictor, self.access = models, predictor, access
+        self.rest_address = self.grpc_address = ""
+        self._stopping = threading.Event()
+        self._parts = contextlib.ExitStack()
+        self._close_doors = []  # functions that refuse what comes from now on, and return at once
+
+    def is_ready(self):
+        """Whether every model has a version that answers, and the server is not about to stop."""
+        return not self._stopping.is_set() and all(m.numbers for m in self.models.values())
+
+    def start(self, rest_port, grpc_port, poll):
+        """Listen on both ports and look for new versions every `poll` seconds."""
+        with contextlib.ExitStack() as parts:
+            self._start_grpc(parts, grpc_port)
+            self._start_rest(parts, rest_port)
+            thread = threading.Thread(target=self._poll, args=[poll], name="kerasrec-poll")
+            thread.start()
+            parts.callback(thread.join)
+            parts.callback(self._stopping.set)
+            self._parts = parts.pop_all()
+        facts = {"rest": self.rest_address, "grpc": self.grpc_address}
+        log.info("serving", extra=facts)
+        if not (self.access.is_local or self.access.api_key):
+            log.warning("open to other machines, without an API key", extra=facts)
+
+    def _start_grpc(self, parts, port):
+        import grpc
+
+        from kerasrec.predictgrpc import start_grpc
+
+        access, credentials = self.access, None
+        if access.tls_cert:
+            pair = (Path(access.tls_key).read_bytes(), Path(access.tls_cert).read_bytes())
+            credentials = grpc.ssl_server_credentials([pair])
+        host = f"[{access.host}]" if ":" in access.host else access.host
+        server, port = start_grpc(
+            self.predictor,
+            f"{host}:{port}",
+            api_key=_key_check(access.api_key),
+            credentials=credentials,
+        )
+        self.grpc_address = f"{host}:{port}"
+        self._close_doors.append(lambda: server.stop(self._grace))
+        parts.callback(lambda: server.stop(self._grace).wait())
+
+    def _start_rest(self, parts, port):
+        import uvicorn
+
+        from kerasrec.predictrest import RestApi
+
+        access = self.access
+        api = RestApi(self.predictor, is_ready=self.is_ready, api_key=_key_check(access.api_key))
+        parts.callback(api.pool.shutdown)
+        listening = parts.enter_context(_listen(access.host, port))
+        config = uvicorn.Config(
+            api.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=self._grace,
+            ssl_certfile=access.tls_cert,
+            ssl_keyfile=access.tls_key,
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listening]}, name="kerasrec-rest"
+        )
+        thread.start()
+        parts.callback(thread.join)
+        self._close_doors.append(lambda: setattr(server, "should_exit", True))
+        parts.callback(self._close_doors[-1])
+        while not server.started:
+            if not thread.is_alive():
+                raise OSError("the REST server did not start; the log says why.")
+            time.sleep(0.01)
+        host = f"[{access.host}]" if ":" in access.host else access.host
+        scheme = "https" if access.tls_cert else "http"
+        self.rest_address = f"{scheme}://{host}:{listening.getsockname()[1]}"
+
+    @property
+    def _grace(self):
+        """Seconds that requests in work get when the server stops."""
+        return int(self.predictor.limits.seconds) + 1
+
+    def _poll(self, seconds):
+        while not self._stopping.wait(seconds):
+            for model in self.models.values():
+                try:
+                    model.refresh()
+                except Exception:  # what is loaded goes on serving, and the next look may do
+                    log.exception("looking for versions failed", extra={"model": model.name})
+
+    def stop(self):
+        """Take no new requests, finish those in work, then return."""
+        self._stopping.set()
+        for close in self._close_doors:
+            close()
+        self._parts.close()
+        log.info("stopped")
+
+
+@contextlib.contextmanager
+def running_server(
+    models,
+    *,
+    rest_port=0,
+    grpc_port=0,
+    access=_LOCAL,
+    limits=_LIMITS,
+    policy="labelled",
+    poll=2.0,
+):
+    """A server of this process, for the length of the block.
+
+    Args:
+        models: one or several folders `saved_models/NAME`; the folder's name is the model's.
+        rest_port: 0 = a free one, see `Server.rest_address`.
+        grpc_port: 0 = a free one, see `Server.grpc_address`.
+        access: `Access`.
+        limits: `Limits`.
+        policy: "labelled" = the newest version and those with a label, "all" = all versions.
+        poll: seconds between two looks for new versions and labels.
+
+    Yields:
+        `Server`.
+
+    Raises:
+        ArtifactError: a model folder has no version that loads.
+        OSError: a port is taken, or a file of `access` cannot be read.
+        SetupError: packages of the extra "serving" are missing.
+        ValueError: two models of one name, a limit that makes no sense, half of a TLS pair.
+    """
+    check_packages()
+    _check_access(access)
+    if not poll > 0:
+        raise ValueError(f"poll must be above 0 seconds. Received: {poll}.")
+    paths = [models] if isinstance(models, str | Path) else list(models)
+    folders = [_model_folder(path) for path in paths]
+    names = [folder.resolve().name for folder in folders]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"Expected one or more model folders with different names. Received: {names}."
+        )
+    limits.check()
+    from kerasrec.modelversions import ModelVersions
+    from kerasrec.predictcalls import Predictor
+
+    served = {}
+    for folder in folders:
+        model = ModelVersions(folder, policy=policy)
+        model.refresh()
+        if not model.numbers:
+            reasons = [f"{number}: {message}" for number, *_, message in model.status()]
+            raise artifacts.ArtifactError(f"No version of {folder} loads. {' '.join(reasons)}")
+        served[model.name] = model
+    server = Server(served, Predictor(served, limits), access)
+    server.start(rest_port, grpc_port, poll)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def serve(
+    models,
+    *,
+    rest_port=8501,
+    grpc_port=8500,
+    access=_LOCAL,
+    limits=_LIMITS,
+    policy="labelled",
+    poll=2.0,
+    ready=None,
+):
+    """Serve until SIGTERM or SIGINT, then finish the requests in work and return.
+
+    Args:
+        models, rest_port, grpc_port, access, limits, policy, poll: as in `running_server`.
+        ready: function of the `Server`, called when it answers.
+    """
+    over = threading.Event()
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, lambda *_: over.set())
+    try:
+        with running_server(
+            models,
+            rest_port=rest_port,
+            grpc_port=grpc_port,
+            access=access,
+            limits=limits,
+            policy=policy,
+            poll=poll,
+        ) as server:
+            if ready is not None:
+                ready(server)
+            over.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def check_packages():
+    """Raise `SetupError` unless the packages of the extra "serving" are there."""
+    missing = [name for module, name in _PACKAGES.items() if not backend.is_installed(module)]
+    if missing:
+        raise backend.SetupError(
+            f"serving needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} "
+            "missing. Run: pip install 'kerasrec[serving]'"
+        )
+
+
+def _check_access(access):
+    if bool(access.tls_cert) != bool(access.tls_key):
+        raise ValueError("TLS needs both a certificate and its private key. Received: one of them.")
+    for path in (access.tls_cert, access.tls_key):
+        if path:
+            Path(path).read_bytes()
+
+
+def _model_folder(path):
+    """A model folder; a version's folder or one without versions is a mistake."""
+    path = Path(path)
+    version = artifacts.find_version(path)
+    if version == path:
+        raise artifacts.ArtifactError(
+            f"Expected a model folder; {path} is one version of it. Name {path.parent}: which "
+            "version answers is chosen by its labels, or by the path of a request."
+        )
+    return path
+
+
+def _listen(host, port):
+    """A bound socket."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"cannot listen on {host}:{port} for REST ({reason}). Choose another --rest-port or "
+            "--host."
+        ) from error
+    return listening
+
+
+def _key_check(key):
+    """Function of headers (names in lower case) -> whether they hold the key; None without one."""
+    if not key:
+        return None
+    wanted = key.encode()
+
+    def is_right(headers):
+        given = headers.get("x-api-key") or ""
+        scheme, _, token = (headers.get("authorization") or "").partition(" ")
+        if not given and scheme.lower() == "bearer":
+            given = token.strip()
+        return hmac.compare_digest(given.encode(errors="replace"), wanted)
+
+    return is_right
+
+
+def examples(server):
+    """curl lines that the first model answers, with an item and a Chinese title of its catalogue.
+
+    Args:
+        server: `Server`.
+
+    Returns:
+        list of str.
+    """
+    name, model = next(iter(server.models.items()))
+    with model.use() as version:
+        catalogue = artifacts.read_catalogue(version.path)
+        has_texts = "recommend_by_text" in version.signatures
+    requests = [{"instances": [{"history": [str(catalogue["item_id"].iloc[0])]}]}]
+    titles = [title for title in catalogue["title"] if _CHINESE.search(title)]
+    if has_texts:
+        text = (titles or list(catalogue["title"]))[0]
+        rows = [{"history_texts": [text]}]
+        requests.append({"signature_name": "recommend_by_text", "instances": rows})
+    url = f"{server.rest_address}/v1/models/{urllib.parse.quote(name)}:predict"
+    options = ' -H "x-api-key: $KERASREC_API_KEY"' if server.access.api_key else ""
+    if server.access.tls_cert:
+        options += f" --cacert {shlex.quote(str(server.access.tls_cert))}"
+    return [
+        f"curl{options} {url} -d {shlex.quote(json.dumps(request, ensure_ascii=False))}"
+        for request in requests
+    ]

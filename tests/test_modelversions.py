@@ -1,0 +1,224 @@
+"""Versions come and go while requests are answered."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import tensorflow as tf
+
+from kerasrec.artifacts import write_label
+from kerasrec.modelversions import WARMUP, ModelVersions
+from kerasrec.servinglimits import Refusal
+
+
+@pytest.fixture
+def base(served_folder, tmp_path):
+    """A folder of its own with version 1 (lists of 50) only."""
+    base = tmp_path / "saved_models" / "toy"
+    base.mkdir(parents=True)
+    shutil.copytree(served_folder / "1", base / "1")
+    return base
+
+
+def publish(served_folder, base, source, number):
+    """Version `number` appears by a rename, as kerasrec's own do."""
+    beside = base.parent / f".writing-toy-{number}"
+    shutil.copytree(served_folder / str(source), beside)
+    beside.rename(base / str(number))
+
+
+def width(version):
+    history = {"history": tf.constant([["x"]])}
+    return version.signature()(history)["item_ids"].shape[1]
+
+
+def states(model):
+    return {number: state for number, state, *_ in model.status()}
+
+
+def test_the_newest_version_answers_and_the_one_before_goes(served_folder, base, caplog):
+    caplog.set_level(logging.INFO, "kerasrec")
+    model = ModelVersions(base)
+    with pytest.raises(Refusal, match=r"Servable not found for request: Latest\(toy\)"):
+        with model.use():
+            pass
+    with pytest.raises(Refusal, match="Could not find any versions of model toy"):
+        model.status()
+    model.refresh()
+    assert (model.name, model.numbers, model.default) == ("toy", [1], 1)
+    publish(served_folder, base, 2, 2)
+    model.refresh()
+    assert model.numbers == [2] and states(model) == {2: "AVAILABLE", 1: "END"}
+    with model.use() as version:
+        assert (version.number, width(version)) == (2, 5)
+    events = [(r.message, r.version) for r in caplog.records if hasattr(r, "version")]
+    assert events == [("version loaded", 1), ("version loaded", 2), ("version unloaded", 1)]
+
+
+def test_a_version_in_use_stays_until_its_last_request_is_over(served_folder, base):
+    model = ModelVersions(base)
+    model.refresh()
+    with model.use() as version, model.use(version=1):
+        publish(served_folder, base, 2, 2)
+        model.refresh()
+        assert model.numbers == [2] and states(model)[1] == "UNLOADING"
+        assert width(version) == 50
+    assert states(model)[1] == "END"
+    with pytest.raises(Refusal, match=r"Specific\(toy, 1\)"):
+        with model.use(version=1):
+            pass
+
+
+def test_labels(served_folder, base):
+    publish(served_folder, base, 2, 2)
+    publish(served_folder, base, 2, 3)
+    write_label(base, "stable", 1)
+    write_label(base, "canary", 2)
+    model = ModelVersions(base)
+    model.refresh()
+    assert model.numbers == [1, 2, 3] and model.default == 1
+    for label, number in (("stable", 1), ("canary", 2), (None, 1)):
+        with model.use(label=label) as version:
+            assert version.number == number
+    with pytest.raises(Refusal, match="Unrecognized servable version label: blue") as refused:
+        with model.use(label="blue"):
+            pass
+    assert refused.value.code == "INVALID_ARGUMENT"
+    assert model.status(label="canary") == [(2, "AVAILABLE", "OK", "")]
+    write_label(base, "stable", 3)
+    (base / "labels.json").write_text(json.dumps({"stable": 3}))
+    model.refresh()
+    assert model.numbers == [3] and model.labels == {"stable": 3}
+
+
+def test_all_versions(served_folder):
+    model = ModelVersions(served_folder, policy="all")
+    model.refresh()
+    assert model.numbers == [1, 2] and model.default == 1  # the label stable
+    with pytest.raises(ValueError, match="policy must be one of labelled, all. Received: 'some'"):
+        ModelVersions(served_folder, policy="some")
+
+
+def broken(version, how):
+    if how == "cut":
+        graph = version / "saved_model.pb"
+        graph.write_bytes(graph.read_bytes()[:1000])
+    elif how == "foreign":
+        shutil.rmtree(version / "assets.extra")
+    elif how == "warm-up":
+        (version / WARMUP).write_bytes(b"no record" * 20)
+
+
+@pytest.mark.parametrize("how", ["cut", "foreign", "warm-up"])
+def test_a_broken_version_leaves_the_old_one_serving(served_folder, base, how, caplog):
+    model = ModelVersions(base)
+    model.refresh()
+    beside = base.parent / "beside"
+    shutil.copytree(served_folder / "2", beside)
+    broken(beside, how)
+    beside.rename(base / "2")
+    for _ in range(3):
+        model.refresh()
+    assert model.numbers == [1] and model.default == 1
+    (number, state, code, message), _ = model.status()
+    assert (number, state, code) == (2, "END", "FAILED_PRECONDITION") and message
+    told = [r for r in caplog.records if r.message == "version does not load"]
+    assert [(r.model, r.version) for r in told] == [("toy", 2)]  # once, not at every look
+    shutil.rmtree(base / "2")
+    publish(served_folder, base, 2, 2)  # mended
+    model.refresh()
+    assert model.numbers == [2]
+
+
+def test_a_label_that_moves_to_a_broken_version_stays(served_folder, base, caplog):
+    publish(served_folder, base, 2, 2)
+    write_label(base, "stable", 1)
+    model = ModelVersions(base)
+    model.refresh()
+    (base / "3").mkdir()
+    write_label(base, "stable", 3)
+    model.refresh()
+    assert model.default == 1 and model.numbers == [1, 2]
+    assert any(r.message == "labels name versions that are not loaded" for r in caplog.records)
+    (base / "labels.json").write_text("{")
+    model.refresh()
+    assert model.labels == {"stable": 1}
+    assert any(r.message == "labels kept as they were" for r in caplog.records)
+
+
+def test_a_folder_that_goes_leaves_its_last_version(base):
+    model = ModelVersions(base)
+    model.refresh()
+    shutil.rmtree(base)
+    model.refresh()
+    assert model.numbers == [1]
+
+
+def test_warm_up_requests_are_replayed(served_folder, base, caplog):
+    caplog.set_level(logging.INFO, "kerasrec")
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.signature_name = "interest"
+    request.inputs["history"].CopyFrom(tf.make_tensor_proto([["a", "b"]]))
+    log = prediction_log_pb2.PredictLog(request=request)
+    record = prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString()
+    with tf.io.TFRecordWriter(str(base / "1" / WARMUP)) as writer:
+        writer.write(record)
+    ModelVersions(base).refresh()
+    assert [r.warm_up_requests for r in caplog.records if r.message == "version loaded"] == [1]
+
+
+HALF = """
+import sys, time
+from kerasrec.artifacts import new_version
+with new_version(sys.argv[1], {}) as (folder, _):
+    (folder / "saved_model.pb").write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_an_export_that_is_killed_is_never_visible(base):
+    model = ModelVersions(base)
+    model.refresh()
+    with subprocess.Popen(
+        [sys.executable, "-c", HALF, str(base)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "writing\n"
+        model.refresh()
+        process.kill()
+    model.refresh()
+    assert states(model) == {1: "AVAILABLE"}
+
+
+def test_no_answer_is_mixed_while_versions_are_swapped(served_folder, base):
+    """Even versions give lists of 5, odd ones of 50."""
+    model = ModelVersions(base)
+    model.refresh()
+    over, wrong, seen = threading.Event(), [], set()
+
+    def ask():
+        while not over.is_set():
+            with model.use() as version:
+                seen.add(version.number)
+                time.sleep(0.001)
+                if width(version) != (50, 5)[version.number % 2 == 0]:
+                    wrong.append(version.number)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in (2, 3, 4):
+        publish(served_folder, base, 2 - number % 2, number)
+        model.refresh()
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == [] and {1, 2, 3} <= seen
+    assert states(model) == {1: "END", 2: "END", 3: "END", 4: "AVAILABLE"}

@@ -1,0 +1,107 @@
+"""One Predict request, without a protocol around it."""
+
+import time
+
+import pytest
+import tensorflow as tf
+
+from kerasrec.modelversions import ModelVersions
+from kerasrec.predictcalls import Predictor
+from kerasrec.servinglimits import Limits, Refusal
+
+
+@pytest.fixture(scope="module")
+def predictor(served_folder):
+    model = ModelVersions(served_folder, policy="all")
+    model.refresh()
+    return Predictor({"toy": model}, Limits(workers=1))
+
+
+def ask(predictor, spec=None, *, tensors=None, seconds=5, outputs=()):
+    tensors = {"history": tf.constant([["a"], ["b"]])} if tensors is None else tensors
+    spec = {"model": "toy", **(spec or {})}
+    with predictor.counted("test") as call:
+        deadline = time.perf_counter() + seconds
+        return call, predictor.predict(call, spec, lambda _: tensors, deadline, outputs=outputs)
+
+
+def test_answer_and_what_is_noted(predictor):
+    call, (version, signature, outputs) = ask(predictor, {"version": 2}, outputs=["scores"])
+    assert (version.number, signature.name, list(outputs)) == (2, "serving_default", ["scores"])
+    assert outputs["scores"].shape == (2, 5)
+    noted = (call.model, call.version, call.signature, call.rows, call.code)
+    assert noted == ("toy", 2, "serving_default", 2, "OK") and 0 < call.seconds < 5
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        ({"model": "nope"}, "NOT_FOUND"),
+        ({"version": 9}, "NOT_FOUND"),
+        ({"label": "blue"}, "INVALID_ARGUMENT"),
+        ({"signature": "zz"}, "FAILED_PRECONDITION"),
+    ],
+)
+def test_unknown_names(predictor, spec, code):
+    with pytest.raises(Refusal) as refused:
+        ask(predictor, spec)
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize("outputs", [["zz"], ["scores", "scores"]])
+def test_wrong_outputs(predictor, outputs):
+    with pytest.raises(Refusal, match="output tensor alias"):
+        ask(predictor, outputs=outputs)
+
+
+def test_deadline_before_its_turn(predictor):
+    with predictor._slots:
+        with pytest.raises(Refusal) as refused:
+            ask(predictor, seconds=0.05)
+    assert refused.value.code == "DEADLINE_EXCEEDED"
+    assert ask(predictor)
+
+
+def test_an_error_of_tensorflow_is_the_callers(predictor):
+    tensors = {"history": tf.constant([["a"], ["b"]]), "candidates": tf.constant([["a"]])}
+    with pytest.raises(Refusal) as refused:
+        ask(predictor, {"signature": "score"}, tensors=tensors)
+    assert refused.value.code == "INVALID_ARGUMENT" and "\n" not in str(refused.value)
+
+
+def test_a_defect_becomes_internal_and_a_line_in_the_log(predictor, caplog):
+    with pytest.raises(Refusal, match="its log says why") as refused:
+        with predictor.counted("test") as call:
+            raise ZeroDivisionError("by zero")
+    assert refused.value.code == call.code == "INTERNAL"
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_request_that_nobody_waits_for_is_counted(predictor):
+    with pytest.raises(KeyboardInterrupt):
+        with predictor.counted("test") as call:
+            raise KeyboardInterrupt
+    assert call.code == "CANCELLED"
+
+
+def test_requests_are_logged_where_wanted(predictor, caplog):
+    with caplog.at_level("DEBUG", "kerasrec.predictcalls"):
+        ask(predictor)
+    assert [(r.code, r.rows, r.signature) for r in caplog.records] == [("OK", 2, "serving_default")]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({}, r"0!=1. Sent extra: {}. Missing but required: {history}"),
+        ({"histry": (7, (1, 1))}, r"Sent extra: {histry}. Missing but required: {history}"),
+        ({"history": (1, (1, 1))}, "history must be string. Received: float32"),
+        ({"history": (999, (1, 1))}, "Received: type 999"),
+        ({"history": (7, (1,))}, r"must have the shape \[\?,\?\]"),
+    ],
+)
+def test_inputs_are_looked_at(predictor, tensors, words):
+    signature = predictor.models["toy"]._loaded[1].signature()
+    with pytest.raises(Refusal, match=words):
+        predictor.check_inputs(signature, tensors)
+    predictor.check_inputs(signature, {"history": (7, (3, 0))})

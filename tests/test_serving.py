@@ -1,0 +1,289 @@
+"""The server as a whole: several models, swaps under load, keys, TLS, signals, mistakes."""
+
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import httpx
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from kerasrec.artifacts import read_catalogue
+from kerasrec.cli import main
+from kerasrec.serving import Access, check_packages, examples, running_server
+
+ASK = {"instances": [["a"]]}
+
+
+def grpc_request(model="toy"):
+    asked = predict_pb2.PredictRequest()
+    asked.model_spec.name = model
+    asked.inputs["history"].CopyFrom(tf.make_tensor_proto([["a"]]))
+    return asked
+
+
+def run(*words):
+    command = [sys.executable, "-m", "kerasrec.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def base(served_folder, tmp_path):
+    """A folder of its own with version 1 (lists of 50) only."""
+    base = tmp_path / "saved_models" / "toy"
+    base.mkdir(parents=True)
+    shutil.copytree(served_folder / "1", base / "1")
+    return base
+
+
+# --- versions ---
+
+
+def test_swaps_under_load_fail_no_request_and_mix_no_answer(served_folder, base):
+    """Even versions give lists of 5, odd ones of 50."""
+    over, wrong, seen, counts = threading.Event(), [], set(), itertools.count()
+
+    def check(version, width):
+        next(counts)
+        seen.add(version)
+        if width != (50, 5)[version % 2 == 0]:
+            wrong.append((version, width))
+
+    def ask_grpc(address):
+        with grpc.insecure_channel(address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            while not over.is_set():
+                answer = stub.Predict(grpc_request(), 20)
+                shape = answer.outputs["item_ids"].tensor_shape
+                check(answer.model_spec.version.value, shape.dim[1].size)
+
+    def ask_rest(address):
+        with httpx.Client(base_url=address, timeout=20) as client:
+            while not over.is_set():
+                answer = client.post("/v1/models/toy:predict", json=ASK)
+                assert answer.status_code == 200, answer.text
+                row = answer.json()["predictions"][0]
+                if len(row["item_ids"]) != len(row["scores"]):
+                    wrong.append(row)
+
+    def guarded(ask, address):
+        try:
+            ask(address)
+        except BaseException as error:
+            wrong.append(error)
+
+    with running_server(base, poll=0.1) as server:
+        places = [(ask_grpc, server.grpc_address)] * 2 + [(ask_rest, server.rest_address)]
+        threads = [threading.Thread(target=guarded, args=place) for place in places]
+        for thread in threads:
+            thread.start()
+        for number in (2, 3):
+            beside = base.parent / ".writing-toy"
+            shutil.copytree(served_folder / str(2 - number % 2), beside)
+            beside.rename(base / str(number))
+            until = time.monotonic() + 60
+            while server.models["toy"].numbers != [number] and time.monotonic() < until:
+                time.sleep(0.05)
+        time.sleep(0.2)
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == [] and seen == {1, 2, 3} and next(counts) > 20
+
+
+def test_two_models(served_folder, base):
+    shutil.copytree(served_folder, base.parent / "课程")
+    with running_server([base, base.parent / "课程"]) as server:
+        assert list(server.models) == ["toy", "课程"]
+        for name, width in (("toy", 50), ("课程", 50)):
+            answer = httpx.post(f"{server.rest_address}/v1/models/{name}:predict", json=ASK)
+            assert len(answer.json()["predictions"][0]["item_ids"]) == width
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            assert stub.Predict(grpc_request("课程"), 20).model_spec.name == "课程"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{server.rest_address}/healthz")
+
+
+def test_examples_run_as_they_are_printed(server):
+    (line,) = examples(server)
+    words = shlex.split(line)
+    assert words[0] == "curl" and words[2] == "-d"
+    answer = httpx.post(words[1], content=words[3].encode())
+    assert answer.status_code == 200 and answer.json()["predictions"][0]["item_ids"]
+    (item,) = json.loads(words[3])["instances"][0]["history"]
+    with server.models["toy"].use() as version:
+        assert item in set(read_catalogue(version.path)["item_id"])
+
+
+# --- access ---
+
+
+def test_api_key(served_folder):
+    with running_server(served_folder, access=Access(api_key="geheim")) as server:
+        url = f"{server.rest_address}/v1/models/toy"
+        for headers in ({}, {"x-api-key": "geheim2"}, {"authorization": "Bearer 密".encode()}):
+            answer = httpx.post(f"{url}:predict", json=ASK, headers=headers)
+            assert answer.status_code == 401 and list(answer.json()) == ["error"]
+            assert httpx.get(url, headers=headers).status_code == 401
+        for headers in ({"X-Api-Key": "geheim"}, {"authorization": "bearer geheim"}):
+            assert httpx.post(f"{url}:predict", json=ASK, headers=headers).status_code == 200
+        metrics = f"{server.rest_address}/monitoring/prometheus/metrics"
+        assert httpx.get(metrics).status_code == 401
+        assert httpx.get(f"{server.rest_address}/healthz").status_code == 200
+        assert "$KERASREC_API_KEY" in examples(server)[0] and "geheim" not in examples(server)[0]
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            for metadata in (None, [("x-api-key", "wrong")]):
+                with pytest.raises(grpc.RpcError) as refused:
+                    stub.Predict(grpc_request(), 20, metadata=metadata)
+                assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+            for pair in (("x-api-key", "geheim"), ("authorization", "Bearer geheim")):
+                assert stub.Predict(grpc_request(), 20, metadata=[pair])
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """`(certificate, key)` for 127.0.0.1, signed by itself."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+        + ["-keyout", key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+def test_tls(served_folder, certificate):
+    import ssl
+
+    cert, key = certificate
+    with running_server(served_folder, access=Access(tls_cert=cert, tls_key=key)) as server:
+        assert server.rest_address.startswith("https://")
+        trusted = ssl.create_default_context(cafile=cert)
+        url = f"{server.rest_address}/v1/models/toy:predict"
+        assert httpx.post(url, json=ASK, verify=trusted).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.post(url, json=ASK)
+        credentials = grpc.ssl_channel_credentials(cert.read_bytes())
+        with grpc.secure_channel(server.grpc_address, credentials) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            assert stub.Predict(grpc_request(), 20)
+
+
+def test_only_this_machine_unless_told(server):
+    assert Access().is_local and Access("::1").is_local and Access("localhost").is_local
+    assert not Access("0.0.0.0").is_local and not Access("::").is_local
+    assert server.rest_address.startswith("http://127.0.0.1:")
+
+
+# --- mistakes ---
+
+
+def test_mistakes_are_told_before_anything_is_loaded(served_folder, tmp_path):
+    def start(*models, **options):
+        with running_server(*models, **options):
+            pass
+
+    with pytest.raises(ValueError, match="different names. Received: \\['toy', 'toy'\\]"):
+        start([served_folder, served_folder])
+    with pytest.raises(ValueError, match="both a certificate and its private key"):
+        start(served_folder, access=Access(tls_cert="x"))
+    with pytest.raises(FileNotFoundError):
+        start(served_folder, access=Access(tls_cert="no.pem", tls_key="no.pem"))
+    with pytest.raises(ValueError, match="poll must be above 0"):
+        start(served_folder, poll=0)
+
+
+def test_a_taken_port(served_folder, server):
+    port = int(server.rest_address.rpartition(":")[2])
+    with pytest.raises(OSError, match="cannot listen on 127.0.0.1:.* for REST"):
+        with running_server(served_folder, rest_port=port):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "no/such"], "Expected a model folder with numbered versions"),
+        (["--model", "{toy}/1"], "is one version of it"),
+        (["--model", "{toy}", "--max-batch", "0"], "limit batch must be above 0"),
+        (["--model", "{toy}", "--tls-cert", "x.pem"], "both a certificate"),
+        (["--model", "{toy}", "--api-key-file", "no.txt"], "no.txt: no such file"),
+        (["--model", "{toy}", "--rest-prot", "1"], "unknown option --rest-prot"),
+        ([], "the following arguments are required: --model"),
+    ],
+)
+def test_mistakes_on_the_command_line(served_folder, words, said, capsys):
+    assert main(["serve", *(word.format(toy=served_folder) for word in words)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("kerasrec") and said in err
+    assert err.count("\n") == 1
+
+
+def test_missing_packages_are_named(monkeypatch):
+    check_packages()
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ImportError, match=r"uvicorn, which is missing. .*kerasrec\[serving\]"):
+        check_packages()
+
+
+# --- as a process ---
+
+
+def test_graceful_stop(base):
+    """SIGTERM while requests are in work: each gets its answer, and the exit code is 0."""
+    command = [sys.executable, "-m", "kerasrec.cli", "serve", "--model", str(base)]
+    command += ["--rest-port", "0", "--grpc-port", "0", "--workers", "1", "--log-requests"]
+    env = {**os.environ, "KERASREC_API_KEY": "k"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
+        lines = [process.stdout.readline().strip() for _ in range(4)]
+        assert lines[0] == "model toy: versions 1"
+        rest, grpc_address = (line.split()[1] for line in lines[1:3])
+        assert re.fullmatch(r"http://127.0.0.1:\d+", rest) and lines[3].startswith("curl ")
+        shown = subprocess.run(lines[3], shell=True, capture_output=True, text=True, env=env)
+        assert json.loads(shown.stdout)["predictions"][0]["item_ids"], shown
+        body = json.dumps({"instances": [["a"] * 50] * 1000}).encode()
+        codes = []
+
+        def ask():
+            answer = httpx.post(
+                f"{rest}/v1/models/toy:predict",
+                content=body,
+                headers={"x-api-key": "k"},
+                timeout=60,
+            )
+            codes.append((answer.status_code, len(answer.json()["predictions"])))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)  # they are on their way
+        process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and out == ""
+    assert codes == [(200, 1000)] * 4
+    events = [json.loads(line) for line in err.splitlines()]
+    names = [event["event"] for event in events]
+    assert names[:2] == ["version loaded", "serving"] and names[-1] == "stopped"
+    requests = [event for event in events if event["event"] == "request"]
+    assert [event["rows"] for event in requests] == [1, *[1000] * 4]

@@ -1,0 +1,72 @@
+"""Limits and refusals; no TensorFlow."""
+
+import threading
+
+import grpc
+import pytest
+
+from kerasrec.servinglimits import HTTP_STATUS, Gate, Limits, Refusal
+
+
+def test_every_code_of_grpc_has_a_status():
+    assert set(HTTP_STATUS) == {code.name for code in grpc.StatusCode}
+    assert HTTP_STATUS["RESOURCE_EXHAUSTED"] == 429 and HTTP_STATUS["NOT_FOUND"] == 404
+
+
+def test_refusal_takes_the_status_of_its_code_unless_told():
+    assert Refusal("NOT_FOUND", "x").http_status == 404
+    assert Refusal("INVALID_ARGUMENT", "x", http_status=413).http_status == 413
+
+
+def test_limits_refuse_nonsense():
+    assert Limits().check() == Limits()
+    with pytest.raises(ValueError, match="limit batch must be above 0. Received: 0"):
+        Limits(batch=0).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected", "words"),
+    [
+        ("history", (3, 4, 1), (-1, -1), r"must have the shape \[\?,\?\] .* \[3,4,1\]"),
+        ("history", (), (-1, -1), r"Received: \[\]"),
+        ("history", (-1, 2), (-1, -1), "must have the shape"),
+        ("x", (2, 3), (-1, 4), r"\[\?,4\]"),
+        ("history", (5, 1), (-1, -1), "at most 4 rows in a request. Received: 5 in history"),
+        ("history", (1, 7), (-1, -1), "width of at most 6"),
+        ("timestamps", (1, 7), (-1, -1), "width of at most 6"),
+        ("history_texts", (2, 5), (-1, -1), "at most 8 texts in a request. Received: 10"),
+        ("candidates", (4, 1 << 20), (-1, -1), "values in an input"),
+    ],
+)
+def test_check_shape_refuses(name, shape, expected, words):
+    with pytest.raises(Refusal, match=words) as refused:
+        Limits(batch=4, history=6, texts=8).check_shape(name, shape, expected)
+    assert refused.value.code == "INVALID_ARGUMENT"
+
+
+def test_check_shape_accepts_what_is_on_the_limit_and_long_lists():
+    limits = Limits(batch=4, history=6, texts=8)
+    limits.check_shape("history", (4, 6), (-1, -1))
+    limits.check_shape("history_texts", (2, 4), (-1, -1))
+    limits.check_shape("candidates", (1, 5000), (-1, -1))
+    limits.check_shape("anything", (2, 2, 2), None)
+    limits.check_shape("history", (0, 0), (-1, -1))
+
+
+def test_gate_counts_over_threads_and_refuses_the_next():
+    gate, refused, together = Gate(3), [], threading.Barrier(5)
+
+    def work():
+        try:
+            with gate.passed():
+                together.wait(5)
+        except Refusal as refusal:
+            refused.append(refusal.code)
+            together.wait(5)
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert refused == ["RESOURCE_EXHAUSTED"] * 2 and gate.in_flight == 0
