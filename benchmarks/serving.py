@@ -1,7 +1,7 @@
 """Serving: `kerasrec serve` and exported versions against the targets of the project.
 
-    .venv/bin/python benchmarks/serving.py [--only grpc large throughput swaps malformed encode kill]
-        [--encoder-model saved_models/NAME] [--work build/serving] [--write]
+    .venv/bin/python benchmarks/serving.py [--encoder-model saved_models/NAME] [--write]
+        [--only grpc large throughput swaps malformed encode kill] [--work build/serving]
 
 Loopback only; bounded in requests and seconds. Versions of untrained models with generated items
 and events are made in --work at the first call (some minutes). Every figure is a ratio, or a count,
@@ -611,9 +611,9 @@ def shown(part, found):
         return f"{found['failed']} failed, {found['mixed']} mixed ({counts})", met
     if part == "malformed":
         met = not found["wrong answers"] and found["growth %"] <= 5
-        size = f"{found['MB at 10 %']} to {found['MB at the end']} MB"
+        size = f"{found['growth %']} % ({found['MB at 10 %']} to {found['MB at the end']} MB)"
         return (
-            f"{found['wrong answers']} of {found['requests']:,} wrong, {found['growth %']} % ({size})",
+            f"{found['wrong answers']} of {found['requests']:,} wrong, growth {size}",
             met,
         )
     if part == "encode":

