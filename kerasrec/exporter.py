@@ -14,12 +14,15 @@ import numpy as np
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.fusion import Fusion
+from kerasrec.graphtexts import graph_tokenizer
 from kerasrec.recency import AT_NEWEST_EVENT
 from kerasrec.servingmodule import ServingModule
 from kerasrec.trainingstate import plain, write_training_state
 from kerasrec.validation import Ranker
 
 DEFAULT_K = 50
+#: all that a tokenizer may stumble over
+_PROBE_TEXT = "Ｄeep學習：\u00c9té\x07 ①\u3000😀 Σ" + " 课程 word" * 300
 
 
 def export(
@@ -78,14 +81,17 @@ def export(
             asset = Path(scratch) / artifacts.ITEM_IDS.name
             artifacts.write_item_ids(asset, ids)
             module = _module(model, asset, fusion, k, encoder, whitening)
+            signatures = module.signatures()
+            summary["signatures"] = sorted(signatures)
             with _few_words():
-                tf.saved_model.save(module, str(folder), signatures=module.signatures())
+                tf.saved_model.save(module, str(folder), signatures=signatures)
         write_training_state(folder, model, whitening, history)
         fusion.recency.save(folder / artifacts.RECENCY)
         artifacts.write_catalogue(folder, items.frame)
         if encoder is not None:
             encoder.save(folder / artifacts.ENCODER)
-        _compare(module, folder, probe)
+        texts = [*items.frame["title"][:3], _PROBE_TEXT, ""]
+        _compare(module, folder, probe, texts)
     return result["path"]
 
 
@@ -100,7 +106,7 @@ def _module(model, asset, fusion, k, encoder, whitening):
     if encoder is not None and model.text_part is not None:
         module.add_text_functions(whitening)
         if encoder.kind == "bert":
-            module.add_encoder(encoder.model)
+            module.add_encoder(encoder.model, graph_tokenizer(encoder.tokenizer, asset.parent))
     return module
 
 
@@ -137,19 +143,14 @@ import numpy as np
 import tensorflow as tf
 folder, probe, answers = sys.argv[1:]
 loaded = tf.saved_model.load(folder)
-given = np.load(probe)
-history, times = tf.constant(given["history"]), tf.constant(given["timestamps"])
-none, kept = tf.fill([len(history), 0], ""), tf.fill([len(history)], False)
+calls = {name: {} for name in loaded.signatures}
+with np.load(probe) as given:
+    for place in given.files:
+        name, key = place.split("/")
+        calls[name][key] = tf.constant(given[place])
 result = {}
-for name, keys in (
-    ("serving_default", {"history": history}),
-    ("recommend", dict(history=history, timestamps=times, allow=none, deny=none, keep_seen=kept)),
-    ("interest", {"history": history}),
-    ("score", {"history": history, "candidates": history}),
-    ("similar", {"item_ids": history[:, -1]}),
-    ("item_vectors", {"item_ids": history[:, -1]}),
-):
-    for key, value in loaded.signatures[name](**keys).items():
+for name, inputs in calls.items():
+    for key, value in loaded.signatures[name](**inputs).items():
         value = value.numpy()
         if value.dtype == object:
             value = np.array([i.decode() for i in value.flat], str).reshape(value.shape)
@@ -158,15 +159,15 @@ np.savez(answers, **result)
 """
 
 
-def _compare(module, folder, probe):
+def _compare(module, folder, probe, texts):
     """Answers of the saved version in a process with TensorFlow alone, against `module`s."""
-    width = max(1, *(len(history) for history in probe))
-    rows = [[""] * (width - len(history)) + list(history) for history in probe]
-    history = tf.constant(rows)
-    times = np.tile(np.cumsum(2 ** (np.arange(width) % 20)), (len(rows), 1))  # gaps of all sizes
+    calls = _probes(probe, texts)
+    if not hasattr(module, "encode_items"):
+        calls = {name: inputs for name, inputs in calls.items() if name not in _OF_TEXTS}
     with tempfile.TemporaryDirectory() as scratch:
         given, answers = Path(scratch) / "probe.npz", Path(scratch) / "answers.npz"
-        np.savez(given, history=np.array(rows, str), timestamps=times)
+        inputs = {f"{n}/{key}": value for n, keys in calls.items() for key, value in keys.items()}
+        np.savez(given, **inputs)
         command = [sys.executable, "-c", _RELOAD, str(folder.resolve()), str(given), str(answers)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
         if done.returncode:
@@ -174,23 +175,45 @@ def _compare(module, folder, probe):
             raise artifacts.ArtifactError(f"The exported version does not load: {last}.")
         with np.load(answers) as saved:
             answer = {name: saved[name] for name in saved.files}
-    last = history[:, -1]
-    none, kept = tf.fill([len(rows), 0], ""), tf.fill([len(rows)], False)
-    expected = {
-        "serving_default": module.serving_default(history),
-        "recommend": module.recommend(history, tf.constant(times), none, none, kept),
-        "interest": module.interest(history),
-        "score": module.score(history, history),
-        "similar": module.similar(last),
-        "item_vectors": module.vectors_of(last),
-    }
-    for signature, outputs in expected.items():
+    for signature, inputs in calls.items():
+        function = getattr(module, "vectors_of" if signature == "item_vectors" else signature)
+        outputs = function(**{key: tf.constant(value) for key, value in inputs.items()})
         got = {key: answer[f"{signature}/{key}"] for key in outputs}
         if not _same(got, {key: value.numpy() for key, value in outputs.items()}):
             raise artifacts.ArtifactError(
                 f"The exported version answers {signature} differently after reloading; "
                 "nothing was published. This is a defect of kerasrec: please report it."
             )
+
+
+_OF_TEXTS = ("encode_items", "recommend_by_text")
+
+
+def _probes(probe, texts):
+    """Signature -> its inputs as arrays, from histories of item ids and texts."""
+    width = max(1, *(len(history) for history in probe))
+    history = np.array([[""] * (width - len(history)) + list(history) for history in probe], str)
+    count = len(history)
+    times = np.tile(np.cumsum(2 ** (np.arange(width) % 20)), (count, 1))  # gaps of all sizes
+    none, kept = np.full((count, 0), "", str), np.full(count, False)
+    return {
+        "serving_default": {"history": history},
+        "recommend": {
+            "history": history,
+            "timestamps": times,
+            "allow": none,
+            "deny": none,
+            "keep_seen": kept,
+        },
+        "interest": {"history": history},
+        "score": {"history": history, "candidates": history},
+        "similar": {"item_ids": history[:, -1]},
+        "item_vectors": {"item_ids": history[:, -1]},
+        "encode_items": {"texts": np.array(texts, str)},
+        "recommend_by_text": {
+            "history_texts": np.array([texts, [*texts[:1], *[""] * (len(texts) - 1)]])
+        },
+    }
 
 
 def _same(got, expected):

@@ -484,9 +484,13 @@ class Recommender:
             )
         from kerasrec.encoder import check_texts, load_text_encoder
 
+        texts = check_texts(texts)
+        if hasattr(self._module, "encode_items"):
+            given = [text.encode("utf-8", "surrogatepass") for text in texts]
+            return self._module.encode_items(tf.constant(given, tf.string))["vectors"].numpy()
+        # tfidf; or a version from before there were tokenizers in the graph
         if self._encoder is None:
             self._encoder = load_text_encoder(self.version / artifacts.ENCODER)
-        texts = check_texts(texts)
         vectors = np.zeros((len(texts), interest_width(self._module)), np.float32)
         for start in range(0, len(texts), 64):
             part = texts[start : start + 64]

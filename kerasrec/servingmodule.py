@@ -5,6 +5,7 @@ import numpy as np
 from kerasrec import itemmatrix
 from kerasrec.backend import tf
 from kerasrec.fusionweights import TINY
+from kerasrec.graphtexts import is_blank, text_vectors
 from kerasrec.itemvectors import Whitening
 from kerasrec.scoring import add_columns, exclude, exclude_all_but, ones_but, rerank, top_k
 from kerasrec.sequences import NUM_GAP_BUCKETS
@@ -207,15 +208,24 @@ class ServingModule(tf.Module):
         history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
         interest = self.interest_rows(history[:, 1:], time_gap, event)
         scores = self._fused(history, interest, asked)
+        scores, known = self._or_popular(scores, history)
+        seen = tf.where(keep_seen[:, None], 0, history)
+        scores = exclude(scores, tf.concat([seen, deny], axis=1))
+        scores = exclude_all_but(scores, allow)
+        return self._best(scores, interest, known, k)
+
+    def _or_popular(self, scores, history):
+        """Scores with those of popular items where a history is empty; which ones are not."""
         known = tf.reduce_any(history > 0, axis=1)
         scores = tf.cond(
             tf.reduce_all(known),
             lambda: scores,
             lambda: tf.where(known[:, None], scores, self.popularity[None]),
         )
-        seen = tf.where(keep_seen[:, None], 0, history)
-        scores = exclude(scores, tf.concat([seen, deny], axis=1))
-        scores = exclude_all_but(scores, allow)
+        return scores, known
+
+    def _best(self, scores, interest, known, k):
+        """Top `k`, re-ranked by the MLP where a history is `known (batch,)`."""
         weight = tf.where(known, self.scorer_weight, 0.0)
         return tf.cond(
             self.scorer_weight > 0,
@@ -326,14 +336,59 @@ class ServingModule(tf.Module):
 
         self.place_text = tf.function(place, input_signature=[spec])
 
-    def add_encoder(self, encoder):
-        """Function from tokens to item vectors; `encoder` gives what `place_text` takes."""
+    def add_encoder(self, encoder, tokenizer=None):
+        """Functions from tokens to item vectors; `encoder` gives what `place_text` takes.
+
+        With a `tokenizer` in the graph (see `graphtexts`) also the signatures that take texts.
+        """
         text_encoder = self._plain_call(encoder)
 
         def encode(token_ids, segment_ids):
             return self.place_text(text_encoder([token_ids, segment_ids]))
 
         self.encode_tokens = tf.function(encode, input_signature=[_ROWS, _ROWS])
+        if tokenizer is not None:
+            self.tokenizer = tokenizer
+            spec = tf.TensorSpec((None,), tf.string, name="texts")
+            self.encode_items = tf.function(self._encode_items, input_signature=[spec])
+            spec = tf.TensorSpec((None, None), tf.string, name="history_texts")
+            self.recommend_by_text = tf.function(self._recommend_by_text, input_signature=[spec])
+
+    # --- signatures: texts in; only where the encoder and its tokenizer are in the graph ---
+
+    def _encode_items(self, texts):
+        """Item vectors of texts, float32 `(batch, dim)`: that of an item added by its text.
+
+        The text part alone speaks; the id part is zero, and so is all of a blank text's vector. A
+        text is what the version's template (`text_template` of the manifest) makes of an item.
+        """
+        return {"vectors": self._vectors_of_texts(texts)}
+
+    def _vectors_of_texts(self, texts):
+        dim = self.item_vectors.shape[1]
+        return text_vectors(texts, lambda part: self.encode_tokens(*self.tokenizer(part)), dim)
+
+    def _recommend_by_text(self, history_texts):
+        """Items for histories of texts, oldest first, which the model may never have seen.
+
+        A text stands for an item that was added by it a moment ago and touched since: it moves the
+        interest, while the tables of neighbours know nothing of it; recency is that of the end of
+        the log. It is not looked up in the catalogue, so an item of the same title may be listed.
+        Blank texts are ignored; popular items answer where a row has no other.
+        """
+        given = tf.cast(~is_blank(history_texts), tf.int32)
+        order = tf.argsort(given, axis=1, stable=True)
+        texts = tf.gather(history_texts, order, batch_dims=1)[:, -self.max_length :]
+        batch = tf.shape(texts)[0]
+        texts = tf.concat([tf.fill([batch, 1], ""), texts], axis=1)[:, -self.max_length :]
+        history = tf.cast(~is_blank(texts), tf.int32)  # says only which events are real
+        none = tf.zeros_like(history)
+        vectors = self._vectors_of_texts(tf.reshape(texts, [-1]))
+        vectors = tf.reshape(vectors, [batch, tf.shape(texts)[1], vectors.shape[1]])
+        interest = self.interest_model([vectors, history, none, none])
+        scores = self._fused(none, interest, tf.zeros([batch], tf.int64))
+        scores, known = self._or_popular(scores, history)
+        return self._named(*self._best(exclude(scores, none), interest, known, self.k))
 
     # --- signatures: item ids in, item ids out ---
 
@@ -415,7 +470,7 @@ class ServingModule(tf.Module):
 
     def signatures(self):
         """Signature name -> function."""
-        return {
+        of_ids = {
             "serving_default": self.serving_default,
             "recommend": self.recommend,
             "interest": self.interest,
@@ -423,6 +478,8 @@ class ServingModule(tf.Module):
             "similar": self.similar,
             "item_vectors": self.vectors_of,
         }
+        of_texts = ("encode_items", "recommend_by_text")
+        return of_ids | {name: getattr(self, name) for name in of_texts if hasattr(self, name)}
 
 
 def _table(asset, key_type, value_type, key_default, default):

@@ -167,3 +167,44 @@ def server(served_folder):
 
     with running_server(served_folder, policy="all") as running:
         yield running
+
+
+# === A tiny version with the encoder and its tokenizer in the graph ===
+
+
+@pytest.fixture(scope="session")
+def text_parts(toy_items, toy_histories, tiny_bert_folder):
+    """`(model, fusion, text part)` over a tiny BERT: untrained, every part of a score has a say."""
+    from kerasrec.fusion import Fusion, fit_tables
+    from kerasrec.models import build_model
+    from kerasrec.textpart import text_part
+
+    num_items, rng = len(toy_items), np.random.default_rng(3)
+    options = dict(max_tokens=24, whitening_dim=8, cache=None, progress=False)
+    part = text_part(toy_items, name=str(tiny_bert_folder), **options)
+    widths = dict(text_units=8, id_units=4, scorer_units=4)
+    model = build_model(num_items, text=part.vectors, max_length=6, **widths)
+    model.scorer.output_kernel.assign(rng.normal(size=(4, 1)))
+    fusion = Fusion.alone(num_items)._replace(
+        tables={name: found[0] for name, found in fit_tables(toy_histories, num_items).items()},
+        weights={"model": (0.9, 0.3), "transitions": (0.4, 0.0), "mixture": (0.2, -0.1)},
+        mixture={"model": 0.5, "transitions": 0.3, "ease": 0.2},
+        scorer_weight=0.7,
+        epsilon=1e-3,
+        starts=np.array([100_000_000, 200_000_000]),
+        first=rng.integers(0, 3, num_items + 1).astype(np.int32),  # 2: never seen
+        prior=rng.normal(size=(2, num_items + 1)).astype(np.float32),
+        popular=rng.normal(size=num_items + 1).astype(np.float32),
+    )
+    return model, fusion, part
+
+
+@pytest.fixture(scope="session")
+def text_version(text_parts, toy_items, tmp_path_factory):
+    """Path of `saved_models/texts`, version 1 of `text_parts`. Tests must not change it."""
+    from kerasrec.exporter import export
+
+    model, fusion, part = text_parts
+    base = tmp_path_factory.mktemp("texts") / "saved_models" / "texts"
+    more = dict(encoder=part.encoder, whitening=part.whitening, fusion=fusion)
+    return export(model, base, items=toy_items, manifest={"name": "texts"}, **more).parent

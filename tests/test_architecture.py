@@ -24,7 +24,8 @@ storedvectors tfidf textvectors encoder
 losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
-itemmatrix servingmodule exporter derive ann shortlist recommender pipeline
+graphwordpiece graphtexts itemmatrix servingmodule exporter derive ann shortlist recommender
+pipeline
 
 servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
 

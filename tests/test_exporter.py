@@ -1,5 +1,7 @@
 import logging
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -155,7 +157,70 @@ def test_compare_finds_a_version_that_answers_differently(exported_version, tmp_
     loaded = tf.saved_model.load(str(tmp_path / "1"))
     loaded.item_vectors.assign(loaded.item_vectors * 1.01)
     with pytest.raises(ArtifactError, match="answers .* differently after reloading"):
-        _compare(loaded, tmp_path / "1", [[], list(Recommender.load(tmp_path).items.ids[:3])])
+        _compare(loaded, tmp_path / "1", [[], list(Recommender.load(tmp_path).items.ids[:3])], [])
+
+
+@pytest.mark.parametrize("differs", ["encode_items", "recommend_by_text"])
+def test_compare_looks_at_the_answers_to_texts(text_version, tmp_path, differs):
+    shutil.copytree(text_version / "1", tmp_path / "1")
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    right = getattr(loaded, differs)
+    names = {"encode_items": ("texts", "vectors"), "recommend_by_text": ("history_texts", "scores")}
+    given, wrong = names[differs]
+
+    def other(**inputs):
+        answer = right(inputs[given])
+        return {**answer, wrong: answer[wrong] + 0.01}
+
+    setattr(loaded, differs, other)
+    with pytest.raises(ArtifactError, match=f"answers {differs} differently after reloading"):
+        _compare(loaded, tmp_path / "1", [[], []], ["机器学习", "", "大学物理"])
+
+
+def test_manifest_lists_the_signatures(text_version, exported_version):
+    of_ids = ["interest", "item_vectors", "recommend", "score", "serving_default", "similar"]
+    manifest = artifacts.read_manifest(text_version / "1")
+    assert manifest["signatures"] == sorted([*of_ids, "encode_items", "recommend_by_text"])
+    assert manifest["encodes_texts"]
+    # tfidf is fitted and kept outside of the graph: a `Recommender` encodes, a server does not
+    manifest = artifacts.read_manifest(exported_version / "1")
+    assert manifest["signatures"] == of_ids and manifest["encodes_texts"]
+
+
+def test_the_graph_holds_core_operations_only(text_version, exported_version):
+    """What TensorFlow alone registers: no Python, nothing of tensorflow-text."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    code = (
+        "import sys\nfor name in ('bert4keras', 'tf_keras', 'kerasrec'): sys.modules[name] = None\n"
+        "import tensorflow as tf\n"
+        "from tensorflow.python.framework import op_def_registry\n"
+        "print([n for n in sys.argv[1:] if op_def_registry.get(n) is None])\n"
+    )
+    for base in (text_version, exported_version):
+        saved = saved_model_pb2.SavedModel()
+        saved.ParseFromString((base / "1" / "saved_model.pb").read_bytes())
+        graph = saved.meta_graphs[0].graph_def
+        functions = {function.signature.name for function in graph.library.function}
+        nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+        names = {node.op for node in nodes} - functions
+        assert len(names) > 50 and {"MatMul", "LookupTableFindV2"} <= names
+        assert not [name for name in names if "PyFunc" in name or ">" in name]
+        done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
+        assert done.stdout.strip() == "[]", done.stderr[-2000:]
+
+
+def test_the_encoder_is_kept_once(text_version, text_parts):
+    """However many functions call it: one variable for each of its weights."""
+    weights = text_parts[2].encoder.model.weights
+    reader = tf.train.load_checkpoint(str(text_version / "1" / "variables" / "variables"))
+    shapes = [tuple(shape) for shape in reader.get_variable_to_shape_map().values()]
+    for weight in weights:
+        if tuple(weight.shape) not in {tuple(w.shape) for w in weights if w is not weight}:
+            assert shapes.count(tuple(weight.shape)) == 1, weight.name
+    sizes = [len(weight.numpy().ravel()) for weight in weights]
+    assert (text_version / "1" / "assets" / "wordpiece_vocab.txt").is_file()
+    assert sum(sizes) > 10_000
 
 
 def test_same_looks_at_numbers_and_at_clear_winners():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec import artifacts, sequences
+from kerasrec import artifacts, exporter, sequences
 from kerasrec import recommender as recommender_module
 from kerasrec.artifacts import ArtifactError
 from kerasrec.backend import tf
@@ -397,6 +397,32 @@ def test_encode_gives_a_known_title_the_text_part_of_its_item(recommender, toy_i
     assert recommender.encode([]).shape == (0, 16)
     with pytest.raises(TypeError, match="texts must be"):
         recommender.encode("one text")
+
+
+def test_a_version_without_a_tokenizer_in_its_graph_encodes_in_python(
+    text_parts, toy_items, text_version, tmp_path, monkeypatch
+):
+    """As versions are that were exported before there was one: the vectors are the same."""
+    model, fusion, part = text_parts
+    monkeypatch.setattr(exporter, "graph_tokenizer", lambda *_: None)
+    old = exporter.export(
+        model,
+        tmp_path / "old",
+        items=toy_items,
+        manifest={},
+        encoder=part.encoder,
+        whitening=part.whitening,
+        fusion=fusion,
+    )
+    old, new = Recommender.load(old), Recommender.load(text_version)
+    assert "encode_items" not in old.manifest["signatures"]
+    texts = ["Java程序设计（2019春）", "", " ", "没见过的 ÉTÉ 课程\x00", *toy_items.texts()] * 2
+    np.testing.assert_allclose(new.encode(texts), old.encode(texts), atol=1e-5)
+    assert old._encoder is not None and new._encoder is None
+    assert new.encode([]).shape == (0, 12)
+    assert np.isfinite(new.encode(["half of a pair \ud800"])).all()
+    with pytest.raises(TypeError, match="texts must be"):
+        new.encode([None])
 
 
 def test_encode_gives_zeros_for_a_text_that_says_nothing(recommender):

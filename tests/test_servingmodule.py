@@ -1,6 +1,7 @@
 """The signatures of the exported toy version, called as TensorFlow Serving calls them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import histories_of
 from hypothesis import given, settings
@@ -459,3 +460,134 @@ def test_fused_scores_equal_the_formula(fused, asked, moment):
             found = values.numpy()[row][: len(listed)]
             np.testing.assert_allclose(found, expected[listed], atol=2e-5, err_msg=name)
             assert (np.diff(found) <= 0).all()
+
+
+# --- texts in ---
+
+TEXTS = ["大学物理：力学与热学", "Java程序设计", "高等数学（2019春）", "古代汉语", "中国建筑史"]
+
+
+@pytest.fixture(scope="module")
+def with_texts(text_version):
+    return tf.saved_model.load(str(text_version / "1"))
+
+
+def grown(text_version, texts):
+    """A `Recommender` that has learned of texts as items n0, n1, ..."""
+    recommender = Recommender.load(text_version)
+    names = [f"n{number}" for number in range(len(texts))]
+    recommender.add_items(pd.DataFrame({"item_id": names, "title": texts}))
+    return recommender
+
+
+def encode(served, texts):
+    return call(served, "encode_items", texts=tf.constant(texts, tf.string))["vectors"]
+
+
+def by_text(served, histories):
+    return call(served, "recommend_by_text", history_texts=rows(histories))
+
+
+def test_signatures_that_take_texts(with_texts, served):
+    of_texts = {"encode_items": "texts", "recommend_by_text": "history_texts"}
+    assert not set(of_texts) & set(served.signatures)  # tfidf lives outside of the graph
+    for name, key in of_texts.items():
+        inputs = with_texts.signatures[name].structured_input_signature[1]
+        assert list(inputs) == [key] and inputs[key].dtype == tf.string
+    outputs = with_texts.signatures["recommend_by_text"].structured_outputs
+    assert {k: (s.dtype.name, s.shape.rank) for k, s in outputs.items()} == {
+        "item_ids": ("string", 2),
+        "scores": ("float32", 2),
+    }
+    assert with_texts.signatures["encode_items"].structured_outputs["vectors"].shape[1] == 12
+
+
+def test_encode_items_goes_the_way_of_the_parts(with_texts, text_parts):
+    """Python's tokenizer, the Keras encoder, the whitening and the text part, one by one."""
+    model, _, part = text_parts
+    tokens, segments = part.encoder.tokenizer.encode_batch(TEXTS)
+    white = part.whitening.apply(part.encoder.model([tokens, segments]).numpy())
+    found = encode(with_texts, TEXTS)
+    np.testing.assert_allclose(found, model.text_part(white), atol=1e-5)
+    assert found[:, :8].any(axis=1).all() and not found[:, 8:].any()  # the id part
+
+
+def test_encode_items_gives_the_vector_of_an_item_added_by_its_text(with_texts, text_version):
+    names = [f"n{number}" for number in range(len(TEXTS))]
+    np.testing.assert_allclose(
+        encode(with_texts, TEXTS), grown(text_version, TEXTS).item_vectors(names), atol=1e-5
+    )
+
+
+def test_encode_items_of_many_texts_is_that_of_each(with_texts, toy_items):
+    texts = [
+        *toy_items.texts(),
+        *toy_items.texts("{title} {text}"),
+        "",
+        " \u3000",
+        "\x07",
+        *TEXTS * 3,
+    ]
+    together = encode(with_texts, texts)
+    assert (together[[text.strip() == "" for text in texts]] == 0).all()
+    assert together[texts.index("\x07")].any()  # no word in it, but not blank
+    for number in range(0, len(texts), 7):
+        alone = encode(with_texts, [texts[number]])[0]
+        np.testing.assert_allclose(together[number], alone, atol=1e-5)
+    assert encode(with_texts, []).shape == (0, 12)
+    assert np.isfinite(encode(with_texts, [b"\xff\xe4", "中" * 100_000, "x" * 100_000])).all()
+
+
+@pytest.mark.parametrize("history", [[0], [1, 1, 0], [0, 1, 2, 3, 4, 0, 1]])
+def test_recommend_by_text_answers_as_for_items_added_by_these_texts(
+    with_texts, text_version, history
+):
+    """Such items are seen, so they are not listed and take no share from the others."""
+    texts = TEXTS[: max(history) + 1]
+    answer = by_text(with_texts, [[texts[i] for i in history], []])
+    recommender = grown(text_version, texts)
+    expected = recommender.recommend([[f"n{i}" for i in history]], k=50, at="now")
+    np.testing.assert_allclose(answer["scores"][0], expected["score"], atol=1e-4)
+    assert answer["item_ids"][0].tolist() == expected["item_id"].tolist()
+
+
+def test_blank_texts_change_nothing(with_texts):
+    a, b, c = TEXTS[:3]
+    plain = by_text(with_texts, [[a, b, c]])
+    for history in (["", a, b, c], [a, " ", b, "\u3000\n", c, ""], [*[""] * 30, a, b, c]):
+        answer = by_text(with_texts, [history])
+        np.testing.assert_allclose(answer["scores"], plain["scores"], atol=1e-5)
+        assert (answer["item_ids"] == plain["item_ids"]).all()
+    assert np.abs(by_text(with_texts, [[c, b, a]])["scores"] - plain["scores"]).max() > 1e-4
+
+
+def test_only_the_newest_texts_count(with_texts):
+    history = (TEXTS * 3)[:11]
+    newest = by_text(with_texts, [history[-6:]])  # max_length
+    np.testing.assert_allclose(
+        by_text(with_texts, [history])["scores"], newest["scores"], atol=1e-5
+    )
+
+
+def test_without_a_text_popular_items_answer(with_texts, text_version, text_parts):
+    ids = Recommender.load(text_version).items.ids
+    popular = text_parts[1].popular
+    best = np.argsort(-popular[1:], kind="stable")[:50]
+    for history in (tf.zeros((2, 0), tf.string), [[""], [" "]], [["", ""], ["", "\t"]]):
+        answer = call(with_texts, "recommend_by_text", history_texts=history)
+        assert answer["item_ids"].tolist() == [[ids[i] for i in best]] * 2
+        np.testing.assert_allclose(answer["scores"][0], popular[1:][best], rtol=1e-6)
+    mixed = by_text(with_texts, [[TEXTS[0]], [], TEXTS])
+    assert (mixed["item_ids"][1] == ids[best]).all()
+    for number, history in ((0, TEXTS[:1]), (2, TEXTS)):
+        alone = by_text(with_texts, [history])
+        np.testing.assert_allclose(mixed["scores"][number], alone["scores"][0], atol=1e-5)
+    nobody = call(with_texts, "recommend_by_text", history_texts=tf.zeros((0, 3), tf.string))
+    assert nobody["item_ids"].shape == nobody["scores"].shape == (0, 50)
+
+
+def test_a_title_of_the_catalogue_is_a_text_like_others(with_texts, toy_items):
+    """It is not taken for its item: this one may be listed, as nobody said it was seen."""
+    listed = by_text(with_texts, [[title] for title in toy_items.frame["title"]])["item_ids"]
+    own = [item in row for item, row in zip(toy_items.ids, listed, strict=True)]
+    assert np.mean(own) > 0.3
