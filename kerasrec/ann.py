@@ -5,7 +5,6 @@ its recall against an exact search reaches a goal; the report says what was meas
 """
 
 import hashlib
-import importlib
 import json
 import logging
 import os
@@ -199,7 +198,9 @@ def import_faiss():
             "An index of the nearest items needs faiss, which is missing. Run: "
             "pip install 'kerasrec[ann]', or load with index=\"exact\"."
         )
-    return importlib.import_module("faiss")
+    import faiss
+
+    return faiss
 
 
 def _unit(vectors):
