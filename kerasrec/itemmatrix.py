@@ -90,6 +90,13 @@ def read_vectors(module):
     return module.byte_vectors.numpy() * module.byte_scale.numpy()[:, None]
 
 
+def vectors_at(module, index):
+    """Item vectors of a loaded version in whatever form, float32 `(n, dim)`; 0 gives zeros."""
+    if form_of(module) == "float32":
+        return tf.gather(module.item_vectors, index).numpy()
+    return look_up({name: getattr(module, name) for name in TABLES}, index).numpy()
+
+
 def grown(module, vectors):
     """The tables of a loaded version with more items, in the form that it has.
 

@@ -460,12 +460,7 @@ class Recommender:
 
     def item_vectors(self, item_ids):
         """Item vectors, float32 `(n, dim)`; zeros for an unknown id."""
-        index = tf.constant(self.index_of(item_ids))
-        if itemmatrix.form_of(self._module) == "float32":
-            return tf.gather(self._module.item_vectors, index).numpy()
-        return self._module.signatures["item_vectors"](
-            item_ids=tf.constant(self._ids[index.numpy()].astype(str))
-        )["vectors"].numpy()
+        return itemmatrix.vectors_at(self._module, self.index_of(item_ids))
 
     # --- new items ---
 

@@ -81,14 +81,9 @@ class Shortlist:
         order = np.argsort(-first[1:], kind="stable") + 1
         self._num_new = (first[1:, None] > np.arange(len(self._starts))).sum(axis=0)
         self._scanned = order[: min(_SCANNED, int(self._num_new.max(initial=0)))].astype(np.int32)
-        vectors = self._rows(self._scanned)
+        vectors = itemmatrix.vectors_at(module, self._scanned)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         self._scanned_vectors = vectors / np.maximum(lengths, 1e-12)
-
-    def _rows(self, index):
-        module = self._module
-        tables = {n: getattr(module, n) for n in itemmatrix.TABLES if hasattr(module, n)}
-        return itemmatrix.look_up(tables, index).numpy()
 
     def add(self, vectors):
         """Take in new items, which the module knows already; `vectors` `(num_new, dim)`."""

@@ -131,6 +131,9 @@ def test_added_items_in_a_smaller_form(base, form):
 
     small = Recommender.load(export_again(base, item_matrix=form))
     small.add_items(pd.DataFrame({"item_id": ["新"], "title": ["大学物理"]}))
+    expected = small.encode(["大学物理"])
+    step = np.abs(expected).max() * (2**-11 if form == "float16" else 1 / 254) * 1.001
+    np.testing.assert_allclose(small.item_vectors(["新"]), expected, atol=step)
     saved = Recommender.load(small.save())
     assert itemmatrix.form_of(saved._module) == form and len(saved.items) == 83
     table = small.recommend([["新"], list(small.items.ids[:3])], k=82)
