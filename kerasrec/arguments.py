@@ -219,7 +219,8 @@ def add_export(sub):
         nargs="+",
         action="extend",
         metavar="O=V",
-        help="k=100 (list length of the signatures), scorer_weight=0.5 (of the MLP in the score)",
+        help="k=100 (list length of the signatures), scorer_weight=0.5 (of the MLP in the score), "
+        "item_matrix=float16 or int8 (item vectors in less memory, rounded)",
     )
     sub.add_argument(
         "--deploy",

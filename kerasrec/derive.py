@@ -4,19 +4,22 @@ import shutil
 
 import numpy as np
 
-from kerasrec import artifacts
+from kerasrec import artifacts, itemmatrix
 from kerasrec.backend import tf
 from kerasrec.modelcard import CARD, model_card
 from kerasrec.warmup import read_signatures, replay_warmup, write_warmup
 
 
-def export_again(model, *, k=None, scorer_weight=None):
+def export_again(model, *, k=None, scorer_weight=None, item_matrix=None):
     """Write a new version of a model with other export options.
 
     Args:
         model: `saved_models/NAME` or a version folder.
         k: length of the lists of the signatures; None = as it was.
         scorer_weight: weight of the MLP in the fused score; None = as it was.
+        item_matrix: how the item vectors are stored, one of `itemmatrix.FORMS` (float16 and int8
+            take less memory and round); None = as they were. What a smaller form has rounded, a
+            larger one does not bring back.
 
     Returns:
         Path of the new version.
@@ -37,10 +40,28 @@ def export_again(model, *, k=None, scorer_weight=None):
         if not (is_number and 0 <= scorer_weight < float("inf")):
             raise ValueError(f"scorer_weight must be 0 or above. Received: {scorer_weight!r}.")
         changes["scorer_weight"] = float(scorer_weight)
-    if not changes:
-        raise ValueError("export needs something to change: k=N or scorer_weight=W.")
     variables = {name: tf.constant(value) for name, value in changes.items()}
+    if item_matrix is not None:
+        variables.update(_in_form(version, item_matrix))
+        changes["item_matrix"] = item_matrix
+    if not changes:
+        raise ValueError(
+            "export needs something to change: k=N, scorer_weight=W or item_matrix=FORM."
+        )
     return derive_version(version, changes, variables=variables)
+
+
+def _in_form(version, form):
+    """The tables of a version's item vectors in one of `itemmatrix.FORMS`."""
+    if form not in itemmatrix.FORMS:
+        itemmatrix.stored(np.zeros((1, 1)), form)  # raises
+    loaded = tf.saved_model.load(str(version))
+    if not hasattr(loaded, "half_vectors"):
+        raise artifacts.ArtifactError(
+            f"{version} was exported by a kerasrec that knew float32 item vectors only. Train it "
+            "again to store them in another form."
+        )
+    return itemmatrix.stored(itemmatrix.read_vectors(loaded), form)
 
 
 def derive_version(version, changes, *, variables, frame=None, recency=None):
@@ -103,7 +124,7 @@ def _check(folder):
     replay_warmup(folder, loaded)
     ids = (folder / artifacts.ITEM_IDS).read_text(encoding="utf-8").split("\n")[:-1]
     vectors = loaded.signatures["item_vectors"](item_ids=tf.constant(ids))["vectors"]
-    if not np.array_equal(vectors, loaded.item_vectors[1:]):
+    if not np.array_equal(vectors, itemmatrix.read_vectors(loaded)[1:]):
         raise artifacts.ArtifactError(
             f"The copy of {folder.name} does not give every item its vector; nothing was "
             "published. This is a defect of kerasrec: please report it."

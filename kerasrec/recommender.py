@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from kerasrec import artifacts, sequences
-from kerasrec.backend import tf
+from kerasrec import ann, artifacts, itemmatrix, sequences
+from kerasrec.backend import is_installed, tf
 from kerasrec.data import Items, read_interactions, read_items
 from kerasrec.derive import derive_version
 from kerasrec.lists import top_k
 from kerasrec.recency import AT_THE_END, NEVER, Recency, newest_times
+from kerasrec.shortlist import LONGEST, Shortlist
 from kerasrec.timestamps import read_moment
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,11 @@ CACHED_CELLS = 2**20
 _FEWEST_ROWS = 32  # of a call, however many items: below, the calls themselves take the time
 _CALLS_AT_ONCE = 2  # some operations use one core only: meanwhile the other call has the rest
 _DAY = 86400
+#: how items are looked through: all of them, those an index finds, or as pays for the catalogue
+INDEXES = ("auto", "exact", "ann")
+#: items from which "auto" takes the index; below, looking at all of them is as fast
+ANN_FROM = 100_000
+_AMONG_ROWS = 64  # of a call with an index
 
 
 class Recommender:
@@ -36,6 +42,7 @@ class Recommender:
         manifest: dict, what the version says of itself.
         version: Path of its folder.
         items: `Items`, the catalogue; row r has item index r + 1.
+        index: `ann.ItemIndex` where one is used, with its `report`; else None.
 
     >>> recommender = Recommender.load("saved_models/courses")            # doctest: +SKIP
     >>> recommender.recommend([["C_1", "C_7"]], k=3)                      # doctest: +SKIP
@@ -43,7 +50,9 @@ class Recommender:
     0       0    C_12     1  9.731445
     """
 
-    def __init__(self, version):
+    def __init__(self, version, *, index="auto"):
+        if index not in INDEXES:
+            raise ValueError(f"index must be one of {', '.join(INDEXES)}. Received: {index!r}.")
         self.version = artifacts.find_version(version)
         self.manifest = artifacts.read_manifest(self.version)
         try:
@@ -57,11 +66,61 @@ class Recommender:
                 "again, or export the model again."
             ) from error
         self._encoder = None
+        self._shortlist = self._find_shortlist(index)
 
     @classmethod
-    def load(cls, model):
-        """Load `saved_models/NAME` (its stable label, else the largest version) or one version."""
-        return cls(model)
+    def load(cls, model, *, index="auto"):
+        """Load `saved_models/NAME` (its stable label, else the largest version) or one version.
+
+        Args:
+            model: path of it.
+            index: "exact" looks at every item for every list; "ann" at those that an index of
+                nearest items (faiss), the neighbour tables and popularity propose, which are then
+                scored exactly; "auto" takes the index from `ANN_FROM` items on where faiss is
+                installed. The index is built at the first load and kept in the cache folder.
+
+        Raises:
+            ImportError: "ann" without faiss.
+        """
+        return cls(model, index=index)
+
+    def _find_shortlist(self, index):
+        """`Shortlist` for `index`, or None."""
+        if index == "exact" or (index == "auto" and len(self.items) < ANN_FROM):
+            return None
+        if not hasattr(self._module, "among_rows"):
+            if index == "auto":
+                return None
+            raise artifacts.ArtifactError(
+                f"{self.version} was exported before there was an index of nearest items. Train it "
+                'again, or load with index="exact".'
+            )
+        if index == "auto" and not is_installed("faiss"):
+            log.info("%d items without an index: pip install 'kerasrec[ann]'", len(self.items))
+            return None
+        ann.import_faiss()  # raises before the work
+        return Shortlist(self._module, self.manifest)
+
+    @property
+    def index(self):
+        """See the class."""
+        return self._shortlist and self._shortlist.index
+
+    def tune_index(self, histories, *, recall=ann.RECALL):
+        """Measure the index on histories of users (as for `recommend`) and choose its effort anew.
+
+        Without it, the index was measured on made-up histories that follow the neighbour tables.
+
+        Returns:
+            Share of the 100 items nearest to an interest that the index now finds.
+
+        Raises:
+            ValueError: this Recommender uses no index.
+        """
+        if self._shortlist is None:
+            raise ValueError('tune_index needs an index. Load with index="ann".')
+        vectors = itemmatrix.read_vectors(self._module)[1:]
+        return self.index.tune(vectors, self.interests(histories), recall=recall)
 
     def _set_items(self, frame):
         self.items = Items(frame)
@@ -133,9 +192,21 @@ class Recommender:
         scores = np.zeros((histories.num_users, width), np.float32)
         at_once = max(CACHED_CELLS // len(self._ids), _FEWEST_ROWS)
         fixed = len(self._ids) + len(allow) + len(refuse)
+        is_short = k <= LONGEST and self._shortlist is not None and not len(allow)
+        if is_short:
+            at_once, fixed = _AMONG_ROWS, 1024 * interest_width(self._module)
         batches = _batches(histories.lengths, min(batch_size, at_once), fixed)
 
         def answer(rows):
+            if is_short:
+                part = histories.select(rows)
+                found = self._among(part, asked[rows], k, keep_seen, refuse)
+                enough, *found = found
+                done = rows[enough]
+                index[done], scores[done] = (values[enough] for values in found)
+                rows = rows[~enough]
+                if not len(rows):
+                    return
             size = len(rows)
             found = self._module.recommend_rows(
                 *self._inputs(histories.select(rows)),
@@ -156,6 +227,27 @@ class Recommender:
             log.info("%d users without a known item get popular items", len(popular))
         table.attrs["popular_for"] = list(popular)
         return table
+
+    def _among(self, histories, asked, k, keep_seen, deny):
+        """Lists from candidates alone: `(enough (b,), index (b, k), scores (b, k))`."""
+        inputs = self._inputs(histories)
+        interest = self._module.interest_rows(*inputs)
+        history = inputs[0].numpy()
+        options = dict(k=k, keep_seen=keep_seen, deny=deny)
+        found = self._shortlist.candidates(history, interest.numpy(), asked, **options)
+        answer = self._module.among_rows(
+            inputs[0],
+            interest,
+            tf.constant(found.items),
+            tf.constant(found.votes),
+            tf.constant(found.totals),
+            tf.constant(self._shortlist.sample),
+            tf.constant(asked),
+            tf.constant(k),
+        )
+        width = min(k, len(self._ids))
+        padded = (np.pad(part.numpy(), [(0, 0), (0, width)])[:, :width] for part in answer)
+        return found.enough, *padded
 
     def _asked(self, histories, at):
         """int64 `(num_users,)`: when each list is asked for; 0 = at the end of the log."""
@@ -196,12 +288,14 @@ class Recommender:
             found = self._recency.at_end(*table)
             for name, value in zip((*names, "popularity"), found, strict=True):
                 getattr(self._module, name).assign(value)
+            if self._shortlist is not None:
+                self._shortlist.know()
         return count
 
     def interests(self, histories, *, batch_size=512):
         """U of each history (given as for `recommend`), float32 `(num_users, dim)`, unit length."""
         histories = self._histories(histories)
-        interests = np.zeros((histories.num_users, self._module.item_vectors.shape[1]), np.float32)
+        interests = np.zeros((histories.num_users, interest_width(self._module)), np.float32)
         for rows in _batches(histories.lengths, batch_size, interests.shape[1]):
             inputs = self._inputs(histories.select(rows))
             interests[rows] = self._module.interest_rows(*inputs).numpy()
@@ -341,7 +435,9 @@ class Recommender:
         given = self.encode(texts)
         if not all(text.strip() for text in texts):
             raise ValueError("similar needs a text with words in it. Received: an empty one.")
-        queries, items = (self._text_parts(v) for v in (given, self._module.item_vectors.numpy()))
+        queries, items = (
+            self._text_parts(v) for v in (given, itemmatrix.read_vectors(self._module))
+        )
         found = [
             top_k(queries[rows] @ items.T, k)
             for rows in _batches(np.zeros(len(texts), int), 256, len(items))
@@ -364,7 +460,7 @@ class Recommender:
 
     def item_vectors(self, item_ids):
         """Item vectors, float32 `(n, dim)`; zeros for an unknown id."""
-        return tf.gather(self._module.item_vectors, self.index_of(item_ids)).numpy()
+        return itemmatrix.vectors_at(self._module, self.index_of(item_ids))
 
     # --- new items ---
 
@@ -390,7 +486,7 @@ class Recommender:
         # tfidf; or a version from before there were tokenizers in the graph
         if self._encoder is None:
             self._encoder = load_text_encoder(self.version / artifacts.ENCODER)
-        vectors = np.zeros((len(texts), self._module.item_vectors.shape[1]), np.float32)
+        vectors = np.zeros((len(texts), interest_width(self._module)), np.float32)
         for start in range(0, len(texts), 64):
             part = texts[start : start + 64]
             if self._encoder.kind == "bert":
@@ -434,17 +530,18 @@ class Recommender:
         else:
             raise ValueError("This version was not trained on ready vectors: leave vectors out.")
         module = self._module
-        table = tf.concat([module.item_vectors, added], axis=0)
-        module.item_vectors.assign(table)
-        module.item_matrix.assign(tf.transpose(tf.math.l2_normalize(table, axis=-1)))
+        for name, rows in itemmatrix.grown(module, added).items():
+            getattr(module, name).assign(rows)
         self._recency = self._recency._replace(counts=self._recency.counts.grown(len(items)))
         prior, popular = self._recency.priors()
-        added = np.full(len(items), NEVER, np.int32)
-        module.first.assign(np.concatenate([module.first.numpy(), added]))
+        never = np.full(len(items), NEVER, np.int32)
+        module.first.assign(np.concatenate([module.first.numpy(), never]))
         # no event at any moment: the same prior at all of them
-        added = np.tile(prior[-len(items) :], (len(module.starts.numpy()), 1))
-        module.prior.assign(np.concatenate([module.prior.numpy(), added], axis=1))
+        of_new = np.tile(prior[-len(items) :], (len(module.starts.numpy()), 1))
+        module.prior.assign(np.concatenate([module.prior.numpy(), of_new], axis=1))
         module.popularity.assign(popular)
+        if self._shortlist is not None:
+            self._shortlist.add(added)
         columns = self.items.frame.columns
         frames = [self.items.frame, items.frame.reindex(columns=columns, fill_value="")]
         self._set_items(pd.concat(frames, ignore_index=True))
@@ -471,7 +568,8 @@ class Recommender:
 
         The graph is copied; the tables that grew are written anew.
         """
-        names = ("item_vectors", "item_matrix", "popularity", "starts", "prior", "first")
+        names = ["popularity", "starts", "prior", "first"]
+        names += [name for name in itemmatrix.TABLES if hasattr(self._module, name)]
         return derive_version(
             self.version,
             {"num_items": len(self.items)},
@@ -479,6 +577,11 @@ class Recommender:
             frame=self.items.frame,
             recency=self._recency,
         )
+
+
+def interest_width(module):
+    """Length of the item vectors of a loaded version."""
+    return module.item_vectors.shape[1]
 
 
 def _checked_k(k):

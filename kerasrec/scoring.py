@@ -189,15 +189,15 @@ def exclude_all_but(scores, item_index):
     return tf.cond(tf.reduce_any(item_index != 0), restrict, lambda: scores)
 
 
-def rerank(scores, interest, item_vectors, scorer, weight, k):
+def rerank(scores, interest, vectors_of, scorer, weight, k):
     """Top k by `score + weight * MLP` among the `NUM_RERANKED` best by score, the others below.
 
     How many are re-ranked does not depend on `k`, so a short list is the start of a long one.
 
     Args:
         scores: float32, `(batch, num_items + 1)`, -inf = may not be listed.
-        interest: float32, `(batch, dim)`.  item_vectors: float32, `(num_items + 1, dim)`.
-        scorer: `Scorer`.  weight: float32, `(batch,)`.
+        interest: float32, `(batch, dim)`.  vectors_of: function of columns `(batch, n)` that gives
+        the item vectors `(batch, n, dim)`.  scorer: `Scorer`.  weight: float32, `(batch,)`.
 
     Returns:
         As `top_k`; behind the re-ranked places the score is held down to that of the last of them.
@@ -205,7 +205,7 @@ def rerank(scores, interest, item_vectors, scorer, weight, k):
     index, values = top_k(scores, tf.maximum(k, NUM_RERANKED))
     index, rest = index[:, :NUM_RERANKED], index[:, NUM_RERANKED:]
     values, rest_values = values[:, :NUM_RERANKED], values[:, NUM_RERANKED:]
-    vectors = tf.math.l2_normalize(tf.gather(item_vectors, index), axis=-1)
+    vectors = tf.math.l2_normalize(vectors_of(index), axis=-1)
     fused = values + weight[:, None] * scorer([interest, vectors], training=False)
     # equal scores stay in the order of the item index, also behind the re-ranking
     place = tf.argsort(index, axis=1, stable=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kerasrec import itemmatrix
 from kerasrec.backend import tf
 from kerasrec.fusionweights import TINY
 from kerasrec.graphtexts import is_blank, text_vectors
@@ -72,10 +73,8 @@ class ServingModule(tf.Module):
         self.prior = tf.Variable(fusion.prior, shape=(None, None), name="prior")
         self.interest_model = self._plain_call(model.interest)
         self.scorer = self._plain_call(model.scorer)
-        dim = item_vectors.shape[1]
-        self.item_vectors = tf.Variable(item_vectors, shape=(None, dim), name="item_vectors")
-        unit = tf.transpose(tf.math.l2_normalize(item_vectors, axis=-1))
-        self.item_matrix = tf.Variable(unit, shape=(dim, None), name="item_matrix")
+        for name, variable in itemmatrix.make_variables(np.asarray(item_vectors)).items():
+            setattr(self, name, variable)
         self.popularity = tf.Variable(fusion.popular, shape=(None,), name="popularity")
         self.temperature = tf.Variable(float(model.loss.temperature()), name="temperature")
         self.asset = tf.saved_model.Asset(str(asset))
@@ -94,47 +93,81 @@ class ServingModule(tf.Module):
     def _memory(self, fusion, name):
         memory = Memory(fusion.tables[name], name=name)
         self.layer_variables = [*getattr(self, "layer_variables", []), *memory.tables]
+        # under names of their own too: a `Shortlist` reads them
+        setattr(self, f"neighbours_{name}", memory.neighbours)
+        setattr(self, f"votes_{name}", memory.votes)
         return memory.call
+
+    def _vectors(self, index):
+        return itemmatrix.look_up({name: getattr(self, name) for name in itemmatrix.TABLES}, index)
+
+    def _cosines(self, queries):
+        return itemmatrix.cosines(
+            {name: getattr(self, name) for name in itemmatrix.TABLES}, queries
+        )
 
     def _fused(self, history, interest, asked):
         """The fused score without the MLP, `(batch, num_items + 1)`: see `fusion`."""
-        retrieval = tf.nn.softmax(tf.matmul(interest / self.temperature, self.item_matrix))
+        retrieval = tf.nn.softmax(self._cosines(interest / self.temperature))
         num_columns = tf.shape(retrieval)[1]
         parts = {"model": retrieval}
         for name, memory in self.memories.items():
             parts[name] = memory(history[:, -self.max_length :], num_columns)
         unseen = ones_but(history, num_columns)
+        total = {
+            name: tf.reduce_sum(values * unseen, axis=1, keepdims=True)
+            for name, values in parts.items()
+        }
+        moment = self._moment(asked)
+        logs, shift = self._logs(parts, total)
+        score = self._weighted(tf.gather(self.prior, moment), logs, shift)
+        if self._knows_new:
+            # only a few columns as a rule: those of items that are new to some row
+            column = tf.where(self.first > tf.reduce_min(moment))[:, 0]
+            column = tf.cast(column, tf.int32)
+            is_new = tf.cast(tf.gather(self.first, column) > moment[:, None], tf.float32)
+            chosen = {name: tf.gather(values, column, axis=1) for name, values in logs.items()}
+            score = add_columns(score, column, self._of_new(chosen, shift) * is_new)
+        return score
+
+    def _logs(self, values, total):
+        """Logarithms of the shares of the parts, up to one number per row.
+
+        Args:
+            values: name -> float32 `(batch, n)`, what a part gives each of n items.
+            total: name -> float32 `(batch, 1)`, what it gives all unseen items.
+
+        Returns:
+            Two dicts, name -> `(batch, n)` and name -> `(batch, 1)`: their difference is
+            `log(share + epsilon)`.
+        """
         # every pass over the catalogue counts: (share + epsilon) * total takes one, and the
         # logarithm of the total is one number per row
-        total, scaled = {}, {}
-        for name, values in parts.items():
-            total[name] = tf.reduce_sum(values * unseen, axis=1, keepdims=True)
-            total[name] = tf.maximum(total[name], TINY)
-            scaled[name] = values + self.epsilon * total[name]
+        total = {name: tf.maximum(values, TINY) for name, values in total.items()}
+        scaled = {name: part + self.epsilon * total[name] for name, part in values.items()}
         if self.mixture:
             mixed = [(name, part) for name, part in self.mixture.items() if part]
             # its parts sum to 1, so epsilon is in it already
             scaled["mixture"] = sum(scaled[name] * (part / total[name]) for name, part in mixed)
             total["mixture"] = tf.ones_like(total["model"])
         logs = {name: tf.math.log(scaled[name]) for name in self.weights}
-        shift = {name: tf.math.log(total[name]) for name in self.weights}  # (batch, 1)
-        moment = self._moment(asked)
-        score = [tf.gather(self.prior, moment)]
-        score += [logs[name] * weight for name, (weight, _) in self.weights.items()]
-        score = tf.add_n(score)
-        score -= sum(shift[name] * weight for name, (weight, _) in self.weights.items())
-        if any(more for _, more in self.weights.values()):
-            # only a few columns as a rule: those of items that are new to some row
-            column = tf.where(self.first > tf.reduce_min(moment))[:, 0]
-            column = tf.cast(column, tf.int32)
-            is_new = tf.cast(tf.gather(self.first, column) > moment[:, None], tf.float32)
-            added = sum(
-                (tf.gather(logs[name], column, axis=1) - shift[name]) * more
-                for name, (_, more) in self.weights.items()
-                if more
-            )
-            score = add_columns(score, column, added * is_new)
-        return score
+        return logs, {name: tf.math.log(total[name]) for name in self.weights}
+
+    def _weighted(self, prior, logs, shift):
+        """The fused score of items with events; `logs`, `shift` as `_logs` gives them."""
+        score = [prior] + [logs[name] * weight for name, (weight, _) in self.weights.items()]
+        return tf.add_n(score) - sum(
+            shift[name] * weight for name, (weight, _) in self.weights.items()
+        )
+
+    @property
+    def _knows_new(self):
+        return any(more for _, more in self.weights.values())
+
+    def _of_new(self, logs, shift):
+        """What an item's score has more while the item is new."""
+        weights = self.weights.items()
+        return sum((logs[name] - shift[name]) * more for name, (_, more) in weights if more)
 
     def _moment(self, asked):
         """In-graph twin of `recency.Moments.of`: UTC seconds `(batch,)`, 0 = now -> int32."""
@@ -150,7 +183,7 @@ class ServingModule(tf.Module):
             tf.pad(values, [[0, 0], [1, 0]])[:, -self.max_length :]  # never of width 0
             for values in (history, time_gap, event)
         )
-        vectors = tf.gather(self.item_vectors, history)
+        vectors = self._vectors(history)
         return self.interest_model([vectors, history, time_gap, event])
 
     @tf.function(
@@ -196,15 +229,85 @@ class ServingModule(tf.Module):
         weight = tf.where(known, self.scorer_weight, 0.0)
         return tf.cond(
             self.scorer_weight > 0,
-            lambda: rerank(scores, interest, self.item_vectors, self.scorer, weight, k),
+            lambda: rerank(scores, interest, self._vectors, self.scorer, weight, k),
             lambda: top_k(scores, k),
         )
+
+    @tf.function(
+        input_signature=[
+            _ROWS,
+            _VECTORS,
+            _ROWS,
+            tf.TensorSpec((None, None, None), tf.float32),
+            tf.TensorSpec((None, None), tf.float32),
+            tf.TensorSpec((None,), tf.int32),
+            _TIMES,
+            tf.TensorSpec((), tf.int32),
+        ]
+    )
+    def among_rows(self, history, interest, candidates, votes, totals, sample, asked, k):
+        """Best of a few candidates: index and fused score `(batch, k)`, as `recommend_rows`.
+
+        For catalogues in which a pass over all items is dear. The score is the same but for the
+        sum of the model's shares over the items that are no candidates, which a sample stands for.
+
+        Args:
+            history: `(batch, time)`, whole histories.
+            interest: `(batch, dim)`, from `interest_rows`.
+            candidates: item indices `(batch, n)`, ascending, none twice, 0 = none.
+            votes: `(num_tables, batch, n)`, what the neighbour tables (in the order of their
+                names) give the candidates.
+            totals: `(num_tables, batch)`, what they give all unseen items.
+            sample: item indices `(m,)`, drawn from the catalogue, none twice.
+        """
+        history = tf.sort(tf.pad(history, [[0, 0], [1, 0]]), axis=1)
+        vectors = tf.math.l2_normalize(self._vectors(candidates), axis=-1)  # (batch, n, dim)
+        logits = tf.einsum("bd,bnd->bn", interest, vectors) / self.temperature
+        highest = tf.reduce_max(logits, axis=1, keepdims=True)
+        values = {"model": tf.exp(logits - highest)}
+        of_sample = tf.math.l2_normalize(self._vectors(sample), axis=-1)
+        others = tf.matmul(interest, of_sample, transpose_b=True) / self.temperature
+        total = {
+            "model": _total(
+                values["model"],
+                tf.exp(others - highest),
+                candidates,
+                sample,
+                history,
+                tf.size(self.first) - 1,
+            )
+        }
+        for number, name in enumerate(self.memories):
+            values[name], total[name] = votes[number], totals[number][:, None]
+        moment = self._moment(asked)
+        logs, shift = self._logs(values, total)
+        row = tf.tile(moment[:, None], [1, tf.shape(candidates)[1]])
+        prior = tf.gather_nd(self.prior, tf.stack([row, candidates], axis=2))
+        scores = self._weighted(prior, logs, shift)
+        if self._knows_new:
+            is_new = tf.cast(tf.gather(self.first, candidates) > moment[:, None], tf.float32)
+            scores += self._of_new(logs, shift) * is_new
+        known = tf.reduce_any(history > 0, axis=1)
+        scores = tf.where(known[:, None], scores, tf.gather(self.popularity, candidates))
+        scores = tf.where(candidates > 0, scores, -float("inf"))
+        weight = tf.where(known, self.scorer_weight, 0.0)
+
+        def vectors_of(column):
+            return tf.gather(vectors, column, batch_dims=1)
+
+        column, best = tf.cond(
+            self.scorer_weight > 0,
+            lambda: rerank(scores, interest, vectors_of, self.scorer, weight, k),
+            lambda: top_k(scores, k),
+        )
+        index = tf.gather(candidates, column, batch_dims=1)
+        return tf.where(tf.math.is_inf(best), 0, index), best
 
     @tf.function(input_signature=[_ROWS, _ROWS, _ROWS, _ROWS, _TIMES])
     def score_rows(self, history, time_gap, event, candidates, asked):
         """Fused score, float32 `(batch, c)`, of candidate item indices; -inf for index 0."""
         interest = self.interest_rows(history, time_gap, event)
-        vectors = tf.math.l2_normalize(tf.gather(self.item_vectors, candidates), axis=-1)
+        vectors = tf.math.l2_normalize(self._vectors(candidates), axis=-1)
         fused = self._fused(tf.pad(history, [[0, 0], [1, 0]]), interest, asked)
         scores = tf.gather(fused, candidates, batch_dims=1)
         scores += self.scorer_weight * self.scorer([interest, vectors], training=False)
@@ -215,7 +318,7 @@ class ServingModule(tf.Module):
     @tf.function(input_signature=[_VECTORS, _ROWS, tf.TensorSpec((), tf.int32)])
     def similar_rows(self, vectors, deny, k):
         """Items nearest by cosine to `vectors (batch, dim)`: index and cosine, `(batch, k)`."""
-        scores = tf.matmul(tf.math.l2_normalize(vectors, axis=-1), self.item_matrix)
+        scores = self._cosines(tf.math.l2_normalize(vectors, axis=-1))
         index, values = top_k(exclude(scores, tf.pad(deny, [[0, 0], [1, 0]])), k)
         nothing = tf.reduce_all(vectors == 0, axis=1)[:, None]
         return tf.where(nothing, 0, index), tf.where(nothing, -float("inf"), values)
@@ -357,13 +460,13 @@ class ServingModule(tf.Module):
     def similar(self, item_ids):
         """Items nearest to an item by cosine, without itself."""
         index = self._index(item_ids)
-        vectors = tf.gather(self.item_vectors, index)
+        vectors = self._vectors(index)
         return self._named(*self.similar_rows(vectors, index[:, None], self.k))
 
     @tf.function(input_signature=[_ONE_ID])
     def vectors_of(self, item_ids):
         """Item vectors, float32 `(batch, dim)`; zeros for an unknown id."""
-        return {"vectors": tf.gather(self.item_vectors, self._index(item_ids))}
+        return {"vectors": self._vectors(self._index(item_ids))}
 
     def signatures(self):
         """Signature name -> function."""
@@ -391,6 +494,33 @@ def _table(asset, key_type, value_type, key_default, default):
         number if by_id else whole,
     )
     return tf.lookup.StaticHashTable(source, default)
+
+
+def _total(of_candidates, of_sample, candidates, sample, history, num_items):
+    """Sum over all unseen items: of the candidates as it is, of the others by a sample.
+
+    Args:
+        of_candidates: `(batch, n)`.  of_sample: `(batch, m)`.  candidates, sample: their item
+        indices, `(batch, n)` and `(m,)`.  history: `(batch, time)`, ascending.
+
+    Returns:
+        float32 `(batch, 1)`.
+    """
+    unseen = tf.cast((candidates > 0) & ~_is_in(history, candidates), tf.float32)
+    rows = tf.tile(sample[None], [tf.shape(history)[0], 1])
+    others = tf.cast(~_is_in(history, rows) & ~_is_in(candidates, rows), tf.float32)
+    seen = tf.cast(history[:, 1:] > history[:, :-1], tf.float32)  # each item once, never 0
+    count = tf.cast(num_items, tf.float32) - tf.reduce_sum(seen, axis=1)
+    count = tf.maximum(count - tf.reduce_sum(unseen, axis=1), 0.0)
+    drawn = tf.maximum(tf.reduce_sum(others, axis=1), 1.0)
+    rest = tf.reduce_sum(of_sample * others, axis=1) * count / drawn
+    return (tf.reduce_sum(of_candidates * unseen, axis=1) + rest)[:, None]
+
+
+def _is_in(ordered, values):
+    """Which values `(batch, m)` are in the same row of `ordered` (batch, n >= 1), ascending."""
+    place = tf.minimum(tf.searchsorted(ordered, values), tf.shape(ordered)[1] - 1)
+    return tf.gather(ordered, place, batch_dims=1) == values
 
 
 def gap_bucket(timestamps):

@@ -196,7 +196,7 @@ def assignments(texts):
 
 def export_options(texts):
     """Options of `export_again` from --set."""
-    known = ("k", "scorer_weight")
+    known = ("k", "scorer_weight", "item_matrix")
     values = assignments(texts)
     for name in values:
         if name not in known:

@@ -150,6 +150,11 @@ def test_scorer_drops_out_in_training_only():
 # === Re-ranking ===
 
 
+def of(items):
+    """Item vectors by index, as `rerank` asks for them."""
+    return lambda index: tf.gather(items, index)
+
+
 def test_rerank_equals_numpy():
     num_items, k = 150, 12
     layer, users = random_scorer(), unit(3, 4)
@@ -159,7 +164,7 @@ def test_rerank_equals_numpy():
     scores[:, 0] = -INF
     scores[1, 5:] = -INF  # fewer items than asked for
     scores[0, [7, 9]] = scores[0].max() + 1  # a tie
-    index, values = (x.numpy() for x in rerank(scores, users, items, layer, weight, k))
+    index, values = (x.numpy() for x in rerank(scores, users, of(items), layer, weight, k))
     for row, user in enumerate(users):
         retrieved = np.argsort(-scores[row], kind="stable")[:100]
         retrieved = [i for i in sorted(retrieved) if scores[row, i] > -INF]
@@ -185,9 +190,9 @@ def test_rerank_looks_at_the_retrieved_alone(monkeypatch):
 
     items = np.array([[0], [1], [1], [-1], [-1], [1]], np.float32)
     scores = tf.constant([[-INF, 5, 1, 6, 7, 0]])
-    index, _ = rerank(scores, tf.ones((1, 1)), items, scorer, tf.ones(1), 2)
+    index, _ = rerank(scores, tf.ones((1, 1)), of(items), scorer, tf.ones(1), 2)
     assert index.numpy().tolist() == [[1, 4]]  # 2 and 5 would score more, but were not retrieved
-    index, values = rerank(scores, tf.ones((1, 1)), items, scorer, tf.ones(1), 6)
+    index, values = rerank(scores, tf.ones((1, 1)), of(items), scorer, tf.ones(1), 6)
     assert index.numpy().tolist() == [[1, 4, 3, 2, 5, 0]]  # a longer list starts with the short one
     assert values.numpy().tolist() == [[1005, -993, -994, -994, -994, -INF]]
 

@@ -101,6 +101,7 @@ def test_training_options_of_an_empty_file(tmp_path):
 
 def test_export_options():
     assert userinput.export_options(["k=5", "scorer_weight=0.5"]) == {"k": 5, "scorer_weight": 0.5}
+    assert userinput.export_options(["item_matrix=int8"]) == {"item_matrix": "int8"}
     with pytest.raises(
         UserError, match="unknown option scorer_wieght. Did you mean 'scorer_weight'"
     ):

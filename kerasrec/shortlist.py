@@ -1,0 +1,229 @@
+"""`Shortlist`: the few items of a large catalogue that can come into a user's list.
+
+They are the items nearest to the interest (`ann`), those that the neighbour tables of the fusion
+give most votes, what is asked for most at the moment, and the nearest of the new items. A version
+scores them exactly (`ServingModule.among_rows`). The tables are read as sparse matrices: an item's
+neighbours are few, however large the catalogue.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from kerasrec import ann, itemmatrix
+
+#: items taken from each source; lists of up to LONGEST items are made from them
+NEAREST, VOTED, ASKED, NEW = 512, 256, 256, 64
+LONGEST = 128
+_SAMPLE = 2048  # items that stand for all others in the sum of the model's shares
+_SCANNED = 4096  # new items of which the nearest are found without the index
+_WALKS = 512  # made-up histories that the recall of the index is measured on
+
+
+class Candidates(NamedTuple):
+    """What `ServingModule.among_rows` takes.
+
+    items: int32 `(batch, n)`, ascending, column 0 is 0.  votes: float32 `(num_tables, batch, n)`.
+    totals: float32 `(num_tables, batch)`.  enough: bool `(batch,)`, False where too few are left.
+    """
+
+    items: np.ndarray
+    votes: np.ndarray
+    totals: np.ndarray
+    enough: np.ndarray
+
+
+class Shortlist:
+    """Candidates for the lists of a loaded version.
+
+    Attributes:
+        index: `ItemIndex` of the item vectors.
+        sample: int32 `(m,)`, items drawn for `among_rows`.
+
+    Args:
+        module: a loaded version (or a `ServingModule`).
+        manifest: what the version says of itself.
+        folder: as for `ItemIndex.build`.
+    """
+
+    def __init__(self, module, manifest, *, folder=None):
+        self._module = module
+        self._max_length = manifest["options"]["max_length"]
+        decays = manifest["fusion"]["decays"]
+        self._decays = [decays[name] for name in sorted(decays)]
+        self.know()
+        self._tables = [self._table(name) for name in sorted(decays)]
+        vectors = itemmatrix.read_vectors(module)[1:]
+        rng = np.random.default_rng(0)
+        drawn = rng.permutation(len(vectors))[:_SAMPLE] + 1
+        self.sample = np.sort(drawn).astype(np.int32)
+        queries = self.interests(self.walks(_WALKS))
+        self.index = ann.ItemIndex.build(vectors, queries, folder=folder)
+
+    def _table(self, name):
+        """A neighbour table of the version as a sparse matrix."""
+        neighbours = getattr(self._module, f"neighbours_{name}").numpy()
+        votes = getattr(self._module, f"votes_{name}").numpy()
+        real = (neighbours > 0) & (votes != 0)
+        ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
+        shape = (len(neighbours), len(neighbours))
+        return sparse.csr_array((votes[real], neighbours[real], ends), shape=shape)
+
+    def know(self):
+        """Read what is popular and new at every moment; again after that has changed."""
+        module = self._module
+        self._starts, first = module.starts.numpy(), module.first.numpy()
+        self._asked = np.stack([_best(row, ASKED) for row in module.prior.numpy()])
+        self._popular = _best(module.popularity.numpy(), ASKED)
+        self._first, self._selectors = first, {}
+        # what is new at a moment is what is new at the next one and more
+        order = np.argsort(-first[1:], kind="stable") + 1
+        self._num_new = (first[1:, None] > np.arange(len(self._starts))).sum(axis=0)
+        self._scanned = order[: min(_SCANNED, int(self._num_new.max(initial=0)))].astype(np.int32)
+        vectors = itemmatrix.vectors_at(module, self._scanned)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        self._scanned_vectors = vectors / np.maximum(lengths, 1e-12)
+
+    def add(self, vectors):
+        """Take in new items, which the module knows already; `vectors` `(num_new, dim)`."""
+        self.index.add(vectors)
+        self.know()
+
+    # --- candidates ---
+
+    def candidates(self, history, interest, asked, *, k, keep_seen=False, deny=()):
+        """The candidates of a batch of users.
+
+        Args:
+            history: int32 `(batch, time)`, whole histories of item indices, padded on the left.
+            interest: float32 `(batch, dim)`.
+            asked: int64 `(batch,)`, when the lists are asked for, as for `recommend_rows`.
+            k: length of the lists.
+            keep_seen: True makes items of the history candidates too.
+            deny: item indices that are none.
+
+        Returns:
+            `Candidates`.
+        """
+        moment = self._moment(asked)
+        near, _ = self.index.search(interest, NEAREST)
+        new = self._nearest_new(interest, moment)
+        voted = [
+            self._voted(history, *pair) for pair in zip(self._tables, self._decays, strict=True)
+        ]
+        size = len(self._first)
+        mark, scratch = np.zeros(size, bool), np.zeros(size, np.float32)
+        rows, votes = [], []
+        totals = np.zeros((len(voted), len(history)), np.float32)
+        for row, past in enumerate(history):
+            past = np.unique(past[past > 0])
+            parts = (
+                [near[row], new[row], self._asked[moment[row]]] if len(past) else [self._popular]
+            )
+            ends = [matrix.indptr[row : row + 2] for matrix in voted]
+            of_row = [(m.indices[a:b], m.data[a:b]) for m, (a, b) in zip(voted, ends, strict=True)]
+            parts += [column[_largest(value, VOTED)] for column, value in of_row]
+            parts += [past] if keep_seen else []
+            mark[past], mark[list(deny)] = not keep_seen, True
+            found = np.unique(np.concatenate([[0], *parts]))
+            found = found[~mark[found]]
+            mark[past] = mark[list(deny)] = False
+            given = np.zeros((len(voted), len(found)), np.float32)
+            for number, (column, value) in enumerate(of_row):
+                scratch[column] = value
+                given[number] = scratch[found]
+                totals[number, row] = value.sum() - scratch[past].sum()
+                scratch[column] = 0
+            rows.append(found)
+            votes.append(given)
+        return _padded(rows, votes, np.maximum(totals, 0), max(k, ann.DEPTH))
+
+    def _moment(self, asked):
+        index = np.maximum(np.searchsorted(self._starts, asked, side="right") - 1, 0)
+        return np.where(np.asarray(asked) > 0, index, len(self._starts) - 1)
+
+    def _voted(self, history, table, decay):
+        """What a table gives every item, sparse `(batch, num_items + 1)`: see `NeighbourTable`."""
+        newest = history[:, -self._max_length :]
+        valid = newest > 0
+        age = valid[:, ::-1].cumsum(axis=1)[:, ::-1] - valid
+        has_row = valid & (newest < table.shape[0])
+        weight = (decay ** age[has_row]).astype(np.float32)
+        ends = np.concatenate([[0], np.cumsum(has_row.sum(axis=1))])
+        shape = (len(history), table.shape[0])
+        given = sparse.csr_array((weight, newest[has_row], ends), shape=shape) @ table
+        np.maximum(given.data, 0, out=given.data)
+        return given
+
+    def _nearest_new(self, interest, moment):
+        """The nearest of the items that are new at each row's moment, `(batch, NEW)`; 0 = none."""
+        found = np.zeros((len(interest), NEW), np.int32)
+        for now in np.unique(moment):
+            rows, count = np.flatnonzero(moment == now), self._num_new[now]
+            if count > _SCANNED:
+                if now not in self._selectors:
+                    self._selectors[now] = self.index.selector(self._first[1:] > now)
+                among = self._selectors[now]
+                found[rows] = self.index.search(interest[rows], NEW, among=among)[0]
+            elif count:
+                cosine = interest[rows] @ self._scanned_vectors[:count].T
+                best = np.argpartition(-cosine, min(NEW, count) - 1, axis=1)[:, :NEW]
+                found[rows, : best.shape[1]] = self._scanned[best]
+        return found
+
+    # --- real queries ---
+
+    def walks(self, count, *, seed=0):
+        """Made-up histories: popular items and, from each, a walk through the neighbour tables.
+
+        Returns:
+            int32 `(count, time)`, padded on the left.
+        """
+        rng = np.random.default_rng(seed)
+        start = rng.choice(self._popular if len(self._tables) else len(self._first) - 1, count)
+        item = np.maximum(start, 1)
+        steps = [item]
+        for _ in range(9):
+            drawn = rng.integers(1, len(self._first), count)
+            if self._tables:
+                table = self._tables[rng.integers(len(self._tables))]
+                width = np.diff(table.indptr)[item]
+                place = table.indptr[item] + (rng.random(count) ** 2 * width).astype(int)
+                place = np.minimum(place, max(len(table.indices) - 1, 0))
+                drawn = np.where(width > 0, table.indices[place], drawn) if table.nnz else drawn
+            item = drawn
+            steps.append(item)
+        walk = np.stack(steps, axis=1).astype(np.int32)
+        walk[np.arange(10) < 10 - rng.integers(1, 11, count)[:, None]] = 0
+        return walk
+
+    def interests(self, history):
+        """Interests of histories of item indices, `(batch, time)` -> float32 `(batch, dim)`."""
+        parts = [
+            self._module.interest_rows(part, np.zeros_like(part), np.zeros_like(part)).numpy()
+            for part in np.array_split(history, -(-len(history) // 256))
+        ]
+        return np.concatenate(parts)
+
+
+def _best(scores, count):
+    """Item indices of the highest scores `(num_items + 1,)`; never 0."""
+    return (_largest(scores[1:], count) + 1).astype(np.int32)
+
+
+def _largest(values, count):
+    if len(values) <= count:
+        return np.arange(len(values))
+    return np.argpartition(-values, count - 1)[:count]
+
+
+def _padded(rows, votes, totals, least):
+    """`Candidates` of rows of different lengths; zeros go first, so rows stay ascending."""
+    width = max((len(row) for row in rows), default=1)
+    items = np.zeros((len(rows), width), np.int32)
+    given = np.zeros((len(totals), len(rows), width), np.float32)
+    for number, (row, of_row) in enumerate(zip(rows, votes, strict=True)):
+        items[number, width - len(row) :] = row
+        given[:, number, width - len(row) :] = of_row
+    return Candidates(items, given, totals, np.array([len(row) > least for row in rows], bool))
