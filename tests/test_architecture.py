@@ -18,7 +18,7 @@ cleaning datastats splits datasets sequences
 
 lists metrics transitions recency fusionweights fusion baselines evaluation plots report
 
-checkpoints torchfile text architectures checkpointfolder e5small pooling finetuning
+checkpoints torchfile text graphunigram architectures checkpointfolder e5small pooling finetuning
 storedvectors tfidf textvectors encoder
 
 losses sequencemodels interest itemvectors scoring models
