@@ -1,8 +1,7 @@
 """Texts in the graph of a version: their tokenizer, and the vectors of many of them."""
 
-import importlib.util
-
 from kerasrec.backend import tf
+from kerasrec.graphunigram import GraphUnigram
 from kerasrec.graphwordpiece import GraphWordPiece
 
 #: texts that are encoded at once; a chunk is as wide as its longest text
@@ -25,9 +24,7 @@ def graph_tokenizer(tokenizer, folder):
     kind = getattr(tokenizer, "kind", None)
     if kind == "wordpiece":
         return GraphWordPiece(tokenizer, folder)
-    if kind == "unigram" and importlib.util.find_spec("kerasrec.graphunigram"):
-        from kerasrec.graphunigram import GraphUnigram
-
+    if kind == "unigram":
         return GraphUnigram(tokenizer, folder)
     return None
 

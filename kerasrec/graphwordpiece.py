@@ -153,29 +153,33 @@ class GraphWordPiece(tf.Module):
 
     def _split(self, words, length):
         """The greedy longest match: int64 `(h, steps)`; a row of -1 where a word has none."""
-        sizes = tf.range(self.longest, 0, -1)
+        lost = length + 1
 
         def step(position, pieces):
-            begin, size = tf.meshgrid(tf.minimum(position, length - 1), sizes, indexing="ij")
-            part = tf.strings.substr(words[:, None], begin, size, unit="UTF8_CHAR")
-            part = tf.where(begin > 0, tf.strings.join(["##", part]), part)
-            found = self.vocabulary.lookup(part)  # (h, sizes)
-            found = tf.where(position[:, None] + size <= length[:, None], found, -1)
+            index = tf.where(position < length)  # (a, 1), words that are not done
+            word, begin, end, no_place = (
+                tf.gather_nd(part, index) for part in (words, position, length, lost)
+            )
+            sizes = tf.range(tf.minimum(self.longest, tf.reduce_max(end - begin)), 0, -1)
+            starts, size = tf.meshgrid(begin, sizes, indexing="ij")  # (a, sizes)
+            part = tf.strings.substr(word[:, None], starts, size, unit="UTF8_CHAR")
+            part = tf.where(starts > 0, tf.strings.join(["##", part]), part)
+            found = tf.where(starts + size <= end[:, None], self.vocabulary.lookup(part), -1)
             best = tf.argmax(tf.cast(found >= 0, tf.int32), axis=1)  # the longest
             piece = tf.gather(found, best, batch_dims=1)
-            is_lost = (position < length) & (piece < 0)
-            pieces = tf.concat([pieces, piece[:, None]], axis=1)
-            pieces = tf.where(is_lost[:, None], np.int64(-1), pieces)
-            position = tf.where(piece >= 0, position + tf.gather(sizes, best), length)
-            return position, pieces
+            place = tf.where(piece >= 0, begin + tf.gather(sizes, best), no_place)
+            column = tf.fill([tf.size(length)], np.int64(-1))
+            column = tf.tensor_scatter_nd_update(column, index, piece)
+            position = tf.tensor_scatter_nd_update(position, index, place)
+            return position, tf.concat([pieces, column[:, None]], axis=1)
 
-        _, pieces = tf.while_loop(
+        position, pieces = tf.while_loop(
             lambda position, _: tf.reduce_any(position < length),
             step,
             (tf.zeros_like(length), tf.zeros((tf.size(length), 0), tf.int64)),
             shape_invariants=(tf.TensorShape([None]), tf.TensorShape([None, None])),
         )
-        return pieces
+        return tf.where((position == lost)[:, None], np.int64(-1), pieces)
 
 
 class CodePointTable(tf.Module):
