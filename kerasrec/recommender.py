@@ -31,7 +31,7 @@ _DAY = 86400
 #: how items are looked through: all of them, those an index finds, or as pays for the catalogue
 INDEXES = ("auto", "exact", "ann")
 #: items from which "auto" takes the index; below, looking at all of them is as fast
-ANN_FROM = 100_000
+ANN_FROM = 200_000
 _AMONG_ROWS = 64  # of a call with an index
 
 
