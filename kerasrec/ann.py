@@ -87,7 +87,10 @@ class ItemIndex:
         found = cls(index, report)
         found.tune(vectors, queries, recall=recall, seed=seed)
         if path:
-            found._save(path)
+            try:
+                found._save(path)
+            except OSError as error:  # a folder that cannot be written: it is built again next time
+                log.warning("the index is not kept: %s", error)
         return found
 
     def tune(self, vectors, queries=None, *, recall=RECALL, seed=0):

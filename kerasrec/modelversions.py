@@ -241,6 +241,8 @@ class ModelVersions:
         """
         with self._refreshing:
             on_disk = artifacts.versions(self.base)
+            if not on_disk and self._loaded:
+                return  # the folder has gone for a moment: versions and labels stay as they are
             self._forget(on_disk)
             labels = self._read_labels()
             while True:  # a version that fails makes the next smaller one the latest

@@ -159,6 +159,12 @@ class Predictor:
                     f"{_dtype_name(dtype)}.",
                 )
             self.limits.check_shape(name, shape, dimensions)
+        rows = {name: shape[0] for name, (_, shape) in tensors.items() if shape}
+        if len(set(rows.values())) > 1:
+            raise Refusal(
+                "INVALID_ARGUMENT",
+                f"all inputs need the same number of rows. Received: {rows}.",
+            )
 
 
 def _dtype_name(dtype):

@@ -20,7 +20,7 @@ from kerasrec.predictgrpc import fill_metadata, fill_status, model_states, refus
 from kerasrec.predictjson import columns, read_request, shape_of, to_array, write_answer
 from kerasrec.servinglimits import Refusal
 
-_WHERE = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
+_WHERE = r"/v1/models/([^/:]+)(?:/versions/([0-9]{1,18})|/labels/([^/:]+))?"
 _PREDICT = re.compile(_WHERE + r":(predict|classify|regress)")
 _LOOK = re.compile(_WHERE + r"(/metadata)?")
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -175,11 +175,14 @@ async def _body(request, limit):
     if size.isdigit() and int(size[:20]) > limit:
         raise Refusal("INVALID_ARGUMENT", message, http_status=413)
     parts, total = [], 0
-    async for part in request.stream():
-        total += len(part)
-        if total > limit:
-            raise Refusal("INVALID_ARGUMENT", message, http_status=413)
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            total += len(part)
+            if total > limit:
+                raise Refusal("INVALID_ARGUMENT", message, http_status=413)
+            parts.append(part)
+    except ClientDisconnect:
+        raise Refusal("CANCELLED", "the client has gone") from None
     return b"".join(parts)
 
 
@@ -191,8 +194,6 @@ def _answering():
         yield answer
     except Refusal as refusal:
         answer[:] = [_error(str(refusal), refusal.http_status)]
-    except ClientDisconnect:
-        answer[:] = [_error("the client has gone", 499)]
 
 
 def _error(message, status):
