@@ -74,6 +74,19 @@ def test_a_version_in_use_stays_until_its_last_request_is_over(served_folder, ba
             pass
 
 
+def test_a_folder_that_is_gone_for_a_moment_changes_nothing(served_folder, base):
+    publish(served_folder, base, 2, 2)
+    write_label(base, "stable", 1)
+    model = ModelVersions(base)
+    model.refresh()
+    away = base.rename(base.with_name("away"))
+    model.refresh()
+    assert model.numbers == [1, 2] and model.default == 1
+    away.rename(base)
+    model.refresh()
+    assert model.numbers == [1, 2] and model.default == 1
+
+
 def test_labels(served_folder, base):
     publish(served_folder, base, 2, 2)
     publish(served_folder, base, 2, 3)

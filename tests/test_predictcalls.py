@@ -105,3 +105,12 @@ def test_inputs_are_looked_at(predictor, tensors, words):
     with pytest.raises(Refusal, match=words):
         predictor.check_inputs(signature, tensors)
     predictor.check_inputs(signature, {"history": (7, (3, 0))})
+
+
+def test_inputs_of_unequal_rows_are_refused(predictor):
+    signature = predictor.models["toy"]._loaded[1].signature("score")
+    tensors = {name: (dtype, (3, 2)) for name, (dtype, _) in signature.inputs.items()}
+    predictor.check_inputs(signature, tensors)
+    tensors["candidates"] = (tensors["candidates"][0], (1, 2))
+    with pytest.raises(Refusal, match="all inputs need the same number of rows"):
+        predictor.check_inputs(signature, tensors)
