@@ -55,6 +55,7 @@ setup(
             "tokenizers>=0.20",
             "ruff>=0.9",
             "safetensors>=0.5",
+            "trustme>=1.2",
         ],
         "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
     },

@@ -160,6 +160,31 @@ def served_folder(exported_version, tmp_path_factory):
     return base
 
 
+@pytest.fixture
+def base(served_folder, tmp_path):
+    """A folder of its own with version 1 of `served_folder` (lists of 50) only."""
+    import shutil
+
+    base = tmp_path / "saved_models" / "toy"
+    base.mkdir(parents=True)
+    shutil.copytree(served_folder / "1", base / "1")
+    return base
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """Files `(authority, certificate, private key)`: one for this machine, signed by the first."""
+    import trustme
+
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    paths = [folder / name for name in ("authority.pem", "cert.pem", "key.pem")]
+    authority.cert_pem.write_to_path(paths[0])
+    issued.cert_chain_pems[0].write_to_path(paths[1])
+    issued.private_key_pem.write_to_path(paths[2])
+    return paths
+
+
 @pytest.fixture(scope="session")
 def server(served_folder):
     """A `Server` of `served_folder` in this process, for tests that change nothing."""

@@ -405,7 +405,10 @@ def test_encode_gives_a_known_title_the_text_part_of_its_item(recommender, toy_i
 def test_a_version_without_a_tokenizer_in_its_graph_encodes_in_python(
     text_parts, toy_items, text_version, tmp_path, monkeypatch
 ):
-    """As versions are that were exported before there was one: the vectors are the same."""
+    """As versions are that were exported before there was one: the vectors are the same.
+
+    Only such an old version is made by the patch; what is tested is how it is read.
+    """
     model, fusion, part = text_parts
     monkeypatch.setattr(exporter, "graph_tokenizer", lambda *_: None)
     old = exporter.export(

@@ -1,16 +1,11 @@
 """The client against `serve`, over both protocols: the answers are those of `Recommender`."""
 
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
 
 import kerasrec
 from kerasrec.servingclient import Client
 
-for name in ("grpc", "httpx", "tensorflow_serving.apis", "starlette", "uvicorn"):
-    pytest.importorskip(name)
 PROTOCOLS = ("grpc", "rest")
 
 
@@ -161,21 +156,14 @@ def test_options_are_checked(options, message):
         Client("localhost:1", model="m", **options)
 
 
-def test_key_and_tls(model, tmp_path):
+def test_key_and_tls(model, certificate):
     from kerasrec.serving import Access, running_server
 
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl to make a certificate")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run(
-        [*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True
-    )
+    authority, cert, key = certificate
     access = Access(api_key="secret", tls_cert=str(cert), tls_key=str(key))
     with running_server(model, access=access) as server:
         for protocol in PROTOCOLS:
-            options = {"model": "toy", "protocol": protocol, "ca": cert, "retries": 0}
+            options = {"model": "toy", "protocol": protocol, "ca": authority, "retries": 0}
             target = address(server, protocol)
             with Client(target, api_key="secret", **options) as client:
                 assert client.status()["state"].tolist() == ["AVAILABLE"] * 2

@@ -6,14 +6,11 @@ import time
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import grpc
 import numpy as np
 import pytest
 
 from kerasrec.servingtransport import Grpc, Refused, Rest, _array, with_retries
-
-grpc = pytest.importorskip("grpc")
-pytest.importorskip("httpx")
-pytest.importorskip("tensorflow_serving.apis")
 
 NOBODY = {"model": "m", "version": None, "label": None, "api_key": None, "ca": None}
 INPUTS = {"item_ids": np.array(["课程"], object)}

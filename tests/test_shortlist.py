@@ -15,7 +15,6 @@ from kerasrec.models import build_model
 from kerasrec.recommender import Recommender
 from kerasrec.transitions import NeighbourTable
 
-pytest.importorskip("faiss")
 NUM_ITEMS = 3000
 DAY = 86400
 
