@@ -60,7 +60,11 @@ class ItemIndex:
         faiss = import_faiss()
         vectors = _unit(vectors)
         if folder is None:
-            folder = backend.cache_dir() / "ann"
+            try:
+                folder = backend.cache_dir() / "ann"
+            except RuntimeError as error:  # no home directory
+                log.warning("the index is not kept: %s", error)
+                folder = False
         path = folder and Path(folder) / f"{_fingerprint(vectors)}.faiss"
         if path and (found := cls._load(path)):
             if queries is not None and found.report["queries_given"] is False:
@@ -89,7 +93,7 @@ class ItemIndex:
         if path:
             try:
                 found._save(path)
-            except OSError as error:  # a folder that cannot be written: it is built again next time
+            except (OSError, RuntimeError) as error:  # it cannot be written, also in faiss' words
                 log.warning("the index is not kept: %s", error)
         return found
 
@@ -170,8 +174,11 @@ class ItemIndex:
         # the report goes first: an index without one counts as none
         beside.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
         os.replace(beside, path.with_suffix(".json"))
-        import_faiss().write_index(self._index, str(beside))
-        os.replace(beside, path)
+        try:
+            import_faiss().write_index(self._index, str(beside))
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
     @classmethod
     def _load(cls, path):

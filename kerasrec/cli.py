@@ -367,6 +367,10 @@ def serve(options):
         key = Path(options.api_key_file).read_text(encoding="utf-8").strip()
         if not key:
             raise UserError(f"--api-key-file {options.api_key_file} is empty; write a key into it.")
+    if not 0 < options.max_body_mib < 2048:
+        raise UserError(
+            f"--max-body-mib must be above 0 and below 2048. Received: {options.max_body_mib}."
+        )
     limits = Limits(
         body_bytes=int(options.max_body_mib * (1 << 20)),
         batch=options.max_batch,

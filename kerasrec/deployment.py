@@ -3,6 +3,7 @@
 Nothing is trained or exported here, and no version is touched.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -157,9 +158,15 @@ def _body(signature, inputs):
 
 
 def _kubernetes_name(name):
-    """A name as Kubernetes takes it: lower-case letters, digits and dashes."""
+    """A name as Kubernetes takes it: lower-case letters, digits and dashes, 63 at most.
+
+    Where that changes or cuts a model's name, a digest keeps two models apart.
+    """
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-")
-    return f"tfserving-{plain}"[:63].strip("-")
+    full = f"tfserving-{plain}".strip("-")
+    if plain == name and len(full) <= 63:
+        return full
+    return f"{full[:54].strip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _write(path, text):

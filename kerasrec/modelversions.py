@@ -65,6 +65,8 @@ class ServedVersion:
         model: name of the model.
         number: of the version.
         path: its folder.
+        look: what the folder held, see `_look`.
+        num_items: size of its catalogue.
         definitions: signature name -> SignatureDef, as saved.
         signatures: signature name -> `Signature`.
     """
@@ -72,6 +74,8 @@ class ServedVersion:
     def __init__(self, model, number, path):
         self.model, self.number = model, number
         self.path = artifacts.find_version(path)  # raises where a part is missing
+        self.look = _look(self.path)  # before it is read: what changes meanwhile is seen later
+        self.num_items = artifacts.read_manifest(self.path)["num_items"]
         self.definitions = _definitions(self.path)
         self._loaded = tf.saved_model.load(str(self.path))
         self.signatures = {
@@ -163,6 +167,7 @@ class ModelVersions:
         self._broken = {}  # number -> what its folder looked like when it failed
         self._label_error = ""
         self._astray = {}  # labels whose version is not loaded
+        self._garbage = False  # whether a version was let go since the last collection
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
 
@@ -247,11 +252,19 @@ class ModelVersions:
             labels = self._read_labels()
             while True:  # a version that fails makes the next smaller one the latest
                 wanted = self._wanted(on_disk, labels)
-                missing = sorted(wanted - set(self._loaded) - set(self._broken))
+                missing = sorted(wanted - self._current() - set(self._broken))
                 if not missing:
                     break
                 self._load(missing[-1])
             self._settle(wanted, labels)
+            if self._garbage:
+                self._garbage = False
+                gc.collect()  # functions of TensorFlow hold each other in cycles
+
+    def _current(self):
+        """Numbers of the loaded versions whose folders are as they were, or have gone."""
+        looks = {number: _look(self.base / str(number)) for number in self._loaded}
+        return {n for n, version in self._loaded.items() if looks[n] in ([], None, version.look)}
 
     def _forget(self, on_disk):
         """Failed versions whose folder has gone or has changed may be tried again."""
@@ -271,7 +284,8 @@ class ModelVersions:
         return labels
 
     def _wanted(self, on_disk, labels):
-        sound = [number for number in on_disk if number not in self._broken]
+        # a folder that was replaced by a broken one leaves what is loaded of it serving
+        sound = [n for n in on_disk if n not in self._broken or n in self._loaded]
         if self.policy == "all":
             return set(sound)
         return {*sound[-1:], *(n for n in labels.values() if n in sound)}
@@ -287,12 +301,19 @@ class ModelVersions:
         except Exception as error:  # whatever a broken folder does, the others go on
             self._broken[number] = look
             message = " ".join(str(error).split()) or type(error).__name__
-            self._set_state(number, "END", "FAILED_PRECONDITION", message[:1000])
+            state = "AVAILABLE" if number in self._loaded else "END"
+            self._set_state(number, state, "FAILED_PRECONDITION", message[:1000])
             log.error("version does not load", extra={**facts, "error": message[:1000]})
             return
         with self._lock:
+            replaced = self._loaded.get(number)  # another version of the same number
             self._loaded = {**self._loaded, number: version}
             self._states[number] = ("AVAILABLE", "OK", "")
+            is_over = replaced is not None and replaced.in_use == 0
+            if replaced is not None:
+                replaced.is_retired = True
+        if is_over:
+            self._unload(replaced)
         log.info("version loaded", extra={**facts, "warm_up_requests": replayed})
 
     def _settle(self, wanted, labels):
@@ -323,11 +344,10 @@ class ModelVersions:
         self._astray = astray
         for version in idle:
             self._unload(version)
-        if retired:
-            gc.collect()  # functions of TensorFlow hold each other in cycles
 
     def _unload(self, version):
         version.unload()
+        self._garbage = True
         with self._lock:
             if version.number not in self._loaded:  # not there again in the meantime
                 self._states[version.number] = ("END", "OK", "")

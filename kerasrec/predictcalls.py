@@ -6,7 +6,7 @@ import threading
 import time
 
 from kerasrec.backend import tf
-from kerasrec.servinglimits import Gate, Refusal
+from kerasrec.servinglimits import SCORES_AT_ONCE, Gate, Refusal
 from kerasrec.servingmonitor import Metrics
 
 log = logging.getLogger(__name__)
@@ -113,11 +113,23 @@ class Predictor:
             _check_outputs(signature, outputs)
             tensors = read(signature)
             call.rows = max((t.shape[0] for t in tensors.values() if t.shape.rank), default=0)
-            answer = self._run(signature, tensors, deadline)
+            answer = self._run(version, signature, tensors, deadline)
         wanted = outputs or answer
         return version, signature, {name: answer[name] for name in wanted}
 
-    def _run(self, signature, tensors, deadline):
+    def _run(self, version, signature, tensors, deadline):
+        rows = next((t.shape[0] for t in tensors.values()), 0)
+        at_once = max(SCORES_AT_ONCE // version.num_items, 1)
+        if rows <= at_once or not set(signature.outputs) & {"item_ids", "scores"}:
+            return self._call(signature, tensors, deadline)
+        # every row needs numbers for the whole catalogue: not the memory for all rows at once
+        answers = []
+        for start in range(0, rows, at_once):
+            part = {name: tensor[start : start + at_once] for name, tensor in tensors.items()}
+            answers.append(self._call(signature, part, deadline))
+        return {name: tf.concat([a[name] for a in answers], axis=0) for name in answers[0]}
+
+    def _call(self, signature, tensors, deadline):
         remaining = deadline - time.perf_counter()
         if remaining <= 0 or not self._slots.acquire(timeout=min(remaining, 1e6)):
             raise Refusal("DEADLINE_EXCEEDED", "the deadline passed before the request's turn.")

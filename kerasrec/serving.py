@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from kerasrec import artifacts, backend
 from kerasrec.servingclient import Client as Client
-from kerasrec.servinglimits import Limits
+from kerasrec.servinglimits import MOST, Limits
 
 log = logging.getLogger(__name__)
 _PACKAGES = {
@@ -206,8 +206,8 @@ def running_server(
     """
     check_packages()
     _check_access(access)
-    if not poll > 0:
-        raise ValueError(f"poll must be above 0 seconds. Received: {poll}.")
+    if not 0 < poll < MOST:
+        raise ValueError(f"poll must be above 0 and below 2**31 seconds. Received: {poll}.")
     paths = [models] if isinstance(models, str | Path) else list(models)
     folders = [_model_folder(path) for path in paths]
     names = [folder.resolve().name for folder in folders]
@@ -216,6 +216,8 @@ def running_server(
             f"Expected one or more model folders with different names. Received: {names}."
         )
     limits.check()
+    for protocol, port in (("REST", rest_port), ("gRPC", grpc_port)):
+        _listen(access.host, port, protocol).close()  # a taken port is said before the work
     from kerasrec.modelversions import ModelVersions
     from kerasrec.predictcalls import Predictor
 
@@ -315,7 +317,7 @@ def _model_folder(path):
     return path
 
 
-def _listen(host, port):
+def _listen(host, port, protocol="REST"):
     """A bound socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio switches Nagle's algorithm off for sockets that say TCP; without that, 40 ms a request
@@ -327,8 +329,8 @@ def _listen(host, port):
         listening.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(
-            f"cannot listen on {host}:{port} for REST ({reason}). Choose another --rest-port or "
-            "--host."
+            f"cannot listen on {host}:{port} for {protocol} ({reason}). Choose another "
+            f"--{protocol.lower()}-port or --host."
         ) from error
     return listening
 

@@ -24,6 +24,10 @@ HTTP_STATUS = {
     "DATA_LOSS": 500,
     "UNAUTHENTICATED": 401,
 }
+#: scores of one call into TensorFlow, about; a request of more rows is computed in parts
+SCORES_AT_ONCE = 1 << 22
+#: values of an option at most
+MOST = 1 << 31
 #: inputs that are lists of the caller's choice, not histories: only the body limits their width
 _LISTS = ("allow", "deny", "candidates")
 #: inputs whose every cell costs a pass through the text encoder
@@ -70,8 +74,10 @@ class Limits(NamedTuple):
     def check(self):
         """Raise ValueError unless all are positive; gives back the limits."""
         for name, value in self._asdict().items():
-            if not value > 0:
-                raise ValueError(f"The limit {name} must be above 0. Received: {value}.")
+            if not 0 < value < MOST:
+                raise ValueError(
+                    f"The limit {name} must be above 0 and below 2**31. Received: {value}."
+                )
         return self
 
     def check_shape(self, name, shape, expected):

@@ -9,8 +9,6 @@ import pytest
 from kerasrec import backend
 from kerasrec.ann import ItemIndex, import_faiss
 
-pytest.importorskip("faiss")
-
 
 def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -133,3 +131,10 @@ def test_missing_faiss_is_one_sentence(monkeypatch):
         ImportError, match=r"needs faiss, which is missing. Run: pip install 'kerasrec\[ann\]'"
     ):
         import_faiss()
+
+
+def test_an_index_that_cannot_be_kept_is_used_all_the_same(vectors, queries, monkeypatch, caplog):
+    monkeypatch.setenv("KERASREC_CACHE", "/proc/no such folder")
+    found = ItemIndex.build(vectors, queries)
+    assert found.report["recall@100"] >= 0.99
+    assert "the index is not kept" in caplog.text

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from tensorflow_serving.config import model_server_config_pb2
 
 import kerasrec
 from kerasrec import artifacts
@@ -44,8 +46,8 @@ def parsed(path, message):
 
 
 def model_config(folder):
-    pb2 = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
-    (config,) = parsed(folder / "models.config", pb2.ModelServerConfig()).model_config_list.config
+    parts = parsed(folder / "models.config", model_server_config_pb2.ModelServerConfig())
+    (config,) = parts.model_config_list.config
     return config
 
 
@@ -323,3 +325,16 @@ def test_mistakes_are_one_sentence(toy, tmp_path, monkeypatch, capsys, words, se
     err = capsys.readouterr().err
     assert sentence in err and len(err.splitlines()) == 1
     assert artifacts.versions(toy) == [1]
+
+
+def test_models_do_not_share_a_name_in_kubernetes(toy, tmp_path):
+    names = ["toy", "课程", "电影", "a_b", "a-b", "x" * 60 + "1", "x" * 60 + "2"]
+    found = {}
+    for number, name in enumerate(names):
+        model = shutil.copytree(toy, tmp_path / str(number) / name)
+        deploy(model, tmp_path / str(number) / "out")
+        text = (tmp_path / str(number) / "out" / "kubernetes.yaml").read_text(encoding="utf-8")
+        (found[name],) = {part["metadata"]["name"] for part in yaml.safe_load_all(text)}
+    assert len(set(found.values())) == len(names)
+    assert found["toy"] == "tfserving-toy" and found["a-b"] == "tfserving-a-b"
+    assert all(re.fullmatch("[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name) for name in found.values())

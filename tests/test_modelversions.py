@@ -16,15 +16,6 @@ from kerasrec.modelversions import WARMUP, ModelVersions
 from kerasrec.servinglimits import Refusal
 
 
-@pytest.fixture
-def base(served_folder, tmp_path):
-    """A folder of its own with version 1 (lists of 50) only."""
-    base = tmp_path / "saved_models" / "toy"
-    base.mkdir(parents=True)
-    shutil.copytree(served_folder / "1", base / "1")
-    return base
-
-
 def publish(served_folder, base, source, number):
     """Version `number` appears by a rename, as kerasrec's own do."""
     beside = base.parent / f".writing-toy-{number}"
@@ -85,6 +76,27 @@ def test_a_folder_that_is_gone_for_a_moment_changes_nothing(served_folder, base)
     away.rename(base)
     model.refresh()
     assert model.numbers == [1, 2] and model.default == 1
+
+
+def test_a_version_that_is_replaced_is_loaded_again(served_folder, base):
+    """A model that is removed and trained anew takes the same number."""
+    model = ModelVersions(base)
+    model.refresh()
+    with model.use() as old:
+        assert width(old) == 50
+        shutil.rmtree(base / "1")
+        model.refresh()  # the folder is empty for a moment
+        publish(served_folder, base, 2, 1)
+        model.refresh()
+        with model.use() as new:
+            assert new is not old and width(new) == 5
+        assert width(old) == 50  # it stays until the last request has its answer
+    assert not old.signatures and states(model) == {1: "AVAILABLE"}
+    (base / "1" / "saved_model.pb").write_bytes(b"broken")
+    model.refresh()
+    with model.use() as still:
+        assert still is new and width(still) == 5
+    assert model.status()[0][:3] == (1, "AVAILABLE", "FAILED_PRECONDITION")
 
 
 def test_labels(served_folder, base):

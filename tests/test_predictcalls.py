@@ -2,9 +2,11 @@
 
 import time
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerasrec import predictcalls
 from kerasrec.modelversions import ModelVersions
 from kerasrec.predictcalls import Predictor
 from kerasrec.servinglimits import Limits, Refusal
@@ -114,3 +116,19 @@ def test_inputs_of_unequal_rows_are_refused(predictor):
     tensors["candidates"] = (tensors["candidates"][0], (1, 2))
     with pytest.raises(Refusal, match="all inputs need the same number of rows"):
         predictor.check_inputs(signature, tensors)
+
+
+def test_many_rows_are_computed_in_parts(predictor, monkeypatch):
+    rows = [["", "a"], ["b", "c"], ["", ""], ["a", "?"], ["c", "b"]]
+    whole = ask(predictor, tensors={"history": tf.constant(rows)})[1][2]
+    version, calls = predictor.models["toy"]._loaded[1], []
+    monkeypatch.setattr(predictcalls, "SCORES_AT_ONCE", 2 * version.num_items)
+    signature = version.signatures["serving_default"]
+    function = signature._function
+    monkeypatch.setattr(
+        signature, "_function", lambda **given: calls.append(given) or function(**given)
+    )
+    parts = ask(predictor, {"version": 1}, tensors={"history": tf.constant(rows)})[1][2]
+    assert [len(given["history"]) for given in calls] == [2, 2, 1]
+    np.testing.assert_array_equal(parts["item_ids"], whole["item_ids"])
+    np.testing.assert_allclose(parts["scores"], whole["scores"], rtol=1e-5)

@@ -37,15 +37,6 @@ def run(*words):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.fixture
-def base(served_folder, tmp_path):
-    """A folder of its own with version 1 (lists of 50) only."""
-    base = tmp_path / "saved_models" / "toy"
-    base.mkdir(parents=True)
-    shutil.copytree(served_folder / "1", base / "1")
-    return base
-
-
 # --- versions ---
 
 
@@ -151,35 +142,18 @@ def test_api_key(served_folder):
                 assert stub.Predict(grpc_request(), 20, metadata=[pair])
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """`(certificate, key)` for 127.0.0.1, signed by itself."""
-    if not shutil.which("openssl"):
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-        + ["-keyout", key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )
-    return cert, key
-
-
 def test_tls(served_folder, certificate):
     import ssl
 
-    cert, key = certificate
+    authority, cert, key = certificate
     with running_server(served_folder, access=Access(tls_cert=cert, tls_key=key)) as server:
         assert server.rest_address.startswith("https://")
-        trusted = ssl.create_default_context(cafile=cert)
+        trusted = ssl.create_default_context(cafile=authority)
         url = f"{server.rest_address}/v1/models/toy:predict"
         assert httpx.post(url, json=ASK, verify=trusted).status_code == 200
         with pytest.raises(httpx.ConnectError):
             httpx.post(url, json=ASK)
-        credentials = grpc.ssl_channel_credentials(cert.read_bytes())
+        credentials = grpc.ssl_channel_credentials(authority.read_bytes())
         with grpc.secure_channel(server.grpc_address, credentials) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             assert stub.Predict(grpc_request(), 20)
@@ -214,6 +188,8 @@ def test_mistakes_are_told_before_anything_is_loaded(served_folder, tmp_path):
     assert "密码" not in str(refused.value)
     with pytest.raises(ValueError, match="poll must be above 0"):
         start(served_folder, poll=0)
+    with pytest.raises(ValueError, match="poll must be above 0 and below"):
+        start(served_folder, poll=float("inf"))
 
 
 def test_a_taken_port(served_folder, server):
@@ -229,6 +205,11 @@ def test_a_taken_port(served_folder, server):
         (["--model", "no/such"], "Expected a model folder with numbered versions"),
         (["--model", "{toy}/1"], "is one version of it"),
         (["--model", "{toy}", "--max-batch", "0"], "limit batch must be above 0"),
+        (["--model", "{toy}", "--deadline", "inf"], "limit seconds must be above 0 and below"),
+        (["--model", "{toy}", "--max-body-mib", "inf"], "--max-body-mib must be above 0 and below"),
+        (["--model", "{toy}", "--poll", "inf"], "poll must be above 0 and below"),
+        (["--model", "{toy}", "--rest-port", "99999"], "for REST (bind(): port must be 0-65535.)"),
+        (["--model", "{toy}", "--grpc-port", "99999"], "for gRPC (bind(): port must be 0-65535.)"),
         (["--model", "{toy}", "--tls-cert", "x.pem"], "both a certificate"),
         (["--model", "{toy}", "--api-key-file", "no.txt"], "no.txt: no such file"),
         (["--model", "{toy}", "--rest-prot", "1"], "unknown option --rest-prot"),
