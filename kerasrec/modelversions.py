@@ -14,11 +14,11 @@ from pathlib import Path
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.servinglimits import Refusal
+from kerasrec.warmup import WARMUP
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SIGNATURE = "serving_default"
-WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 POLICIES = ("labelled", "all")
 _MAX_WARMUP = 1000  # records, as TF Serving
 _MAX_ENDED = 50  # versions that are over stay in the status; only so many
@@ -128,7 +128,11 @@ def _definitions(path):
 
 
 def _warmup_requests(path):
-    """`(signature name, tensors)` of the PredictRequests of a warm-up file, if there is one."""
+    """`(signature name, tensors)` of the PredictRequests of a warm-up file, if there is one.
+
+    An operator may have put a file of his own there, so it is read with the official messages;
+    `warmup` reads what kerasrec wrote, where these need not be installed.
+    """
     if not path.is_file():
         return
     from tensorflow_serving.apis import prediction_log_pb2

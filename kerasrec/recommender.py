@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from kerasrec import ann, artifacts, itemmatrix, sequences
-from kerasrec.backend import is_installed, tf
+from kerasrec.backend import tf
 from kerasrec.data import Items, read_interactions, read_items
 from kerasrec.derive import derive_version
-from kerasrec.lists import top_k
 from kerasrec.recency import AT_THE_END, NEVER, Recency, newest_times
-from kerasrec.shortlist import LONGEST, Shortlist
+from kerasrec.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
 from kerasrec.timestamps import read_moment
+from kerasrec.versiontexts import VersionTexts
 
 log = logging.getLogger(__name__)
 #: numbers (scores, history and candidate ids) that one call of the model may hold at most
@@ -28,11 +28,6 @@ CACHED_CELLS = 2**20
 _FEWEST_ROWS = 32  # of a call, however many items: below, the calls themselves take the time
 _CALLS_AT_ONCE = 2  # some operations use one core only: meanwhile the other call has the rest
 _DAY = 86400
-#: how items are looked through: all of them, those an index finds, or as pays for the catalogue
-INDEXES = ("auto", "exact", "ann")
-#: items from which "auto" takes the index; below, looking at all of them is as fast
-ANN_FROM = 200_000
-_AMONG_ROWS = 64  # of a call with an index
 
 
 class Recommender:
@@ -51,8 +46,7 @@ class Recommender:
     """
 
     def __init__(self, version, *, index="auto"):
-        if index not in INDEXES:
-            raise ValueError(f"index must be one of {', '.join(INDEXES)}. Received: {index!r}.")
+        check_index(index)
         self.version = artifacts.find_version(version)
         self.manifest = artifacts.read_manifest(self.version)
         try:
@@ -65,8 +59,8 @@ class Recommender:
                 f"{self.version} is damaged and does not load ({reason}). Copy the whole folder "
                 "again, or export the model again."
             ) from error
-        self._encoder = None
-        self._shortlist = self._find_shortlist(index)
+        self._texts = VersionTexts(self._module, self.manifest, self.version)
+        self._shortlist = find_shortlist(index, self._module, self.manifest, self.version)
 
     @classmethod
     def load(cls, model, *, index="auto"):
@@ -83,23 +77,6 @@ class Recommender:
             ImportError: "ann" without faiss.
         """
         return cls(model, index=index)
-
-    def _find_shortlist(self, index):
-        """`Shortlist` for `index`, or None."""
-        if index == "exact" or (index == "auto" and len(self.items) < ANN_FROM):
-            return None
-        if not hasattr(self._module, "among_rows"):
-            if index == "auto":
-                return None
-            raise artifacts.ArtifactError(
-                f"{self.version} was exported before there was an index of nearest items. Train it "
-                'again, or load with index="exact".'
-            )
-        if index == "auto" and not is_installed("faiss"):
-            log.info("%d items without an index: pip install 'kerasrec[ann]'", len(self.items))
-            return None
-        ann.import_faiss()  # raises before the work
-        return Shortlist(self._module, self.manifest)
 
     @property
     def index(self):
@@ -194,14 +171,15 @@ class Recommender:
         fixed = len(self._ids) + len(allow) + len(refuse)
         is_short = k <= LONGEST and self._shortlist is not None and not len(allow)
         if is_short:
-            at_once, fixed = _AMONG_ROWS, 1024 * interest_width(self._module)
+            at_once, fixed = ROWS_AT_ONCE, 1024 * interest_width(self._module)
         batches = _batches(histories.lengths, min(batch_size, at_once), fixed)
 
         def answer(rows):
             if is_short:
-                part = histories.select(rows)
-                found = self._among(part, asked[rows], k, keep_seen, refuse)
-                enough, *found = found
+                inputs = self._inputs(histories.select(rows))
+                enough, *found = self._shortlist.lists(
+                    inputs, asked[rows], k=k, keep_seen=keep_seen, deny=refuse
+                )
                 done = rows[enough]
                 index[done], scores[done] = (values[enough] for values in found)
                 rows = rows[~enough]
@@ -227,27 +205,6 @@ class Recommender:
             log.info("%d users without a known item get popular items", len(popular))
         table.attrs["popular_for"] = list(popular)
         return table
-
-    def _among(self, histories, asked, k, keep_seen, deny):
-        """Lists from candidates alone: `(enough (b,), index (b, k), scores (b, k))`."""
-        inputs = self._inputs(histories)
-        interest = self._module.interest_rows(*inputs)
-        history = inputs[0].numpy()
-        options = dict(k=k, keep_seen=keep_seen, deny=deny)
-        found = self._shortlist.candidates(history, interest.numpy(), asked, **options)
-        answer = self._module.among_rows(
-            inputs[0],
-            interest,
-            tf.constant(found.items),
-            tf.constant(found.votes),
-            tf.constant(found.totals),
-            tf.constant(self._shortlist.sample),
-            tf.constant(asked),
-            tf.constant(k),
-        )
-        width = min(k, len(self._ids))
-        padded = (np.pad(part.numpy(), [(0, 0), (0, width)])[:, :width] for part in answer)
-        return found.enough, *padded
 
     def _asked(self, histories, at):
         """int64 `(num_users,)`: when each list is asked for; 0 = at the end of the log."""
@@ -342,18 +299,7 @@ class Recommender:
             histories = read_interactions(histories)
         if hasattr(histories, "report"):  # Interactions
             return self.histories(histories)
-        if isinstance(histories, dict):
-            user_ids, rows = list(histories), list(histories.values())
-        else:
-            rows = list(histories)
-            user_ids = list(range(len(rows)))
-        if any(isinstance(row, str) or not hasattr(row, "__iter__") for row in rows):
-            raise ValueError(
-                "histories must be a list of histories, each a list of item ids. Received: a list "
-                f"of {type(rows[0]).__name__}. For one user write recommend([history]); for a "
-                "table, recommend(read_interactions(table))."
-            )
-        rows = [list(row) for row in rows]
+        user_ids, rows = sequences.history_rows(histories)
         index = self.index_of([item for row in rows for item in row])
         owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows]).astype(np.int64)
         known = index > 0
@@ -413,7 +359,10 @@ class Recommender:
         is_list = isinstance(given, list | tuple | np.ndarray | pd.Series | pd.Index)
         queries = list(given) if is_list else [given]
         if text is not None:
-            return self._near_texts(queries, k)
+            index, scores = self._texts.near(queries, k)
+            if unlike := int((index[:, 0] == 0).sum()):
+                log.warning("%d of %d texts are unlike all known ones", unlike, len(queries))
+            return self._table(queries, index, scores).rename(columns={"user_id": "query"})
         itself = self.index_of(queries)[:, None]
         if not itself.all():
             unknown = queries[int(np.argmin(itself))]
@@ -430,34 +379,6 @@ class Recommender:
             index[rows], scores[rows] = (part.numpy() for part in found)
         return self._table(queries, index, scores).rename(columns={"user_id": "query"})
 
-    def _near_texts(self, texts, k):
-        """The items whose text parts are nearest; what users did with them has no say here."""
-        given = self.encode(texts)
-        if not all(text.strip() for text in texts):
-            raise ValueError("similar needs a text with words in it. Received: an empty one.")
-        queries, items = (
-            self._text_parts(v) for v in (given, itemmatrix.read_vectors(self._module))
-        )
-        found = [
-            top_k(queries[rows] @ items.T, k)
-            for rows in _batches(np.zeros(len(texts), int), 256, len(items))
-        ]
-        index, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        known = queries.any(axis=1)
-        if not known.all():
-            log.warning("%d of %d texts are unlike all known ones", (~known).sum(), len(known))
-        index = np.where(known[:, None], index, 0)
-        table = self._table(texts, index.astype(np.int32), scores)
-        return table.rename(columns={"user_id": "query"})
-
-    def _text_parts(self, vectors):
-        """Text parts of item vectors, `(n, width)`, of unit length or zero."""
-        options = self.manifest["options"]
-        members = options.get("members", 1)  # the text part comes first in the vector of each
-        parts = vectors.reshape(len(vectors), members, -1)[:, :, : options["text_units"]]
-        parts = parts / np.maximum(np.linalg.norm(parts, axis=2, keepdims=True), 1e-9)
-        return parts.reshape(len(vectors), -1) / members**0.5
-
     def item_vectors(self, item_ids):
         """Item vectors, float32 `(n, dim)`; zeros for an unknown id."""
         return itemmatrix.vectors_at(self._module, self.index_of(item_ids))
@@ -470,33 +391,7 @@ class Recommender:
         Raises:
             ValueError: the version cannot encode texts (ready vectors, or ids alone).
         """
-        if not self.manifest["encodes_texts"]:
-            on_vectors = (self.manifest["encoder"] or {}).get("kind") == "vectors"
-            raise ValueError(
-                "This version cannot encode texts: its items were known by "
-                f"{'ready vectors' if on_vectors else 'their id alone'}. Train with --encoder "
-                "e5-small, tfidf or a checkpoint folder (and model.text_units above 0)."
-            )
-        from kerasrec.encoder import check_texts, load_text_encoder
-
-        texts = check_texts(texts)
-        if hasattr(self._module, "encode_items"):
-            given = [text.encode("utf-8", "surrogatepass") for text in texts]
-            return self._module.encode_items(tf.constant(given, tf.string))["vectors"].numpy()
-        # tfidf; or a version from before there were tokenizers in the graph
-        if self._encoder is None:
-            self._encoder = load_text_encoder(self.version / artifacts.ENCODER)
-        vectors = np.zeros((len(texts), interest_width(self._module)), np.float32)
-        for start in range(0, len(texts), 64):
-            part = texts[start : start + 64]
-            if self._encoder.kind == "bert":
-                tokens, segments = self._encoder.tokenizer.encode_batch(part)
-                found = self._module.encode_tokens(tf.constant(tokens), tf.constant(segments))
-            else:
-                found = self._module.place_text(tf.constant(self._encoder.encode(part)))
-            vectors[start : start + 64] = found.numpy()
-        vectors[[not text.strip() for text in texts]] = 0
-        return vectors
+        return self._texts.encode(texts)
 
     def add_items(self, items, *, vectors=None):
         """Make new items known to this loaded Recommender, without training.
@@ -523,8 +418,8 @@ class Recommender:
             raise ValueError(
                 f"add_items takes new ids only. Received: {clash[0]!r}, known already."
             )
-        if (self.manifest["encoder"] or {}).get("kind") == "vectors":
-            added = self._place_vectors(vectors, len(items))
+        if self._texts.are_vectors:
+            added = self._texts.place(vectors, len(items))
         elif vectors is None:
             added = self.encode(items.texts(self.manifest.get("text_template", "{title}")))
         else:
@@ -546,20 +441,6 @@ class Recommender:
         frames = [self.items.frame, items.frame.reindex(columns=columns, fill_value="")]
         self._set_items(pd.concat(frames, ignore_index=True))
         return len(items)
-
-    def _place_vectors(self, vectors, num_items):
-        """Item vectors of new ready vectors."""
-        expected = (num_items, self.manifest["encoder"]["dim"])
-        shape = None if vectors is None else np.shape(vectors)
-        if shape != expected or not np.isfinite(vectors).all():
-            raise ValueError(
-                f"This version was trained on ready vectors: add_items needs vectors of shape "
-                f"{expected}, all finite, from the same model. Received: "
-                f"{'none' if shape is None else f'shape {shape}'}."
-            )
-        if not hasattr(self._module, "place_text"):
-            raise ValueError("This version has no text part (text_units=0) to place vectors in.")
-        return self._module.place_text(tf.constant(vectors, tf.float32)).numpy()
 
     def save(self):
         """Write this Recommender, with added items and observed events, as the next version.

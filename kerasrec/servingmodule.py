@@ -4,7 +4,7 @@ import numpy as np
 
 from kerasrec import itemmatrix
 from kerasrec.backend import tf
-from kerasrec.fusionweights import TINY
+from kerasrec.graphfusion import Memory, Weights, total_by_sample
 from kerasrec.graphtexts import is_blank, text_vectors
 from kerasrec.itemvectors import Whitening
 from kerasrec.scoring import add_columns, exclude, exclude_all_but, ones_but, rerank, top_k
@@ -15,41 +15,6 @@ _ROWS = tf.TensorSpec((None, None), tf.int32)
 _ONE_ID = tf.TensorSpec((None,), tf.string)
 _TIMES = tf.TensorSpec((None,), tf.int64)
 _VECTORS = tf.TensorSpec((None, None), tf.float32)
-
-
-class Memory(tf.Module):
-    """A neighbour table in the graph: the twin of `NeighbourTable.scores`.
-
-    Attributes:
-        tables: the variables it holds.
-    """
-
-    def __init__(self, table, name):
-        super().__init__(name)
-        self.decay = float(table.decay)
-        self.neighbours = tf.Variable(table.neighbours, trainable=False, name="neighbours")
-        votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
-        self.votes = tf.Variable(votes, trainable=False, name="votes")
-        self.tables = [self.neighbours, self.votes]
-
-    def call(self, history, num_columns):
-        """Item indices `(batch, time)`, oldest first, 0 = none -> `(batch, num_columns)`.
-
-        Columns beyond the table are those of added items: nothing votes for them.
-        """
-        valid = tf.cast(history > 0, tf.float32)
-        # age counts the real events behind an event, so padding anywhere changes nothing
-        age = tf.cumsum(valid, axis=1, exclusive=True, reverse=True)
-        weight = valid * tf.pow(self.decay, age)  # (batch, time)
-        batch, num_rows = tf.shape(history)[0], tf.shape(self.neighbours)[0]
-        has_row = history < num_rows  # an added item has none
-        known, weight = tf.where(has_row, history, 0), tf.where(has_row, weight, 0.0)
-        near = tf.gather(self.neighbours, known)  # (batch, time, width)
-        votes = tf.gather(self.votes, known) * weight[:, :, None]
-        place = near + tf.range(batch)[:, None, None] * num_columns
-        flat = [tf.reshape(part, [-1]) for part in (votes, place)]
-        total = tf.math.unsorted_segment_sum(*flat, batch * num_columns)
-        return tf.nn.relu(tf.reshape(total, (batch, num_columns)))
 
 
 class ServingModule(tf.Module):
@@ -66,8 +31,7 @@ class ServingModule(tf.Module):
         self.k = tf.Variable(k, trainable=False, name="k")
         self.scorer_weight = tf.Variable(float(fusion.scorer_weight), name="scorer_weight")
         self.memories = {name: self._memory(fusion, name) for name in sorted(fusion.tables)}
-        self.weights, self.mixture = dict(fusion.weights), dict(fusion.mixture)
-        self.epsilon = float(fusion.epsilon)
+        self.weights = Weights(fusion)
         self.starts = tf.Variable(fusion.starts, shape=(None,), name="starts")
         self.first = tf.Variable(fusion.first, shape=(None,), name="first")
         self.prior = tf.Variable(fusion.prior, shape=(None, None), name="prior")
@@ -119,55 +83,16 @@ class ServingModule(tf.Module):
             for name, values in parts.items()
         }
         moment = self._moment(asked)
-        logs, shift = self._logs(parts, total)
-        score = self._weighted(tf.gather(self.prior, moment), logs, shift)
-        if self._knows_new:
+        logs, shift = self.weights.logs(parts, total)
+        score = self.weights.score(tf.gather(self.prior, moment), logs, shift)
+        if self.weights.knows_new:
             # only a few columns as a rule: those of items that are new to some row
             column = tf.where(self.first > tf.reduce_min(moment))[:, 0]
             column = tf.cast(column, tf.int32)
             is_new = tf.cast(tf.gather(self.first, column) > moment[:, None], tf.float32)
             chosen = {name: tf.gather(values, column, axis=1) for name, values in logs.items()}
-            score = add_columns(score, column, self._of_new(chosen, shift) * is_new)
+            score = add_columns(score, column, self.weights.of_new(chosen, shift) * is_new)
         return score
-
-    def _logs(self, values, total):
-        """Logarithms of the shares of the parts, up to one number per row.
-
-        Args:
-            values: name -> float32 `(batch, n)`, what a part gives each of n items.
-            total: name -> float32 `(batch, 1)`, what it gives all unseen items.
-
-        Returns:
-            Two dicts, name -> `(batch, n)` and name -> `(batch, 1)`: their difference is
-            `log(share + epsilon)`.
-        """
-        # every pass over the catalogue counts: (share + epsilon) * total takes one, and the
-        # logarithm of the total is one number per row
-        total = {name: tf.maximum(values, TINY) for name, values in total.items()}
-        scaled = {name: part + self.epsilon * total[name] for name, part in values.items()}
-        if self.mixture:
-            mixed = [(name, part) for name, part in self.mixture.items() if part]
-            # its parts sum to 1, so epsilon is in it already
-            scaled["mixture"] = sum(scaled[name] * (part / total[name]) for name, part in mixed)
-            total["mixture"] = tf.ones_like(total["model"])
-        logs = {name: tf.math.log(scaled[name]) for name in self.weights}
-        return logs, {name: tf.math.log(total[name]) for name in self.weights}
-
-    def _weighted(self, prior, logs, shift):
-        """The fused score of items with events; `logs`, `shift` as `_logs` gives them."""
-        score = [prior] + [logs[name] * weight for name, (weight, _) in self.weights.items()]
-        return tf.add_n(score) - sum(
-            shift[name] * weight for name, (weight, _) in self.weights.items()
-        )
-
-    @property
-    def _knows_new(self):
-        return any(more for _, more in self.weights.values())
-
-    def _of_new(self, logs, shift):
-        """What an item's score has more while the item is new."""
-        weights = self.weights.items()
-        return sum((logs[name] - shift[name]) * more for name, (_, more) in weights if more)
 
     def _moment(self, asked):
         """In-graph twin of `recency.Moments.of`: UTC seconds `(batch,)`, 0 = now -> int32."""
@@ -268,7 +193,7 @@ class ServingModule(tf.Module):
         of_sample = tf.math.l2_normalize(self._vectors(sample), axis=-1)
         others = tf.matmul(interest, of_sample, transpose_b=True) / self.temperature
         total = {
-            "model": _total(
+            "model": total_by_sample(
                 values["model"],
                 tf.exp(others - highest),
                 candidates,
@@ -280,13 +205,13 @@ class ServingModule(tf.Module):
         for number, name in enumerate(self.memories):
             values[name], total[name] = votes[number], totals[number][:, None]
         moment = self._moment(asked)
-        logs, shift = self._logs(values, total)
+        logs, shift = self.weights.logs(values, total)
         row = tf.tile(moment[:, None], [1, tf.shape(candidates)[1]])
         prior = tf.gather_nd(self.prior, tf.stack([row, candidates], axis=2))
-        scores = self._weighted(prior, logs, shift)
-        if self._knows_new:
+        scores = self.weights.score(prior, logs, shift)
+        if self.weights.knows_new:
             is_new = tf.cast(tf.gather(self.first, candidates) > moment[:, None], tf.float32)
-            scores += self._of_new(logs, shift) * is_new
+            scores += self.weights.of_new(logs, shift) * is_new
         known = tf.reduce_any(history > 0, axis=1)
         scores = tf.where(known[:, None], scores, tf.gather(self.popularity, candidates))
         scores = tf.where(candidates > 0, scores, -float("inf"))
@@ -494,33 +419,6 @@ def _table(asset, key_type, value_type, key_default, default):
         number if by_id else whole,
     )
     return tf.lookup.StaticHashTable(source, default)
-
-
-def _total(of_candidates, of_sample, candidates, sample, history, num_items):
-    """Sum over all unseen items: of the candidates as it is, of the others by a sample.
-
-    Args:
-        of_candidates: `(batch, n)`.  of_sample: `(batch, m)`.  candidates, sample: their item
-        indices, `(batch, n)` and `(m,)`.  history: `(batch, time)`, ascending.
-
-    Returns:
-        float32 `(batch, 1)`.
-    """
-    unseen = tf.cast((candidates > 0) & ~_is_in(history, candidates), tf.float32)
-    rows = tf.tile(sample[None], [tf.shape(history)[0], 1])
-    others = tf.cast(~_is_in(history, rows) & ~_is_in(candidates, rows), tf.float32)
-    seen = tf.cast(history[:, 1:] > history[:, :-1], tf.float32)  # each item once, never 0
-    count = tf.cast(num_items, tf.float32) - tf.reduce_sum(seen, axis=1)
-    count = tf.maximum(count - tf.reduce_sum(unseen, axis=1), 0.0)
-    drawn = tf.maximum(tf.reduce_sum(others, axis=1), 1.0)
-    rest = tf.reduce_sum(of_sample * others, axis=1) * count / drawn
-    return (tf.reduce_sum(of_candidates * unseen, axis=1) + rest)[:, None]
-
-
-def _is_in(ordered, values):
-    """Which values `(batch, m)` are in the same row of `ordered` (batch, n >= 1), ascending."""
-    place = tf.minimum(tf.searchsorted(ordered, values), tf.shape(ordered)[1] - 1)
-    return tf.gather(ordered, place, batch_dims=1) == values
 
 
 def gap_bucket(timestamps):

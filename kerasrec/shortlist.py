@@ -6,19 +6,62 @@ scores them exactly (`ServingModule.among_rows`). The tables are read as sparse 
 neighbours are few, however large the catalogue.
 """
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from kerasrec import ann, itemmatrix
+from kerasrec import ann, artifacts, itemmatrix
+from kerasrec.backend import is_installed, tf
 
+log = logging.getLogger(__name__)
+#: how items are looked through: all of them, those an index finds, or as pays for the catalogue
+INDEXES = ("auto", "exact", "ann")
+#: items from which "auto" takes the index; below, looking at all of them is as fast
+ANN_FROM = 200_000
+#: users of a call with an index
+ROWS_AT_ONCE = 64
 #: items taken from each source; lists of up to LONGEST items are made from them
 NEAREST, VOTED, ASKED, NEW = 512, 256, 256, 64
 LONGEST = 128
 _SAMPLE = 2048  # items that stand for all others in the sum of the model's shares
 _SCANNED = 4096  # new items of which the nearest are found without the index
 _WALKS = 512  # made-up histories that the recall of the index is measured on
+
+
+def check_index(index):
+    """Raise ValueError unless it is one of `INDEXES`."""
+    if index not in INDEXES:
+        raise ValueError(f"index must be one of {', '.join(INDEXES)}. Received: {index!r}.")
+
+
+def find_shortlist(index, module, manifest, version):
+    """`Shortlist` of a loaded version, or None where all its items are looked at.
+
+    Args:
+        index: one of `INDEXES`.
+        module, manifest, version: the loaded version, what it says of itself, its folder.
+
+    Raises:
+        ArtifactError: "ann", but the version has no function for it.
+        ImportError: "ann" without faiss.
+    """
+    num_items = manifest["num_items"]
+    if index == "exact" or (index == "auto" and num_items < ANN_FROM):
+        return None
+    if not hasattr(module, "among_rows"):
+        if index == "auto":
+            return None
+        raise artifacts.ArtifactError(
+            f"{version} was exported before there was an index of nearest items. Train it again, "
+            'or load with index="exact".'
+        )
+    if index == "auto" and not is_installed("faiss"):
+        log.info("%d items without an index: pip install 'kerasrec[ann]'", num_items)
+        return None
+    ann.import_faiss()  # raises before the work
+    return Shortlist(module, manifest)
 
 
 class Candidates(NamedTuple):
@@ -90,7 +133,35 @@ class Shortlist:
         self.index.add(vectors)
         self.know()
 
-    # --- candidates ---
+    # --- lists ---
+
+    def lists(self, inputs, asked, *, k, keep_seen=False, deny=()):
+        """Lists made of candidates alone.
+
+        Args:
+            inputs: tensors `history, time_gap, event` of whole histories, int32 `(batch, time)`.
+            asked, k, keep_seen, deny: as for `candidates`.
+
+        Returns:
+            `enough` bool `(batch,)`, False where too few candidates are left to trust the list;
+            item index int32 and score float32, `(batch, min(k, num_items + 1))`.
+        """
+        interest = self._module.interest_rows(*inputs)
+        given = inputs[0].numpy(), interest.numpy(), asked
+        found = self.candidates(*given, k=k, keep_seen=keep_seen, deny=deny)
+        answer = self._module.among_rows(
+            inputs[0],
+            interest,
+            tf.constant(found.items),
+            tf.constant(found.votes),
+            tf.constant(found.totals),
+            tf.constant(self.sample),
+            tf.constant(asked),
+            tf.constant(k),
+        )
+        width = min(k, len(self._first))
+        padded = (np.pad(part.numpy(), [(0, 0), (0, width)])[:, :width] for part in answer)
+        return found.enough, *padded
 
     def candidates(self, history, interest, asked, *, k, keep_seen=False, deny=()):
         """The candidates of a batch of users.

@@ -24,8 +24,8 @@ storedvectors tfidf textvectors encoder
 losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
-graphwordpiece graphtexts itemmatrix servingmodule warmup modelcard exporter derive ann shortlist
-recommender pipeline servingtransport servingclient deployment
+graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard exporter derive ann
+shortlist versiontexts recommender pipeline servingtransport servingclient deployment
 
 servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
 

@@ -424,7 +424,7 @@ def test_a_version_without_a_tokenizer_in_its_graph_encodes_in_python(
     assert "encode_items" not in old.manifest["signatures"]
     texts = ["Java程序设计（2019春）", "", " ", "没见过的 ÉTÉ 课程\x00", *toy_items.texts()] * 2
     np.testing.assert_allclose(new.encode(texts), old.encode(texts), atol=1e-5)
-    assert old._encoder is not None and new._encoder is None
+    assert old._texts._encoder is not None and new._texts._encoder is None
     assert new.encode([]).shape == (0, 12)
     assert np.isfinite(new.encode(["half of a pair \ud800"])).all()
     with pytest.raises(TypeError, match="texts must be"):

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import histories_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +11,7 @@ from kerasrec.backend import tf
 from kerasrec.fusion import Fusion
 from kerasrec.models import build_model
 from kerasrec.recommender import Recommender
-from kerasrec.servingmodule import Memory, ServingModule, gap_bucket
+from kerasrec.servingmodule import ServingModule, gap_bucket
 from kerasrec.transitions import NeighbourTable
 
 SECONDS = st.one_of(
@@ -334,37 +333,6 @@ def test_the_newest_time_of_a_request_says_when_it_is_asked(served, recommender,
         served, "recommend", history=[ids[:2]], timestamps=np.zeros((1, 2), np.int64), **rows
     )
     assert np.abs(now["scores"] - early["scores"]).max() > 1e-4
-
-
-def test_memory_is_the_twin_of_the_table():
-    rng = np.random.default_rng(0)
-    neighbours = rng.integers(0, 9, (9, 3)).astype(np.int32)
-    weights = (rng.normal(size=(9, 3)) * (neighbours > 0)).astype(np.float32)
-    weights[0] = 9  # the padding row, which nothing may read
-    table = NeighbourTable(neighbours, weights, 0.7)
-    rows = [[1, 2, 3], [8], [], [4, 4, 5, 1, 2]]
-    history = np.zeros((4, 7), np.int32)
-    for number, row in enumerate(rows):
-        history[number, 7 - len(row) :] = row
-    memory = Memory(table, "toy")
-    np.testing.assert_allclose(
-        memory.call(tf.constant(history), 9), table.scores(histories_of(rows)), atol=1e-6
-    )
-    # padding between events changes nothing, and an item beyond the table says nothing
-    spread = np.array([[1, 0, 2, 0, 3, 0, 0]], np.int32)
-    np.testing.assert_allclose(
-        memory.call(tf.constant(spread), 9), table.scores(histories_of([[1, 2, 3]])), atol=1e-6
-    )
-    # it has its place in the order of the history all the same
-    found = memory.call(tf.constant([[1, 12, 2], [0, 0, 12]]), 13).numpy()
-    with_signs = [np.zeros(9), np.zeros(9)]
-    for votes, item in zip(with_signs, (1, 2), strict=True):
-        np.add.at(votes, neighbours[item], weights[item])
-    np.testing.assert_allclose(
-        found[0, :9], np.maximum(with_signs[0] * 0.7**2 + with_signs[1], 0), atol=1e-6
-    )
-    assert not found[:, 9:].any()  # nor does anything vote for it
-    assert not found[1].any()
 
 
 # --- the fused score ---

@@ -210,7 +210,7 @@ def test_new_items_of_a_moment_by_brute_force(exact, monkeypatch):
 
 def test_load_chooses(version, monkeypatch):
     assert Recommender.load(version).index is None  # few items
-    monkeypatch.setattr("kerasrec.recommender.ANN_FROM", 3000)
+    monkeypatch.setattr("kerasrec.shortlist.ANN_FROM", 3000)
     assert len(Recommender.load(version).index) == 3000
     with pytest.raises(ValueError, match="one of auto, exact, ann. Received: 'hnsw'"):
         Recommender.load(version, index="hnsw")

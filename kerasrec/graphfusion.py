@@ -1,0 +1,121 @@
+"""The fused score in the graph: the twin of `fusion`, from what each part gives to one number.
+
+    score(u, i) = prior(t, i) + sum over p of (a_p + b_p * new_i) * log(share_p(u, i) + epsilon)
+
+`ServingModule` brings the parts together, for all items or for a few candidates. Core TensorFlow
+operations only.
+"""
+
+import numpy as np
+
+from kerasrec.backend import tf
+from kerasrec.fusionweights import TINY
+
+
+class Memory(tf.Module):
+    """A neighbour table in the graph: the twin of `NeighbourTable.scores`.
+
+    Attributes:
+        tables: the variables it holds.
+    """
+
+    def __init__(self, table, name):
+        super().__init__(name)
+        self.decay = float(table.decay)
+        self.neighbours = tf.Variable(table.neighbours, trainable=False, name="neighbours")
+        votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
+        self.votes = tf.Variable(votes, trainable=False, name="votes")
+        self.tables = [self.neighbours, self.votes]
+
+    def call(self, history, num_columns):
+        """Item indices `(batch, time)`, oldest first, 0 = none -> `(batch, num_columns)`.
+
+        Columns beyond the table are those of added items: nothing votes for them.
+        """
+        valid = tf.cast(history > 0, tf.float32)
+        # age counts the real events behind an event, so padding anywhere changes nothing
+        age = tf.cumsum(valid, axis=1, exclusive=True, reverse=True)
+        weight = valid * tf.pow(self.decay, age)  # (batch, time)
+        batch, num_rows = tf.shape(history)[0], tf.shape(self.neighbours)[0]
+        has_row = history < num_rows  # an added item has none
+        known, weight = tf.where(has_row, history, 0), tf.where(has_row, weight, 0.0)
+        near = tf.gather(self.neighbours, known)  # (batch, time, width)
+        votes = tf.gather(self.votes, known) * weight[:, :, None]
+        place = near + tf.range(batch)[:, None, None] * num_columns
+        flat = [tf.reshape(part, [-1]) for part in (votes, place)]
+        total = tf.math.unsorted_segment_sum(*flat, batch * num_columns)
+        return tf.nn.relu(tf.reshape(total, (batch, num_columns)))
+
+
+class Weights:
+    """How the parts of a score count, as a `Fusion` has it.
+
+    Attributes:
+        knows_new: whether some part counts otherwise while an item is new.
+    """
+
+    def __init__(self, fusion):
+        self._weights, self._mixture = dict(fusion.weights), dict(fusion.mixture)
+        self._epsilon = float(fusion.epsilon)
+        self.knows_new = any(more for _, more in self._weights.values())
+
+    def logs(self, values, total):
+        """Logarithms of the shares of the parts, up to one number per row.
+
+        Args:
+            values: name -> float32 `(batch, n)`, what a part gives each of n items.
+            total: name -> float32 `(batch, 1)`, what it gives all unseen items.
+
+        Returns:
+            Two dicts, name -> `(batch, n)` and name -> `(batch, 1)`: their difference is
+            `log(share + epsilon)`.
+        """
+        # every pass over the catalogue counts: (share + epsilon) * total takes one, and the
+        # logarithm of the total is one number per row
+        total = {name: tf.maximum(values, TINY) for name, values in total.items()}
+        scaled = {name: part + self._epsilon * total[name] for name, part in values.items()}
+        if self._mixture:
+            mixed = [(name, part) for name, part in self._mixture.items() if part]
+            # its parts sum to 1, so epsilon is in it already
+            scaled["mixture"] = sum(scaled[name] * (part / total[name]) for name, part in mixed)
+            total["mixture"] = tf.ones_like(total["model"])
+        logs = {name: tf.math.log(scaled[name]) for name in self._weights}
+        return logs, {name: tf.math.log(total[name]) for name in self._weights}
+
+    def score(self, prior, logs, shift):
+        """The fused score of items with events, `(batch, n)`; `logs`, `shift`: see `logs`."""
+        weights = {name: weight for name, (weight, _) in self._weights.items()}
+        score = tf.add_n([prior] + [logs[name] * weight for name, weight in weights.items()])
+        return score - sum(shift[name] * weight for name, weight in weights.items())
+
+    def of_new(self, logs, shift):
+        """What an item's score has more while the item is new, `(batch, n)`."""
+        weights = self._weights.items()
+        return sum((logs[name] - shift[name]) * more for name, (_, more) in weights if more)
+
+
+def total_by_sample(of_candidates, of_sample, candidates, sample, history, num_items):
+    """Sum over all unseen items: of the candidates as it is, of the others by a sample.
+
+    Args:
+        of_candidates: `(batch, n)`.  of_sample: `(batch, m)`.  candidates, sample: their item
+        indices, `(batch, n)` and `(m,)`.  history: `(batch, time)`, ascending.
+
+    Returns:
+        float32 `(batch, 1)`.
+    """
+    unseen = tf.cast((candidates > 0) & ~_is_in(history, candidates), tf.float32)
+    rows = tf.tile(sample[None], [tf.shape(history)[0], 1])
+    others = tf.cast(~_is_in(history, rows) & ~_is_in(candidates, rows), tf.float32)
+    seen = tf.cast(history[:, 1:] > history[:, :-1], tf.float32)  # each item once, never 0
+    count = tf.cast(num_items, tf.float32) - tf.reduce_sum(seen, axis=1)
+    count = tf.maximum(count - tf.reduce_sum(unseen, axis=1), 0.0)
+    drawn = tf.maximum(tf.reduce_sum(others, axis=1), 1.0)
+    rest = tf.reduce_sum(of_sample * others, axis=1) * count / drawn
+    return (tf.reduce_sum(of_candidates * unseen, axis=1) + rest)[:, None]
+
+
+def _is_in(ordered, values):
+    """Which values `(batch, m)` are in the same row of `ordered` (batch, n >= 1), ascending."""
+    place = tf.minimum(tf.searchsorted(ordered, values), tf.shape(ordered)[1] - 1)
+    return tf.gather(ordered, place, batch_dims=1) == values
