@@ -146,6 +146,35 @@ def make_histories(interactions, items):
     return Histories(ids, offsets, item_of_event, times, events, values)
 
 
+def history_rows(histories):
+    """Lists of item ids, as users of the library write them, told apart from mistakes.
+
+    Args:
+        histories: list of histories (the users are then called 0, 1, ...), or a dict user id ->
+            history; a history is an iterable of item ids, oldest first.
+
+    Returns:
+        `(user_ids, rows)`, two lists; a row is a list.
+
+    Raises:
+        ValueError: one history where a list of them is expected.
+
+    >>> history_rows({"u": ("a", "b")})
+    (['u'], [['a', 'b']])
+    """
+    by_user = histories if isinstance(histories, dict) else dict(enumerate(histories))
+    wrong = [
+        row for row in by_user.values() if isinstance(row, str) or not hasattr(row, "__iter__")
+    ]
+    if wrong:
+        raise ValueError(
+            "histories must be a list of histories, each a list of item ids. Received: a list of "
+            f"{type(wrong[0]).__name__}. For one user write recommend([history]); for a table, "
+            "recommend(read_interactions(table))."
+        )
+    return list(by_user), [list(row) for row in by_user.values()]
+
+
 def _order(users, times):
     """Stable order by user, then time; None when the rows are in that order already."""
     same = users[1:] == users[:-1]

@@ -8,6 +8,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from kerasrec.data import read_interactions
+from kerasrec.sequences import history_rows
 from kerasrec.servingtransport import TRANSPORTS, with_retries
 
 
@@ -94,7 +96,8 @@ class Client:
 
         Args:
             histories: list of histories (lists of item ids, oldest first; the users are then called
-                0, 1, ...), a dict user id -> history, or `Interactions`, whose times are sent too.
+                0, 1, ...), a dict user id -> history, or `Interactions` or a DataFrame
+                as `read_interactions` takes it, whose times are sent too.
             k: list length at most; None = what the version was exported with.
             timestamps: UTC seconds of the events, in the form of `histories`; the newest of a user
                 is when the list is asked for.
@@ -255,20 +258,13 @@ def _ids(values, what):
 
 def _histories(histories, timestamps):
     """`(users, rows of ids, rows of times or None)` of whatever `recommend` takes."""
+    if isinstance(histories, pd.DataFrame):
+        histories = read_interactions(histories)
     if hasattr(histories, "report"):  # Interactions
         return _of_interactions(histories, timestamps)
-    if isinstance(histories, dict):
-        users, rows = list(histories), list(histories.values())
-        if isinstance(timestamps, dict):
-            timestamps = [timestamps[user] for user in users]
-    else:
-        rows = list(histories)
-        users = list(range(len(rows)))
-    if any(isinstance(row, str) or not hasattr(row, "__iter__") for row in rows):
-        raise ValueError(
-            "histories must be a list of histories, each a list of item ids. Received: a list of "
-            f"{type(rows[0]).__name__}. For one user write recommend([history])."
-        )
+    if isinstance(histories, dict) and isinstance(timestamps, dict):
+        timestamps = [timestamps[user] for user in histories]
+    users, rows = history_rows(histories)
     rows = [_ids(row, "a history") for row in rows]
     if timestamps is None:
         return users, rows, None

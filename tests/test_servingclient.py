@@ -62,6 +62,17 @@ def test_times_count(client, recommender, toy_interactions):
     same(client.recommend(histories, 5, timestamps=times), expected)
 
 
+def test_a_table_is_read_as_a_log(client, recommender, toy_interactions):
+    """Rows in any order: its times say which event is the newest, and when a list is asked for."""
+    frame = toy_interactions.frame.head(30)
+    log = frame[["user_id", "item_id", "timestamp"]].astype({"user_id": str, "item_id": str})
+    shuffled = client.recommend(log.sample(frac=1, random_state=0), 5)
+    expected = recommender.recommend(toy_interactions.replace(frame), k=5)
+    same(*(t.sort_values(["user_id", "rank"], ignore_index=True) for t in (shuffled, expected)))
+    with pytest.raises(ValueError, match="item_id"):
+        client.recommend(log[["user_id"]])
+
+
 def test_one_rows_list_does_not_depend_on_its_batch(client, recommender):
     """Rows of a request are padded; nothing of it may count."""
     ids = list(recommender.items.ids)
