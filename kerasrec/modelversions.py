@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kerasrec import artifacts
 from kerasrec.backend import tf
+from kerasrec.indexedlists import IndexedLists
 from kerasrec.servinglimits import Refusal
 from kerasrec.warmup import WARMUP
 
@@ -67,6 +68,7 @@ class ServedVersion:
         path: its folder.
         look: what the folder held, see `_look`.
         num_items: size of its catalogue.
+        lists: `IndexedLists` where an index answers for the graph, else None.
         definitions: signature name -> SignatureDef, as saved.
         signatures: signature name -> `Signature`.
     """
@@ -75,12 +77,17 @@ class ServedVersion:
         self.model, self.number = model, number
         self.path = artifacts.find_version(path)  # raises where a part is missing
         self.look = _look(self.path)  # before it is read: what changes meanwhile is seen later
-        self.num_items = artifacts.read_manifest(self.path)["num_items"]
+        manifest = artifacts.read_manifest(self.path)
+        self.num_items = manifest["num_items"]
         self.definitions = _definitions(self.path)
         self._loaded = tf.saved_model.load(str(self.path))
+        functions = dict(self._loaded.signatures)
+        self.lists = IndexedLists.of(self._loaded, manifest, self.path)
+        if self.lists is not None:
+            functions |= {n: getattr(self.lists, n) for n in ("serving_default", "recommend")}
         self.signatures = {
             name: Signature(name, self.definitions[name], function)
-            for name, function in self._loaded.signatures.items()
+            for name, function in functions.items()
         }
         self.in_use = 0
         self.is_retired = False
@@ -113,7 +120,7 @@ class ServedVersion:
 
     def unload(self):
         """Let the memory go; nobody may use the version any more."""
-        self._loaded, self.signatures = None, {}
+        self._loaded, self.lists, self.signatures = None, None, {}
 
 
 def _definitions(path):
@@ -318,7 +325,10 @@ class ModelVersions:
                 replaced.is_retired = True
         if is_over:
             self._unload(replaced)
-        log.info("version loaded", extra={**facts, "warm_up_requests": replayed})
+        facts["warm_up_requests"] = replayed
+        if version.lists is not None:
+            facts["index"] = version.lists.report
+        log.info("version loaded", extra=facts)
 
     def _settle(self, wanted, labels):
         """Move the labels and retire what nobody wants, in one step."""

@@ -1,6 +1,7 @@
 """The shared fixtures: toy data, a planted pattern, a tiny BERT and a tiny exported version."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
@@ -233,3 +234,64 @@ def text_version(text_parts, toy_items, tmp_path_factory):
     base = tmp_path_factory.mktemp("texts") / "saved_models" / "texts"
     more = dict(encoder=part.encoder, whitening=part.whitening, fusion=fusion)
     return export(model, base, items=toy_items, manifest={"name": "texts"}, **more).parent
+
+
+# === A larger catalogue ===
+
+
+def clustered(count, dim=16, clusters=60, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((clusters, dim))
+    return (
+        centres[rng.integers(clusters, size=count)] + 0.4 * rng.standard_normal((count, dim))
+    ).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def large_version(tmp_path_factory):
+    """An untrained model of 3000 items with two tables, four moments and new items."""
+    from kerasrec import recency
+    from kerasrec.backend import set_seed
+    from kerasrec.data import Items
+    from kerasrec.exporter import export
+    from kerasrec.fusion import Fusion
+    from kerasrec.models import build_model
+    from kerasrec.transitions import NeighbourTable
+
+    num_items, day = 3000, 86400
+    set_seed(0)
+    rng = np.random.default_rng(0)
+    tables = {}
+    for name in ("transitions", "text"):
+        near = rng.integers(1, num_items + 1, (num_items + 1, 20)).astype(np.int32)
+        votes = (
+            rng.standard_normal((num_items + 1, 20)).astype(np.float32) + 0.5
+        )  # some are below 0
+        near[0], votes[0], votes[:, 15:] = 0, 0, 0
+        tables[name] = NeighbourTable(near, votes, 0.6)
+    fusion = Fusion.alone(num_items, rng.random(num_items + 1).astype(np.float32))._replace(
+        tables=tables,
+        weights={"model": (0.6, 0.1), "transitions": (0.2, 0.0), "mixture": (0.4, 0.2)},
+        mixture={"model": 0.5, "transitions": 0.3, "text": 0.2},
+        scorer_weight=0.5,
+        fit="items",
+        epsilon=0.01 / num_items,
+        starts=day * np.arange(18000, 18004),
+        first=rng.choice([0, 0, 0, 1, 2, 3, recency.NEVER], num_items + 1).astype(np.int32),
+        prior=0.3 * rng.standard_normal((4, num_items + 1)).astype(np.float32),
+    )
+    model = build_model(
+        num_items,
+        text=clustered(num_items),
+        text_units=16,
+        id_units=0,
+        max_length=12,
+        scorer_units=8,
+    )
+    model.scorer.set_weights(
+        [rng.standard_normal(w.shape) * 0.2 for w in model.scorer.get_weights()]
+    )
+    ids = [f"i{number}" for number in range(num_items)]
+    items = Items(pd.DataFrame({"item_id": ids, "title": ids}))
+    base = tmp_path_factory.mktemp("large") / "large"
+    return export(model, base, items=items, manifest={"name": "large"}, fusion=fusion)

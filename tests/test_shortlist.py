@@ -6,12 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec import recency, shortlist
-from kerasrec.backend import set_seed, tf
-from kerasrec.data import Items
-from kerasrec.exporter import export
-from kerasrec.fusion import Fusion
-from kerasrec.models import build_model
+from kerasrec import shortlist
+from kerasrec.backend import tf
 from kerasrec.recommender import Recommender
 from kerasrec.transitions import NeighbourTable
 
@@ -19,63 +15,14 @@ NUM_ITEMS = 3000
 DAY = 86400
 
 
-def clustered(count, dim=16, clusters=60, seed=0):
-    rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((clusters, dim))
-    return (
-        centres[rng.integers(clusters, size=count)] + 0.4 * rng.standard_normal((count, dim))
-    ).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
-def version(tmp_path_factory):
-    """An untrained model of 3000 items with two tables, four moments and new items."""
-    set_seed(0)
-    rng = np.random.default_rng(0)
-    tables = {}
-    for name in ("transitions", "text"):
-        near = rng.integers(1, NUM_ITEMS + 1, (NUM_ITEMS + 1, 20)).astype(np.int32)
-        votes = (
-            rng.standard_normal((NUM_ITEMS + 1, 20)).astype(np.float32) + 0.5
-        )  # some are below 0
-        near[0], votes[0], votes[:, 15:] = 0, 0, 0
-        tables[name] = NeighbourTable(near, votes, 0.6)
-    fusion = Fusion.alone(NUM_ITEMS, rng.random(NUM_ITEMS + 1).astype(np.float32))._replace(
-        tables=tables,
-        weights={"model": (0.6, 0.1), "transitions": (0.2, 0.0), "mixture": (0.4, 0.2)},
-        mixture={"model": 0.5, "transitions": 0.3, "text": 0.2},
-        scorer_weight=0.5,
-        fit="items",
-        epsilon=0.01 / NUM_ITEMS,
-        starts=DAY * np.arange(18000, 18004),
-        first=rng.choice([0, 0, 0, 1, 2, 3, recency.NEVER], NUM_ITEMS + 1).astype(np.int32),
-        prior=0.3 * rng.standard_normal((4, NUM_ITEMS + 1)).astype(np.float32),
-    )
-    model = build_model(
-        NUM_ITEMS,
-        text=clustered(NUM_ITEMS),
-        text_units=16,
-        id_units=0,
-        max_length=12,
-        scorer_units=8,
-    )
-    model.scorer.set_weights(
-        [rng.standard_normal(w.shape) * 0.2 for w in model.scorer.get_weights()]
-    )
-    ids = [f"i{number}" for number in range(NUM_ITEMS)]
-    items = Items(pd.DataFrame({"item_id": ids, "title": ids}))
-    base = tmp_path_factory.mktemp("large") / "large"
-    return export(model, base, items=items, manifest={"name": "large"}, fusion=fusion)
-
-
-@pytest.fixture(scope="module")
-def exact(version):
-    return Recommender.load(version, index="exact")
+def exact(large_version):
+    return Recommender.load(large_version, index="exact")
 
 
 @pytest.fixture
-def near(version):
-    return Recommender.load(version, index="ann")
+def near(large_version):
+    return Recommender.load(large_version, index="ann")
 
 
 @pytest.fixture(scope="module")
@@ -208,16 +155,16 @@ def test_new_items_of_a_moment_by_brute_force(exact, monkeypatch):
             assert np.mean(share) >= (1.0 if scanned > 10 else 0.9)
 
 
-def test_load_chooses(version, monkeypatch):
-    assert Recommender.load(version).index is None  # few items
+def test_load_chooses(large_version, monkeypatch):
+    assert Recommender.load(large_version).index is None  # few items
     monkeypatch.setattr("kerasrec.shortlist.ANN_FROM", 3000)
-    assert len(Recommender.load(version).index) == 3000
+    assert len(Recommender.load(large_version).index) == 3000
     with pytest.raises(ValueError, match="one of auto, exact, ann. Received: 'hnsw'"):
-        Recommender.load(version, index="hnsw")
+        Recommender.load(large_version, index="hnsw")
     monkeypatch.setitem(sys.modules, "faiss", None)
-    assert Recommender.load(version).index is None
+    assert Recommender.load(large_version).index is None
     with pytest.raises(ImportError, match=r"pip install 'kerasrec\[ann\]'"):
-        Recommender.load(version, index="ann")
+        Recommender.load(large_version, index="ann")
 
 
 def test_tune_index_on_real_histories(near, exact, histories):

@@ -1,0 +1,120 @@
+"""The embedded server's lists of a large catalogue: by the index, and by the graph as saved."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from kerasrec.artifacts import read_manifest
+from kerasrec.backend import tf
+from kerasrec.indexedlists import IndexedLists
+from kerasrec.modelversions import ModelVersions
+from kerasrec.recommender import Recommender
+
+DAY = 86400
+
+
+@pytest.fixture
+def low_bar(monkeypatch):
+    """A catalogue of 3000 items counts as large."""
+    monkeypatch.setattr("kerasrec.shortlist.ANN_FROM", 3000)
+
+
+@pytest.fixture
+def pair(large_version, low_bar):
+    """`(the signatures as saved, IndexedLists)` of one version."""
+    module = tf.saved_model.load(str(large_version))
+    lists = IndexedLists.of(module, read_manifest(large_version), large_version)
+    return module.signatures, lists
+
+
+def rows_of_ids(count=40, width=30, seed=0):
+    """Ids with holes and unknown ones among them; the first row is empty, the second unknown."""
+    rng = np.random.default_rng(seed)
+    ids = np.array([f"i{n}" for n in rng.integers(0, 3000, count * width)], object)
+    ids = ids.reshape(count, width)
+    ids[rng.random((count, width)) < 0.4] = ""
+    ids[rng.random((count, width)) < 0.05] = "no such item"
+    ids[0], ids[1] = "", "no such item"
+    return ids
+
+
+def overlap(one, other):
+    pairs = zip(one["item_ids"].numpy(), other["item_ids"].numpy(), strict=True)
+    return np.mean([len(set(a) & set(b)) / len(set(a)) for a, b in pairs])
+
+
+def test_serving_default(pair):
+    signatures, lists = pair
+    history = tf.constant(rows_of_ids())
+    exact, near = signatures["serving_default"](history=history), lists.serving_default(history)
+    assert overlap(exact, near) >= 0.99
+    for name in ("item_ids", "scores"):
+        assert (exact[name].shape, exact[name].dtype) == (near[name].shape, near[name].dtype)
+    # a sample stands for the items that are no candidates
+    np.testing.assert_allclose(exact["scores"], near["scores"], atol=0.15)
+    np.testing.assert_array_equal(exact["item_ids"][:2], near["item_ids"][:2])  # popular items
+
+
+def test_histories_without_columns(pair):
+    signatures, lists = pair
+    history = tf.constant(np.zeros((2, 0), object), tf.string)
+    exact, near = signatures["serving_default"](history=history), lists.serving_default(history)
+    np.testing.assert_array_equal(exact["item_ids"], near["item_ids"])
+
+
+def test_recommend_with_times_and_wishes(pair):
+    """Rows with wishes are answered as saved; the others know the moment they are asked at."""
+    signatures, lists = pair
+    history = rows_of_ids(12)
+    rng = np.random.default_rng(1)
+    given = {
+        "history": tf.constant(history),
+        "timestamps": tf.constant(
+            np.sort(rng.integers(DAY * 18000, DAY * 18004, history.shape), axis=1)
+        ),
+        "allow": tf.constant([["", ""]] * 4 + [["i5", "i6"]] + [["", ""]] * 7),
+        "deny": tf.constant([["", ""]] * 5 + [["i7", ""]] + [["", ""]] * 6),
+        "keep_seen": tf.constant([False] * 6 + [True] + [False] * 5),
+    }
+    exact, near = signatures["recommend"](**given), lists.recommend(**given)
+    for name in ("item_ids", "scores"):
+        np.testing.assert_allclose(exact["scores"][4:7], near["scores"][4:7], atol=1e-4)
+        assert (exact[name].shape, exact[name].dtype) == (near[name].shape, near[name].dtype)
+    assert {*near["item_ids"].numpy()[4]} == {b"i5", b"i6", b""}
+    assert overlap(exact, near) >= 0.99
+    later = lists.recommend(**{**given, "timestamps": given["timestamps"] - 3 * DAY})
+    assert overlap(near, later) < 0.9  # what is recent has its say
+
+
+def test_as_recommender(large_version, pair):
+    history = [[i for i in row if i] for row in rows_of_ids()]
+    table = Recommender.load(large_version).recommend(history, k=50)
+    found = pair[1].serving_default(tf.constant(rows_of_ids()))["item_ids"].numpy()
+    listed = table.groupby("user_id")["item_id"].apply(lambda ids: {i.encode() for i in ids})
+    assert np.mean([len(set(r) & listed[n]) / 50 for n, r in enumerate(found)]) >= 0.99
+
+
+def test_small_catalogues_have_none(large_version):
+    module = tf.saved_model.load(str(large_version))
+    assert IndexedLists.of(module, read_manifest(large_version), large_version) is None
+
+
+def test_a_server_takes_it(large_version, low_bar, tmp_path, caplog):
+    base = tmp_path / "large"
+    base.mkdir()
+    shutil.copytree(large_version, base / "1")
+    model = ModelVersions(base)
+    with caplog.at_level(logging.INFO, "kerasrec"):
+        model.refresh()
+    [record] = [r for r in caplog.records if r.message == "version loaded"]
+    assert record.index["recall@100"] >= 0.99
+    json.dumps(record.index)  # it goes into a log of JSON lines
+    with model.use() as version:
+        history = tf.constant([["i5", "i6"]])
+        near = version.signature()({"history": history})
+        exact = version._loaded.signatures["serving_default"](history=history)
+        assert overlap(near, exact) >= 0.99
+        assert version.signature("similar")({"item_ids": tf.constant(["i5"])})["item_ids"][0, 0]
