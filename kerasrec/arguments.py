@@ -27,14 +27,15 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(f"unknown option {name}. {nearest(name, known)}")
 
 
-def _files(group, name, text, *aliases, **options):
+def add_files(group, name, text, *aliases, **options):
     """An option that takes one file or more, and may be repeated."""
     group.add_argument(
         name, *aliases, nargs="+", action="extend", metavar="F", help=text, **options
     )
 
 
-def _reading(sub, *, items=False):
+def add_reading(sub, *, items=False):
+    """How tables are read."""
     group = sub.add_argument_group("reading tables")
     pairs = dict(nargs="+", action="extend", metavar="ROLE=COLUMN")
     group.add_argument(
@@ -79,13 +80,15 @@ def _at(sub):
     )
 
 
-def _out_and_preset(sub):
-    sub.add_argument(
-        "--out",
-        default="saved_models",
-        metavar="DIR",
-        help="where models go (default saved_models)",
-    )
+def add_out_and_preset(sub, *, out=True):
+    """Where models go, and the choice that most users need."""
+    if out:
+        sub.add_argument(
+            "--out",
+            default="saved_models",
+            metavar="DIR",
+            help="where models go (default saved_models)",
+        )
     sub.add_argument(
         "--preset",
         default="balanced",
@@ -95,7 +98,7 @@ def _out_and_preset(sub):
 
 def add_demo(sub):
     """Options of `demo`."""
-    _out_and_preset(sub)
+    add_out_and_preset(sub)
 
 
 def add_doctor(sub):
@@ -105,20 +108,20 @@ def add_doctor(sub):
 def add_inspect(sub):
     """Options of `inspect`."""
     sub.usage = "kerasrec inspect --interactions F... [--items F] | --model M  [options]"
-    _files(sub, "--interactions", "what users did", "--data")
+    add_files(sub, "--interactions", "what users did", "--data")
     sub.add_argument("--items", metavar="F", help="the catalogue")
     sub.add_argument("--model", metavar="M", help="a model instead of data")
-    _reading(sub, items=True)
+    add_reading(sub, items=True)
 
 
 def add_train(sub):
     """Options of `train`."""
     sub.usage = "kerasrec train --interactions F... --items F --name NAME [options]"
-    _files(sub, "--interactions", "what users did", required=True)
+    add_files(sub, "--interactions", "what users did", required=True)
     sub.add_argument("--items", required=True, metavar="F", help="the catalogue with its texts")
     sub.add_argument("--name", required=True, help="of the model: OUT/NAME/1, OUT/NAME/2, ...")
-    _files(sub, "--valid", "events to stop and tune on (default: the last one of each user)")
-    _out_and_preset(sub)
+    add_files(sub, "--valid", "events to stop and tune on (default: the last one of each user)")
+    add_out_and_preset(sub)
     sub.add_argument(
         "--refit",
         action="store_true",
@@ -165,27 +168,27 @@ def add_train(sub):
         default="error",
         help="events of items that --items lacks: stop, or leave out and count (default error)",
     )
-    _reading(sub, items=True)
+    add_reading(sub, items=True)
 
 
 def add_evaluate(sub):
     """Options of `evaluate`."""
     sub.usage = "kerasrec evaluate --model M --test F... --histories F... [options]"
     _model(sub)
-    _files(sub, "--test", "what users did next", required=True)
-    _files(sub, "--histories", "what is known when they ask", required=True)
-    _files(sub, "--train", "what the baselines learn from (default: --histories)")
+    add_files(sub, "--test", "what users did next", required=True)
+    add_files(sub, "--histories", "what is known when they ask", required=True)
+    add_files(sub, "--train", "what the baselines learn from (default: --histories)")
     sub.add_argument("--k", type=int, default=20, help="list length (default 20)")
     _at(sub)
     sub.add_argument("--report", metavar="DIR", help="write report.html, metrics.json and tables")
-    _reading(sub)
+    add_reading(sub)
 
 
 def add_recommend(sub):
     """Options of `recommend`."""
     sub.usage = "kerasrec recommend --model M --histories F... --out F [options]"
     _model(sub)
-    _files(sub, "--histories", "what users did; their lists leave it out", required=True)
+    add_files(sub, "--histories", "what users did; their lists leave it out", required=True)
     sub.add_argument(
         "--users",
         metavar="F",
@@ -197,7 +200,7 @@ def add_recommend(sub):
     sub.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
     _at(sub)
     sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
-    _reading(sub)
+    add_reading(sub)
 
 
 def add_similar(sub):

@@ -249,6 +249,24 @@ def read_labels(base):
         ) from error
 
 
+@contextlib.contextmanager
+def alone(base):
+    """Work on a model folder that no other process may do at the same time.
+
+    Raises:
+        ArtifactError: another one is at it.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(Path(base) / ".update.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ArtifactError(
+            f"Another update of {base} is at work. Wait until it has ended."
+        ) from error
+
+
 def write_label(base, label, version):
     """Point a label at an existing version (this is also how a rollback is done)."""
     if label not in LABELS:
@@ -259,3 +277,28 @@ def write_label(base, label, version):
     beside = Path(base) / f".labels-{uuid.uuid4().hex[:12]}"
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, Path(base) / "labels.json")
+
+
+def rollback(model, to=None):
+    """Point the label stable at an earlier version.
+
+    Args:
+        model: `saved_models/NAME`.
+        to: number of the version; None = the parent of the one that answers now.
+
+    Returns:
+        `(number before, number now)`.
+
+    Raises:
+        ArtifactError: no such version, or one without a parent.
+    """
+    version = find_version(model)
+    manifest = read_manifest(version)
+    to = manifest.get("parent") if to is None else to
+    if to is None:
+        raise ArtifactError(
+            f"{version} has no parent to go back to. Name a version: --to N, one of "
+            f"{versions(version.parent)}."
+        )
+    write_label(version.parent, "stable", to)
+    return manifest["version"], to

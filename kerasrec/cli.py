@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from kerasrec import arguments, backend
+from kerasrec import arguments, backend, loopcli
 from kerasrec.arguments import Parser
 from kerasrec.artifacts import ArtifactError, find_version, read_manifest
 from kerasrec.nearest import nearest
@@ -56,7 +56,8 @@ def main(arguments=None):
         arguments: list of str; None = those of the process.
 
     Returns:
-        Exit code: 0 = success, 2 = bad input (one sentence on stderr), 130 = interrupted.
+        Exit code: 0 = success, 1 = an update that was refused, 2 = bad input (one sentence on
+        stderr), 130 = interrupted.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug, name = "--debug" in words, "kerasrec"
@@ -78,7 +79,7 @@ def main(arguments=None):
         if debug or not isinstance(error, _EXPECTED):
             raise
         print(f"{name}: {_sentence(error)}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, loopcli.Refused) else 2
     return 0
 
 
@@ -121,7 +122,7 @@ def _logging(options):
     Long work says its steps; where no bar can be drawn it says its epochs too.
     """
     verbose = options.verbose or options.debug
-    is_long = options.verb in ("demo", "train") and not getattr(options, "quiet", False)
+    is_long = options.verb in ("demo", "train", "simulate") and not getattr(options, "quiet", False)
     logger, steps = logging.getLogger("kerasrec"), logging.getLogger("kerasrec.pipeline")
     handler = logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)
@@ -450,6 +451,9 @@ VERBS = {
     "similar": (arguments.add_similar, similar),
     "export": (arguments.add_export, export),
     "serve": (arguments.add_serve, serve),
+    "update": (loopcli.add_update, loopcli.update),
+    "rollback": (loopcli.add_rollback, loopcli.rollback),
+    "simulate": (loopcli.add_simulate, loopcli.simulate),
 }
 
 if __name__ == "__main__":

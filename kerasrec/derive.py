@@ -64,15 +64,18 @@ def _in_form(version, form):
     return itemmatrix.stored(itemmatrix.read_vectors(loaded), form)
 
 
-def derive_version(version, changes, *, variables, frame=None, recency=None):
+def derive_version(version, changes, *, variables, frame=None, recency=None, finish=None):
     """Copy a version with some variables exchanged and publish it as the next one.
 
     Args:
         version: Path of a version folder.
         changes: dict, what the new manifest says differently.
-        variables: name of a variable of `ServingModule` -> its new value.
+        variables: name of a variable of `ServingModule` -> its new value; one of its
+            `layer_variables` is called `layer_variables/NUMBER`.
         frame: DataFrame of the catalogue where it has grown.
         recency: `Recency` where newer events or items have changed it.
+        finish: function of the folder and of what was loaded from it, called before the rename;
+            what it raises leaves nothing published.
 
     Returns:
         Path of the new version.
@@ -95,7 +98,9 @@ def derive_version(version, changes, *, variables, frame=None, recency=None):
             recency.save(folder / artifacts.RECENCY)
         write_warmup(folder, version.parent.name, artifacts.read_catalogue(folder))
         _replace_variables(folder / "variables" / "variables", variables)
-        _check(folder)
+        loaded = _check(folder)
+        if finish is not None:
+            finish(folder, loaded)
     return result["path"]
 
 
@@ -104,6 +109,11 @@ def _replace_variables(prefix, values):
     reader = tf.train.load_checkpoint(str(prefix))
     names = sorted(reader.get_variable_to_shape_map())
     replaced = {f"{name}/.ATTRIBUTES/VARIABLE_VALUE": value for name, value in values.items()}
+    if unknown := sorted(set(replaced) - set(names)):
+        raise artifacts.ArtifactError(
+            f"{prefix.parent.parent} has no variable {unknown[0].partition('/.')[0]}: another "
+            "kerasrec exported it. Train it again."
+        )
     tensors = [replaced[n] if n in replaced else tf.constant(reader.get_tensor(n)) for n in names]
     new = prefix.with_name("variables-new")
     tf.raw_ops.SaveV2(
@@ -118,7 +128,7 @@ def _replace_variables(prefix, values):
 def _check(folder):
     """Load the copy and look every id up: each must give its own row of the vectors.
 
-    Its warm-up requests are sent to it too.
+    Its warm-up requests are sent to it too. Returns what was loaded.
     """
     loaded = tf.saved_model.load(str(folder))
     replay_warmup(folder, loaded)
@@ -129,3 +139,4 @@ def _check(folder):
             f"The copy of {folder.name} does not give every item its vector; nothing was "
             "published. This is a defect of kerasrec: please report it."
         )
+    return loaded

@@ -92,12 +92,19 @@ class Fusion(NamedTuple):
             recency=recency.Recency(counts, no_weights, no_weights),
         )
 
+    def chosen(self, fitted):
+        """Name -> which of the tables that `fit_tables` gave was chosen, a place in its list."""
+        return {
+            name: next(i for i, t in enumerate(fitted[name]) if t.weights is table.weights)
+            for name, table in self.tables.items()
+        }
+
     def with_tables(self, fitted, again):
         """The same with each table fitted again; `fitted`, `again`: as `fit_tables` gives them."""
-        tables = {}
-        for name, table in self.tables.items():
-            chosen = next(i for i, t in enumerate(fitted[name]) if t.weights is table.weights)
-            tables[name] = again[name][chosen]._replace(decay=table.decay)
+        tables = {
+            name: again[name][place]._replace(decay=self.tables[name].decay)
+            for name, place in self.chosen(fitted).items()
+        }
         return self._replace(tables=tables)
 
     def at_end(self, counts):
@@ -110,15 +117,19 @@ class Fusion(NamedTuple):
 
     def description(self):
         """Plain data for the manifest: what each part counts."""
-        rounded = {n: [round(float(w), 4) for w in pair] for n, pair in self.weights.items()}
         return {
             "fit": self.fit,
-            "weights": rounded,
-            "mixture": {name: round(float(share), 4) for name, share in self.mixture.items()},
+            "weights": {name: [_short(w) for w in pair] for name, pair in self.weights.items()},
+            "mixture": {name: _short(share) for name, share in self.mixture.items()},
             "decays": {name: table.decay for name, table in self.tables.items()},
-            "epsilon": float(f"{self.epsilon:.4g}"),
+            "epsilon": _short(self.epsilon),
             **self.recency.description(),
         }
+
+
+def _short(number):
+    """Seven digits: what float32 tells apart, as `Recommender.fusion` reads it again."""
+    return float(f"{number:.7g}")
 
 
 def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS):

@@ -22,9 +22,11 @@ class Memory(tf.Module):
     def __init__(self, table, name):
         super().__init__(name)
         self.decay = float(table.decay)
-        self.neighbours = tf.Variable(table.neighbours, trainable=False, name="neighbours")
+        # of any size, so that a later version can have more items in the same graph
+        options = dict(shape=(None, None), trainable=False)
+        self.neighbours = tf.Variable(table.neighbours, name="neighbours", **options)
         votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
-        self.votes = tf.Variable(votes, trainable=False, name="votes")
+        self.votes = tf.Variable(votes, name="votes", **options)
         self.tables = [self.neighbours, self.votes]
 
     def call(self, history, num_columns):

@@ -113,6 +113,7 @@ def train(
     timed = "recency" in options["fusion"].get("parts", PARTS)
     moments = fit_moments(fitted if timed else fitted.timeless(), len(items), only_end=only_end)
     fusion, metrics = choose_fusion(Ranker(model), validation, tables, moments)
+    chosen = fusion.chosen(tables)
     # what was held out is known when the version goes to work
     if refit:
         log.info("fitting anew on all events")
@@ -145,6 +146,7 @@ def train(
             "validation": "last event of each user" if valid is None else "given",
             "asked": AT_THE_END if only_end else AT_NEWEST_EVENT,
             "metrics": metrics,
+            "tables": chosen,
             "refit": bool(refit),
             "epochs": len(history),
             "train_seconds": round(time.perf_counter() - started, 1),

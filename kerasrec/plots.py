@@ -116,6 +116,37 @@ def training_curves(history):
     return _svg(draw, 9.2, 3.0)
 
 
+def strategy_curves(steps):
+    """Quality of a replay step by step, one line per strategy.
+
+    Args:
+        steps: DataFrame, `Simulation.steps`: strategy, begin (ISO time), events and ndcg@10.
+
+    Returns:
+        str, a whole SVG file with a white background.
+    """
+    names = list(dict.fromkeys(steps["strategy"]))
+    days = sorted(set(steps["begin"]))
+
+    def draw(figure):
+        axes = figure.subplots()
+        for number, name in enumerate(names):
+            part = steps[(steps["strategy"] == name) & (steps["events"] > 0)]
+            place = [days.index(begin) for begin in part["begin"]]
+            style = "o" if name == "retrained" else f"{MARKERS[number]}-"
+            colour = COLOURS[number]
+            axes.plot(place, part["ndcg@10"], style, color=colour, ms=4, lw=1.4, label=name)
+        shown = days[:: max(len(days) // 9, 1)]
+        axes.set_xticks([days.index(day) for day in shown], [day[5:10] for day in shown])
+        axes.set_title("NDCG@10 of each step, predicted before it is learned")
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+
+    svg = _svg(draw, 9.2, 3.4).replace("currentColor", "#222").replace("var(--line)", "#999")
+    svg = svg.replace("font-family: inherit", "font-family: sans-serif")
+    return svg.replace("<svg", '<svg style="background: white"', 1) + "\n"
+
+
 def groups(table, models, metric, xlabel):
     """One metric by group, a line per model; groups below `SMALLEST_GROUP` stay out.
 

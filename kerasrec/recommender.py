@@ -15,9 +15,11 @@ from kerasrec import ann, artifacts, itemmatrix, sequences
 from kerasrec.backend import tf
 from kerasrec.data import Items, read_interactions, read_items
 from kerasrec.derive import derive_version
+from kerasrec.fusion import Fusion
 from kerasrec.recency import AT_THE_END, NEVER, Recency, newest_times
 from kerasrec.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
 from kerasrec.timestamps import read_moment
+from kerasrec.transitions import NeighbourTable
 from kerasrec.versiontexts import VersionTexts
 
 log = logging.getLogger(__name__)
@@ -47,20 +49,41 @@ class Recommender:
 
     def __init__(self, version, *, index="auto"):
         check_index(index)
-        self.version = artifacts.find_version(version)
-        self.manifest = artifacts.read_manifest(self.version)
+        version = artifacts.find_version(version)
+        manifest = artifacts.read_manifest(version)
         try:
-            self._module = tf.saved_model.load(str(self.version))
-            self._set_items(artifacts.read_catalogue(self.version))
-            self._recency = Recency.load(self.version / artifacts.RECENCY)
+            module = tf.saved_model.load(str(version))
+            items = Items(artifacts.read_catalogue(version))
+            recency = Recency.load(version / artifacts.RECENCY)
         except (OSError, EOFError, zlib.error, ValueError, KeyError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())[:200]
             raise artifacts.ArtifactError(
-                f"{self.version} is damaged and does not load ({reason}). Copy the whole folder "
+                f"{version} is damaged and does not load ({reason}). Copy the whole folder "
                 "again, or export the model again."
             ) from error
-        self._texts = VersionTexts(self._module, self.manifest, self.version)
-        self._shortlist = find_shortlist(index, self._module, self.manifest, self.version)
+        self._take(module, items, recency, manifest, version)
+        self._shortlist = find_shortlist(index, module, manifest, version)
+
+    @classmethod
+    def in_memory(cls, module, items, recency, manifest):
+        """A Recommender of a `ServingModule` that is no version (yet); it cannot be saved.
+
+        Args:
+            module: `ServingModule`.
+            items: `Items` in the order of its item indices.
+            recency: `recency.Recency` at the end of its log.
+            manifest: dict, what a version of it would say of itself.
+        """
+        self = cls.__new__(cls)
+        self._take(module, items, recency, manifest, None)
+        self._shortlist = None
+        return self
+
+    def _take(self, module, items, recency, manifest, version):
+        self._module, self._recency = module, recency
+        self.manifest, self.version = manifest, version
+        self._set_items(items.frame)
+        self._texts = VersionTexts(module, manifest, version)
 
     @classmethod
     def load(cls, model, *, index="auto"):
@@ -248,6 +271,40 @@ class Recommender:
             if self._shortlist is not None:
                 self._shortlist.know()
         return count
+
+    @property
+    def log_end(self):
+        """Time of the newest event that it has learned or observed, UTC seconds; 0 = unknown."""
+        return self._recency.counts.time
+
+    def has_growing_tables(self):
+        """Whether its graph takes neighbour tables of any size (those of old versions do not)."""
+        names = self.manifest["fusion"]["decays"]
+        tables = [getattr(self._module, f"neighbours_{name}") for name in names]
+        return all(table.shape[0] is None for table in tables)
+
+    def fusion(self):
+        """`Fusion`: what is fused with the retrieval, added items and observed events included."""
+        module, facts = self._module, self.manifest["fusion"]
+        size = len(self._ids)
+        tables = {}
+        for name, decay in facts["decays"].items():
+            rows = [getattr(module, f"{kind}_{name}").numpy() for kind in ("neighbours", "votes")]
+            rows = [np.pad(table, [(0, size - len(table)), (0, 0)]) for table in rows]
+            tables[name] = NeighbourTable(*rows, decay)
+        names = ("starts", "first", "prior", "popularity")
+        values = {name: getattr(module, name).numpy() for name in names}
+        return Fusion(
+            tables=tables,
+            weights={name: tuple(pair) for name, pair in facts["weights"].items()},
+            mixture=facts["mixture"],
+            scorer_weight=float(module.scorer_weight.numpy()),
+            fit=facts["fit"],
+            epsilon=facts["epsilon"],
+            popular=values.pop("popularity"),
+            recency=self._recency,
+            **values,
+        )
 
     def interests(self, histories, *, batch_size=512):
         """U of each history (given as for `recommend`), float32 `(num_users, dim)`, unit length."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasrec import artifacts
+from kerasrec.data import Items
 from kerasrec.encoder import build_encoder, load_text_encoder
 from kerasrec.ensemble import average_models
 from kerasrec.models import TextEncoder, build_model
@@ -60,11 +61,14 @@ def read_training_state(version):
     return TrainingState(options, [arrays[n] for n in sorted(arrays)], whitening)
 
 
-def rebuild(version):
+def rebuild(version, items=None):
     """The trained `Model` of a version, its encoder and its state, to go on with.
 
     Args:
-        version: path of a version folder. Items that `add_items` brought have no place in it.
+        version: path of a version folder.
+        items: `Items`: the catalogue that the model is to know, which begins with the items it was
+            trained on; the others are known by their text alone at first, as after `add_items`.
+            None = the items it was trained on.
 
     Returns:
         `(model, encoder, state)`: `Model`, the encoder or None, `TrainingState`.
@@ -75,6 +79,8 @@ def rebuild(version):
     """
     manifest, state = artifacts.read_manifest(version), read_training_state(version)
     encoder, text, known = None, None, manifest["encoder"]
+    before = state.options["num_items"]
+    new = None if items is None else Items(items.frame[before:].reset_index(drop=True))
     if known is not None:
         wanted = manifest["encoder_options"]
         if known["kind"] == "bert":
@@ -82,11 +88,12 @@ def rebuild(version):
             encoder = build_encoder(wanted["name"], model=known["architecture"], **same)
         else:
             encoder = load_text_encoder(Path(version) / artifacts.ENCODER)
-        text = _empty_text(encoder, wanted, state)
+        text = _text_of(encoder, wanted, state, new)
     options = dict(state.options)
+    options["num_items"] = before if items is None else len(items)
     members = options.pop("members", 1)
     model = average_models([build_model(text=text, **options) for _ in range(members)])
-    model.training.set_weights(state.weights)
+    model.training.set_weights(_grown(state.weights, model.training.get_weights(), before + 1))
     if encoder is not None and encoder.fingerprint != known["fingerprint"]:
         raise artifacts.ArtifactError(
             f"The encoder {wanted['name']} is not the one that {version} was trained with: its "
@@ -95,15 +102,34 @@ def rebuild(version):
     return model, encoder, state
 
 
-def _empty_text(encoder, wanted, state):
-    """The `text` argument of `build_model` in the right shape; `set_weights` fills it."""
+def _text_of(encoder, wanted, state, new):
+    """The `text` of `build_model`: zeros, which `set_weights` fills, and the rows of `new`."""
     num_items = state.options["num_items"]
+    texts = [] if new is None else new.texts(wanted["template"])
     if wanted["mode"] == "frozen":
-        return np.zeros((num_items, state.whitening.matrix.shape[1]), np.float32)
+        old = np.zeros((num_items, state.whitening.matrix.shape[1]), np.float32)
+        if not texts:
+            return old
+        vectors = state.whitening.apply(encoder.encode_items(new, wanted["template"]))
+        if encoder.kind != "vectors":
+            vectors[[not text.strip() for text in texts]] = 0
+        return np.concatenate([old, vectors])
     prepare_encoder(encoder, wanted["mode"], wanted["layers"])
     width = next(w.shape[1] for w in state.weights if w.dtype == np.int32)
-    tokens = np.zeros((num_items, width), np.int32)
-    return TextEncoder(encoder.model, tokens, tokens, state.whitening)
+    tokens = [np.zeros((num_items + len(texts), width), np.int32) for _ in range(2)]
+    if texts:
+        for table, found in zip(tokens, encoder.tokenizer.encode_batch(texts), strict=True):
+            found = found[:, :width]
+            table[num_items:, : found.shape[1]] = found
+    return TextEncoder(encoder.model, *tokens, state.whitening)
+
+
+def _grown(weights, fresh, rows):
+    """Weights of a model in the shapes of a larger one: tables of `rows` keep the fresh rest."""
+    return [
+        w if w.shape == f.shape or len(w) != rows else np.concatenate([w, f[rows:]])
+        for w, f in zip(weights, fresh, strict=True)
+    ]
 
 
 def plain(options):

@@ -25,11 +25,12 @@ losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
 graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard exporter derive ann
-shortlist indexedlists versiontexts recommender pipeline servingtransport servingclient deployment
+shortlist indexedlists versiontexts recommender pipeline update simulate servingtransport
+servingclient deployment
 
 servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
 
-demo userinput arguments cli
+demo userinput arguments loopcli cli
 """.split()
 
 #: modules that must load where there is no TensorFlow (test_public_api loads them so)

@@ -1,0 +1,166 @@
+"""The verbs of the loop on the command line: update, rollback, simulate."""
+
+import sys
+from pathlib import Path
+
+from kerasrec import backend
+from kerasrec.arguments import add_files, add_out_and_preset, add_reading
+from kerasrec.userinput import UserError, read_catalogue, read_events, training_options
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def add_update(sub):
+    """Options of `update`."""
+    sub.usage = "kerasrec update --name NAME --interactions F... [--items F] [options]"
+    sub.add_argument("--name", required=True, help="of the model: OUT/NAME")
+    sub.add_argument("--out", default="saved_models", metavar="DIR", help="where models are")
+    add_files(sub, "--interactions", "the whole log, old events and new", required=True)
+    sub.add_argument(
+        "--items", metavar="F", help="the catalogue as it is now (default: that of the model)"
+    )
+    sub.add_argument(
+        "--label",
+        choices=["stable", "canary"],
+        default="stable",
+        help="what the new version is to be (default stable: it answers where none is named)",
+    )
+    sub.add_argument("--force", action="store_true", help="publish it even if it is worse")
+    sub.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    add_reading(sub, items=True)
+
+
+def update(options):
+    """Learn new events into the next version; it is published only if it is no worse.
+
+    The newest fifth of the new events is held back: on it the new version is judged beside the one
+    that answers now, recent popularity and item-kNN. Exit code 1: refused, the reason is printed.
+    """
+    base = Path(options.out) / options.name
+    items = read_catalogue(options) if options.items else None
+    interactions = read_events(options, options.interactions)
+    backend.load(quiet=not options.debug)
+    from kerasrec.update import update
+
+    found = update(
+        base, interactions, items, label=options.label, force=options.force, seed=options.seed
+    )
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(found.evaluation.to_rich(console.width))
+    if found.version is None:
+        raise Refused(f"refused, nothing was published: {found.reason}. --force publishes it.")
+    print(
+        f"{found.events:,} new events in {found.seconds:.0f} s; {found.reason}; published "
+        f"{found.version}"
+    )
+
+
+class Refused(UserError):
+    """Not a mistake: the new version is not good enough."""
+
+
+def add_rollback(sub):
+    """Options of `rollback`."""
+    sub.usage = "kerasrec rollback --name NAME [--to N]"
+    sub.add_argument("--name", required=True, help="of the model: OUT/NAME")
+    sub.add_argument("--out", default="saved_models", metavar="DIR", help="where models are")
+    sub.add_argument(
+        "--to", type=int, metavar="N", help="version (default: the parent of what answers now)"
+    )
+
+
+def rollback(options):
+    """Let an earlier version answer again (the label stable); servers follow within seconds."""
+    from kerasrec.artifacts import rollback
+
+    before, now = rollback(Path(options.out) / options.name, options.to)
+    print(f"stable: version {now} (was {before})")
+
+
+def add_simulate(sub):
+    """Options of `simulate`."""
+    sub.usage = "kerasrec simulate --interactions F... --items F --work DIR [options]"
+    add_files(sub, "--interactions", "what users did, with times", required=True)
+    sub.add_argument("--items", required=True, metavar="F", help="the catalogue with its texts")
+    sub.add_argument(
+        "--work",
+        required=True,
+        metavar="DIR",
+        help="folder for versions, table and plot; a replay that was stopped goes on there",
+    )
+    sub.add_argument(
+        "--start",
+        default="0.67",
+        metavar="SHARE|TIME",
+        help="what comes before is trained on: a share of the events (default 0.67) or a time",
+    )
+    sub.add_argument("--step", default="1d", metavar="TIME", help="between updates (default 1d)")
+    sub.add_argument(
+        "--refresh",
+        default="1h",
+        metavar="TIME",
+        help="after which recent events count without training (default 1h)",
+    )
+    sub.add_argument(
+        "--retrained", type=int, default=10, metavar="N", help="trainings anew (default 10)"
+    )
+    sub.add_argument("--strategies", nargs="+", metavar="S", help="some of them only")
+    add_out_and_preset(sub, out=False)
+    sub.add_argument("--encoder", metavar="E", help="as in train")
+    group = sub.add_argument_group("more options")
+    group.add_argument("--config", metavar="YAML", help="as in train")
+    group.add_argument("--set", nargs="+", action="extend", metavar="S.O=V", help="as in train")
+    group.add_argument("--seed", type=int, help="of everything random (default 0)")
+    add_reading(sub, items=True)
+
+
+def simulate(options):
+    """Replay a log in time order: what the loop of feedback is worth on it.
+
+    Each event after --start is predicted, then learned from, by a model that never learns again
+    (static), one that sees a user's newest events (history), the whole loop, models trained anew,
+    recent popularity and item-kNN. Table, steps and plot go into --work.
+    """
+    backend.load(quiet=not options.debug)
+    from kerasrec.plots import strategy_curves
+    from kerasrec.simulate import STRATEGIES, simulate
+
+    settings = training_options(options)
+    items = read_catalogue(options)
+    interactions = read_events(options, options.interactions)
+    found = simulate(
+        interactions,
+        items,
+        work=options.work,
+        start=_start(options.start),
+        step=_seconds(options.step, "--step"),
+        refresh=_seconds(options.refresh, "--refresh"),
+        retrained=options.retrained,
+        strategies=options.strategies or STRATEGIES,
+        preset=options.preset,
+        options=settings,
+        progress=sys.stderr.isatty(),
+    )
+    found.table.to_csv(found.work / "table.csv", index=False)
+    found.steps.to_csv(found.work / "steps.csv", index=False)
+    (found.work / "curves.svg").write_text(strategy_curves(found.steps), encoding="utf-8")
+    print(found.table.round(4).to_string(index=False))
+    print(f"table.csv, steps.csv and curves.svg are in {found.work}")
+
+
+def _start(text):
+    try:
+        return float(text)
+    except ValueError:
+        from kerasrec.timestamps import read_moment
+
+        return read_moment(text)
+
+
+def _seconds(text, name):
+    number, unit = text[:-1], text[-1:]
+    if unit not in _SECONDS or not number.isdigit() or not int(number):
+        raise UserError(f"{name} takes a time such as 1d, 6h, 30m or 90s. Received: {text!r}.")
+    return int(number) * _SECONDS[unit]

@@ -1,0 +1,432 @@
+"""`simulate`: a log replayed in time order; each event is predicted, then learned from.
+
+What a loop of feedback is worth on a log that you have: the same events are predicted by a model
+that never learns again, by one that knows what a user did a moment ago, by the whole loop (recent
+events at once, an `update` after every step), by models trained anew at a few moments, and by
+baselines that are fitted anew all the time (prequential evaluation; Gama et al. 2013).
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from kerasrec import artifacts
+from kerasrec.baselines import fit_item_knn, fit_recent_popularity
+from kerasrec.lists import recommend_top_k
+from kerasrec.metrics import mean_and_error
+from kerasrec.pipeline import train
+from kerasrec.recommender import Recommender
+from kerasrec.sequences import Histories, make_histories
+from kerasrec.update import update
+
+log = logging.getLogger(__name__)
+#: what is replayed, in the order of the table
+STRATEGIES = ("static", "history", "loop", "retrained", "recent_popularity", "item_knn")
+K = 10
+#: half-lives that recent popularity chooses from, on the last tenth of the events before the start
+_HALF_LIVES = 3600 * np.array([1, 3, 6, 12, 24, 48, 96, 192])
+_ROWS = 512
+
+
+class Simulation(NamedTuple):
+    """What `simulate` gives back.
+
+    table: DataFrame, one row per strategy: events, ndcg@10, its standard error, recall@10, seconds
+    of training and updates.  steps: the same per strategy and step, with the step's first moment.
+    work: Path of the folder with the versions.
+    """
+
+    table: pd.DataFrame
+    steps: pd.DataFrame
+    work: Path
+
+
+def simulate(
+    interactions,
+    items,
+    *,
+    work,
+    start=2 / 3,
+    step=86400,
+    refresh=3600,
+    retrained=10,
+    strategies=STRATEGIES,
+    preset="balanced",
+    options=None,
+    progress=True,
+):
+    """Replay a log: a model is trained on what comes before `start`, the rest is predicted.
+
+    An event is predicted from what its user did before it; what a user has had already is neither
+    listed nor asked for. The catalogue is known from the start, as in `train`.
+
+    Args:
+        interactions: `Interactions` with times.
+        items: `Items`.
+        work: folder for versions and results; a replay that was stopped goes on there.
+        start: share of the events (in time order) that come before, or UTC seconds.
+        step: seconds between two updates.
+        refresh: seconds after which live strategies learn what is recent, without training, and
+            baselines are fitted anew.
+        retrained: number of steps, evenly spaced, before which a model is trained anew; it predicts
+            that one step.
+        strategies: some of `STRATEGIES`.
+        preset, options: of `train`.
+
+    Returns:
+        `Simulation`.
+
+    Raises:
+        ValueError: no times, unknown strategies, nothing before the start or after it, or a folder
+            with another replay.
+    """
+    unknown = [name for name in strategies if name not in STRATEGIES]
+    if unknown or not strategies:
+        known = ", ".join(STRATEGIES)
+        raise ValueError(f"strategies are some of {known}. Received: {list(strategies)}.")
+    replay = Replay(interactions, items, start, step, refresh)
+    work = Path(work)
+    work.mkdir(parents=True, exist_ok=True)
+    results = _Results(work / "steps.jsonl", replay.fingerprint(preset, options))
+    chosen = np.linspace(0, len(replay.steps) - 1, min(retrained, len(replay.steps)))
+    settings = dict(preset=preset, options=options, progress=False)
+    runs = {
+        "static": lambda: _frozen(replay, _first(replay, work, settings), live=False),
+        "history": lambda: _frozen(replay, _first(replay, work, settings), live=True),
+        "loop": lambda: _loop(replay, _first(replay, work, settings), work, results.count("loop")),
+        "retrained": lambda: _retrained(
+            replay, work, settings, np.unique(chosen.round().astype(int))
+        ),
+        "recent_popularity": lambda: _baseline(replay, _recent_popularity(replay)),
+        "item_knn": lambda: _baseline(replay, fit_item_knn),
+    }
+    for name in STRATEGIES:
+        if name in strategies and not results.is_over(name):
+            bar = tqdm(desc=name, total=len(replay.steps), disable=not progress, leave=False)
+            for number, ranks, seconds in runs[name]():
+                if number >= results.count(name):
+                    results.add(name, number, replay, ranks, seconds)
+                bar.update()
+            results.end(name)
+            bar.close()
+    return Simulation(*results.tables(strategies), work)
+
+
+class Replay:
+    """A log in time order and the steps in which it is replayed.
+
+    Attributes:
+        items: `Items`.
+        histories: `Histories` of all events.
+        steps: list of `(begin, end)`, UTC seconds, end excluded.
+
+    Args:
+        interactions, items, start, step, refresh: as for `simulate`.
+    """
+
+    def __init__(self, interactions, items, start, step, refresh):
+        if not interactions.has_time:
+            raise ValueError("simulate needs times. Received: a log without them.")
+        if not (step > 0 and refresh > 0):
+            raise ValueError(
+                f"step and refresh must be above 0 seconds. Received: {step} and {refresh}."
+            )
+        self.interactions, self.items, self.refresh = interactions, items, refresh
+        self.histories = make_histories(interactions, items)
+        times = interactions.frame["timestamp"].to_numpy()
+        if 0 < start < 1:
+            start = np.quantile(times, start, method="lower") + 1
+        first, last = int(start), int(times.max()) + 1
+        if not times.min() < first < last:
+            raise ValueError(
+                f"start must lie between the first and the last event ({_day(times.min())} and "
+                f"{_day(last)}). Received: {_day(first)}."
+            )
+        begins = range(first, last, int(step))
+        self.steps = [(begin, min(begin + int(step), last)) for begin in begins]
+        self._row = np.repeat(np.arange(self.histories.num_users), self.histories.lengths)
+        # the first event of each pair: what a user has had is neither listed nor asked for
+        pair = self._row * (len(items) + 1) + self.histories.items
+        is_first = np.zeros(len(pair), bool)
+        is_first[np.unique(pair, return_index=True)[1]] = True
+        self._is_asked = is_first & self.histories.chosen
+
+    def fingerprint(self, preset, options):
+        """What must be equal for a replay to go on in its folder."""
+        return {
+            "events": len(self.interactions.frame),
+            "newest": int(self.histories.timestamps.max()),
+            "steps": [list(step) for step in self.steps],
+            "refresh": self.refresh,
+            "preset": preset,
+            "options": json.dumps(options or {}, sort_keys=True, default=str),
+        }
+
+    def past(self, until):
+        """`Interactions` before a moment."""
+        frame = self.interactions.frame
+        return self.interactions.replace(frame[frame["timestamp"] < until])
+
+    def known(self, until):
+        """`Histories` of all users before a moment."""
+        return self.histories.where(self.histories.timestamps < until)
+
+    def asked(self, begin, end):
+        """Places, in `histories`, of the events of a while that are to be predicted."""
+        times = self.histories.timestamps
+        return np.flatnonzero(self._is_asked & (times >= begin) & (times < end))
+
+    def blocks(self, begin, end):
+        """The parts of a step between two moments at which recent events are learned."""
+        for start in range(begin, end, int(self.refresh)):
+            yield start, min(start + int(self.refresh), end)
+
+    def before(self, places, *, until=None):
+        """`Histories` of what each event's user did before it; its user is called by its place.
+
+        Args:
+            places: of the events in `histories`, `(n,)`.
+            until: UTC seconds, to cut them all there.
+        """
+        whole = self.histories
+        starts = whole.offsets[self._row[places]]
+        lengths = places - starts
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        take = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        names = places.astype(str).astype(object)
+        found = Histories(names, offsets, *(column[take] for column in whole[2:]))
+        return found if until is None else found.where(found.timestamps < until)
+
+    def ranks(self, places, lists):
+        """Rank of each event's item in its list, 0 = not in it, int `(n,)`."""
+        wanted = pd.Series(self.items.ids[self.histories.items[places] - 1], places.astype(str))
+        hits = lists[lists["item_id"].to_numpy() == wanted.reindex(lists["user_id"]).to_numpy()]
+        found = hits.set_index("user_id")["rank"].reindex(wanted.index, fill_value=0)
+        return found.to_numpy(int)
+
+
+# === The strategies: each yields (number of the step, ranks, seconds of learning) ===
+
+
+def _first(replay, work, settings):
+    """Version 1: trained on what comes before the start, once for all strategies."""
+    base = work / "saved_models" / "first"
+    if not artifacts.versions(base):
+        train(
+            replay.past(replay.steps[0][0]),
+            replay.items,
+            name="first",
+            out=base.parent,
+            **settings,
+        )
+    return artifacts.find_version(base / "1")
+
+
+def _frozen(replay, version, *, live):
+    """A model that never learns; `live` lets it see what the user did a moment ago."""
+    recommender = Recommender.load(version)
+    for number, (begin, end) in enumerate(replay.steps):
+        places = replay.asked(begin, end)
+        histories = replay.before(places, until=None if live else replay.steps[0][0])
+        yield number, replay.ranks(places, recommender.recommend(histories, k=K, at="now")), 0.0
+
+
+def _live(replay, recommender, begin, end):
+    """A step with recent events at once: in histories and, every `refresh`, in what is recent."""
+    ranks = []
+    for start, stop in replay.blocks(begin, end):
+        places = replay.asked(start, stop)
+        if len(places):
+            recommender.observe(replay.known(start))
+            lists = recommender.recommend(replay.before(places), k=K, at="now")
+            ranks.append(replay.ranks(places, lists))
+    return np.concatenate([np.zeros(0, int), *ranks])
+
+
+def _loop(replay, version, work, done):
+    """The whole loop: recent events at once, and an update before every step but the first."""
+    base = work / "saved_models" / "loop"
+    if not artifacts.versions(base):
+        import shutil
+
+        beside = work / "saved_models" / ".loop"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(version, beside / "1")
+        beside.rename(base)
+    for number, (begin, end) in enumerate(replay.steps):
+        if number < done:
+            continue
+        seconds = 0.0
+        if number:
+            try:
+                found = update(base, replay.past(begin), replay.items)
+            except ValueError as error:  # hardly anything has happened
+                log.info("step %d: %s", number, error)
+            else:
+                seconds = found.seconds
+                what = "published" if found.version else "refused"
+                log.info("step %d: %s in %.0f s, %s", number, what, seconds, found.reason)
+        recommender = Recommender.load(base)
+        yield number, _live(replay, recommender, begin, end), seconds
+
+
+def _retrained(replay, work, settings, numbers):
+    """A model trained anew before some steps; each predicts its step."""
+    for number in numbers:
+        begin, end = replay.steps[number]
+        base = work / "saved_models" / f"retrained-{number}"
+        if not artifacts.versions(base):
+            started = time.perf_counter()
+            train(replay.past(begin), replay.items, name=base.name, out=base.parent, **settings)
+            (work / f"{base.name}.seconds").write_text(str(time.perf_counter() - started))
+        seconds = float((work / f"{base.name}.seconds").read_text())
+        yield number, _live(replay, Recommender.load(base), begin, end), seconds
+
+
+def _recent_popularity(replay):
+    """Recent popularity with the half-life that predicts the last tenth before the start best."""
+    begin = replay.steps[0][0]
+    past = replay.known(begin).timestamps
+    cut = int(np.quantile(past, 0.9, method="lower"))
+    quality = []
+    for half_life in _HALF_LIVES:
+        ranks = []
+        for start, stop in replay.blocks(cut, begin):
+            places = replay.asked(start, stop)
+            if len(places):
+                score = fit_recent_popularity(
+                    replay.known(start), len(replay.items), half_life=half_life, now=start
+                )
+                ranks.append(_ranked(replay, places, score))
+        quality.append(ndcg(np.concatenate(ranks)).mean())
+    best = int(_HALF_LIVES[int(np.argmax(quality))])
+    log.info("recent popularity: half-life of %d h", best // 3600)
+
+    def fit(histories, num_items, now):
+        return fit_recent_popularity(histories, num_items, half_life=best, now=now)
+
+    return fit
+
+
+def _baseline(replay, fit):
+    """A baseline fitted anew every `refresh`, on all events before."""
+    for number, (begin, end) in enumerate(replay.steps):
+        ranks, started = [np.zeros(0, int)], time.perf_counter()
+        for start, stop in replay.blocks(begin, end):
+            places = replay.asked(start, stop)
+            if len(places):
+                more = {} if fit is fit_item_knn else {"now": start}
+                score = fit(replay.known(start), len(replay.items), **more)
+                ranks.append(_ranked(replay, places, score))
+        yield number, np.concatenate(ranks), time.perf_counter() - started
+
+
+def _ranked(replay, places, score):
+    histories = replay.before(places)
+    lists = recommend_top_k(score, histories, replay.items, k=K)
+    return replay.ranks(places, lists)
+
+
+def ndcg(ranks):
+    """NDCG@10 of single targets: `1 / log2(rank + 1)`, 0 where the rank is 0 (not listed).
+
+    >>> ndcg(np.array([1, 3, 0])).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    return np.where(ranks > 0, 1 / np.log2(np.maximum(ranks, 1) + 1), 0.0)
+
+
+# === Results ===
+
+
+class _Results:
+    """Ranks of every strategy and step, kept in a file so that a replay can go on."""
+
+    def __init__(self, path, fingerprint):
+        self.path = path
+        self.rows = []
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            first, *rows = [json.loads(line) for line in lines if line.endswith("}")]
+            if first != fingerprint:
+                raise ValueError(
+                    f"{path.parent} holds the replay of another log or of other options. Take "
+                    "another folder for work, or remove it."
+                )
+            self.rows = rows
+        else:
+            path.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
+
+    def _write(self, row):
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def count(self, name):
+        """Number of the first step that is not done."""
+        return max((r["step"] + 1 for r in self.rows if r["strategy"] == name), default=0)
+
+    def is_over(self, name):
+        """Whether all its steps are done."""
+        return any(r["strategy"] == name and r["step"] == END for r in self.rows)
+
+    def add(self, name, number, replay, ranks, seconds):
+        """Keep one step."""
+        row = {"strategy": name, "step": number, "begin": replay.steps[number][0]}
+        self._write({**row, "seconds": round(seconds, 2), "ranks": ranks.tolist()})
+
+    def end(self, name):
+        """Note that all steps of a strategy are done."""
+        self._write({"strategy": name, "step": END, "ranks": [], "seconds": 0.0})
+
+    def tables(self, strategies):
+        """`(table, steps)`, see `Simulation`."""
+        rows = [r for r in self.rows if r["step"] != END and r["strategy"] in strategies]
+        at = {r["step"] for r in rows if r["strategy"] == "retrained"}
+        steps = [
+            {
+                "strategy": r["strategy"],
+                "step": r["step"],
+                "begin": _day(r["begin"]),
+                "events": len(r["ranks"]),
+                f"ndcg@{K}": ndcg(np.array(r["ranks"])).mean() if r["ranks"] else np.nan,
+                f"recall@{K}": np.mean(np.array(r["ranks"]) > 0) if r["ranks"] else np.nan,
+                "seconds": r["seconds"],
+            }
+            for r in rows
+        ]
+        table = []
+        for name in (s for s in STRATEGIES if s in strategies):
+            of_name = [r for r in rows if r["strategy"] == name]
+            ranks = np.concatenate([np.zeros(0, int), *(r["ranks"] for r in of_name)])
+            common = [np.array(r["ranks"]) for r in of_name if r["step"] in at]
+            value, error = mean_and_error(ndcg(ranks))
+            learned = [r["seconds"] for r in of_name if r["seconds"]]
+            table.append(
+                {
+                    "strategy": name,
+                    "events": len(ranks),
+                    f"ndcg@{K}": value,
+                    "se": error,
+                    f"recall@{K}": float((ranks > 0).mean()),
+                    f"ndcg@{K} of retrained steps": (
+                        float(ndcg(np.concatenate(common)).mean()) if common else np.nan
+                    ),
+                    "seconds per step": float(np.mean(learned)) if learned else 0.0,
+                }
+            )
+        return pd.DataFrame(table), pd.DataFrame(steps)
+
+
+#: the step of a row that says that a strategy is over
+END = -1
+
+
+def _day(seconds):
+    return pd.to_datetime(int(seconds), unit="s").isoformat()

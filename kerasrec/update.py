@@ -1,0 +1,413 @@
+"""`update`: the next version of a model, from its weights and what has happened since.
+
+New items and users enter without training anew: the catalogue grows, old items keep their rows, the
+users with new events are learned from, beside as many others (replay, against forgetting). The
+newest events are held back: on them the child is judged beside its parent and beside baselines.
+Only a child that is no worse is published; it learns the held-back events too before that.
+"""
+
+import logging
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kerasrec import artifacts, itemmatrix
+from kerasrec.data import Items, read_interactions, read_items
+from kerasrec.derive import derive_version
+from kerasrec.evaluation import evaluate, run_baselines
+from kerasrec.exporter import export
+from kerasrec.fusion import DAMPING, fit_tables
+from kerasrec.pipeline import fingerprint
+from kerasrec.recommender import Recommender
+from kerasrec.sequences import make_histories
+from kerasrec.servingmodule import ServingModule
+from kerasrec.trainer import Trainer
+from kerasrec.trainingstate import rebuild, write_training_state
+from kerasrec.validation import Ranker
+
+log = logging.getLogger(__name__)
+#: share of the new events that the child is judged on
+HELD_BACK = 0.2
+#: new events of users with a past, at least: fewer prove nothing
+FEWEST = 20
+#: epochs over the users with new events and those that are replayed
+EPOCHS = 3
+#: learning rate, as a share of the parent's
+GENTLE = 0.25
+_K = 10  # of the lists that are judged
+#: baselines that a child must not fall behind
+BASELINES = ("recent_popularity", "item_knn")
+
+
+class Updated(NamedTuple):
+    """What `update` gives back.
+
+    version: Path of the published version; None = refused.  reason: str, why so.  evaluation:
+    `Evaluation` of child, parent and baselines on the held-back events.  events: number of new
+    events.  seconds: of the whole work.
+    """
+
+    version: Path | None
+    reason: str
+    evaluation: Any
+    events: int
+    seconds: float
+
+
+def update(
+    model, interactions, items=None, *, new=None, label="stable", force=False, facts=None, seed=0
+):
+    """Learn what is new, compare with the parent, publish or refuse.
+
+    Args:
+        model: `saved_models/NAME`; the parent is its stable label, else its largest version.
+        interactions: `Interactions` or what `read_interactions` takes: the whole log, old events
+            (which are replayed) and new ones.
+        items: `Items` or what `read_items` takes: the catalogue as it is now. Items that it lacks
+            stay in the model; None = the parent's catalogue.
+        new: bool `(num_events,)`, which rows of `interactions` the parent has not learned from;
+            None = those later than the parent's log.
+        label: "stable" or "canary", which will name the new version. For "canary" a parent that
+            has no label is labelled stable, or the new version would answer for all.
+        force: publishes a child that is worse, too.
+        facts: dict, further facts for the manifest's `update`.
+        seed: of the replay and of the batches.
+
+    Returns:
+        `Updated`.
+
+    Raises:
+        ArtifactError: no such model, one without weights, or another update is at work on it.
+        ValueError: a log without times, too few new events, an unknown label.
+    """
+    started = time.perf_counter()
+    if label not in artifacts.LABELS:
+        raise ValueError(
+            f"label must be one of {', '.join(artifacts.LABELS)}. Received: {label!r}."
+        )
+    if not hasattr(interactions, "frame"):
+        interactions = read_interactions(interactions)
+    if not interactions.has_time:
+        raise ValueError("update needs times, to tell new events from old ones. Received: none.")
+    version = artifacts.find_version(model)
+    with artifacts.alone(version.parent):
+        parent = Recommender.load(version, index="exact")
+        items = grown_catalogue(parent.items, items)
+        interactions, new = _known_events(interactions, new, items, parent)
+        earlier, learned, held = _cut(interactions, new)
+        child = Child(parent, items, seed=seed)
+        child.learn(learned, since=earlier)
+        evaluation = judge(child.recommender(), parent, learned, held)
+        better, reason = decide(evaluation)
+        path = None
+        if better or force:
+            child.learn(interactions, since=learned)
+            named = {
+                "events": int(new.sum()),
+                "decision": reason if better else f"forced: {reason}",
+            }
+            named |= {"ndcg": _figures(evaluation), **(facts or {})}
+            path = child.publish(label, named, interactions, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Updated(path, reason, evaluation, int(new.sum()), seconds)
+
+
+def grown_catalogue(known, items):
+    """The catalogue of a child: the parent's items in their order, then the new ones.
+
+    Args:
+        known: `Items` of the parent.
+        items: `Items`, what `read_items` takes, or None = no new ones. Its titles and other
+            columns count where it knows an item.
+
+    Returns:
+        `Items` with the parent's columns.
+    """
+    if items is None:
+        return known
+    items = items if hasattr(items, "frame") else read_items(items)
+    artifacts.check_item_ids(items.ids)
+    missing = [name for name in known.frame.columns if name not in items.frame.columns]
+    if missing:
+        raise ValueError(
+            f"items needs the columns of the parent's catalogue. Received: no {missing[0]!r}."
+        )
+    old = known.index_of(items.ids) > 0
+    new = items.frame.loc[~old, known.frame.columns]
+    return Items(pd.concat([known.frame, new], ignore_index=True))
+
+
+def _known_events(interactions, new, items, parent):
+    """Events of known items, and which of them are new."""
+    frame = interactions.frame
+    times = frame["timestamp"].to_numpy()
+    if new is None:
+        new = times > parent.log_end
+    known = items.index_of(frame["item_id"]) > 0
+    if not known.all():
+        count = int((~known).sum())
+        log.warning("%d events with items outside the catalogue are left out", count)
+    new = np.asarray(new, bool)[known]
+    interactions = interactions.replace(frame[known])
+    chosen = new & (interactions.frame["weight"].to_numpy() > 0)
+    if chosen.sum() < FEWEST:
+        raise ValueError(
+            f"update needs at least {FEWEST} new events of items in the catalogue. Received: "
+            f"{int(chosen.sum())}. Wait for more, or give the whole log and the new catalogue."
+        )
+    return interactions, new
+
+
+def _cut(interactions, new):
+    """`Interactions` known before, those learned before the child is judged, those held back."""
+    times = interactions.frame["timestamp"].to_numpy()
+    until = np.quantile(times[new], 1 - HELD_BACK, method="lower")
+    held = new & (times > until)
+    return tuple(interactions.replace(interactions.frame[rows]) for rows in (~new, ~held, held))
+
+
+class Child:
+    """A version in the making.
+
+    Args:
+        parent: `Recommender`; it is told of the events and items that the child learns, so that
+            the two differ in what was trained alone.
+        items: `Items`, those of the parent first.
+        seed: of the replay and of the batches.
+    """
+
+    def __init__(self, parent, items, *, seed=0):
+        new = items.frame[len(parent.items) :]
+        self.parent, self.items, self.seed = parent, items, seed
+        self.manifest = {**parent.manifest, "num_items": len(items)}
+        self.model, self.encoder, self.state = rebuild(parent.version, items)
+        if len(new):
+            log.info("%d new items", len(new))
+            parent.add_items(Items(new.reset_index(drop=True)))
+        self.tables = dict(parent.fusion().tables)
+
+    def learn(self, interactions, *, since):
+        """Train on the users with events that are not in `since`, and on as many others.
+
+        Args:
+            interactions: `Interactions`, all that is known by now.
+            since: the part of them that is learned already.
+        """
+        histories = make_histories(interactions, self.items)
+        before = since.frame["user_id"].astype(str).value_counts()
+        fresh = histories.lengths - before.reindex(histories.user_ids, fill_value=0).to_numpy()
+        part = replayed(histories, fresh, self.model.config["max_length"], self.seed)
+        options = self.manifest["trainer"]
+        trainer = Trainer(
+            self.model,
+            learning_rate=GENTLE * options["learning_rate"],
+            batch_size=options["batch_size"],
+            clip_norm=options["clip_norm"],
+            epochs=EPOCHS,
+            seed=self.seed,
+            deterministic=options["deterministic"],
+            progress=False,
+        )
+        self.history = trainer.fit(part, None)
+        self.parent.observe(histories)
+        self._fit_tables(histories)
+
+    def _fit_tables(self, histories):
+        texts = self._text_vectors() if "text" in self.tables else None
+        found = fit_tables(histories, len(self.items), texts, parts=tuple(self.tables))
+        chosen = self.manifest.get("tables", {"transitions": len(DAMPING) // 2})
+        for name, again in found.items():  # "ease" has a limit: its old neighbours stay beyond it
+            again = again[chosen.get(name, 0)]
+            self.tables[name] = again._replace(decay=self.tables[name].decay)
+
+    def _text_vectors(self):
+        template = self.manifest["text_template"]
+        vectors = self.encoder.encode_items(self.items, template, progress=False)
+        vectors = self.state.whitening.apply(vectors)
+        if self.encoder.kind != "vectors":
+            vectors[[not text.strip() for text in self.items.texts(template)]] = 0
+        return vectors
+
+    def fusion(self):
+        """`Fusion`: the parent's weights and moments, the tables fitted again."""
+        return self.parent.fusion()._replace(tables=self.tables)
+
+    def module(self):
+        """`ServingModule` of the child as it is now, without its encoder."""
+        vectors = Ranker(self.model).item_vectors()
+        with tempfile.TemporaryDirectory() as folder:
+            ids = Path(folder) / artifacts.ITEM_IDS.name
+            artifacts.write_item_ids(ids, self.items.ids)
+            module = ServingModule(
+                self.model,
+                item_vectors=vectors,
+                asset=ids,
+                fusion=self.fusion(),
+                k=self.manifest["k"],
+            )
+            if self.encoder is not None and self.model.text_part is not None:
+                module.add_text_functions(self.state.whitening)
+        return module
+
+    def recommender(self):
+        """`Recommender` of the child as it is now; it cannot encode texts."""
+        recency = self.parent.fusion().recency
+        return Recommender.in_memory(self.module(), self.items, recency, self.manifest)
+
+    def publish(self, label, facts, interactions, seconds):
+        """Make the child the next version and label it; returns its path."""
+        base, number = self.parent.version.parent, self.parent.manifest["version"]
+        labels = artifacts.read_labels(base)
+        if label == "canary" and "stable" not in labels:
+            artifacts.write_label(base, "stable", number)
+        changes = {
+            "num_items": len(self.items),
+            "parent": number,
+            "data": fingerprint(interactions, self.items),
+            "update": facts,
+            "train_seconds": round(seconds, 1),
+        }
+        version = self._derived(changes) if self._has_room() else self._exported(changes)
+        if label == "canary" or "stable" in labels:
+            artifacts.write_label(base, label, int(version.name))
+        return version
+
+    def _has_room(self):
+        """Whether the graph of the parent can hold the child: other numbers in the same graph."""
+        mode = self.manifest["encoder_options"]["mode"]
+        frozen = self.encoder is None or mode == "frozen"
+        return frozen and self.parent.has_growing_tables()
+
+    def _derived(self, changes):
+        module, form = self.module(), self.manifest.get("item_matrix", "float32")
+        values = itemmatrix.stored(itemmatrix.read_vectors(module), form)
+        names = ["starts", "first", "prior", "popularity", "temperature"]
+        tables = [f"{kind}_{name}" for name in self.tables for kind in ("neighbours", "votes")]
+        values |= {name: getattr(module, name) for name in names + tables}
+        places = {}  # a variable that is listed twice is stored under its first place
+        for place, variable in enumerate(module.layer_variables):
+            places.setdefault(variable.ref(), f"layer_variables/{place}")
+        own = {getattr(module, name).ref() for name in tables}
+        # the id part comes along with the text part's layer and is not read in the graph
+        values |= {
+            name: ref.deref()
+            for ref, name in places.items()
+            if ref not in own and "id_table" not in ref.deref().name
+        }
+        recency = self.parent.fusion().recency
+        made = Recommender.in_memory(module, self.items, recency, self.manifest)
+        some = [list(self.items.ids[place : place + 3]) for place in range(0, len(self.items), 97)]
+        expected = made.recommend(some, k=_K)
+
+        def finish(folder, loaded):
+            shutil.rmtree(folder / artifacts.TRAIN)
+            whitening = self.state.whitening
+            write_training_state(folder, self.model, whitening, self.history)
+            copy = Recommender.in_memory(loaded, self.items, recency, self.manifest)
+            found = copy.recommend(some, k=_K)
+            # manifests hold the weights of the fusion with some digits only
+            if form == "float32" and not np.allclose(found["score"], expected["score"], atol=0.02):
+                raise artifacts.ArtifactError(
+                    "The child answers otherwise in the graph of its parent; nothing was "
+                    "published. This is a defect of kerasrec: please report it."
+                )
+
+        return derive_version(
+            self.parent.version,
+            changes,
+            variables=values,
+            frame=self.items.frame,
+            recency=recency,
+            finish=finish,
+        )
+
+    def _exported(self, changes):
+        own = ("format", "version", "created", "signatures", "packages", "options", "fusion")
+        kept = {key: value for key, value in self.manifest.items() if key not in own}
+        return export(
+            self.model,
+            self.parent.version.parent,
+            items=self.items,
+            manifest={**kept, **changes},
+            encoder=self.encoder,
+            whitening=self.state.whitening,
+            fusion=self.fusion(),
+            history=self.history,
+            k=self.manifest["k"],
+        )
+
+
+def replayed(histories, fresh, max_length, seed):
+    """What a child learns from: the users with new events, and as many others.
+
+    Args:
+        histories: `Histories`, all that is known.
+        fresh: how many of each user's events are new, `(num_users,)`.
+        max_length: of the model.
+        seed: of the draw of the others.
+
+    Returns:
+        `Histories` of these users, of each the new events and `max_length` before them.
+    """
+    active = np.flatnonzero((fresh > 0) & (histories.lengths > 1))
+    others = np.flatnonzero((fresh <= 0) & (histories.lengths > 1))
+    count = min(len(active), len(others))
+    drawn = np.random.default_rng(seed).choice(others, count, replace=False)
+    rows = np.sort(np.concatenate([active, drawn]))
+    part = histories.select(rows)
+    age = np.repeat(part.offsets[1:], part.lengths) - 1 - np.arange(len(part.items))
+    return part.where(age < np.repeat(np.maximum(fresh[rows], 0), part.lengths) + max_length)
+
+
+def judge(child, parent, learned, held):
+    """Child, parent and baselines on events that come after all that they know.
+
+    Args:
+        child, parent: `Recommender`s.
+        learned: `Interactions` that both know.
+        held: `Interactions` to judge on.
+
+    Returns:
+        `Evaluation`; its first model is the child.
+
+    Raises:
+        ValueError: nothing to judge on.
+    """
+    histories = make_histories(learned, child.items)
+    asked = histories.of_users(held.frame["user_id"].astype(str).unique())
+    lists = {
+        name: model.recommend(asked, k=_K, at="now")
+        for name, model in (("child", child), ("parent", parent))
+    }
+    lists |= run_baselines(histories, asked, child.items, k=_K, names=BASELINES)
+    return evaluate(lists, held, histories=histories, train=learned, items=child.items, ks=(_K,))
+
+
+def decide(evaluation):
+    """Whether the child may be published, and why.
+
+    It may where its NDCG is at least the parent's and not surely (95 %) below a baseline's.
+    """
+    figures = _figures(evaluation)
+    ndcg = evaluation.comparisons.query("metric == 'ndcg'").set_index("model")
+    against = ndcg.loc["parent"]
+    text = (
+        f"NDCG@{_K} {figures['child']:.4f} against the parent's {figures['parent']:.4f} "
+        f"(difference {against['difference']:+.4f}, 95 % {against['low']:+.4f} to "
+        f"{against['high']:+.4f}, {evaluation.counts['child']['users']} users)"
+    )
+    if against["difference"] < 0:
+        return False, f"worse than its parent: {text}"
+    for name in BASELINES:
+        if ndcg.loc[name, "high"] < 0:
+            return False, f"below {name} ({figures[name]:.4f}): {text}"
+    return True, text
+
+
+def _figures(evaluation):
+    return {name: round(evaluation.value(name, "ndcg")[0], 4) for name in evaluation.models}
