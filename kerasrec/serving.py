@@ -293,9 +293,17 @@ def _check_access(access):
     for path in (access.tls_cert, access.tls_key):
         if path:
             Path(path).read_bytes()
+
+    def is_encrypted():  # without it OpenSSL asks for a passphrase on the terminal
+        raise ValueError(
+            f"The private key {access.tls_key} is encrypted, and nobody is there to type its "
+            f"passphrase. Give it decrypted: openssl pkey -in {access.tls_key} -out plain.pem"
+        )
+
     if access.tls_cert:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(access.tls_cert, access.tls_key)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(access.tls_cert, access.tls_key, password=is_encrypted)
         except ssl.SSLError as error:
             raise ValueError(
                 f"Expected a certificate and its private key in PEM form. {access.tls_cert} and "

@@ -168,7 +168,7 @@ def test_only_this_machine_unless_told(server):
 # --- mistakes ---
 
 
-def test_mistakes_are_told_before_anything_is_loaded(served_folder, tmp_path):
+def test_mistakes_are_told_before_anything_is_loaded(served_folder, certificate, tmp_path):
     def start(*models, **options):
         with running_server(*models, **options):
             pass
@@ -183,6 +183,11 @@ def test_mistakes_are_told_before_anything_is_loaded(served_folder, tmp_path):
     no = str(tmp_path / "no.pem")
     with pytest.raises(ValueError, match="Expected a certificate and its private key in PEM form"):
         start(served_folder, access=Access(tls_cert=no, tls_key=no))
+    authority, cert, key = certificate
+    lines = ["Proc-Type: 4,ENCRYPTED", f"DEK-Info: AES-128-CBC,{'00' * 16}", "", ""]
+    (tmp_path / "locked.pem").write_text(key.read_text().replace("\n", "\n" + "\n".join(lines), 1))
+    with pytest.raises(ValueError, match="locked.pem is encrypted, .* openssl pkey -in .*locked"):
+        start(served_folder, access=Access(tls_cert=cert, tls_key=tmp_path / "locked.pem"))
     with pytest.raises(ValueError, match="printable ASCII") as refused:
         start(served_folder, access=Access(api_key="密码"))
     assert "密码" not in str(refused.value)
