@@ -124,7 +124,10 @@ def _logging(options):
     is_long = options.verb in ("demo", "train") and not getattr(options, "quiet", False)
     logger, steps = logging.getLogger("kerasrec"), logging.getLogger("kerasrec.pipeline")
     handler = logging.StreamHandler(sys.stderr)
-    logger.addHandler(handler)
+    # a server's log is JSON to the last line, also what uvicorn, asyncio and warnings say
+    whose = logging.getLogger() if options.verb == "serve" else logger
+    whose.addHandler(handler)
+    logging.captureWarnings(whose is not logger)
     level, level_of_steps = logger.level, steps.level
     lines = verbose or (is_long and not sys.stderr.isatty())
     if options.verb == "serve":
@@ -140,7 +143,8 @@ def _logging(options):
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        whose.removeHandler(handler)
+        logging.captureWarnings(False)
         logger.setLevel(level)
         steps.setLevel(level_of_steps)
 
