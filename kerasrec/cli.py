@@ -387,7 +387,7 @@ def serve(options):
     _load_tensorflow(options)
     if options.log_requests:
         logging.getLogger("kerasrec.predictcalls").setLevel(logging.DEBUG)
-    serving.serve(
+    is_over = serving.serve(
         options.model,
         rest_port=options.rest_port,
         grpc_port=options.grpc_port,
@@ -397,6 +397,11 @@ def serve(options):
         poll=options.poll,
         ready=_print_server,
     )
+    if (
+        not is_over
+    ):  # the interpreter would wait until a version is loaded that nobody asks any more
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _print_server(server):

@@ -299,3 +299,45 @@ def test_graceful_stop(base):
     assert "Invalid HTTP request received." in names  # uvicorn's own words, in the same form
     requests = [event for event in events if event["event"] == "request"]
     assert [event["rows"] for event in requests] == [1, *[100] * 4]
+
+
+SLOW = """
+import sys, time
+from kerasrec import backend, cli
+tf, _ = backend.load(quiet=True)
+load = tf.saved_model.load
+
+def slow(path):
+    if path.endswith("2"):
+        print("loading", flush=True)
+        time.sleep(60)
+    return load(path)
+
+tf.saved_model.load = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_stop_while_a_version_loads_and_a_log_of_json_only(served_folder, base, certificate):
+    _, cert, key = certificate
+    words = ["serve", "--model", base, "--rest-port", "0", "--grpc-port", "0", "--poll", "0.1"]
+    command = [sys.executable, "-c", SLOW, *words, "--tls-cert", cert, "--tls-key", key]
+    quiet = ("TF_CPP_MIN_LOG_LEVEL", "GRPC_VERBOSITY")
+    env = {k: v for k, v in os.environ.items() if k not in quiet}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    with subprocess.Popen(list(map(str, command)), **pipes) as process:
+        lines = [process.stdout.readline().strip() for _ in range(4)]
+        for address in (lines[1].rpartition("/")[2], lines[2].split()[1]):
+            with socket.create_connection(address.split(":")) as rude:
+                rude.sendall(b"GET / HTTP/1.1\r\nhost: no TLS\r\n\r\n")
+                rude.recv(1000)
+        beside = base.parent / ".writing-toy"
+        shutil.copytree(served_folder / "2", beside)
+        beside.rename(base / "2")
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10 and process.returncode == 0
+    events = [json.loads(line)["event"] for line in err.splitlines()]
+    assert events[-1] == "stopped"
