@@ -61,6 +61,8 @@ def load(*, quiet=False):
         if not is_installed(module):
             raise _missing(module)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if quiet else "2")
+    if quiet:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # each failed TLS handshake is a line
     # a pool of memory: glibc gives a large tensor back to the system and has the next one zeroed
     # page by page, which is a good part of a training step
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")

@@ -26,6 +26,9 @@ HTTP_STATUS = {
 }
 #: scores of one call into TensorFlow, about; a request of more rows is computed in parts
 SCORES_AT_ONCE = 1 << 22
+#: what a candidate of the caller's choice costs, about, where an item of the catalogue costs 1:
+#: its vector and what the scorer makes of it are kept, not only its score
+CANDIDATE = 256
 #: values of an option at most
 MOST = 1 << 31
 #: inputs that are lists of the caller's choice, not histories: only the body limits their width
