@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kerasrec import artifacts
 from kerasrec.backend import tf
-from kerasrec.indexedlists import IndexedLists
+from kerasrec.indexedlists import INDEXED, SCORES_PER_ROW, IndexedLists
 from kerasrec.servinglimits import Refusal
 from kerasrec.warmup import WARMUP
 
@@ -100,7 +100,7 @@ class ServedVersion:
         functions = dict(self._loaded.signatures)
         self.lists = IndexedLists.of(self._loaded, manifest, self.path)
         if self.lists is not None:
-            functions |= {n: getattr(self.lists, n) for n in ("serving_default", "recommend")}
+            functions |= {name: getattr(self.lists, name) for name in INDEXED}
         self.signatures = {
             name: Signature(name, self.definitions[name], function)
             for name, function in functions.items()
@@ -123,6 +123,10 @@ class ServedVersion:
                 "FAILED_PRECONDITION",
                 f'Serving signature key "{name}" not found. Known: {known}.',
             ) from None
+
+    def scores_per_row(self, name):
+        """How many scores a signature computes for a row, about: all items or the candidates."""
+        return SCORES_PER_ROW if self.lists is not None and name in INDEXED else self.num_items
 
     def warm_up(self, check):
         """Call each signature once, then replay the warm-up requests; an error is raised.

@@ -125,7 +125,10 @@ class Predictor:
         rows = next((t.shape[0] for t in tensors.values()), 0)
         width = tensors["candidates"].shape[1] if "candidates" in tensors else 0
         columns = max(min(width, SCORES_AT_ONCE // CANDIDATE), 1)
-        at_once = max(SCORES_AT_ONCE // (version.num_items + CANDIDATE * min(width, columns)), 1)
+        of_row = version.scores_per_row(signature.name) + CANDIDATE * min(width, columns)
+        at_once = max(SCORES_AT_ONCE // of_row, 1)
+        if rows <= at_once and width <= columns:
+            return self._call(signature, tensors, deadline)
 
         def of_rows(start):
             part = {name: tensor[start : start + at_once] for name, tensor in tensors.items()}
