@@ -385,6 +385,7 @@ def serve(options):
         workers=options.workers,
     )
     _load_tensorflow(options)
+    backend.share_cores(limits.check().workers)
     if options.log_requests:
         logging.getLogger("kerasrec.predictcalls").setLevel(logging.DEBUG)
     is_over = serving.serve(

@@ -63,7 +63,7 @@ class Limits(NamedTuple):
         texts: raw texts of a request (each costs a pass through the encoder).
         seconds: a request that has not begun to compute by then is given up.
         concurrent: requests in work or waiting; one more is refused at once.
-        workers: calls into TensorFlow at once; each uses all cores where it can.
+        workers: calls into TensorFlow at once; `kerasrec serve` shares the cores among them.
     """
 
     body_bytes: int = 8 << 20
