@@ -304,6 +304,10 @@ def add_serve(sub):
         "--deadline", type=float, default=30.0, metavar="SECONDS", help="of a request (default 30)"
     )
     group.add_argument(
-        "--workers", type=int, default=2, metavar="N", help="calls into the model (default 2)"
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="calls into the model at once, which share the cores (default 2)",
     )
     sub.add_argument("--log-requests", action="store_true", help="a line for each request")

@@ -40,6 +40,20 @@ def __getattr__(name):
     return globals()[name]
 
 
+def share_cores(calls):
+    """Let calls of TensorFlow that run at once share the cores; before the first of them.
+
+    With all cores for each, two calls on two cores stand in each other's way.
+
+    Args:
+        calls: how many run at once. `TF_NUM_INTRAOP_THREADS`, where it is set, has the last word.
+    """
+    if "TF_NUM_INTRAOP_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with contextlib.suppress(RuntimeError):  # TensorFlow is at work already
+            load()[0].config.threading.set_intra_op_parallelism_threads(max(cores // calls, 1))
+
+
 def load(*, quiet=False):
     """Import TensorFlow under Keras 2; costs nothing when that has happened already.
 
@@ -61,6 +75,8 @@ def load(*, quiet=False):
         if not is_installed(module):
             raise _missing(module)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if quiet else "2")
+    if quiet:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # each failed TLS handshake is a line
     # a pool of memory: glibc gives a large tensor back to the system and has the next one zeroed
     # page by page, which is a good part of a training step
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")

@@ -125,7 +125,10 @@ def _logging(options):
     is_long = options.verb in ("demo", "train", "simulate") and not getattr(options, "quiet", False)
     logger, steps = logging.getLogger("kerasrec"), logging.getLogger("kerasrec.pipeline")
     handler = logging.StreamHandler(sys.stderr)
-    logger.addHandler(handler)
+    # a server's log is JSON to the last line, also what uvicorn, asyncio and warnings say
+    whose = logging.getLogger() if options.verb == "serve" else logger
+    whose.addHandler(handler)
+    logging.captureWarnings(whose is not logger)
     level, level_of_steps = logger.level, steps.level
     lines = verbose or (is_long and not sys.stderr.isatty())
     if options.verb == "serve":
@@ -141,7 +144,8 @@ def _logging(options):
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        whose.removeHandler(handler)
+        logging.captureWarnings(False)
         logger.setLevel(level)
         steps.setLevel(level_of_steps)
 
@@ -382,9 +386,10 @@ def serve(options):
         workers=options.workers,
     )
     _load_tensorflow(options)
+    backend.share_cores(limits.check().workers)
     if options.log_requests:
         logging.getLogger("kerasrec.predictcalls").setLevel(logging.DEBUG)
-    serving.serve(
+    is_over = serving.serve(
         options.model,
         rest_port=options.rest_port,
         grpc_port=options.grpc_port,
@@ -394,6 +399,11 @@ def serve(options):
         poll=options.poll,
         ready=_print_server,
     )
+    if (
+        not is_over
+    ):  # the interpreter would wait until a version is loaded that nobody asks any more
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _print_server(server):

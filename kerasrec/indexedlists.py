@@ -14,6 +14,11 @@ from kerasrec.backend import tf
 from kerasrec.sequences import Histories, model_inputs
 from kerasrec.shortlist import LONGEST, find_shortlist
 
+#: the signatures that it answers
+INDEXED = ("serving_default", "recommend")
+#: a row takes the vectors of its candidates: a batch of 64 rows is as large as one may be
+SCORES_PER_ROW = 1 << 16
+
 
 class IndexedLists:
     """The two signatures of a loaded version over a `Shortlist`.

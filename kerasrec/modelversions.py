@@ -2,18 +2,20 @@
 
 A new version is loaded, checked and warmed up while the others serve; it is seen by requests only
 then. A version that is not wanted any more is let go when its last request has its answer. One that
-does not load is left out, with the reason in its status and in the log.
+does not load is left out, with the reason in its status and in the log, until its folder changes;
+where the reason may pass (the disk, the memory) it is tried again after growing pauses.
 """
 
 import contextlib
 import gc
 import logging
 import threading
+import time
 from pathlib import Path
 
 from kerasrec import artifacts
 from kerasrec.backend import tf
-from kerasrec.indexedlists import IndexedLists
+from kerasrec.indexedlists import INDEXED, SCORES_PER_ROW, IndexedLists
 from kerasrec.servinglimits import Refusal
 from kerasrec.warmup import WARMUP
 
@@ -23,6 +25,20 @@ DEFAULT_SIGNATURE = "serving_default"
 POLICIES = ("labelled", "all")
 _MAX_WARMUP = 1000  # records, as TF Serving
 _MAX_ENDED = 50  # versions that are over stay in the status; only so many
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0  # seconds between tries of a version; they double
+#: why a version may load a little later, in its folder as it is
+_PASSING = (
+    OSError,
+    MemoryError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,  # such as an input/output error
+)
+
+
+class _Closed(Exception):
+    """The versions are not wanted any more; nothing more is loaded."""
 
 
 class Signature:
@@ -84,7 +100,7 @@ class ServedVersion:
         functions = dict(self._loaded.signatures)
         self.lists = IndexedLists.of(self._loaded, manifest, self.path)
         if self.lists is not None:
-            functions |= {n: getattr(self.lists, n) for n in ("serving_default", "recommend")}
+            functions |= {name: getattr(self.lists, name) for name in INDEXED}
         self.signatures = {
             name: Signature(name, self.definitions[name], function)
             for name, function in functions.items()
@@ -108,12 +124,25 @@ class ServedVersion:
                 f'Serving signature key "{name}" not found. Known: {known}.',
             ) from None
 
-    def warm_up(self):
-        """Call each signature once, then replay the warm-up requests; an error is raised."""
+    def scores_per_row(self, name):
+        """How many scores a signature computes for a row, about: all items or the candidates."""
+        return SCORES_PER_ROW if self.lists is not None and name in INDEXED else self.num_items
+
+    def warm_up(self, check):
+        """Call each signature once, then replay the warm-up requests; an error is raised.
+
+        Args:
+            check: function that is called before each step; it may raise.
+
+        Returns:
+            Number of requests replayed.
+        """
         for signature in self.signatures.values():
+            check()
             signature(signature.example())
         count = 0
         for name, tensors in _warmup_requests(self.path / WARMUP):
+            check()
             self.signature(name)(tensors)
             count += 1
         return count
@@ -176,11 +205,13 @@ class ModelVersions:
         self._loaded = {}  # number -> ServedVersion; replaced as a whole, never changed
         self._states = {}  # number -> (state, error code, message)
         self._broken = {}  # number -> what its folder looked like when it failed
+        self._again = {}  # number of those that failed for a passing reason -> (when, last pause)
         self._label_error = ""
         self._astray = {}  # labels whose version is not loaded
         self._garbage = False  # whether a version was let go since the last collection
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
+        self._closed = threading.Event()
 
     # --- requests ---
 
@@ -261,16 +292,23 @@ class ModelVersions:
                 return  # the folder has gone for a moment: versions and labels stay as they are
             self._forget(on_disk)
             labels = self._read_labels()
-            while True:  # a version that fails makes the next smaller one the latest
+            # a version that fails makes the next smaller one the latest
+            while not self._closed.is_set():
                 wanted = self._wanted(on_disk, labels)
                 missing = sorted(wanted - self._current() - set(self._broken))
                 if not missing:
                     break
                 self._load(missing[-1])
+            if self._closed.is_set():
+                return
             self._settle(wanted, labels)
             if self._garbage:
                 self._garbage = False
                 gc.collect()  # functions of TensorFlow hold each other in cycles
+
+    def close(self):
+        """Load nothing more; what is being loaded is given up before its next step."""
+        self._closed.set()
 
     def _current(self):
         """Numbers of the loaded versions whose folders are as they were, or have gone."""
@@ -278,9 +316,12 @@ class ModelVersions:
         return {n for n, version in self._loaded.items() if looks[n] in ([], None, version.look)}
 
     def _forget(self, on_disk):
-        """Failed versions whose folder has gone or has changed may be tried again."""
+        """Failed versions whose folder has gone or has changed, or whose pause is over, are due."""
         for number, look in list(self._broken.items()):
             if number not in on_disk or _look(self.base / str(number)) != look:
+                del self._broken[number]
+                self._again.pop(number, None)
+            elif number in self._again and time.monotonic() >= self._again[number][0]:
                 del self._broken[number]
 
     def _read_labels(self):
@@ -308,14 +349,12 @@ class ModelVersions:
         facts = {"model": self.name, "version": number}
         try:
             version = ServedVersion(self.name, number, path)
-            replayed = version.warm_up()
+            replayed = version.warm_up(self._check_open)
         except Exception as error:  # whatever a broken folder does, the others go on
             self._broken[number] = look
-            message = " ".join(str(error).split()) or type(error).__name__
-            state = "AVAILABLE" if number in self._loaded else "END"
-            self._set_state(number, state, "FAILED_PRECONDITION", message[:1000])
-            log.error("version does not load", extra={**facts, "error": message[:1000]})
+            self._note_failure(number, error)
             return
+        self._again.pop(number, None)
         with self._lock:
             replaced = self._loaded.get(number)  # another version of the same number
             self._loaded = {**self._loaded, number: version}
@@ -329,6 +368,25 @@ class ModelVersions:
         if version.lists is not None:
             facts["index"] = version.lists.report
         log.info("version loaded", extra=facts)
+
+    def _check_open(self):
+        if self._closed.is_set():
+            raise _Closed
+
+    def _note_failure(self, number, error):
+        """Say in status and log that a version does not load, and whether it is tried again."""
+        message = (" ".join(str(error).split()) or type(error).__name__)[:1000]
+        code = "FAILED_PRECONDITION"
+        _, pause = self._again.pop(number, (None, _FIRST_PAUSE / 2))
+        if isinstance(error, _Closed):
+            code, message = "CANCELLED", "given up: the server stops."
+        elif isinstance(error, _PASSING):
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            self._again[number] = (time.monotonic() + pause, pause)
+            code, message = "UNAVAILABLE", f"{message} It is tried again in {pause:g} seconds."
+        self._set_state(number, "AVAILABLE" if number in self._loaded else "END", code, message)
+        facts = {"model": self.name, "version": number, "error": message}
+        log.error("version does not load", extra=facts)
 
     def _settle(self, wanted, labels):
         """Move the labels and retire what nobody wants, in one step."""

@@ -6,7 +6,7 @@ import threading
 import time
 
 from kerasrec.backend import tf
-from kerasrec.servinglimits import SCORES_AT_ONCE, Gate, Refusal
+from kerasrec.servinglimits import CANDIDATE, SCORES_AT_ONCE, Gate, Refusal
 from kerasrec.servingmonitor import Metrics
 
 log = logging.getLogger(__name__)
@@ -118,16 +118,34 @@ class Predictor:
         return version, signature, {name: answer[name] for name in wanted}
 
     def _run(self, version, signature, tensors, deadline):
-        rows = next((t.shape[0] for t in tensors.values()), 0)
-        at_once = max(SCORES_AT_ONCE // version.num_items, 1)
-        if rows <= at_once or not set(signature.outputs) & {"item_ids", "scores"}:
+        if not set(signature.outputs) & {"item_ids", "scores"}:
             return self._call(signature, tensors, deadline)
-        # every row needs numbers for the whole catalogue: not the memory for all rows at once
-        answers = []
-        for start in range(0, rows, at_once):
+        # every row needs numbers for the whole catalogue and for each of its candidates: not the
+        # memory for all rows at once, nor for any number of candidates
+        rows = next((t.shape[0] for t in tensors.values()), 0)
+        width = tensors["candidates"].shape[1] if "candidates" in tensors else 0
+        columns = max(min(width, SCORES_AT_ONCE // CANDIDATE), 1)
+        of_row = version.scores_per_row(signature.name) + CANDIDATE * min(width, columns)
+        at_once = max(SCORES_AT_ONCE // of_row, 1)
+        if rows <= at_once and width <= columns:
+            return self._call(signature, tensors, deadline)
+
+        def of_rows(start):
             part = {name: tensor[start : start + at_once] for name, tensor in tensors.items()}
-            answers.append(self._call(signature, part, deadline))
-        return {name: tf.concat([a[name] for a in answers], axis=0) for name in answers[0]}
+            if width <= columns:
+                return self._call(signature, part, deadline)
+            whole = part["candidates"]
+            return _joined(
+                [
+                    self._call(
+                        signature, {**part, "candidates": whole[:, at : at + columns]}, deadline
+                    )
+                    for at in range(0, width, columns)
+                ],
+                axis=1,
+            )
+
+        return _joined([of_rows(start) for start in range(0, max(rows, 1), at_once)], axis=0)
 
     def _call(self, signature, tensors, deadline):
         remaining = deadline - time.perf_counter()
@@ -177,6 +195,12 @@ class Predictor:
                 "INVALID_ARGUMENT",
                 f"all inputs need the same number of rows. Received: {rows}.",
             )
+
+
+def _joined(answers, axis):
+    if len(answers) == 1:
+        return answers[0]
+    return {name: tf.concat([a[name] for a in answers], axis) for name in answers[0]}
 
 
 def _dtype_name(dtype):

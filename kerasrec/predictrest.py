@@ -39,6 +39,7 @@ class RestApi:
 
     def __init__(self, predictor, *, is_ready, api_key=None):
         self.predictor, self.is_ready, self.api_key = predictor, is_ready, api_key
+        self._unread = 0  # bytes of bodies that are not complete yet
         self.pool = futures.ThreadPoolExecutor(
             predictor.limits.workers, thread_name_prefix="kerasrec-rest"
         )
@@ -115,22 +116,48 @@ class RestApi:
             refuse_examples(self.predictor, spec, method)
         predictor, limits = self.predictor, self.predictor.limits
         with predictor.counted("rest") as call:
-            predictor.gate.enter()
-            deadline, job = time.perf_counter() + limits.seconds, None
+            deadline, what = time.perf_counter() + limits.seconds, "whole request"
             try:
                 async with asyncio.timeout(limits.seconds):
-                    body = await _body(request, limits.body_bytes)
+                    body = await self._body(request)  # a slow one takes no place from the others
+                    predictor.gate.enter()
+                    what = "answer"
                     job = self.pool.submit(self._predict, call, spec, body, deadline)
                     # the place is free when the work is over, also if nobody waits for it
                     job.add_done_callback(lambda job: predictor.gate.leave())
                     content = await asyncio.wrap_future(job)
             except TimeoutError:
-                message = f"no answer within {limits.seconds:g} seconds, the server's limit."
+                message = f"no {what} within {limits.seconds:g} seconds, the server's limit."
                 raise Refusal("DEADLINE_EXCEEDED", message) from None
-            finally:
-                if job is None:
-                    predictor.gate.leave()
         return Response(content, media_type="application/json")
+
+    async def _body(self, request):
+        """The body of a request.
+
+        Raises:
+            Refusal: it is larger than the limit, HTTP's status is 413; or those that are being
+                read are together as large as all requests in work may be.
+        """
+        limits = self.predictor.limits
+        message = f"this server takes requests of at most {limits.body_bytes} bytes."
+        size = request.headers.get("content-length", "0")
+        if size.isdigit() and int(size[:20]) > limits.body_bytes:
+            raise Refusal("INVALID_ARGUMENT", message, http_status=413)
+        parts, total = [], 0
+        try:
+            async for part in request.stream():
+                total += len(part)
+                self._unread += len(part)
+                if total > limits.body_bytes:
+                    raise Refusal("INVALID_ARGUMENT", message, http_status=413)
+                if self._unread > limits.body_bytes * limits.concurrent:
+                    raise Refusal("RESOURCE_EXHAUSTED", "too many large requests; try again later.")
+                parts.append(part)
+        except ClientDisconnect:
+            raise Refusal("CANCELLED", "the client has gone") from None
+        finally:
+            self._unread -= total
+        return b"".join(parts)
 
     def _predict(self, call, spec, body, deadline):
         spec["signature"], form, value = read_request(body)
@@ -162,28 +189,6 @@ def _spec(name, version, label):
         raise Refusal("INVALID_ARGUMENT", f"Failed to convert version: {version} to numeric.")
     number = None if version is None else int(version)
     return {"model": name, "version": number, "label": label, "signature": ""}
-
-
-async def _body(request, limit):
-    """The body of a request.
-
-    Raises:
-        Refusal: it is larger than the limit; HTTP's status is 413.
-    """
-    message = f"this server takes requests of at most {limit} bytes."
-    size = request.headers.get("content-length", "0")
-    if size.isdigit() and int(size[:20]) > limit:
-        raise Refusal("INVALID_ARGUMENT", message, http_status=413)
-    parts, total = [], 0
-    try:
-        async for part in request.stream():
-            total += len(part)
-            if total > limit:
-                raise Refusal("INVALID_ARGUMENT", message, http_status=413)
-            parts.append(part)
-    except ClientDisconnect:
-        raise Refusal("CANCELLED", "the client has gone") from None
-    return b"".join(parts)
 
 
 @contextlib.contextmanager

@@ -307,7 +307,10 @@ class Recommender:
         )
 
     def interests(self, histories, *, batch_size=512):
-        """U of each history (given as for `recommend`), float32 `(num_users, dim)`, unit length."""
+        """U of each history (given as for `recommend`), float32 `(num_users, dim)`.
+
+        Of unit length; zeros for a history without a known item.
+        """
         histories = self._histories(histories)
         interests = np.zeros((histories.num_users, interest_width(self._module)), np.float32)
         for rows in _batches(histories.lengths, batch_size, interests.shape[1]):

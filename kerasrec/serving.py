@@ -31,6 +31,7 @@ _PACKAGES = {
     "uvicorn": "uvicorn",
     "prometheus_client": "prometheus-client",
 }
+_LAST_STEP = 1.0  # seconds that stopping waits for the step in which a version is being loaded
 _CHINESE = re.compile("[\u4e00-\u9fff]{2}")
 
 
@@ -74,21 +75,26 @@ class Server:
         self.models, self.predictor, self.access = models, predictor, access
         self.rest_address = self.grpc_address = ""
         self._stopping = threading.Event()
-        self._parts = contextlib.ExitStack()
+        self._parts, self._poller = contextlib.ExitStack(), None
         self._close_doors = []  # functions that refuse what comes from now on, and return at once
 
     def is_ready(self):
         """Whether every model has a version that answers, and the server is not about to stop."""
         return not self._stopping.is_set() and all(m.numbers for m in self.models.values())
 
+    @property
+    def is_loading(self):
+        """Whether the thread that loads versions is alive; it may be for a while after `stop`."""
+        return self._poller.is_alive()
+
     def start(self, rest_port, grpc_port, poll):
         """Listen on both ports and look for new versions every `poll` seconds."""
         with contextlib.ExitStack() as parts:
             self._start_grpc(parts, grpc_port)
             self._start_rest(parts, rest_port)
-            thread = threading.Thread(target=self._poll, args=[poll], name="kerasrec-poll")
-            thread.start()
-            parts.callback(thread.join)
+            self._poller = threading.Thread(target=self._poll, args=[poll], name="kerasrec-poll")
+            self._poller.start()
+            parts.callback(self._poller.join, _LAST_STEP)
             parts.callback(self._stopping.set)
             self._parts = parts.pop_all()
         facts = {"rest": self.rest_address, "grpc": self.grpc_address}
@@ -165,8 +171,13 @@ class Server:
                     log.exception("looking for versions failed", extra={"model": model.name})
 
     def stop(self):
-        """Take no new requests, finish those in work, then return."""
+        """Take no new requests, finish those in work, then return.
+
+        A version that is being loaded is given up; its last step may go on for a while.
+        """
         self._stopping.set()
+        for model in self.models.values():
+            model.close()
         for close in self._close_doors:
             close()
         self._parts.close()
@@ -253,6 +264,10 @@ def serve(
     Args:
         models, rest_port, grpc_port, access, limits, policy, poll: as in `running_server`.
         ready: function of the `Server`, called when it answers.
+
+    Returns:
+        Whether all is over; False while a thread is still in the last step of loading a version,
+        which the interpreter waits for when it ends.
     """
     over = threading.Event()
     before = {}
@@ -275,6 +290,7 @@ def serve(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    return not server.is_loading
 
 
 def check_packages():
@@ -293,9 +309,17 @@ def _check_access(access):
     for path in (access.tls_cert, access.tls_key):
         if path:
             Path(path).read_bytes()
+
+    def is_encrypted():  # without it OpenSSL asks for a passphrase on the terminal
+        raise ValueError(
+            f"The private key {access.tls_key} is encrypted, and nobody is there to type its "
+            f"passphrase. Give it decrypted: openssl pkey -in {access.tls_key} -out plain.pem"
+        )
+
     if access.tls_cert:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(access.tls_cert, access.tls_key)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(access.tls_cert, access.tls_key, password=is_encrypted)
         except ssl.SSLError as error:
             raise ValueError(
                 f"Expected a certificate and its private key in PEM form. {access.tls_cert} and "

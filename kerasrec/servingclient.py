@@ -202,7 +202,7 @@ class Client:
         )
 
     def interest(self, histories):
-        """U of each history (given as for `recommend`), float32 `(num_users, dim)`."""
+        """U of each history (given as for `recommend`), `(num_users, dim)`; zeros if empty."""
         _, rows, _ = _histories(histories, None)
         return self._vectors("interest", {"history": _padded(rows)}, len(rows))
 

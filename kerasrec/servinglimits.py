@@ -26,6 +26,9 @@ HTTP_STATUS = {
 }
 #: scores of one call into TensorFlow, about; a request of more rows is computed in parts
 SCORES_AT_ONCE = 1 << 22
+#: what a candidate of the caller's choice costs, about, where an item of the catalogue costs 1:
+#: its vector and what the scorer makes of it are kept, not only its score
+CANDIDATE = 256
 #: values of an option at most
 MOST = 1 << 31
 #: inputs that are lists of the caller's choice, not histories: only the body limits their width
@@ -60,7 +63,7 @@ class Limits(NamedTuple):
         texts: raw texts of a request (each costs a pass through the encoder).
         seconds: a request that has not begun to compute by then is given up.
         concurrent: requests in work or waiting; one more is refused at once.
-        workers: calls into TensorFlow at once; each uses all cores where it can.
+        workers: calls into TensorFlow at once; `kerasrec serve` shares the cores among them.
     """
 
     body_bytes: int = 8 << 20

@@ -103,13 +103,17 @@ class ServingModule(tf.Module):
 
     @tf.function(input_signature=[_ROWS, _ROWS, _ROWS])
     def interest_rows(self, history, time_gap, event):
-        """U, float32 `(batch, dim)`, of histories of item indices (left-padded, any width)."""
+        """U, float32 `(batch, dim)`, of histories of item indices (left-padded, any width).
+
+        Zeros where a history has no item: what a sequence model makes of padding means nothing.
+        """
         history, time_gap, event = (
             tf.pad(values, [[0, 0], [1, 0]])[:, -self.max_length :]  # never of width 0
             for values in (history, time_gap, event)
         )
-        vectors = self._vectors(history)
-        return self.interest_model([vectors, history, time_gap, event])
+        interest = self.interest_model([self._vectors(history), history, time_gap, event])
+        known = tf.reduce_any(history > 0, axis=1, keepdims=True)
+        return tf.where(known, interest, 0.0)
 
     @tf.function(
         input_signature=[
@@ -369,7 +373,7 @@ class ServingModule(tf.Module):
 
     @tf.function(input_signature=[_IDS])
     def interest(self, history):
-        """U, float32 `(batch, dim)`, of unit length."""
+        """U, float32 `(batch, dim)`, of unit length; zeros where no id is known."""
         index, _ = self._history(history)
         none = tf.zeros_like(index)
         return {"interest": self.interest_rows(index, none, none)}

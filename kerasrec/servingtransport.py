@@ -6,12 +6,18 @@ Libraries are loaded when a connection is made: grpcio and tensorflow-serving-ap
 import base64
 import json
 import random
+import threading
 import time
+from concurrent import futures
+from functools import partial
 from urllib.parse import quote
 
 import numpy as np
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between tries
+_WRONG_PORT = (
+    " (no {here} is spoken there; is it the {other} port? The {here} port is usually {usual})"
+)
 _MISSING = "The {what} client needs {package}. Run: pip install 'kerasrec[serving]'"
 
 #: what a server may say -> the error that a caller sees; everything else is a RuntimeError
@@ -150,7 +156,10 @@ class Grpc:
         try:
             return method(request, timeout=seconds, metadata=self._metadata)
         except self._grpc.RpcError as error:
-            raise Refused(error.code().name, error.details()) from error
+            details = error.details()
+            if "HTTP/2" in details or "http1" in details:
+                details += _WRONG_PORT.format(here="gRPC", usual=8500, other="REST")
+            raise Refused(error.code().name, details) from error
 
     def close(self):
         """Close the channel."""
@@ -204,14 +213,21 @@ class Rest:
     def _call(self, method, path, seconds, content=None):
         httpx = self._httpx
         json_type = {"content-type": "application/json"}
+        ask = partial(
+            self._client.request, method, path, content=content, headers=json_type, timeout=seconds
+        )
         try:
-            answer = self._client.request(
-                method, path, content=content, headers=json_type, timeout=seconds
-            )
-        except (httpx.ConnectTimeout, httpx.ConnectError, httpx.RemoteProtocolError) as error:
-            raise Refused("UNAVAILABLE", str(error)) from error
-        except httpx.TimeoutException as error:
+            answer = _within(seconds, ask)
+        except (TimeoutError, httpx.TimeoutException) as error:
             raise Refused("DEADLINE_EXCEEDED", f"no answer in {seconds:.3g} s") from error
+        except httpx.RemoteProtocolError as error:
+            hint = _WRONG_PORT.format(here="REST", usual=8501, other="gRPC")
+            # what does not speak HTTP/1 is "illegal"; a server that goes says other things
+            raise Refused(
+                "UNAVAILABLE", f"{error}{hint if 'illegal' in str(error) else ''}"
+            ) from error
+        except httpx.ConnectError as error:
+            raise Refused("UNAVAILABLE", str(error)) from error
         except httpx.HTTPError as error:
             raise Refused("UNAVAILABLE", f"{type(error).__name__} {error}") from error
         if answer.is_success:
@@ -224,6 +240,20 @@ class Rest:
     def close(self):
         """Close the connections."""
         self._client.close()
+
+
+def _within(seconds, call):
+    """`call()`, or TimeoutError after so many seconds; httpx counts anew for each of its steps."""
+    job = futures.Future()
+
+    def run():
+        try:
+            job.set_result(call())
+        except BaseException as error:
+            job.set_exception(error)
+
+    threading.Thread(target=run, name="kerasrec-client", daemon=True).start()
+    return job.result(seconds)
 
 
 def _words(answer):

@@ -199,3 +199,19 @@ def test_set_seed_repeats():
 def test_unknown_attribute():
     with pytest.raises(AttributeError, match="no attribute 'torch'"):
         _ = backend.torch
+
+
+@pytest.mark.parametrize(("variable", "expected"), [(None, "1"), ("3", "0")])
+def test_calls_share_the_cores(variable, expected):
+    """As many calls as cores: one thread for each; what the user has set is left alone (0)."""
+    code = (
+        "from kerasrec import backend; import os; backend.share_cores(os.cpu_count());"
+        "print(backend.tf.config.threading.get_intra_op_parallelism_threads())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TF_NUM_INTRAOP_THREADS"}
+    if variable:
+        environment["TF_NUM_INTRAOP_THREADS"] = variable
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert out.stdout.split()[-1] == expected

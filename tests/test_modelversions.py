@@ -11,6 +11,7 @@ import time
 import pytest
 import tensorflow as tf
 
+from kerasrec import modelversions
 from kerasrec.artifacts import write_label
 from kerasrec.modelversions import WARMUP, ModelVersions
 from kerasrec.servinglimits import Refusal
@@ -158,6 +159,42 @@ def test_a_broken_version_leaves_the_old_one_serving(served_folder, base, how, c
     publish(served_folder, base, 2, 2)  # mended
     model.refresh()
     assert model.numbers == [2]
+
+
+def test_what_may_pass_is_tried_again_after_growing_pauses(base, monkeypatch):
+    load, tries = tf.saved_model.load, []
+
+    def stale(path):
+        tries.append(path)
+        if len(tries) < 3:
+            raise OSError(116, "Stale file handle")
+        return load(path)
+
+    monkeypatch.setattr(modelversions.tf.saved_model, "load", stale)
+    monkeypatch.setattr(modelversions, "_FIRST_PAUSE", 0.3)
+    model = ModelVersions(base)
+    for number, pause in ((1, 0.3), (2, 0.6)):
+        for _ in range(3):
+            model.refresh()
+        assert len(tries) == number  # not at every look
+        ((_, state, code, message),) = model.status()
+        assert (state, code) == ("END", "UNAVAILABLE")
+        assert message == f"[Errno 116] Stale file handle It is tried again in {pause} seconds."
+        time.sleep(pause)
+    model.refresh()
+    assert model.numbers == [1] and model.status() == [(1, "AVAILABLE", "OK", "")]
+
+
+def test_a_version_that_is_being_loaded_is_given_up(served_folder, base, monkeypatch):
+    model, load = ModelVersions(base), tf.saved_model.load
+    model.refresh()
+    publish(served_folder, base, 2, 2)
+    monkeypatch.setattr(
+        modelversions.tf.saved_model, "load", lambda path: model.close() or load(path)
+    )
+    model.refresh()
+    assert model.numbers == [1] and states(model) == {1: "AVAILABLE", 2: "END"}
+    assert model.status(2)[0][2:] == ("CANCELLED", "given up: the server stops.")
 
 
 def test_a_label_that_moves_to_a_broken_version_stays(served_folder, base, caplog):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from kerasrec import predictcalls
+from kerasrec.artifacts import read_catalogue
 from kerasrec.modelversions import ModelVersions
 from kerasrec.predictcalls import Predictor
 from kerasrec.servinglimits import Limits, Refusal
@@ -116,6 +117,31 @@ def test_inputs_of_unequal_rows_are_refused(predictor):
     tensors["candidates"] = (tensors["candidates"][0], (1, 2))
     with pytest.raises(Refusal, match="all inputs need the same number of rows"):
         predictor.check_inputs(signature, tensors)
+
+
+@pytest.mark.parametrize(("budget", "sizes"), [(2000, [2, 2, 1]), (500, [1] * 10)])
+def test_many_candidates_are_computed_in_parts(predictor, monkeypatch, budget, sizes):
+    """As the rows; a row with more of them than are computed at once by columns too."""
+    version, calls = predictor.models["toy"]._loaded[1], []
+    signature = version.signatures["score"]
+    ids = list(read_catalogue(version.path)["item_id"])
+    rows = {
+        "history": tf.constant([[ids[0]], [""], [ids[5]], [ids[6]], ["?"]]),
+        "candidates": tf.constant([[*ids[n : n + 8], "", "?"] for n in range(5)]),
+    }
+    whole = ask(predictor, {"version": 1, "signature": "score"}, tensors=rows)[1][2]["scores"]
+    for name, value in (("CANDIDATE", 100), ("SCORES_AT_ONCE", budget)):
+        monkeypatch.setattr(predictcalls, name, value)
+    monkeypatch.setattr(version, "num_items", 0)
+    function = signature._function
+    monkeypatch.setattr(
+        signature, "_function", lambda **given: calls.append(given) or function(**given)
+    )
+    parts = ask(predictor, {"version": 1, "signature": "score"}, tensors=rows)[1][2]["scores"]
+    shapes = [tuple(given["candidates"].shape) for given in calls]
+    assert [shape[0] for shape in shapes] == sizes
+    assert max(width for _, width in shapes) * 100 <= budget
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
 def test_many_rows_are_computed_in_parts(predictor, monkeypatch):

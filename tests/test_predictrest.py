@@ -1,5 +1,6 @@
 """REST over real sockets; codes that TF Serving shares are in test_servingconformance."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -90,6 +91,20 @@ def test_deadline(small):
         assert b" 504 " in slow.recv(1000).split(b"\r\n")[0]
     assert client.post("/v1/models/toy:predict", json=ASK).status_code == 200
     assert server.predictor.gate.in_flight == 0
+
+
+def test_slow_bodies_take_no_place_from_others(small):
+    client, server = small
+    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 12000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        address = server.rest_address[7:].split(":")
+        slow = [stack.enter_context(socket.create_connection(address)) for _ in range(5)]
+        for connection in slow[:4]:
+            connection.sendall(head + b"{" * 9000)  # and no more
+        assert client.post("/v1/models/toy:predict", json=ASK).status_code == 200
+        slow[4].sendall(head + b"{" * 9000)  # what is not complete would fill the memory
+        assert b" 429 " in slow[4].recv(1000).split(b"\r\n")[0]
+        assert b" 504 " in slow[0].recv(1000).split(b"\r\n")[0]
 
 
 def test_a_client_that_goes_leaves_no_trace(small):

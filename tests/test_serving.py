@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -168,7 +169,7 @@ def test_only_this_machine_unless_told(server):
 # --- mistakes ---
 
 
-def test_mistakes_are_told_before_anything_is_loaded(served_folder, tmp_path):
+def test_mistakes_are_told_before_anything_is_loaded(served_folder, certificate, tmp_path):
     def start(*models, **options):
         with running_server(*models, **options):
             pass
@@ -183,6 +184,11 @@ def test_mistakes_are_told_before_anything_is_loaded(served_folder, tmp_path):
     no = str(tmp_path / "no.pem")
     with pytest.raises(ValueError, match="Expected a certificate and its private key in PEM form"):
         start(served_folder, access=Access(tls_cert=no, tls_key=no))
+    authority, cert, key = certificate
+    lines = ["Proc-Type: 4,ENCRYPTED", f"DEK-Info: AES-128-CBC,{'00' * 16}", "", ""]
+    (tmp_path / "locked.pem").write_text(key.read_text().replace("\n", "\n" + "\n".join(lines), 1))
+    with pytest.raises(ValueError, match="locked.pem is encrypted, .* openssl pkey -in .*locked"):
+        start(served_folder, access=Access(tls_cert=cert, tls_key=tmp_path / "locked.pem"))
     with pytest.raises(ValueError, match="printable ASCII") as refused:
         start(served_folder, access=Access(api_key="密码"))
     assert "密码" not in str(refused.value)
@@ -248,11 +254,16 @@ def test_graceful_stop(base):
         assert re.fullmatch(r"http://127.0.0.1:\d+", rest) and lines[3].startswith("curl ")
         shown = subprocess.run(lines[3], shell=True, capture_output=True, text=True, env=env)
         assert json.loads(shown.stdout)["predictions"][0]["item_ids"], shown
+        for address in (rest[7:], grpc_address):
+            with socket.create_connection(address.split(":")) as rude:
+                rude.sendall(b"\x00\xff no HTTP\r\n\r\n")
+                rude.recv(1000)
         body = json.dumps({"instances": [["a"]] * 100}).encode()
-        codes, signalled = [], threading.Event()
+        codes, signalled, half_sent = [], threading.Event(), threading.Semaphore(0)
 
         def halves():
             yield body[:50]
+            half_sent.release()
             signalled.wait(60)
             yield body[50:]
 
@@ -268,10 +279,10 @@ def test_graceful_stop(base):
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        metrics, until = f"{rest}/monitoring/prometheus/metrics", time.monotonic() + 30
-        while time.monotonic() < until:
-            if "in_flight 4.0" in httpx.get(metrics, headers={"x-api-key": "k"}).text:
-                break
+        until = time.monotonic() + 30
+        for _ in threads:
+            assert half_sent.acquire(timeout=30)
+        assert httpx.get(f"{rest}/healthz").status_code == 200  # came after those
         process.send_signal(signal.SIGTERM)
         with pytest.raises(httpx.TransportError):
             while time.monotonic() < until:  # soon nothing new is taken
@@ -285,5 +296,48 @@ def test_graceful_stop(base):
     events = [json.loads(line) for line in err.splitlines()]
     names = [event["event"] for event in events]
     assert names[:2] == ["version loaded", "serving"] and names[-1] == "stopped"
+    assert "Invalid HTTP request received." in names  # uvicorn's own words, in the same form
     requests = [event for event in events if event["event"] == "request"]
     assert [event["rows"] for event in requests] == [1, *[100] * 4]
+
+
+SLOW = """
+import sys, time
+from kerasrec import backend, cli
+tf, _ = backend.load(quiet=True)
+load = tf.saved_model.load
+
+def slow(path):
+    if path.endswith("2"):
+        print("loading", flush=True)
+        time.sleep(60)
+    return load(path)
+
+tf.saved_model.load = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_stop_while_a_version_loads_and_a_log_of_json_only(served_folder, base, certificate):
+    _, cert, key = certificate
+    words = ["serve", "--model", base, "--rest-port", "0", "--grpc-port", "0", "--poll", "0.1"]
+    command = [sys.executable, "-c", SLOW, *words, "--tls-cert", cert, "--tls-key", key]
+    quiet = ("TF_CPP_MIN_LOG_LEVEL", "GRPC_VERBOSITY")
+    env = {k: v for k, v in os.environ.items() if k not in quiet}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    with subprocess.Popen(list(map(str, command)), **pipes) as process:
+        lines = [process.stdout.readline().strip() for _ in range(4)]
+        for address in (lines[1].rpartition("/")[2], lines[2].split()[1]):
+            with socket.create_connection(address.split(":")) as rude:
+                rude.sendall(b"GET / HTTP/1.1\r\nhost: no TLS\r\n\r\n")
+                rude.recv(1000)
+        beside = base.parent / ".writing-toy"
+        shutil.copytree(served_folder / "2", beside)
+        beside.rename(base / "2")
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10 and process.returncode == 0
+    events = [json.loads(line)["event"] for line in err.splitlines()]
+    assert events[-1] == "stopped"

@@ -90,7 +90,10 @@ def http():
             for name, value in {**headers, "content-length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            slowly = [content] if isinstance(content, bytes) else content
+            for part in slowly:
+                self.wfile.write(part)
+                time.sleep(0.1 * (len(slowly) > 1))
 
         def log_message(self, *words):
             """Nothing."""
@@ -146,6 +149,11 @@ def test_rest_server_that_is_slow_or_not_there(http):
     transport = Rest(target, **NOBODY)
     with pytest.raises(Refused, match="DEADLINE_EXCEEDED: no answer in 0.2 s"):
         ask(transport, 0.2)
+    answers += [(200, {}, [b" "] * 30)]
+    started = time.monotonic()
+    with pytest.raises(Refused, match="DEADLINE_EXCEEDED: no answer in 0.5 s"):
+        ask(transport, 0.5)  # each byte comes in time, but not all of them
+    assert time.monotonic() - started < 1
     transport.close()
     nobody = Rest("127.0.0.1:1", **NOBODY)
     with pytest.raises(Refused, match="UNAVAILABLE"):
@@ -215,3 +223,15 @@ def test_grpc_refusals(service):
 def test_a_grpc_target_is_no_url():
     with pytest.raises(ValueError, match="HOST:PORT, such as localhost:8500, not 'http://x'"):
         Grpc("http://x", **NOBODY)
+
+
+def test_the_wrong_port_is_guessed(http, service):
+    """The REST port does not speak gRPC, nor the other way round."""
+    wrong = Grpc(http[0], **NOBODY)
+    with pytest.raises(Refused, match="is it the REST port. The gRPC port is usually 8500"):
+        wrong.status(5)
+    wrong.close()
+    wrong = Rest(service[0], **NOBODY)
+    with pytest.raises(Refused, match="is it the gRPC port. The REST port is usually 8501"):
+        wrong.status(5)
+    wrong.close()
