@@ -20,6 +20,9 @@ class Parser(argparse.ArgumentParser):
 
     def check_names(self, words):
         """Raise `UserError` for an option that does not exist, naming the nearest one."""
+        parts = next((a.choices for a in self._actions if isinstance(a.choices, dict)), {})
+        if words and words[0] in parts:
+            return parts[words[0]].check_names(words[1:])
         known = [name for name in self._option_string_actions if name.startswith("--")]
         for word in words:
             name = word.partition("=")[0]
@@ -27,14 +30,15 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(f"unknown option {name}. {nearest(name, known)}")
 
 
-def _files(group, name, text, *aliases, **options):
+def add_files(group, name, text, *aliases, **options):
     """An option that takes one file or more, and may be repeated."""
     group.add_argument(
         name, *aliases, nargs="+", action="extend", metavar="F", help=text, **options
     )
 
 
-def _reading(sub, *, items=False):
+def add_reading(sub, *, items=False):
+    """Options of how tables are read."""
     group = sub.add_argument_group("reading tables")
     pairs = dict(nargs="+", action="extend", metavar="ROLE=COLUMN")
     group.add_argument(
@@ -105,19 +109,19 @@ def add_doctor(sub):
 def add_inspect(sub):
     """Options of `inspect`."""
     sub.usage = "kerasrec inspect --interactions F... [--items F] | --model M  [options]"
-    _files(sub, "--interactions", "what users did", "--data")
+    add_files(sub, "--interactions", "what users did", "--data")
     sub.add_argument("--items", metavar="F", help="the catalogue")
     sub.add_argument("--model", metavar="M", help="a model instead of data")
-    _reading(sub, items=True)
+    add_reading(sub, items=True)
 
 
 def add_train(sub):
     """Options of `train`."""
     sub.usage = "kerasrec train --interactions F... --items F --name NAME [options]"
-    _files(sub, "--interactions", "what users did", required=True)
+    add_files(sub, "--interactions", "what users did", required=True)
     sub.add_argument("--items", required=True, metavar="F", help="the catalogue with its texts")
     sub.add_argument("--name", required=True, help="of the model: OUT/NAME/1, OUT/NAME/2, ...")
-    _files(sub, "--valid", "events to stop and tune on (default: the last one of each user)")
+    add_files(sub, "--valid", "events to stop and tune on (default: the last one of each user)")
     _out_and_preset(sub)
     sub.add_argument(
         "--refit",
@@ -165,27 +169,27 @@ def add_train(sub):
         default="error",
         help="events of items that --items lacks: stop, or leave out and count (default error)",
     )
-    _reading(sub, items=True)
+    add_reading(sub, items=True)
 
 
 def add_evaluate(sub):
     """Options of `evaluate`."""
     sub.usage = "kerasrec evaluate --model M --test F... --histories F... [options]"
     _model(sub)
-    _files(sub, "--test", "what users did next", required=True)
-    _files(sub, "--histories", "what is known when they ask", required=True)
-    _files(sub, "--train", "what the baselines learn from (default: --histories)")
+    add_files(sub, "--test", "what users did next", required=True)
+    add_files(sub, "--histories", "what is known when they ask", required=True)
+    add_files(sub, "--train", "what the baselines learn from (default: --histories)")
     sub.add_argument("--k", type=int, default=20, help="list length (default 20)")
     _at(sub)
     sub.add_argument("--report", metavar="DIR", help="write report.html, metrics.json and tables")
-    _reading(sub)
+    add_reading(sub)
 
 
 def add_recommend(sub):
     """Options of `recommend`."""
     sub.usage = "kerasrec recommend --model M --histories F... --out F [options]"
     _model(sub)
-    _files(sub, "--histories", "what users did; their lists leave it out", required=True)
+    add_files(sub, "--histories", "what users did; their lists leave it out", required=True)
     sub.add_argument(
         "--users",
         metavar="F",
@@ -197,7 +201,7 @@ def add_recommend(sub):
     sub.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
     _at(sub)
     sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
-    _reading(sub)
+    add_reading(sub)
 
 
 def add_similar(sub):

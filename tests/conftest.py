@@ -1,6 +1,7 @@
 """The shared fixtures: toy data, a planted pattern, a tiny BERT and a tiny exported version."""
 
 import numpy as np
+import postgres
 import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
@@ -18,6 +19,16 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERASREC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A real PostgreSQL server; where none can be started the test is skipped and says why."""
+    try:
+        with postgres.running() as server:
+            yield server
+    except postgres.Unavailable as reason:
+        pytest.skip(f"no PostgreSQL: {reason}")
 
 
 # === Toy data: a slice of the packaged mooccube ===
