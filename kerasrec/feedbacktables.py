@@ -30,6 +30,8 @@ FORMAT = "1"
 BUSY_SECONDS = 30
 #: any number; writers of one PostgreSQL database take turns under it
 _LOCK = 7_205_759_403
+_LOG_PAGES = 16_000  # of SQLite's log, 64 MiB, at most
+_LOG_BYTES = 4 << 20  # beyond which it is moved into the file
 _METADATA = sa.MetaData()
 _WHOLE = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite's row id must be INTEGER
 
@@ -116,6 +118,20 @@ class Database(NamedTuple):
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
         statement = insert(EVENTS).on_conflict_do_nothing(index_elements=["event_id"])
         return statement.execution_options(preserve_rowcount=True)  # how many of them are new
+
+    def needs_checkpoint(self):
+        """Whether SQLite's log has grown so long that it should be moved into the file."""
+        if not self.is_sqlite:
+            return False
+        try:
+            return os.path.getsize(f"{self.name}-wal") > _LOG_BYTES
+        except OSError:
+            return False
+
+    def checkpoint(self):
+        """Move SQLite's log into the file; readers and writers go on meanwhile."""
+        with explained(self.name), contextlib.closing(self.engine.raw_connection()) as connection:
+            connection.driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def scrub(self):
         """Overwrite what was deleted: SQLite's file and its log hold none of it afterwards.
@@ -261,6 +277,9 @@ def _set_up_sqlite(connection, _):
             time.sleep(0.01)
     connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
     connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: event ids fall all over their index
+    # a commit that moves the log into the file keeps its caller waiting; the writer does it beside
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
 
 
 def _begin_sqlite(connection):

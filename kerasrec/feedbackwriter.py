@@ -42,6 +42,7 @@ class Writer:
         self._jobs = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread = None
+        self._checkpoint = None  # the thread of one under way
         self._closed = False
         self._erased = Erased(database.salt)
 
@@ -79,8 +80,24 @@ class Writer:
                 group.append(job)
                 size += len(job[0])
             self._write_group(group)
+            self._tidy()
             if is_last:
-                return
+                break
+        if self._checkpoint:
+            self._checkpoint.join()
+
+    def _tidy(self):
+        """Begin a checkpoint where one is due: it takes tens of milliseconds, callers do not."""
+        is_running = self._checkpoint and self._checkpoint.is_alive()
+        if not is_running and self._database.needs_checkpoint():
+            self._checkpoint = threading.Thread(target=self._run_checkpoint, daemon=True)
+            self._checkpoint.start()
+
+    def _run_checkpoint(self):
+        try:
+            self._database.checkpoint()
+        except Exception as error:  # the rows are safe in the log; the next one tries again
+            log.warning("%s: checkpoint failed: %s", self._database.name, error)
 
     def _write_group(self, group):
         group = [job for job in group if job[1].set_running_or_notify_cancel()]

@@ -49,5 +49,19 @@ def test_a_writer_that_wrote_nothing_closes(database):
         writer.submit([])
 
 
+def test_the_log_of_sqlite_stays_short(database, tmp_path, monkeypatch):
+    monkeypatch.setattr("kerasrec.feedbacktables._LOG_BYTES", 100_000)
+    writer = Writer(database)
+    for start in range(0, 6000, 100):
+        writer.submit(rows(*(f"i{n}" for n in range(start, start + 100)))).result()
+    writer.close()
+    assert not writer._checkpoint.is_alive()
+    # beside writes the log cannot start anew each time; without checkpoints it would be longer
+    sizes = [(tmp_path / name).stat().st_size for name in ("f.db", "f.db-wal")]
+    assert sizes[0] > 500_000 and sizes[1] < 12_000_000
+    with database.reading() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM feedback_events").scalar() == 6000
+
+
 def test_added_adds_up():
     assert Added(1, 2) + Added(3, 4, 5) == Added(4, 6, 5)
