@@ -46,6 +46,9 @@ setup(
         ],
         # catalogues too large for an exact top k
         "ann": ["faiss-cpu>=1.11"],
+        # kerasrec.feedback on SQLite; several machines write to one PostgreSQL
+        "feedback": ["sqlalchemy>=2.0.28"],
+        "postgres": ["sqlalchemy>=2.0.28", "psycopg[binary]>=3.2"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -44,6 +44,7 @@ _PUBLIC = {
     "export": "exporter",
     "Recommender": "recommender",
     "Client": "servingclient",
+    "FeedbackStore": "feedback",
     "deploy": "deployment",
     "serve": "serving",
     "score_recommendations": "metrics",

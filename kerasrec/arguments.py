@@ -20,6 +20,9 @@ class Parser(argparse.ArgumentParser):
 
     def check_names(self, words):
         """Raise `UserError` for an option that does not exist, naming the nearest one."""
+        parts = next((a.choices for a in self._actions if isinstance(a.choices, dict)), {})
+        if words and words[0] in parts:
+            return parts[words[0]].check_names(words[1:])
         known = [name for name in self._option_string_actions if name.startswith("--")]
         for word in words:
             name = word.partition("=")[0]
@@ -35,7 +38,7 @@ def add_files(group, name, text, *aliases, **options):
 
 
 def add_reading(sub, *, items=False):
-    """How tables are read."""
+    """Options of how tables are read."""
     group = sub.add_argument_group("reading tables")
     pairs = dict(nargs="+", action="extend", metavar="ROLE=COLUMN")
     group.add_argument(
@@ -98,7 +101,7 @@ def add_out_and_preset(sub, *, out=True):
 
 def add_demo(sub):
     """Options of `demo`."""
-    add_out_and_preset(sub)
+    addadd_out_and_preset(sub)
 
 
 def add_doctor(sub):
@@ -121,7 +124,7 @@ def add_train(sub):
     sub.add_argument("--items", required=True, metavar="F", help="the catalogue with its texts")
     sub.add_argument("--name", required=True, help="of the model: OUT/NAME/1, OUT/NAME/2, ...")
     add_files(sub, "--valid", "events to stop and tune on (default: the last one of each user)")
-    add_out_and_preset(sub)
+    addadd_out_and_preset(sub)
     sub.add_argument(
         "--refit",
         action="store_true",

@@ -214,6 +214,11 @@ def api_key():
     return os.environ.get("KERASREC_API_KEY", "")
 
 
+def store_url():
+    """Path or URL of the feedback store, $KERASREC_STORE, else feedback.db in this folder."""
+    return os.environ.get("KERASREC_STORE") or "feedback.db"
+
+
 def cache_dir():
     """Folder of caches: $KERASREC_CACHE, else $XDG_CACHE_HOME/kerasrec, else ~/.cache/kerasrec."""
     own = os.environ.get("KERASREC_CACHE")

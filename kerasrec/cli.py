@@ -7,10 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-from kerasrec import arguments, backend, loopcli
+from kerasrec import arguments, backend, feedbackcli, loopcli
 from kerasrec.arguments import Parser
 from kerasrec.artifacts import ArtifactError, find_version, read_manifest
 from kerasrec.nearest import nearest
+from kerasrec.showing import flat, make_console, print_rows
 from kerasrec.userinput import (
     UserError,
     clean_for_training,
@@ -173,7 +174,7 @@ def demo(options):
     _load_tensorflow(options)
     from kerasrec.demo import demo
 
-    demo(Path(options.out), preset=options.preset, console=_console())
+    demo(Path(options.out), preset=options.preset, console=make_console())
 
 
 def doctor(options):
@@ -182,7 +183,7 @@ def doctor(options):
 
     findings = examine()
     rows = [(f.what, f.found, "ok" if not f.mend else f.mend) for f in findings]
-    _print_rows(("what", "found", "mend"), rows)
+    print_rows(("what", "found", "mend"), rows)
     wrong = sum(bool(f.mend) for f in findings)
     if wrong:
         raise UserError(f"{wrong} {'thing' if wrong == 1 else 'things'} to mend, see the table.")
@@ -194,7 +195,7 @@ def inspect(options):
         raise UserError("expected --interactions F... or --model M, one of them.")
     if options.model:
         manifest = read_manifest(find_version(options.model))
-        _print_rows(("key", "value"), [(key, str(value)) for key, value in _flat(manifest)])
+        print_rows(("key", "value"), [(key, str(value)) for key, value in flat(manifest)])
         return
     from kerasrec.datastats import describe, format_value
 
@@ -203,7 +204,7 @@ def inspect(options):
     table = describe(interactions, items)
     rows = [(part, what, format_value(value)) for part, what, value in table.to_numpy()]
     print(interactions.report, end="\n\n")
-    _print_rows(tuple(table.columns), rows)
+    print_rows(tuple(table.columns), rows)
 
 
 def train(options):
@@ -237,7 +238,7 @@ def train(options):
     )
     if not options.quiet:
         shown = trained.history.round(4).astype(str)
-        _print_rows(tuple(shown.columns), shown.to_numpy().tolist())
+        print_rows(tuple(shown.columns), shown.to_numpy().tolist())
     quality = trained.metrics
     print(
         f"validation NDCG@10 {quality['valid_ndcg@10']:.4f}, "
@@ -275,7 +276,7 @@ def evaluate(options):
     lists = {name: recommender.recommend(wanted, k=options.k, at=at), **baselines}
     ks = sorted({k for k in (5, 10, 20) if k <= options.k} | {options.k})
     result = evaluate(lists, test, histories=histories, train=past, items=items, ks=ks)
-    console = _console()
+    console = make_console()
     console.print(result.to_rich(console.width))
     if options.report:
         history = recommender.training_history()
@@ -331,7 +332,7 @@ def similar(options):
     table = recommender.similar(options.item, text=options.text, k=options.k)
     titles = recommender.titles(table["item_id"])
     rows = zip(table["rank"], table["item_id"], titles, table["score"], strict=True)
-    _print_rows(
+    print_rows(
         ("rank", "item", "title", "cosine"), [(str(r), i, t, f"{s:.3f}") for r, i, t, s in rows]
     )
 
@@ -421,35 +422,6 @@ def _check_k(options):
         raise UserError(f"--k must be at least 1. Received: {options.k}.")
 
 
-# --- showing ---
-
-
-def _console():
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140)
-
-
-def _print_rows(columns, rows):
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    for column in columns:
-        table.add_column(str(column), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(str(value)) for value in row))
-    _console().print(table)
-
-
-def _flat(values, prefix=""):
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 #: verb -> (adds its options, runs it); the help text is the function's docstring
 VERBS = {
     "demo": (arguments.add_demo, demo),
@@ -461,6 +433,7 @@ VERBS = {
     "similar": (arguments.add_similar, similar),
     "export": (arguments.add_export, export),
     "serve": (arguments.add_serve, serve),
+    "feedback": (feedbackcli.add_feedback, feedbackcli.feedback),
     "update": (loopcli.add_update, loopcli.update),
     "rollback": (loopcli.add_rollback, loopcli.rollback),
     "simulate": (loopcli.add_simulate, loopcli.simulate),

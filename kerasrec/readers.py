@@ -22,6 +22,7 @@ class Part(NamedTuple):
     """One source, read: its good rows, column names and report.
 
     `fractions` is int64 nanoseconds within the second, `(num_rows,)`, or None for whole seconds.
+    `kept` is bool, `(rows of the source,)`: which of them are in the frame; None = all.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Part(NamedTuple):
     columns: dict
     report: CleaningReport
     fractions: np.ndarray | None = None
+    kept: np.ndarray | None = None
 
 
 def read_interaction_table(table, columns, on_bad, event_weights):
@@ -63,7 +65,8 @@ def read_interaction_table(table, columns, on_bad, event_weights):
     frame = rows.good(pd.DataFrame(checked))
     if fractions is not None:
         fractions = fractions[~rows.bad]
-    return Part(table.name, frame, columns, rows.report, fractions)
+    kept = ~rows.bad if rows.bad.any() else None
+    return Part(table.name, frame, columns, rows.report, fractions, kept)
 
 
 def _read_times(rows, data, columns):

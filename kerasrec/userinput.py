@@ -28,13 +28,13 @@ def read_events(options, paths):
         columns=columns or None,
         encoding=options.encoding,
         on_bad=options.on_bad,
-        event_weights=_event_weights(options.event_weights),
+        event_weights=event_weights(options.event_weights),
     )
     return _reported(found)
 
 
-def _event_weights(texts):
-    """`["share=2", "4=purchase", "stars=value"]` -> weights as `read_interactions` takes them."""
+def event_weights(texts):
+    """`["share=2", "4=purchase", "stars=value"]` as `read_interactions` takes it."""
     weights = {}
     for name, value in pairs_of(texts, "--event-weights").items():
         if value is None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import postgres
 import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
@@ -19,6 +20,16 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERASREC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A real PostgreSQL server; where none can be started the test is skipped and says why."""
+    try:
+        with postgres.running() as server:
+            yield server
+    except postgres.Unavailable as reason:
+        pytest.skip(f"no PostgreSQL: {reason}")
 
 
 # === Toy data: a slice of the packaged mooccube ===

@@ -16,6 +16,8 @@ backend artifacts nearest doctor
 cleaningreport columns events timestamps csvtable tables readers data
 cleaning datastats splits datasets sequences
 
+feedbacktables feedbackwriter feedbackevents feedbackstats feedback
+
 lists metrics transitions recency fusionweights fusion baselines evaluation plots report
 
 checkpoints torchfile text graphunigram architectures checkpointfolder e5small pooling finetuning
@@ -30,14 +32,14 @@ servingclient deployment
 
 servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
 
-demo userinput arguments loopcli cli
+demo userinput arguments showing feedbackcli loopcli cli
 """.split()
 
 #: modules that must load where there is no TensorFlow (test_public_api loads them so)
 LIGHT = """
 artifacts nearest cleaningreport columns events timestamps csvtable tables readers data cleaning
 datastats splits datasets sequences lists metrics baselines evaluation plots report transitions
-recency fusionweights fusion
+recency fusionweights fusion feedbacktables feedbackwriter feedbackevents feedbackstats feedback
 """.split()
 
 
@@ -90,7 +92,7 @@ def test_every_module_has_a_test_file():
 
 
 def test_every_test_is_collected():
-    helpers = {"conftest", "numpybert"}
+    helpers = {"conftest", "numpybert", "postgres"}
     for name, path in sources(TESTS).items():
         names = [n.name for n in ast.walk(parsed(path)) if isinstance(n, ast.FunctionDef)]
         tests = [
@@ -117,7 +119,7 @@ def calls(path, name):
 
 def test_only_the_command_line_prints():
     printing = [module for module, path in modules().items() if calls(path, "print")]
-    assert printing == ["cli"]
+    assert sorted(printing) == ["cli", "feedbackcli"]
 
 
 def test_the_environment_is_read_in_one_place():

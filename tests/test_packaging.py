@@ -28,7 +28,7 @@ def required(start, end):
     """Requirements that setup.py names between two words."""
     text = (ROOT / "setup.py").read_text()
     lists = text[text.index(start) : text.index(end)]
-    return [Requirement(line) for line in re.findall(r'"([\w-]+[=<>~!][^"]*)"', lists)]
+    return [Requirement(line) for line in re.findall(r'"([\w-]+(?:\[\w+\])?[=<>~!][^"]*)"', lists)]
 
 
 def imported(folder):

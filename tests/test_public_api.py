@@ -11,9 +11,9 @@ import pytest
 import kerasrec
 
 NAMES = """
-ArtifactError BASELINES Client Interactions Items LOSSES Recommender SEQUENCE_MODELS SetupError
-Split TextEncoder Trainer add_lora build_encoder build_model check_leakage clean deploy describe
-evaluate export fit_whitening hold_out_last join_interactions load_mooccube make_histories
+ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES Recommender SEQUENCE_MODELS
+SetupError Split TextEncoder Trainer add_lora build_encoder build_model check_leakage clean deploy
+describe evaluate export fit_whitening hold_out_last join_interactions load_mooccube make_histories
 make_validation read_interactions read_items run_baselines score_recommendations serve set_trainable
 split_leave_one_out split_temporal split_users train write_report write_table
 """.split()
@@ -57,6 +57,7 @@ def test_data_half_needs_no_tensorflow():
         "histories = kerasrec.make_histories(split.train, items)\n"
         "import kerasrec.artifacts, kerasrec.metrics, kerasrec.baselines, kerasrec.evaluation\n"
         "import kerasrec.cli, kerasrec.doctor, kerasrec.datastats, kerasrec.report\n"
+        "import kerasrec.feedback\n"
         "print(histories.num_users)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

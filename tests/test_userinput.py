@@ -14,9 +14,9 @@ def test_pairs_of():
 
 def test_event_weights():
     texts = ["share=2.5", "4=purchase", "stars=value"]
-    assert userinput._event_weights(texts) == {"share": 2.5, "4": "purchase", "stars": None}
+    assert userinput.event_weights(texts) == {"share": 2.5, "4": "purchase", "stars": None}
     with pytest.raises(UserError, match="--event-weights takes EVENT=WEIGHT. Received: 'share='"):
-        userinput._event_weights(["share="])
+        userinput.event_weights(["share="])
 
 
 @pytest.mark.parametrize("text", ["user_id", "=uid", " =x"])

@@ -1,0 +1,203 @@
+"""The feedback store against the targets of the project, on SQLite and on PostgreSQL.
+
+    .venv/bin/python benchmarks/feedback.py [--only ingest latest kill] [--stores sqlite postgresql]
+        [--events 1000000] [--kills 50] [--seconds 5] [--work build/feedback]
+
+PostgreSQL is a server of its own on loopback (tests/postgres.py), with fsync on; where none can be
+started it is left out and said. Parts:
+
+- ingest: durable events/s, one by one and in batches of 100, of one caller and of eight.
+- latest: p50 and p99 of a user's newest events, and of a click that is stored and read back, with
+  --events stored.
+- kill: kill -9 at random moments of ingest; acknowledged events lost, doubled, batches in half.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+PARTS = ("ingest", "latest", "kill")
+START = 1_700_000_000
+CHILD = """
+import itertools, sys
+from kerasrec.feedback import FeedbackStore
+store, start = FeedbackStore(sys.argv[1]), int(sys.argv[2])
+print("ready", flush=True)
+for n in itertools.count(start):
+    ids = [f"{n}-{m}" for m in range(1 + n % 5 * 20)]
+    store.add([{"user_id": f"u{n % 50}", "item_id": "i", "event_id": i, "timestamp": 1700000000 + n}
+        for i in ids])
+    print(n, flush=True)
+"""
+
+
+def batches(size, seed):
+    """Endless batches of new events of 10,000 users."""
+    draw, number = random.Random(seed), 0
+    while True:
+        yield [
+            {
+                "user_id": f"user {draw.randrange(10_000)}",
+                "item_id": f"item {draw.randrange(5_000)}",
+                "event": draw.choice(["view", "click", "purchase"]),
+                "timestamp": START + draw.randrange(10**7),
+                "event_id": f"{seed}-{number + n}",
+            }
+            for n in range(size)
+        ]
+        number += size
+
+
+def measure_ingest(store, options):
+    """Events/s that are durable."""
+    found = {}
+    for size in (1, 100):
+        for callers in (1, 8):
+            counts = [0] * callers
+            until = time.perf_counter() + options.seconds
+
+            def add(number, size=size, callers=callers, counts=counts, until=until):
+                for batch in batches(size, f"{size}-{callers}-{number}"):
+                    counts[number] += store.add(batch).stored
+                    if time.perf_counter() > until:
+                        return
+
+            started = time.perf_counter()
+            threads = [threading.Thread(target=add, args=[number]) for number in range(callers)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            rate = sum(counts) / (time.perf_counter() - started)
+            found[f"batches of {size}, {callers} caller(s), events/s"] = round(rate)
+    return found
+
+
+def measure_latest(store, options):
+    """Reads among many events; every fifth event is an impression."""
+    events, started = batches(5000, "fill"), time.perf_counter()
+    for number in range(0, options.events, 5000):
+        batch = next(events)
+        for event in batch[::5]:
+            event["event"] = "impression"
+        store.submit(batch).result()
+        if number % 200_000 == 0:
+            print(f"{number:,} events stored", file=sys.stderr, flush=True)
+    filled = time.perf_counter() - started
+    draw = random.Random(1)
+    users = [f"user {draw.randrange(10_000)}" for _ in range(2000)]
+
+    def click(user):
+        store.add([{"user_id": user, "item_id": f"item {draw.random()}"}])
+        return store.latest(user)
+
+    found = {"events": store.last_seq(), "filled, events/s": round(options.events / filled)}
+    for what, function, some in (
+        ("latest", store.latest, users),
+        ("click and latest", click, users[:500]),
+    ):
+        taken = []
+        for user in some:
+            started = time.perf_counter()
+            function(user)
+            taken.append(1000 * (time.perf_counter() - started))
+        p50, p99 = np.percentile(taken[20:], [50, 99])
+        found[f"{what}, ms p50, p99"] = [round(float(p50), 2), round(float(p99), 2)]
+    return found
+
+
+def measure_kill(url, options):
+    """Counts after kill -9 at random moments."""
+    from kerasrec.feedback import FeedbackStore
+
+    draw, known, lost, doubled, broken = random.Random(0), set(), 0, 0, 0
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    for number in range(options.kills):
+        command = [sys.executable, "-c", CHILD, str(url), str(100_000 * number)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+            child.stdout.readline()  # ready
+            time.sleep(draw.uniform(0, 0.4))
+            child.send_signal(signal.SIGKILL)
+            lines = child.stdout.read().split("\n")[:-1]
+        for n in map(int, lines):
+            known |= {f"{n}-{m}" for m in range(1 + n % 5 * 20)}
+        with FeedbackStore(url) as store:
+            ids = store.read()["event_id"]
+        lost += len(known - set(ids))
+        doubled += int(ids.duplicated().sum())
+        sizes = ids.str.split("-").str[0].value_counts()
+        broken += sum(count != 1 + int(n) % 5 * 20 for n, count in sizes.items())
+    return {
+        "kills": options.kills,
+        "acknowledged events": len(known),
+        "lost": lost,
+        "doubled": doubled,
+        "batches half stored": broken,
+    }
+
+
+@contextlib.contextmanager
+def places(options):
+    """Store name -> function that makes a URL of an empty store."""
+    with contextlib.ExitStack() as stack:
+        found = {}
+        if "sqlite" in options.stores:
+            numbers = iter(range(1000))
+            found["sqlite"] = lambda: options.work / f"store-{next(numbers)}.db"
+        if "postgresql" in options.stores:
+            import postgres
+
+            try:
+                server = stack.enter_context(postgres.running(fsync=True))
+                found["postgresql"] = server.new_url
+            except postgres.Unavailable as reason:
+                print(f"no PostgreSQL: {reason}", file=sys.stderr)
+        yield found
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--stores", nargs="+", default=["sqlite", "postgresql"])
+    parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "feedback")
+    parser.add_argument("--events", type=int, default=1_000_000, help="stored, for latest")
+    parser.add_argument("--seconds", type=float, default=5, help="of each ingest")
+    parser.add_argument("--kills", type=int, default=50)
+    options = parser.parse_args()
+    shutil.rmtree(options.work, ignore_errors=True)
+    options.work.mkdir(parents=True)
+    from kerasrec.feedback import FeedbackStore
+
+    rows = ["| store | part | measured |", "| --- | --- | --- |"]
+    with places(options) as found:
+        for name, new_url in found.items():
+            for part in options.only:
+                function = globals()[f"measure_{part}"]
+                if part == "kill":
+                    result = function(new_url(), options)
+                else:
+                    with FeedbackStore(new_url()) as store:
+                        result = function(store, options)
+                print(f"{name}, {part}: {json.dumps(result)}", file=sys.stderr, flush=True)
+                shown = "; ".join(f"{what} {value}" for what, value in result.items())
+                rows.append(f"| {name} | {part} | {shown} |")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,455 @@
+"""The feedback store: what users were shown and did, durable, for the next list and the next model.
+
+A SQLite file, or a PostgreSQL database when several machines write.
+"""
+
+import logging
+import time
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.cleaningreport import CleaningReport
+from kerasrec.data import Interactions
+from kerasrec.events import event_table, look_up_events, unknown_event_message
+from kerasrec.feedbackevents import event_rows, table_rows
+from kerasrec.feedbackstats import read_stats
+from kerasrec.feedbacktables import ACTION, ERASURES, EVENTS, SHOWN, open_database, sa
+from kerasrec.feedbackwriter import Added, Erased, Writer
+from kerasrec.readers import as_categories
+from kerasrec.tables import check_output, open_table, write_table
+
+log = logging.getLogger(__name__)
+_COLUMNS = EVENTS.c
+_ORDERS = {
+    "seq": ["seq"],
+    "time": ["timestamp", "seq"],
+    "content": ["timestamp", "event_id"],
+}
+_CHUNK = 50_000  # rows of one short read: a long one would keep old rows alive
+_USERS = 5_000  # users of one query
+_IMPORT = 10_000  # rows of one transaction
+
+
+class StoredEvent(NamedTuple):
+    """An event as it is stored; `timestamp` is UTC seconds, what was not given is None."""
+
+    seq: int
+    event_id: str
+    user_id: str
+    item_id: str
+    event: str
+    value: float | None
+    timestamp: int
+    request_id: str | None
+    model: str | None
+    version: int | None
+    position: int | None
+
+
+class Erasure(NamedTuple):
+    """That somebody was forgotten, without a name.
+
+    `timestamp`: UTC seconds up to which the user's events are refused. `rows`: how many were
+    deleted. `first_seq`: the least seq among them, None without rows; a model that was trained on
+    events up to a seq >= `first_seq` may have learned from them.
+    """
+
+    timestamp: int
+    rows: int
+    first_seq: int | None
+
+
+class FeedbackStore:
+    """A durable store of events: idempotent, shared by threads, processes and machines.
+
+    Args:
+        url: path of a SQLite file (the default kind), `sqlite:///path`, or
+            `postgresql+psycopg://user:password@host/database`. Missing tables are made.
+        create: False: a store that does not exist is an error.
+
+    Raises:
+        FileNotFoundError, ArtifactError, ConnectionError, ImportError, ValueError: no such store;
+            a file that is something else; a server that does not answer or refuses the user; a
+            missing driver; another kind of URL.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with FeedbackStore(f"{folder.name}/feedback.db") as store:
+    ...     click = {"user_id": "u1", "item_id": "甲", "timestamp": 1393632000}
+    ...     print(store.add([click]), store.add([click]))
+    ...     print([event.item_id for event in store.latest("u1")])
+    Added(stored=1, repeated=0, erased=0) Added(stored=0, repeated=1, erased=0)
+    ['甲']
+    """
+
+    def __init__(self, url, *, create=True):
+        self._database = open_database(url, create=create)
+        self._writer = Writer(self._database)
+        latest = sa.select(*(_COLUMNS[name] for name in StoredEvent._fields)).where(
+            _COLUMNS.user_id == sa.bindparam("user"), _COLUMNS.timestamp >= sa.bindparam("since")
+        )
+        newest_first = _COLUMNS.timestamp.desc(), _COLUMNS.seq.desc()
+        self._latest = latest.order_by(*newest_first).limit(sa.bindparam("most"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __repr__(self):
+        return f"FeedbackStore({self.name})"
+
+    @property
+    def name(self):
+        """Path or URL, without a password."""
+        return self._database.name
+
+    def close(self):
+        """Write what is waiting and let go of the database."""
+        self._writer.close()
+        self._database.engine.dispose()
+
+    # --- writing ---
+
+    def add(self, events):
+        """Store events; they survive a crash and a power cut when this returns.
+
+        All of them are stored or, when one is malformed, none. What several threads add at once
+        shares one write to the disk.
+
+        Args:
+            events: a list of dicts with `user_id`, `item_id` and, where they are known, `event`
+                (default click; synonyms as in tables), `value` (kept as float32), `timestamp` (UTC
+                seconds or any form that tables may have; default now), `request_id`, `model`,
+                `version`, `position` (from 1) and `event_id`; or a DataFrame, or `Interactions`.
+
+                An event without `event_id` gets one from its user, item, event, timestamp, value
+                and request id, so sending it again changes nothing (give a timestamp for that),
+                and two equal ones within a second are one.
+
+        Returns:
+            `Added(stored, repeated, erased)`.
+
+        Raises:
+            ValueError, TypeError: a malformed event, by its number and field.
+            OSError: the disk is full, the server is gone, another process writes for too long.
+        """
+        return self.submit(events).result()
+
+    def submit(self, events):
+        """As `add`, but returns a `concurrent.futures.Future` of `Added` at once.
+
+        Malformed events are still refused here; the rows are durable when the future is done.
+        """
+        return self._writer.submit(event_rows(events))
+
+    def add_served(self, user_id, item_ids, *, request_id, model, version, timestamp=None):
+        """Store a list that was served, as impressions; returns a future as `submit` does.
+
+        Args:
+            user_id: who saw it.
+            item_ids: in the order shown; the first has position 1.
+            request_id: what clicks on the list will give to be attributed to it.
+            model, version: what made the list.
+            timestamp: when; None = now.
+        """
+        shared = dict(user_id=user_id, event="impression", request_id=request_id)
+        shared |= dict(model=model, version=version, timestamp=timestamp)
+        events = [
+            {**shared, "item_id": item, "position": position}
+            for position, item in enumerate(item_ids, 1)
+        ]
+        return self.submit(events)
+
+    def import_file(
+        self,
+        paths,
+        *,
+        columns=None,
+        encoding="utf-8",
+        on_bad="error",
+        event_weights=None,
+        progress=False,
+    ):
+        """Store the events of csv, csv.gz or parquet files; interrupted, it is simply run again.
+
+        Columns are found as by `read_interactions`; a time column is needed. Columns named
+        `event_id`, `request_id`, `model`, `version` and `position` are read too. Without
+        `event_id`, rows with the same user, item, event, value and second are one event. The
+        weight of a row is not stored: it follows from the event.
+
+        Args:
+            paths: one path or a list of them; each file is read whole, then stored in parts.
+            columns, encoding, on_bad, event_weights: as for `read_interactions`; an event of
+                another name is said to be a known one, `event_weights={"4": "purchase"}`.
+            progress: True draws a bar.
+
+        Returns:
+            `Added` of all files.
+
+        Raises:
+            FileNotFoundError, ValueError: as `read_interactions`; a file without times.
+        """
+        added = Added(0, 0)
+        for path in paths if isinstance(paths, list | tuple) else [paths]:
+            table = open_table(path, encoding)
+            rows, report = table_rows(
+                table, columns=columns, on_bad=on_bad, event_weights=event_weights
+            )
+            if report.rows_before != report.rows_after:
+                log.warning("%s", report)
+            equal = len(rows) - len({row["event_id"] for row in rows})
+            if equal:
+                log.warning(
+                    "%s: rows that say the same as another one (user, item, event, value and "
+                    "second, or event_id) are stored once: %d fewer",
+                    table.name,
+                    equal,
+                )
+            added += self._import_rows(rows, progress)
+        return added
+
+    def _import_rows(self, rows, progress):
+        from tqdm import tqdm
+
+        added = Added(0, 0)
+        with tqdm(total=len(rows), unit="event", disable=not progress) as bar:
+            for start in range(0, len(rows), _IMPORT):
+                part = rows[start : start + _IMPORT]
+                added += self._writer.submit(part).result()
+                bar.update(len(part))
+        return added
+
+    def forget(self, user_id):
+        """Delete everything of a user, also from the disk, and refuse it when it is sent again.
+
+        Kept is that somebody was forgotten, when and how many rows, with a salted hash that knows
+        the user's older events again. In SQLite the bytes are gone from the file and its log (the
+        file is written anew: seconds for millions of events); in PostgreSQL the rows are deleted
+        and vacuumed, and backups are the server's matter. Models that have learned from the rows
+        keep what they learned until they are trained without them: see `erasures`.
+
+        Returns:
+            Number of rows deleted.
+        """
+        user_id = str(user_id)
+        mine = _COLUMNS.user_id == user_id
+        found = sa.select(
+            sa.func.count(), sa.func.min(_COLUMNS.seq), sa.func.max(_COLUMNS.timestamp)
+        )
+        user_hash = Erased(self._database.salt).hash_of(user_id)
+        with self._database.writing() as connection:
+            count, first, newest = connection.execute(found.where(mine)).one()
+            connection.execute(sa.delete(EVENTS).where(mine))
+            until = max(int(time.time()), newest or 0)
+            erasure = dict(user_hash=user_hash, timestamp=until, rows=count, first_seq=first)
+            connection.execute(sa.insert(ERASURES).values(erasure))
+        if not self._database.scrub():
+            log.warning(
+                "%s: another process was reading, so the log beside the file still holds deleted "
+                "rows until its next checkpoint; run forget again when nobody reads",
+                self.name,
+            )
+        return count
+
+    # --- reading ---
+
+    def latest(self, user_id, limit=200, *, since=None, impressions=False):
+        """The newest events of a user, oldest first; a bounded read also among millions.
+
+        Args:
+            user_id: whose.
+            limit: at most so many.
+            since: UTC seconds; older ones are left out.
+            impressions: True: also what the user was merely shown.
+
+        Returns:
+            list of `StoredEvent`, in order of time, within a second as they were stored.
+        """
+        given = {"user": str(user_id), "since": since or 0, "most": limit}
+        kinds = (ACTION, SHOWN) if impressions else (ACTION,)
+        with self._database.reading() as connection:
+            rows = [r for k in kinds for r in connection.execute(self._latest.where(k), given)]
+        rows.sort(key=lambda row: (row.timestamp, row.seq))
+        return [StoredEvent(*row) for row in rows[-limit:]]
+
+    def read(
+        self,
+        *,
+        after=0,
+        until=None,
+        since=None,
+        before=None,
+        events=None,
+        users=None,
+        order="seq",
+        attribute=True,
+    ):
+        """Events as a table.
+
+        Seq numbers grow in the order of commits, so whoever reads `after` the last seq seen misses
+        nothing, also when several machines write.
+
+        Args:
+            after, until: seq from (excluded) and to (included).
+            since, before: UTC seconds from (included) and to (excluded).
+            events: names; None = all, impressions too.
+            users: ids; None = all.
+            order: `"seq"`, `"time"` (within a second by seq), or `"content"` (within a second by
+                event id: the same for the same events, in whatever order they came).
+            attribute: True gives an event with a request id the model, version and position of the
+                impression of that request and item, where it does not say them itself.
+
+        Returns:
+            DataFrame with the columns of `StoredEvent`; `version` and `position` are Int64,
+            `value` is float64 with NaN for none.
+        """
+        if order not in _ORDERS:
+            raise ValueError(f"order: expected one of {', '.join(_ORDERS)}. Received: {order!r}.")
+        limits = dict(until=until, since=since, before=before)
+        users = [None] if users is None else _in_parts([str(user) for user in users], _USERS)
+        names = _event_names(events)
+        parts = [
+            part
+            for some in users
+            for part in self._chunks(_select(attribute, names, some, **limits), after)
+        ]
+        frame = _frame([row for part in parts for row in part])
+        if order == "seq" and len(users) < 2:
+            return frame
+        return frame.sort_values(_ORDERS[order], kind="stable", ignore_index=True)
+
+    def _chunks(self, query, after):
+        """Rows in order of seq, in short reads."""
+        query = query.where(_COLUMNS.seq > sa.bindparam("last")).order_by(_COLUMNS.seq)
+        query = query.limit(_CHUNK)
+        while True:
+            with self._database.reading() as connection:
+                rows = connection.execute(query, {"last": after}).all()
+            yield rows
+            if len(rows) < _CHUNK:
+                return
+            after = rows[-1].seq
+
+    def interactions(self, *, impressions=False, order="time", event_weights=None, **limits):
+        """Events as `Interactions`, as `kerasrec.train` takes them.
+
+        Args:
+            impressions: True: also what users were merely shown.
+            order: as of `read`.
+            event_weights: as for `read_interactions`.
+            limits: `after`, `until`, `since`, `before`, `events`, `users` of `read`.
+
+        Returns:
+            `Interactions`; without a row where there is no such event.
+        """
+        table = event_table(event_weights)
+        frame = self.read(order=order, attribute=False, **limits)
+        if not impressions:
+            frame = frame[frame["event"] != "impression"].reset_index(drop=True)
+        names = ("user_id", "item_id", "timestamp", "event", "value")
+        columns = {name: as_categories(frame[name], name) for name in names[:2]}
+        columns["timestamp"] = frame["timestamp"]
+        columns["event"] = as_categories(frame["event"], "event")
+        columns["value"] = frame["value"].astype(np.float32)
+        weights = {name: table[name].weight for name in columns["event"].categories}
+        weight = frame["event"].map(weights).astype(np.float32)
+        columns["weight"] = weight.where(weight.notna(), columns["value"])
+        report = CleaningReport(len(frame))
+        return Interactions(pd.DataFrame(columns), dict(zip(names, names, strict=True)), report)
+
+    def last_seq(self):
+        """The largest seq; 0 in an empty store."""
+        return self._scalar(sa.func.max(_COLUMNS.seq)) or 0
+
+    def newest(self):
+        """The newest timestamp, UTC seconds; None in an empty store."""
+        return self._scalar(sa.func.max(_COLUMNS.timestamp))
+
+    def _scalar(self, value):
+        with self._database.reading() as connection:
+            return connection.execute(sa.select(value)).scalar_one()
+
+    def stats(self):
+        """`feedbackstats.Stats`: counts, and how often lists were clicked, by version, position."""
+        with self._database.reading() as connection:
+            return read_stats(connection)
+
+    def erasures(self):
+        """Who was forgotten, without names: list of `Erasure`, oldest first."""
+        columns = ERASURES.c.timestamp, ERASURES.c.rows, ERASURES.c.first_seq
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(*columns).order_by(ERASURES.c.id)).all()
+        return [Erasure(*row) for row in rows]
+
+    def export_file(self, path):
+        """Write all events as csv, csv.gz or parquet; `import_file` reads the same store from it.
+
+        Returns:
+            Number of events written.
+        """
+        check_output(path)
+        frame = self.read(attribute=False).drop(columns="seq")
+        write_table(frame, path)
+        return len(frame)
+
+
+def _select(attribute, events, users, *, until, since, before):
+    """Query of events within limits, without an order."""
+    fields = [_COLUMNS[name] for name in StoredEvent._fields]
+    source = EVENTS
+    if attribute:
+        shown, first = EVENTS.alias("shown"), EVENTS.alias("first")
+        of_list = (
+            sa.select(sa.func.min(first.c.seq))
+            .where(first.c.request_id == _COLUMNS.request_id, first.c.item_id == _COLUMNS.item_id)
+            .where(first.c.event == "impression")
+            .scalar_subquery()
+        )
+        is_asked = _COLUMNS.request_id.is_not(None) & (_COLUMNS.event != "impression")
+        source = EVENTS.outerjoin(shown, is_asked & (shown.c.seq == of_list))
+        said = StoredEvent._fields[:-3]
+        fields = [_COLUMNS[name] for name in said] + [
+            sa.func.coalesce(_COLUMNS[name], shown.c[name]).label(name)
+            for name in ("model", "version", "position")
+        ]
+    query = sa.select(*fields).select_from(source)
+    if until is not None:
+        query = query.where(_COLUMNS.seq <= until)
+    if since is not None:
+        query = query.where(_COLUMNS.timestamp >= since)
+    if before is not None:
+        query = query.where(_COLUMNS.timestamp < before)
+    if events is not None:
+        query = query.where(_COLUMNS.event.in_(events))
+    if users is not None:
+        query = query.where(_COLUMNS.user_id.in_(users))
+    return query
+
+
+def _event_names(events):
+    """Canonical names of events that a caller asks for."""
+    if events is None:
+        return None
+    table = event_table()
+    names = [events] if isinstance(events, str) else list(events)
+    found = look_up_events(names, table)
+    for name, event in zip(names, found, strict=True):
+        if event is None:
+            expected, received, _ = unknown_event_message(name, table)
+            raise ValueError(f"events: expected {expected}. Received: {received}. Correct it.")
+    return [event.name for event in found]
+
+
+def _in_parts(values, size):
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def _frame(rows):
+    frame = pd.DataFrame(rows, columns=list(StoredEvent._fields), dtype=object)
+    kinds = dict.fromkeys(("seq", "timestamp"), "int64") | {"value": "float64"}
+    kinds |= dict.fromkeys(("version", "position"), "Int64")
+    return frame.astype(kinds)

@@ -1,0 +1,267 @@
+"""`kerasrec feedback`: events into the store, out of it, counted, erased."""
+
+import argparse
+import inspect
+import json
+import re
+import sys
+from datetime import UTC, datetime
+
+from kerasrec import backend
+from kerasrec.arguments import SHAPE, Parser, add_files, add_reading
+from kerasrec.showing import print_rows
+from kerasrec.userinput import UserError, event_weights, pairs_of
+
+_BATCH = 1000  # events of one transaction of --events
+
+
+def feedback(options):
+    """The store of what users did: add, import, export, count and forget events.
+
+    The store is a SQLite file or a PostgreSQL database. An event that is sent again is stored once,
+    and what was stored survives a crash.
+    """
+    _ACTIONS[options.action][1](options)
+
+
+def add_feedback(sub):
+    """Options of `feedback`, one parser for each action."""
+    sub.usage = "kerasrec feedback add | import | export | stats | forget  [options]"
+    group = sub.add_subparsers(
+        dest="action",
+        prog="kerasrec feedback",
+        required=True,
+        metavar="ACTION",
+        help="add, import, export, stats or forget; `kerasrec feedback add --help` says more",
+        parser_class=Parser,
+    )
+    for name, (add_options, function) in _ACTIONS.items():
+        text = inspect.getdoc(function)
+        action = group.add_parser(name, help=text.splitlines()[0], description=text)
+        action.formatter_class = SHAPE
+        _add_store(action)
+        add_options(action)
+        hidden = dict(action="store_true", default=argparse.SUPPRESS)
+        action.add_argument("--verbose", help="say more", **hidden)
+        action.add_argument("--debug", help="show the traceback of an error", **hidden)
+
+
+def _add_store(action):
+    action.add_argument(
+        "--store",
+        metavar="S",
+        help="path of a SQLite file or postgresql+psycopg://user:password@host/database (default: "
+        "KERASREC_STORE in the environment, else feedback.db)",
+    )
+
+
+def _open(options, *, create=False):
+    from kerasrec.feedback import FeedbackStore
+
+    return FeedbackStore(options.store or backend.store_url(), create=create)
+
+
+def _said(added):
+    parts = [f"{added.stored:,} {'event' if added.stored == 1 else 'events'} stored"]
+    if added.repeated:
+        parts.append(f"{added.repeated:,} known before")
+    if added.erased:
+        parts.append(f"{added.erased:,} of forgotten users refused")
+    return ", ".join(parts)
+
+
+# --- add ---
+
+
+def _add_options_of_add(action):
+    action.usage = "kerasrec feedback add --user U --item I [options] | --events FILE.jsonl"
+    action.add_argument("--user", metavar="U", help="who")
+    action.add_argument("--item", metavar="I", help="what")
+    action.add_argument("--event", metavar="E", help="click (default), view, purchase, like, ...")
+    action.add_argument("--value", type=float, metavar="N", help="such as the stars of a rating")
+    action.add_argument("--time", metavar="T", help="UTC seconds or 2026-11-24T08:00 (default now)")
+    action.add_argument("--request-id", metavar="R", help="of the list that the item stood in")
+    action.add_argument("--event-id", metavar="ID", help="events of one id are stored once")
+    action.add_argument(
+        "--events", metavar="F", help="events as JSON objects, one a line; - reads standard input"
+    )
+
+
+def add(options):
+    """Store one event, or JSON lines.
+
+    A line is an object with user_id, item_id and, where known, event, value, timestamp, request_id,
+    model, version, position, event_id.
+    """
+    single = dict(
+        user_id=options.user,
+        item_id=options.item,
+        event=options.event,
+        value=options.value,
+        timestamp=options.time,
+        request_id=options.request_id,
+        event_id=options.event_id,
+    )
+    given = [name for name, value in single.items() if value is not None]
+    if options.events is None and not (options.user and options.item):
+        raise UserError("expected --user U and --item I, or --events F.")
+    if options.events is not None and given:
+        raise UserError("--events F goes without the options of a single event.")
+    if options.events is None:
+        with _open(options, create=True) as store:
+            print(_said(store.add([single])))
+    elif options.events == "-":
+        with _open(options, create=True) as store:
+            print(_said(_add_lines(store, sys.stdin, "standard input")))
+    else:
+        with (
+            open(options.events, encoding="utf-8-sig") as file,
+            _open(options, create=True) as store,
+        ):
+            print(_said(_add_lines(store, file, options.events)))
+
+
+def _add_lines(store, file, name):
+    """Store the events of JSON lines, a part at a time; a mistake names its line."""
+    from kerasrec.feedback import Added
+
+    added, batch = Added(0, 0), []
+    for number, line in enumerate(_lines(file, name), 1):
+        if line.strip():
+            batch.append((number, _event_of(line, f"{name}, line {number}")))
+        if len(batch) >= _BATCH:
+            added, batch = added + _store(store, batch, name, added), []
+    return added + _store(store, batch, name, added)
+
+
+def _lines(file, name):
+    try:
+        yield from file
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name} is not utf-8 text (byte {error.start}). Save it as utf-8."
+        ) from None
+
+
+def _event_of(line, where):
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise UserError(
+            f'{where}: expected a JSON object such as {{"user_id": "u", "item_id": "i"}}. '
+            f"Received: {line.strip()[:60]!r} ({error}). Correct it."
+        ) from None
+
+
+def _store(store, batch, name, before):
+    try:
+        return store.add([event for _, event in batch])
+    except (ValueError, TypeError) as error:
+        problem = re.sub(
+            r"^event (\d+)", lambda m: f"{name}, line {batch[int(m[1]) - 1][0]}", str(error)
+        )
+        stored = f"{before.stored:,} events of earlier lines are stored"
+        raise UserError(problem.replace("nothing was stored", stored)) from None
+
+
+# --- import and export ---
+
+
+def _add_options_of_import(action):
+    action.usage = "kerasrec feedback import --interactions F... [options]"
+    add_files(action, "--interactions", "what users did", "--data", required=True)
+    add_reading(action)
+
+
+def import_(options):
+    """Store the events of csv, csv.gz or parquet files.
+
+    They need a time column. Importing a file again stores nothing twice; an import that was
+    interrupted is simply run again. Columns event_id, request_id, model, version and position are
+    read too.
+    """
+    with _open(options, create=True) as store:
+        added = store.import_file(
+            options.interactions,
+            columns=pairs_of(options.columns, "--columns") or None,
+            encoding=options.encoding,
+            on_bad=options.on_bad,
+            event_weights=event_weights(options.event_weights),
+            progress=sys.stderr.isatty(),
+        )
+        print(f"{_said(added)} in {store.name}")
+
+
+def _add_options_of_export(action):
+    action.usage = "kerasrec feedback export --out F [options]"
+    action.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet")
+
+
+def export(options):
+    """Write all events as a table that `kerasrec feedback import` reads."""
+    with _open(options) as store:
+        print(f"{store.export_file(options.out):,} events in {options.out}")
+
+
+# --- stats and forget ---
+
+
+def stats(options):
+    """Events, users, items, and how often served lists were clicked, by version and position."""
+    with _open(options) as store:
+        found, name = store.stats(), store.name
+    rows = [("store", name), ("events", f"{found.events:,}")]
+    rows += [(f"  {event}", f"{count:,}") for event, count in found.types.items()]
+    rows += [("users", f"{found.users:,}"), ("items", f"{found.items:,}")]
+    if found.events:
+        rows += [("first", _date(found.first)), ("last", _date(found.last))]
+    rows.append(("clicks without an impression of their request", f"{found.unmatched:,}"))
+    rows.append(("users forgotten", f"{found.erasures:,}"))
+    print_rows(("what", "value"), rows)
+    for table in (found.versions, found.positions):
+        if len(table):
+            print()
+            shown = table.assign(rate=table["rate"].map("{:.4f}".format))
+            shown = shown.astype(object).where(shown.notna(), "")
+            print_rows(tuple(table.columns), shown.to_numpy().tolist())
+
+
+def _date(seconds):
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _add_options_of_forget(action):
+    action.usage = "kerasrec feedback forget --user U [--yes]"
+    action.add_argument("--user", required=True, metavar="U", help="who is to be forgotten")
+    action.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def forget(options):
+    """Delete everything of a user, and refuse it when it is sent again.
+
+    Models keep what they learned from the user until they are trained without these events.
+    """
+    with _open(options) as store:
+        if not options.yes:
+            count = len(store.read(users=[options.user]))
+            _confirm(f"Delete {count:,} events of user {options.user!r} in {store.name} for good?")
+        count = store.forget(options.user)
+        print(f"{count:,} events deleted; older ones of this user are refused from now on")
+
+
+def _confirm(question):
+    if not sys.stdin.isatty():
+        raise UserError("forget deletes for good: give --yes where nobody can be asked.")
+    print(f"{question} [y/N] ", end="", flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UserError("nothing was deleted.")
+
+
+#: action -> (adds its options, runs it); the help text is the function's docstring
+_ACTIONS = {
+    "add": (_add_options_of_add, add),
+    "import": (_add_options_of_import, import_),
+    "export": (_add_options_of_export, export),
+    "stats": (lambda action: None, stats),
+    "forget": (_add_options_of_forget, forget),
+}

@@ -1,0 +1,344 @@
+"""What was sent to a feedback store: checked, brought to one form, and given its event id."""
+
+import hashlib
+import json
+import math
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.data import Interactions
+from kerasrec.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
+from kerasrec.nearest import nearest
+from kerasrec.readers import MISSING_IDS, read_interaction_table
+from kerasrec.tables import FrameTable
+from kerasrec.timestamps import FIRST_SECOND, LAST_SECOND, read_moment
+
+#: fields of a stored event, beside its seq
+FIELDS = (
+    "event_id",
+    "user_id",
+    "item_id",
+    "event",
+    "value",
+    "timestamp",
+    "request_id",
+    "model",
+    "version",
+    "position",
+)
+#: columns that tables of interactions do not have elsewhere
+EXTRAS = ("event_id", "request_id", "model", "version", "position")
+MAX_LENGTH = 256  # of an id; an index entry of PostgreSQL ends at 2,700 bytes
+_TABLE = event_table()
+
+
+def event_rows(events, *, now=None):
+    """Rows to store, from anything that `FeedbackStore.add` takes.
+
+    Args:
+        events: a list of dicts, one dict, a DataFrame or `Interactions`.
+        now: UTC seconds of events without a time; None = the clock.
+
+    Returns:
+        list of dicts with the keys `FIELDS`.
+
+    Raises:
+        ValueError, TypeError: names the row and the field.
+
+    >>> event_rows([{"user_id": 7, "item_id": "a", "event": "pv", "timestamp": "2014-03-01"}])
+    [{'event_id': 'cb03e41c5ed7a5944b85f5badf17c1c6', 'user_id': '7', 'item_id': 'a', 'event':
+    'view', 'value': None, 'timestamp': 1393632000, 'request_id': None, 'model': None, 'version':
+    None, 'position': None}]
+    """
+    now = int(time.time()) if now is None else now
+    if isinstance(events, Interactions):
+        return _interaction_rows(events)
+    if isinstance(events, pd.DataFrame):
+        return table_rows(FrameTable(events), now=now)[0] if len(events) else []
+    if isinstance(events, dict):
+        events = [events]
+    if not isinstance(events, list | tuple):
+        raise TypeError(
+            "events: expected a list of dicts, a DataFrame or Interactions. Received: "
+            f"{type(events).__name__}. Pass one of these."
+        )
+    return [_row(event, number, now) for number, event in enumerate(events, 1)]
+
+
+def _row(event, number, now):
+    where = f"event {number}"
+    if not isinstance(event, dict):
+        raise TypeError(
+            f"{where}: expected a dict with user_id and item_id. Received: "
+            f"{type(event).__name__}. Correct it; nothing was stored."
+        )
+    for key in event:
+        if key not in FIELDS:
+            raise ValueError(f"{where}: unknown field {key!r}. {nearest(key, FIELDS)}")
+    get = event.get
+    row = {
+        "event_id": _optional_text(get("event_id"), where, "event_id"),
+        "user_id": _text(get("user_id"), where, "user_id"),
+        "item_id": _text(get("item_id"), where, "item_id"),
+        "event": _event(get("event"), where),
+        "value": _value(get("value"), where),
+        "timestamp": _seconds(get("timestamp"), where, now),
+        "request_id": _optional_text(get("request_id"), where, "request_id"),
+        "model": _optional_text(get("model"), where, "model"),
+        "version": _whole(get("version"), where, "version"),
+        "position": _whole(get("position"), where, "position"),
+    }
+    if row["event"] == "rating" and row["value"] is None:
+        raise ValueError(_problem(where, "value", "a number for a rating", None))
+    row["event_id"] = row["event_id"] or event_id(row)
+    return row
+
+
+def event_id(row):
+    """The id of an event that has none of its own: 32 hex digits, the same for the same content.
+
+    Content is user, item, event, time (seconds), value and request id, so an event that is sent
+    again is known again, and two equal ones within a second are one.
+    """
+    content = [row[name] for name in ("user_id", "item_id", "event", "timestamp", "value")]
+    text = json.dumps([*content, row["request_id"]], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+# --- fields ---
+
+
+def _problem(where, field, expected, received):
+    return (
+        f"{where}: expected {expected} as {field}. Received: {received!r}. Correct it; nothing was "
+        "stored."
+    )
+
+
+def _text(value, where, field):
+    """An id as text; whole numbers become their digits, as everywhere in kerasrec."""
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, int | np.integer) and not isinstance(value, bool):
+        text = str(int(value))
+    else:
+        raise ValueError(_problem(where, field, "a text or a whole number", value))
+    if text in MISSING_IDS or text.isspace():
+        raise ValueError(_problem(where, field, "a text that is not empty", value))
+    if len(text) > MAX_LENGTH:
+        expected = f"at most {MAX_LENGTH} characters"
+        raise ValueError(_problem(where, field, expected, f"{text[:20]}... ({len(text)})"))
+    if not _is_storable(text):
+        raise ValueError(_problem(where, field, "text without NUL and broken characters", value))
+    return text
+
+
+def _is_storable(text):
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _optional_text(value, where, field):
+    return None if _is_missing(value) or value == "" else _text(value, where, field)
+
+
+def _is_missing(value):
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _event(value, where):
+    if value is None:
+        return "click"
+    if isinstance(value, str) and value in EVENT_WEIGHTS:
+        return value
+    known = look_up_events([value], _TABLE)[0]
+    if known is None:
+        expected, received, _ = unknown_event_message(value, _TABLE)
+        raise ValueError(
+            f"{where}: expected {expected} as event. Received: {received}. Correct it; nothing was "
+            "stored."
+        )
+    return known.name
+
+
+def _value(value, where):
+    """A number as float32 keeps it (as `Interactions` do), in its shortest decimal form."""
+    if _is_missing(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise ValueError(_problem(where, "value", "a number", value))
+    with np.errstate(over="ignore"):
+        short = float(str(np.float32(value)))
+    if not math.isfinite(short):
+        raise ValueError(_problem(where, "value", "a finite number", value))
+    return short
+
+
+def _whole(value, where, field):
+    if _is_missing(value):
+        return None
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or value != int(value) or not 1 <= value < 2**31:
+        raise ValueError(_problem(where, field, "a whole number from 1", value))
+    return int(value)
+
+
+def _seconds(value, where, now):
+    if value is None:
+        return now
+    if type(value) is int and FIRST_SECOND <= value < LAST_SECOND:
+        return value
+    try:
+        return _moment(value)
+    except (ValueError, TypeError):
+        expected = "a time (UTC seconds, or such as 2026-11-24T08:00)"
+        raise ValueError(_problem(where, "timestamp", expected, value)) from None
+
+
+@lru_cache(maxsize=4096)
+def _moment(value):
+    if isinstance(value, datetime):
+        value = value.isoformat()
+    if isinstance(value, str) and value[4:5] == "-":
+        with_zone = datetime.fromisoformat(value)  # much faster than pandas for one value
+        if with_zone.tzinfo is None:
+            with_zone = with_zone.replace(tzinfo=UTC)
+        seconds = math.floor(with_zone.timestamp())
+        if FIRST_SECOND <= seconds < LAST_SECOND:
+            return seconds
+    seconds = None if value == "now" else read_moment(value)
+    if seconds is None:
+        raise ValueError("no time")
+    return seconds
+
+
+# --- tables ---
+
+
+class _WithExtras:
+    """A table of `kerasrec.tables` of which further columns are read along."""
+
+    def __init__(self, table, extras):
+        self.name, self.columns = table.name, table.columns
+        self._table, self._extras = table, extras
+        self.found = {}
+
+    def read(self, columns, text=(), on_bad="error"):
+        names = list(dict.fromkeys([*columns, *self._extras.values()]))
+        texts = [self._extras[r] for r in ("event_id", "request_id", "model") if r in self._extras]
+        data, report = self._table.read(names, [*text, *texts], on_bad)
+        self.found = {role: data[name] for role, name in self._extras.items()}
+        return data, report
+
+
+def table_rows(table, *, columns=None, on_bad="error", event_weights=None, now=None):
+    """Rows to store, from a table that `kerasrec.tables.open_table` has opened.
+
+    Args:
+        table: with columns as `read_interactions` finds them, and those of `EXTRAS` by their names.
+        columns: canonical name -> column name, also of `EXTRAS`.
+        on_bad, event_weights: as for `read_interactions`; an event must have a known name, or be
+            said to be one.
+        now: UTC seconds for a table without a time column; None: it must have one.
+
+    Returns:
+        `(rows, report)`: dicts with the keys `FIELDS` in the order of the exact times of the
+        source within a second, and the `CleaningReport`.
+    """
+    columns = dict(columns or {})
+    extras = {role: columns.pop(role, role) for role in EXTRAS}
+    _check_given(table, {r: n for r, n in extras.items() if r != n and n is not None})
+    table = _WithExtras(table, {r: n for r, n in extras.items() if n in table.columns})
+    part = read_interaction_table(table, columns, on_bad, event_weights)
+    frame = part.frame
+    if "timestamp" not in part.columns and now is not None:
+        frame["timestamp"] = now
+    _check_frame(frame, table.name)
+    rows = _frame_rows(frame, table.name, _extra_columns(table.found, part.kept))
+    if part.fractions is not None:
+        order = np.lexsort((part.fractions, frame["timestamp"].to_numpy()))
+        rows = [rows[number] for number in order]
+    return rows, part.report
+
+
+def _interaction_rows(interactions):
+    if not len(interactions):
+        return []
+    _check_frame(interactions.frame, "interactions")
+    return _frame_rows(interactions.frame, "interactions", {})
+
+
+def _check_given(table, given):
+    for role, name in given.items():
+        if name not in table.columns:
+            raise ValueError(
+                f"{table.name}: expected the column '{name}' for {role}. Received: columns "
+                f"{', '.join(map(str, table.columns))}. Correct the mapping."
+            )
+
+
+def _check_frame(frame, name):
+    """Raise unless a store can hold the rows: real times, known events, ids of a usual length."""
+    if frame["timestamp"].min() < FIRST_SECOND:
+        raise ValueError(
+            f"{name}: expected a time in every row (column timestamp, ts, time, ...). Received: "
+            "none, or positions below 1e8. Name the time column, e.g. columns={'timestamp': 'at'} "
+            "(--columns timestamp=at)."
+        )
+    for event in frame["event"].cat.categories:
+        if event not in EVENT_WEIGHTS:
+            raise ValueError(
+                f"{name}: expected one of {', '.join(EVENT_WEIGHTS)} as event. Received: '{event}'."
+                f" Say which of them it is: event_weights={{'{event}': 'click'}} (--event-weights "
+                f"{event}=click)."
+            )
+    for role in ("user_id", "item_id"):
+        for text in frame[role].cat.categories:
+            _text(text, name, role)
+
+
+def _extra_columns(found, kept):
+    """Role -> list of values of the kept rows."""
+    columns = {}
+    for role, column in found.items():
+        series = column if isinstance(column, pd.Series) else column.to_pandas()
+        series = series[kept] if kept is not None else series
+        if role in ("version", "position") and series.dtype.kind not in "iuf":
+            series = _numbers(series, role)
+        columns[role] = series.astype(object).where(series.notna(), None).tolist()
+    return columns
+
+
+def _numbers(series, role):
+    """Texts as numbers where they are some; others stay, to be refused by name and row."""
+    text = series.astype(object).where(series.notna() & (series.astype(str) != ""), None)
+    numbers = pd.to_numeric(text, errors="coerce")
+    return numbers.astype(object).where(numbers.notna() | text.isna(), text)
+
+
+def _frame_rows(frame, name, extras):
+    values = [_value(value, name) for value in frame["value"].tolist()]
+    columns = {role: frame[role].astype(object).tolist() for role in ("user_id", "item_id")}
+    columns |= {"event": frame["event"].astype(object).tolist(), "value": values}
+    columns["timestamp"] = frame["timestamp"].tolist()
+    for role in EXTRAS:
+        check = _whole if role in ("version", "position") else _optional_text
+        given = extras.get(role)
+        columns[role] = (
+            [check(value, f"{name}, data row {row}", role) for row, value in enumerate(given, 1)]
+            if given is not None
+            else [None] * len(frame)
+        )
+    rows = [
+        dict(zip(FIELDS, row, strict=True))
+        for row in zip(*(columns[field] for field in FIELDS), strict=True)
+    ]
+    for row in rows:
+        row["event_id"] = row["event_id"] or event_id(row)
+    return rows

@@ -1,0 +1,161 @@
+"""Group commit: what several threads add at once goes to the disk in one transaction."""
+
+import hashlib
+import logging
+import queue
+import threading
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from kerasrec.feedbacktables import ERASURES, sa
+
+log = logging.getLogger(__name__)
+#: events of a transaction beyond which no further batch joins it
+GROUP_EVENTS = 20_000
+
+
+class Added(NamedTuple):
+    """What became of the events of one call: stored, known before, or refused.
+
+    `stored` are new, `repeated` have an event id that was there already, `erased` belong to a user
+    who was forgotten at or after their time. The three add up to what was sent.
+    """
+
+    stored: int
+    repeated: int
+    erased: int = 0
+
+    def __add__(self, other):
+        return Added(*(mine + yours for mine, yours in zip(self, other, strict=True)))
+
+
+class Writer:
+    """One thread that writes for all others.
+
+    Args:
+        database: `feedbacktables.Database`.
+    """
+
+    def __init__(self, database):
+        self._database = database
+        self._insert = database.insert_events()
+        self._jobs = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread = None
+        self._checkpoint = None  # the thread of one under way
+        self._closed = False
+        self._erased = Erased(database.salt)
+
+    def submit(self, rows):
+        """A future of `Added`, done when the rows are on the disk; all of them or none."""
+        future = Future()
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self._database.name}: this store is closed. Open it again.")
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="kerasrec-feedback", daemon=True
+                )
+                self._thread.start()
+            self._jobs.put((rows, future))
+        return future
+
+    def close(self):
+        """Write what is waiting, then end the thread."""
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
+        if thread:
+            self._jobs.put(None)
+            thread.join()
+
+    def _run(self):
+        while job := self._jobs.get():
+            group, size = [job], len(job[0])
+            is_last = False
+            while size < GROUP_EVENTS and not self._jobs.empty():
+                if (job := self._jobs.get()) is None:
+                    is_last = True
+                    break
+                group.append(job)
+                size += len(job[0])
+            self._write_group(group)
+            self._tidy()
+            if is_last:
+                break
+        if self._checkpoint:
+            self._checkpoint.join()
+
+    def _tidy(self):
+        """Begin a checkpoint where one is due: it takes tens of milliseconds, callers do not."""
+        is_running = self._checkpoint and self._checkpoint.is_alive()
+        if not is_running and self._database.needs_checkpoint():
+            self._checkpoint = threading.Thread(target=self._run_checkpoint, daemon=True)
+            self._checkpoint.start()
+
+    def _run_checkpoint(self):
+        try:
+            self._database.checkpoint()
+        except Exception as error:  # the rows are safe in the log; the next one tries again
+            log.warning("%s: checkpoint failed: %s", self._database.name, error)
+
+    def _write_group(self, group):
+        group = [job for job in group if job[1].set_running_or_notify_cancel()]
+        try:
+            with self._database.writing() as connection:
+                self._erased.refresh(connection)
+                added = [self._write(connection, rows) for rows, _ in group]
+        except BaseException as error:
+            self._fail(group, error)
+        else:
+            for (_, future), result in zip(group, added, strict=True):
+                future.set_result(result)
+
+    def _fail(self, group, error):
+        """Each caller gets the error; unless the disk or the server failed, that of its own."""
+        is_shared = isinstance(error, OSError) or len(group) == 1
+        for rows, future in group:
+            if is_shared:
+                future.set_exception(error)
+                continue
+            try:
+                with self._database.writing() as connection:
+                    added = self._write(connection, rows)
+            except BaseException as own:
+                future.set_exception(own)
+            else:
+                future.set_result(added)
+
+    def _write(self, connection, rows):
+        kept = self._erased.without(rows)
+        stored = connection.execute(self._insert, kept).rowcount if kept else 0
+        return Added(stored, len(kept) - stored, len(rows) - len(kept))
+
+
+class Erased:
+    """Who was forgotten and when, by hash; read again when another process has added to it."""
+
+    def __init__(self, salt):
+        self._salt = salt
+        self._last = 0
+        self._until = {}
+
+    def hash_of(self, user_id):
+        """What the store keeps of a user who is to be forgotten."""
+        return hashlib.sha256(f"{self._salt}:{user_id}".encode()).hexdigest()
+
+    def refresh(self, connection):
+        """Read the erasures that are new."""
+        columns = ERASURES.c.id, ERASURES.c.user_hash, ERASURES.c.timestamp
+        new = sa.select(*columns).where(ERASURES.c.id > self._last).order_by(ERASURES.c.id)
+        for number, user, timestamp in connection.execute(new):
+            self._until[user] = max(timestamp, self._until.get(user, 0))
+            self._last = number
+
+    def without(self, rows):
+        """The rows that were not erased."""
+        if not self._until:
+            return rows
+        hashes = {user: self.hash_of(user) for user in {row["user_id"] for row in rows}}
+        until = {user: self._until.get(found, -1) for user, found in hashes.items()}
+        return [row for row in rows if row["timestamp"] > until[row["user_id"]]]

@@ -1,0 +1,85 @@
+import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kerasrec.data import read_interactions
+from kerasrec.feedbackevents import event_id, event_rows
+
+T = 1_700_000_000
+
+
+def test_ids_and_numbers_of_numpy_are_taken():
+    rows = event_rows(
+        [{"user_id": np.int64(7), "item_id": "a", "value": np.float32(0.1), "version": 2.0}], now=T
+    )
+    assert (rows[0]["user_id"], rows[0]["value"], rows[0]["version"]) == ("7", 0.1, 2)
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        T,
+        float(T),
+        str(T),
+        T * 1000,
+        "2023-11-14T22:13:20Z",
+        "2023-11-14 22:13:20",
+        "2023-11-15T06:13:20+08:00",
+        "2023/11/14 22:13:20",
+        datetime.datetime(2023, 11, 14, 22, 13, 20),
+        pd.Timestamp(T, unit="s"),
+    ],
+)
+def test_times_in_the_usual_forms(time):
+    assert event_rows([{"user_id": "u", "item_id": "a", "timestamp": time}])[0]["timestamp"] == T
+
+
+def test_ids_follow_from_content_and_nothing_else():
+    base = {"user_id": "u", "item_id": "a", "timestamp": T, "value": 1, "request_id": "r"}
+    (row,) = event_rows([base])
+    assert row["event_id"] == event_id(row) and len(row["event_id"]) == 32
+    same = [{**base, "event": "clicked"}, {**base, "model": "m", "version": 1, "position": 3}]
+    assert {r["event_id"] for r in event_rows(same)} == {row["event_id"]}
+    other = [
+        {**base, **change} for change in (dict(user_id="v"), dict(value=2), dict(event="view"))
+    ]
+    other += [{**base, "timestamp": T + 1}, {**base, "request_id": "s"}, {**base, "item_id": "b"}]
+    ids = {r["event_id"] for r in event_rows(other)}
+    assert len(ids) == 6 and row["event_id"] not in ids
+    joined = [{**base, "user_id": x, "item_id": y} for x, y in (("a", "b,c"), ("a,b", "c"))]
+    assert len({r["event_id"] for r in event_rows(joined)}) == 2
+
+
+def test_a_table_and_interactions_give_the_rows_of_a_list():
+    events = [
+        {"user_id": "7", "item_id": "a", "event": "rating", "value": 3.3, "timestamp": T},
+        {"user_id": "8", "item_id": "b", "event": "rating", "value": 4.0, "timestamp": T + 1},
+    ]
+    rows = event_rows(events)
+    table = pd.DataFrame(events)
+    assert event_rows(table) == event_rows(read_interactions(table)) == rows
+    extra = table.assign(request_id=[None, "r"], position=[np.nan, 2.0], event_id=["", "mine"])
+    found = event_rows(extra)
+    assert [row["position"] for row in found] == [None, 2]
+    assert [row["request_id"] for row in found] == [None, "r"]
+    assert [row["event_id"] for row in found] == [rows[0]["event_id"], "mine"]
+    assert event_rows(table[:0]) == []
+
+
+def test_a_table_without_times_is_of_now():
+    rows = event_rows(pd.DataFrame({"user": [1, 2], "item": [3, 4]}), now=T)
+    assert [row["timestamp"] for row in rows] == [T, T]
+
+
+def test_interactions_without_times_are_refused():
+    log = read_interactions(pd.DataFrame({"user": [1, 2], "item": [3, 4]}))
+    with pytest.raises(ValueError, match="interactions: expected a time in every row"):
+        event_rows(log)
+
+
+def test_rows_of_one_second_are_in_their_exact_order():
+    times = ["2024-03-01 00:00:00.9", "2024-03-01 00:00:00.1", "2024-03-01 00:00:00.5"]
+    table = pd.DataFrame({"user": 1, "item": ["c", "a", "b"], "time": times})
+    assert [row["item_id"] for row in event_rows(table)] == ["a", "b", "c"]
