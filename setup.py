@@ -31,6 +31,7 @@ setup(
         "pyyaml>=6",
         "jinja2>=3.1",
         "markupsafe>=2.1",
+        "filelock>=3.16",  # one update of a model at a time
         "matplotlib>=3.9",
     ],
     extras_require={

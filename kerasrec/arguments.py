@@ -101,7 +101,7 @@ def add_out_and_preset(sub, *, out=True):
 
 def add_demo(sub):
     """Options of `demo`."""
-    addadd_out_and_preset(sub)
+    add_out_and_preset(sub)
 
 
 def add_doctor(sub):
@@ -124,7 +124,7 @@ def add_train(sub):
     sub.add_argument("--items", required=True, metavar="F", help="the catalogue with its texts")
     sub.add_argument("--name", required=True, help="of the model: OUT/NAME/1, OUT/NAME/2, ...")
     add_files(sub, "--valid", "events to stop and tune on (default: the last one of each user)")
-    addadd_out_and_preset(sub)
+    add_out_and_preset(sub)
     sub.add_argument(
         "--refit",
         action="store_true",

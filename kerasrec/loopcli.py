@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kerasrec import backend
 from kerasrec.arguments import add_files, add_out_and_preset, add_reading
+from kerasrec.showing import make_console
 from kerasrec.userinput import UserError, read_catalogue, read_events, training_options
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -45,9 +46,7 @@ def update(options):
     found = update(
         base, interactions, items, label=options.label, force=options.force, seed=options.seed
     )
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = make_console()
     console.print(found.evaluation.to_rich(console.width))
     if found.version is None:
         raise Refused(f"refused, nothing was published: {found.reason}. --force publishes it.")

@@ -119,7 +119,7 @@ def calls(path, name):
 
 def test_only_the_command_line_prints():
     printing = [module for module, path in modules().items() if calls(path, "print")]
-    assert sorted(printing) == ["cli", "feedbackcli"]
+    assert sorted(printing) == ["cli", "feedbackcli", "loopcli"]
 
 
 def test_the_environment_is_read_in_one_place():
