@@ -158,6 +158,29 @@ def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS):
     return found
 
 
+def fit_again(tables, chosen, histories, num_items, text_vectors=None, *, parts=TABLES):
+    """The tables of a version fitted anew: the same kinds, decays and damping on a longer log.
+
+    Args:
+        tables: name -> `NeighbourTable`.
+        chosen: name -> which of the candidates of `fit_tables` it was, see `Fusion.chosen`; None =
+            a version from before that was kept: the damping in the middle.
+        histories, num_items, text_vectors: as for `fit_tables`.
+        parts: names of tables to fit; the others stay, and so does "ease" beyond its limit.
+
+    Returns:
+        name -> `NeighbourTable`.
+    """
+    chosen = {"transitions": len(DAMPING) // 2} if chosen is None else chosen
+    names = [name for name in tables if name in parts]
+    found = fit_tables(histories, num_items, text_vectors, parts=names)
+    again = {
+        name: candidates[chosen.get(name, 0)]._replace(decay=tables[name].decay)
+        for name, candidates in found.items()
+    }
+    return {**tables, **again}
+
+
 def _transition_tables(histories, num_items):
     events = np.bincount(histories.items, minlength=num_items + 1)
     counts = transitions.sequential_counts(histories, num_items)

@@ -13,10 +13,13 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def add_update(sub):
     """Options of `update`."""
-    sub.usage = "kerasrec update --name NAME --interactions F... [--items F] [options]"
+    sub.usage = "kerasrec update --name NAME --store S | --interactions F...  [--items F] [options]"
     sub.add_argument("--name", required=True, help="of the model: OUT/NAME")
     sub.add_argument("--out", default="saved_models", metavar="DIR", help="where models are")
-    add_files(sub, "--interactions", "the whole log, old events and new", required=True)
+    sub.add_argument(
+        "--store", metavar="S", help="feedback store (default: KERASREC_STORE in the environment)"
+    )
+    add_files(sub, "--interactions", "instead of a store: the whole log, old events and new")
     sub.add_argument(
         "--items", metavar="F", help="the catalogue as it is now (default: that of the model)"
     )
@@ -36,18 +39,27 @@ def update(options):
 
     The newest fifth of the new events is held back: on it the new version is judged beside the one
     that answers now, recent popularity and item-kNN. Exit code 1: refused, the reason is printed.
+    After `feedback forget` the next version is trained from nothing, and published.
     """
-    base = Path(options.out) / options.name
+    base, given = Path(options.out) / options.name, options.interactions
+    if options.store and given:
+        raise UserError("expected --store S or --interactions F..., not both.")
     items = read_catalogue(options) if options.items else None
-    interactions = read_events(options, options.interactions)
+    interactions = read_events(options, given) if given else None
+    settings = dict(label=options.label, force=options.force, seed=options.seed)
     backend.load(quiet=not options.debug)
-    from kerasrec.update import update
+    from kerasrec.update import update, update_from_store
 
-    found = update(
-        base, interactions, items, label=options.label, force=options.force, seed=options.seed
-    )
-    console = make_console()
-    console.print(found.evaluation.to_rich(console.width))
+    if given:
+        found = update(base, interactions, items, **settings)
+    else:
+        from kerasrec.feedback import FeedbackStore
+
+        with FeedbackStore(options.store or backend.store_url(), create=False) as store:
+            found = update_from_store(base, store, items, **settings)
+    if found.evaluation is not None:
+        console = make_console()
+        console.print(found.evaluation.to_rich(console.width))
     if found.version is None:
         raise Refused(f"refused, nothing was published: {found.reason}. --force publishes it.")
     print(

@@ -55,6 +55,7 @@ def train(
     options=None,
     refit=False,
     progress=True,
+    facts=None,
 ):
     """Encode the texts, fit a model, choose the fusion on validation, export a version.
 
@@ -72,6 +73,7 @@ def train(
         refit: whether, once epochs and weights are chosen, model and tables are fitted anew on all
             events, those of `valid` too, for as many epochs. The metrics stay those of the first
             fit. It takes about as long again.
+        facts: dict, what the manifest is to say besides.
 
     Returns:
         `Trained`.
@@ -150,6 +152,7 @@ def train(
             "refit": bool(refit),
             "epochs": len(history),
             "train_seconds": round(time.perf_counter() - started, 1),
+            **(facts or {}),
         },
         encoder=part.encoder,
         whitening=part.whitening,

@@ -15,7 +15,7 @@ from kerasrec import ann, artifacts, itemmatrix, sequences
 from kerasrec.backend import tf
 from kerasrec.data import Items, read_interactions, read_items
 from kerasrec.derive import derive_version
-from kerasrec.fusion import Fusion
+from kerasrec.fusion import Fusion, fit_again
 from kerasrec.recency import AT_THE_END, NEVER, Recency, newest_times
 from kerasrec.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
 from kerasrec.timestamps import read_moment
@@ -271,6 +271,35 @@ class Recommender:
             if self._shortlist is not None:
                 self._shortlist.know()
         return count
+
+    def remember(self, events):
+        """Learn anew what follows what, from a whole log, without training.
+
+        `observe` moves what is recent; this moves the table "transitions", for which it takes
+        about a second per 100,000 events. Lists are made by it from the next call on.
+
+        Args:
+            events: all that is known, as for `observe`.
+
+        Returns:
+            Whether there was such a table to learn; False too for a version that an earlier
+            kerasrec exported.
+        """
+        if "transitions" not in self.manifest["fusion"]["decays"] or not self.has_growing_tables():
+            return False
+        if not isinstance(events, sequences.Histories):
+            known = hasattr(events, "report")  # Interactions
+            events = self.histories(events if known else read_interactions(events))
+        tables = self.fusion().tables
+        chosen = self.manifest.get("tables")
+        found = fit_again(tables, chosen, events, len(self.items), parts=("transitions",))
+        table = found["transitions"]
+        votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
+        self._module.neighbours_transitions.assign(table.neighbours)
+        self._module.votes_transitions.assign(votes)
+        if self._shortlist is not None:
+            self._shortlist.remember()
+        return True
 
     @property
     def log_end(self):

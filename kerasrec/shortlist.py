@@ -95,14 +95,19 @@ class Shortlist:
         self._max_length = manifest["options"]["max_length"]
         decays = manifest["fusion"]["decays"]
         self._decays = [decays[name] for name in sorted(decays)]
+        self._names = sorted(decays)
         self.know()
-        self._tables = [self._table(name) for name in sorted(decays)]
+        self.remember()
         vectors = itemmatrix.read_vectors(module)[1:]
         rng = np.random.default_rng(0)
         drawn = rng.permutation(len(vectors))[:_SAMPLE] + 1
         self.sample = np.sort(drawn).astype(np.int32)
         queries = self.interests(self.walks(_WALKS))
         self.index = ann.ItemIndex.build(vectors, queries, folder=folder)
+
+    def remember(self):
+        """Read the neighbour tables; again after they have changed."""
+        self._tables = [self._table(name) for name in self._names]
 
     def _table(self, name):
         """A neighbour table of the version as a sparse matrix."""

@@ -243,7 +243,9 @@ def _live(replay, recommender, begin, end):
     for start, stop in replay.blocks(begin, end):
         places = replay.asked(start, stop)
         if len(places):
-            recommender.observe(replay.known(start))
+            known = replay.known(start)
+            recommender.observe(known)
+            recommender.remember(known)
             lists = recommender.recommend(replay.before(places), k=K, at="now")
             ranks.append(replay.ranks(places, lists))
     return np.concatenate([np.zeros(0, int), *ranks])

@@ -6,6 +6,7 @@ newest events are held back: on them the child is judged beside its parent and b
 Only a child that is no worse is published; it learns the held-back events too before that.
 """
 
+import datetime
 import logging
 import shutil
 import tempfile
@@ -17,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from kerasrec import artifacts, itemmatrix
-from kerasrec.data import Items, read_interactions, read_items
+from kerasrec.data import Items, join_interactions, read_interactions, read_items
 from kerasrec.derive import derive_version
 from kerasrec.evaluation import evaluate, run_baselines
 from kerasrec.exporter import export
-from kerasrec.fusion import DAMPING, fit_tables
-from kerasrec.pipeline import fingerprint
+from kerasrec.fusion import fit_again
+from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
 from kerasrec.sequences import make_histories
 from kerasrec.servingmodule import ServingModule
@@ -115,6 +116,100 @@ def update(
             path = child.publish(label, named, interactions, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     return Updated(path, reason, evaluation, int(new.sum()), seconds)
+
+
+def update_from_store(model, store, items=None, *, label="stable", force=False, seed=0):
+    """`update` from a `FeedbackStore`; after an erasure, `retrain`.
+
+    New is what was stored after the parent's last event, also where it happened before (it came in
+    late); for a parent that knows no store, what is later than its log.
+
+    Args:
+        model, items, label, force, seed: as for `update`.
+        store: `FeedbackStore`, which holds the old events too.
+
+    Returns:
+        `Updated`.
+    """
+    manifest = artifacts.read_manifest(artifacts.find_version(model))
+    told, last, erasures = manifest.get("update", {}), store.last_seq(), store.erasures()
+    known = told.get("seq")
+    facts = {"store": store.name, "seq": last, "erasures": len(erasures)}
+    # those since the parent, of which it may have learned something
+    later = (
+        erasures[told["erasures"] :]
+        if "erasures" in told
+        else [erasure for erasure in erasures if erasure.timestamp > _created(manifest)]
+    )
+    erased = [e for e in later if e.rows and (known is None or e.first_seq <= known)]
+    if erased:
+        facts["erased"] = {"users": len(erased), "rows": sum(e.rows for e in erased)}
+        log.info("%d users were erased: training from nothing", len(erased))
+        whole = store.interactions(until=last, order="content")
+        return retrain(model, whole, items, label=label, facts=facts, seed=seed)
+    if known is None:
+        whole, new = store.interactions(until=last, order="content"), None
+    else:
+        parts = [
+            store.interactions(order="content", until=known),
+            store.interactions(order="content", after=known, until=last),
+        ]
+        whole = join_interactions(parts)
+        new = np.arange(len(whole)) >= len(parts[0])
+    return update(model, whole, items, new=new, label=label, force=force, facts=facts, seed=seed)
+
+
+def _created(manifest):
+    return datetime.datetime.fromisoformat(manifest["created"]).timestamp()
+
+
+def retrain(model, interactions, items=None, *, label="stable", facts=None, seed=0):
+    """The next version of a model from nothing, with its options: the parent's weights are unused.
+
+    For what must be forgotten: what a parent has learned of a user lies in its weights.
+
+    Args:
+        model, interactions, items, label, facts, seed: as for `update`.
+
+    Returns:
+        `Updated`; it is published whatever its quality, and `evaluation` is None.
+    """
+    started = time.perf_counter()
+    version = artifacts.find_version(model)
+    base, manifest = version.parent, artifacts.read_manifest(version)
+    if not hasattr(interactions, "frame"):
+        interactions = read_interactions(interactions)
+    with artifacts.alone(base):
+        items = grown_catalogue(Items(artifacts.read_catalogue(version)), items)
+        known = items.index_of(interactions.frame["item_id"]) > 0
+        interactions = interactions.replace(interactions.frame[known])
+        own = ("num_items", "members")
+        options = {
+            "encoder": manifest["encoder_options"],
+            "model": {k: v for k, v in manifest["options"].items() if k not in own},
+            "trainer": {**manifest["trainer"], "seed": seed},
+        }
+        labels = artifacts.read_labels(base)
+        artifacts.write_label(base, "stable", labels.get("stable", manifest["version"]))
+        reason = "trained from nothing" + (
+            ": users were erased" if "erased" in (facts or {}) else ""
+        )
+        trained = train(
+            interactions,
+            items,
+            name=base.name,
+            out=base.parent,
+            preset=manifest["preset"],
+            options=options,
+            progress=False,
+            facts={
+                "parent": manifest["version"],
+                "update": {"decision": reason, **(facts or {})},
+            },
+        )
+        artifacts.write_label(base, label, int(trained.version.name))
+    seconds = time.perf_counter() - started
+    return Updated(trained.version, reason, None, len(interactions), seconds)
 
 
 def grown_catalogue(known, items):
@@ -219,11 +314,8 @@ class Child:
 
     def _fit_tables(self, histories):
         texts = self._text_vectors() if "text" in self.tables else None
-        found = fit_tables(histories, len(self.items), texts, parts=tuple(self.tables))
-        chosen = self.manifest.get("tables", {"transitions": len(DAMPING) // 2})
-        for name, again in found.items():  # "ease" has a limit: its old neighbours stay beyond it
-            again = again[chosen.get(name, 0)]
-            self.tables[name] = again._replace(decay=self.tables[name].decay)
+        chosen = self.manifest.get("tables")
+        self.tables = fit_again(self.tables, chosen, histories, len(self.items), texts)
 
     def _text_vectors(self):
         template = self.manifest["text_template"]

@@ -27,6 +27,7 @@ from kerasrec.update import (
     judge,
     replayed,
     update,
+    update_from_store,
 )
 
 DAY = 86400
@@ -265,3 +266,45 @@ def test_judge_looks_at_held_back_events(base, log, catalogue):
     assert found.value("child", "ndcg") == found.value("parent", "ndcg")
     users = held.frame["user_id"].nunique()
     assert found.counts["child"]["users"] == users
+
+
+@pytest.fixture
+def store(log, tmp_path):
+    """A store with the whole log, in which the new week came last."""
+    from kerasrec.feedback import FeedbackStore
+
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        frame = log.frame.sort_values("timestamp", kind="stable")
+        store.add(log.replace(frame[frame["timestamp"] <= frame["timestamp"].max() - 2 * DAY]))
+        yield store
+
+
+def test_from_a_store(base, log, catalogue, store):
+    """New is what came in, not only what happened, since the parent."""
+    first = update_from_store(base, store, catalogue, force=True)
+    assert artifacts.read_manifest(first.version)["update"]["seq"] == store.last_seq()
+    with pytest.raises(ValueError, match="Received: 0"):
+        update_from_store(base, store)
+    assert store.add(log).stored > 50
+    late = log.frame[log.frame["item_id"] != "new-3"].iloc[:1]
+    store.add([{"user_id": "late", "item_id": late["item_id"].iloc[0], "timestamp": 1_500_000_000}])
+    second = update_from_store(base, store, force=True)
+    assert (
+        second.events == store.last_seq() - artifacts.read_manifest(first.version)["update"]["seq"]
+    )
+    assert artifacts.read_manifest(second.version)["data"]["interactions"] == store.last_seq()
+
+
+def test_an_erased_user_is_forgotten_by_training_from_nothing(base, log, catalogue, store):
+    update_from_store(base, store, catalogue, force=True)
+    user = log.frame["user_id"].value_counts().index[0]
+    rows = store.forget(user)
+    found = update_from_store(base, store)
+    facts = artifacts.read_manifest(found.version)
+    assert found.reason == "trained from nothing, without 1 erased users"
+    assert facts["update"]["erased"] == {"users": 1, "rows": rows}
+    assert facts["parent"] == 2 and facts["data"]["users"] == store.stats().users
+    assert facts["options"]["text_units"] == 8 and facts["trainer"]["epochs"] == 2
+    # what was forgotten once is not forgotten again
+    with pytest.raises(ValueError, match="Received: 0"):
+        update_from_store(base, store)

@@ -1,0 +1,88 @@
+"""update, rollback and simulate on the command line: one sentence for each mistake."""
+
+import shutil
+
+import pandas as pd
+import pytest
+
+from kerasrec import artifacts
+from kerasrec.cli import main
+
+DAY = 86400
+
+
+@pytest.fixture
+def files(exported_version, toy_interactions, toy_items, tmp_path, monkeypatch):
+    """A folder with saved_models/toy, log.csv (with a new week in it) and items.csv."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(exported_version, tmp_path / "saved_models" / "toy")
+    old = toy_interactions.frame[["user_id", "item_id", "timestamp"]]
+    new = old.groupby("user_id", observed=True).head(2).copy()
+    shift = old["timestamp"].max() + 10 - new["timestamp"].min()
+    new["timestamp"] += shift
+    new["item_id"] = new["item_id"].to_numpy()[::-1]
+    pd.concat([old, new]).drop_duplicates(["user_id", "item_id"]).to_csv("log.csv", index=False)
+    toy_items.frame.to_csv("items.csv", index=False)
+    return tmp_path
+
+
+def test_update_and_rollback(files, capsys):
+    call = ["update", "--name", "toy", "--interactions", "log.csv", "--items", "items.csv"]
+    assert main([*call, "--label", "canary", "--force"]) == 0
+    shown = capsys.readouterr().out
+    assert "published saved_models/toy/2" in shown and "recent_popularity" in shown
+    assert artifacts.read_labels("saved_models/toy") == {"stable": 1, "canary": 2}
+    assert main(["rollback", "--name", "toy", "--to", "2"]) == 0
+    assert main(["rollback", "--name", "toy"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "stable: version 2 (was 1)",
+        "stable: version 1 (was 2)",
+    ]
+
+
+def test_refused_is_exit_code_1(files, capsys, monkeypatch):
+    monkeypatch.setattr("kerasrec.update.decide", lambda evaluation: (False, "worse: 1 < 2"))
+    assert main(["update", "--name", "toy", "--interactions", "log.csv"]) == 1
+    error = capsys.readouterr().err
+    assert "refused, nothing was published: worse: 1 < 2. --force publishes it." in error
+    assert artifacts.versions("saved_models/toy") == [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["update", "--name", "nix", "--interactions", "log.csv"], "no such folder"),
+        (["update", "--name", "toy", "--interactions", "no.csv"], "no.csv"),
+        (["update", "--name", "toy"], "--interactions"),
+        (["rollback", "--name", "toy"], "has no parent to go back to"),
+        (["rollback", "--name", "toy", "--to", "7"], "has no version 7"),
+        (
+            ["simulate", "--interactions", "log.csv", "--items", "items.csv", "--work", "w"]
+            + ["--step", "soon"],
+            "--step takes a time such as 1d",
+        ),
+        (
+            ["simulate", "--interactions", "log.csv", "--items", "items.csv", "--work", "w"]
+            + ["--strategies", "magic"],
+            "strategies are some of",
+        ),
+    ],
+)
+def test_mistakes(files, capsys, words, message):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1 and "Traceback" not in error
+
+
+def test_simulate(files, capsys):
+    words = ["simulate", "--interactions", "log.csv", "--items", "items.csv", "--work", "w"]
+    words += ["--strategies", "recent_popularity", "item_knn", "--start", "0.8", "--step", "90d"]
+    assert main([*words, "--refresh", "30d"]) == 0
+    shown = capsys.readouterr().out
+    assert "item_knn" in shown and "ndcg@10" in shown
+    assert {path.name for path in (files / "w").iterdir()} >= {
+        "table.csv",
+        "steps.csv",
+        "curves.svg",
+        "steps.jsonl",
+    }
