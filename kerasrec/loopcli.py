@@ -13,7 +13,9 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def add_update(sub):
     """Options of `update`."""
-    sub.usage = "kerasrec update --name NAME --store S | --interactions F...  [--items F] [options]"
+    sub.usage = (
+        "kerasrec update --name NAME [--store S | --interactions F...] [--items F] [options]"
+    )
     sub.add_argument("--name", required=True, help="of the model: OUT/NAME")
     sub.add_argument("--out", default="saved_models", metavar="DIR", help="where models are")
     sub.add_argument(
@@ -48,7 +50,7 @@ def update(options):
     interactions = read_events(options, given) if given else None
     settings = dict(label=options.label, force=options.force, seed=options.seed)
     backend.load(quiet=not options.debug)
-    from kerasrec.update import update, update_from_store
+    from kerasrec.updating import update, update_from_store
 
     if given:
         found = update(base, interactions, items, **settings)
@@ -124,6 +126,7 @@ def add_simulate(sub):
     group.add_argument("--config", metavar="YAML", help="as in train")
     group.add_argument("--set", nargs="+", action="extend", metavar="S.O=V", help="as in train")
     group.add_argument("--seed", type=int, help="of everything random (default 0)")
+    sub.set_defaults(run_folder=None)
     add_reading(sub, items=True)
 
 
@@ -136,7 +139,7 @@ def simulate(options):
     """
     backend.load(quiet=not options.debug)
     from kerasrec.plots import strategy_curves
-    from kerasrec.simulate import STRATEGIES, simulate
+    from kerasrec.simulation import STRATEGIES, simulate
 
     settings = training_options(options)
     items = read_catalogue(options)

@@ -327,7 +327,8 @@ def as_categories(column, name):
     if not texts.is_unique:  # 1 and "1" in one column
         merged, texts = pd.factorize(texts)
         codes = np.append(merged, -1)[codes]
-    return pd.Categorical.from_codes(codes, texts.tolist())
+    # an empty list would be categories of another type than texts
+    return pd.Categorical.from_codes(codes, texts.tolist() or pd.Index([], dtype=object))
 
 
 def used_categories(column):

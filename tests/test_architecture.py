@@ -27,7 +27,7 @@ losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
 graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard exporter derive ann
-shortlist indexedlists versiontexts recommender pipeline update simulate servingtransport
+shortlist indexedlists versiontexts recommender pipeline updating simulation servingtransport
 servingclient deployment
 
 servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving

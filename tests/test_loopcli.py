@@ -41,7 +41,7 @@ def test_update_and_rollback(files, capsys):
 
 
 def test_refused_is_exit_code_1(files, capsys, monkeypatch):
-    monkeypatch.setattr("kerasrec.update.decide", lambda evaluation: (False, "worse: 1 < 2"))
+    monkeypatch.setattr("kerasrec.updating.decide", lambda evaluation: (False, "worse: 1 < 2"))
     assert main(["update", "--name", "toy", "--interactions", "log.csv"]) == 1
     error = capsys.readouterr().err
     assert "refused, nothing was published: worse: 1 < 2. --force publishes it." in error
@@ -53,7 +53,11 @@ def test_refused_is_exit_code_1(files, capsys, monkeypatch):
     [
         (["update", "--name", "nix", "--interactions", "log.csv"], "no such folder"),
         (["update", "--name", "toy", "--interactions", "no.csv"], "no.csv"),
-        (["update", "--name", "toy"], "--interactions"),
+        (["update", "--name", "toy"], "expected a feedback store"),
+        (
+            ["update", "--name", "toy", "--interactions", "log.csv", "--store", "s.db"],
+            "expected --store S or --interactions F..., not both",
+        ),
         (["rollback", "--name", "toy"], "has no parent to go back to"),
         (["rollback", "--name", "toy", "--to", "7"], "has no version 7"),
         (

@@ -47,7 +47,7 @@ def run(path, folder, monkeypatch, num_cells=None):
 
 
 def test_notebooks_are_found():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04"]
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from kerasrec.metrics import mean_and_error
 from kerasrec.pipeline import train
 from kerasrec.recommender import Recommender
 from kerasrec.sequences import Histories, make_histories
-from kerasrec.update import update
+from kerasrec.updating import update
 
 log = logging.getLogger(__name__)
 #: what is replayed, in the order of the table
@@ -141,7 +141,7 @@ class Replay:
         self.histories = make_histories(interactions, items)
         times = interactions.frame["timestamp"].to_numpy()
         if 0 < start < 1:
-            start = np.quantile(times, start, method="lower") + 1
+            start = int(np.quantile(times, start, method="lower")) + 1
         first, last = int(start), int(times.max()) + 1
         if not times.min() < first < last:
             raise ValueError(
@@ -280,7 +280,7 @@ def _loop(replay, version, work, done):
 
 def _retrained(replay, work, settings, numbers):
     """A model trained anew before some steps; each predicts its step."""
-    for number in numbers:
+    for number in map(int, numbers):
         begin, end = replay.steps[number]
         base = work / "saved_models" / f"retrained-{number}"
         if not artifacts.versions(base):

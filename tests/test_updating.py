@@ -19,7 +19,7 @@ from kerasrec.recommender import Recommender
 from kerasrec.sequences import make_histories
 from kerasrec.trainingstate import read_training_state, rebuild
 from kerasrec.transitions import NeighbourTable
-from kerasrec.update import (
+from kerasrec.updating import (
     FEWEST,
     Child,
     decide,

@@ -10,7 +10,7 @@ from kerasrec.artifacts import versions
 from kerasrec.baselines import fit_item_knn
 from kerasrec.data import Items, read_interactions
 from kerasrec.plots import strategy_curves
-from kerasrec.simulate import STRATEGIES, Replay, ndcg, simulate
+from kerasrec.simulation import STRATEGIES, Replay, ndcg, simulate
 
 DAY = 86400
 OPTIONS = {

@@ -191,9 +191,9 @@ def retrain(model, interactions, items=None, *, label="stable", facts=None, seed
         }
         labels = artifacts.read_labels(base)
         artifacts.write_label(base, "stable", labels.get("stable", manifest["version"]))
-        reason = "trained from nothing" + (
-            ": users were erased" if "erased" in (facts or {}) else ""
-        )
+        reason = "trained from nothing"
+        if facts and "erased" in facts:
+            reason += f", without {facts['erased']['users']} erased users"
         trained = train(
             interactions,
             items,
