@@ -44,6 +44,9 @@ _NEW_CANDIDATES = 8  # new items of every part
 _FEW_MOMENTS = 20
 _PRIOR_CELLS = 2**19  # moments times items that the prior alone is fitted to
 _WIDTH = 200  # neighbours per item
+#: parts of the events of `choose_live`; each has tables of its own
+LIVE_BLOCKS = 6
+_OF_CANDIDATES = ("index", "shares", "is_new", "prior", "scorer", "real", "hits")
 _BLOCK_CELLS = 2**25  # scores of a block of users at most
 
 
@@ -219,12 +222,75 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     tables = {name: _best_table(candidates, validation, k) for name, candidates in tables.items()}
     prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
     data = _collect(ranker, validation, tables, moments, asked, prior)
+    hold_back = "users" if _many_moments(moments) else "items"
+    return _weighted(data, tables, moments, prior, popular_weights, k, hold_back)
+
+
+def choose_live(ranker, log, validation, times, tables, chosen, text_vectors=None, *, k=10):
+    """Choose the weights for lists that are asked for at the moment of each event.
+
+    Every event is predicted from what its user did before it, from neighbour tables of the events
+    before its block and from recency at its moment: as by a server that learns all day what is
+    recent. Validation by each user's last event knows tables that hold what came later, and trusts
+    them too much where items are new every day.
+
+    Args:
+        ranker: `Ranker` of a model that has not learned from these events.
+        log: `Histories` of all events until the last of them.
+        validation: `Validation` with one row and one target for each event, in order of time.
+        times: of the events, UTC seconds, `(n,)`.
+        tables: name -> `NeighbourTable` of the parent; their kinds and decays stay.
+        chosen: as for `fit_again`.
+        text_vectors: as for `fit_tables`.
+        k: cut of the NDCG that is looked at.
+
+    Returns:
+        As `choose_fusion`; its moments are those of `log`, its tables those of the last block.
+    """
+    num_items = len(next(iter(tables.values())).neighbours) - 1
+    moments = recency.fit_moments(log, num_items)
+    asked = moments.of(times)
+    popular_weights = _fit_prior(moments, asked, validation)
+    prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
+    lengths, collected = validation.histories.lengths, []
+    for part in np.array_split(np.arange(len(times)), LIVE_BLOCKS):
+        known = log.where(log.timestamps < times[part[0]])
+        names = [name for name in tables if name != "text" or not collected]
+        tables = fit_again(tables, chosen, known, num_items, text_vectors, parts=names)
+        part = part[lengths[part] > 0]  # the others are answered by the prior alone
+        if len(part):
+            block = validation._replace(
+                histories=validation.histories.select(part),
+                target_rows=np.arange(len(part)),
+                target_items=validation.target_items[part],
+            )
+            collected.append(_collect(ranker, block, tables, moments, asked[part], prior))
+    data = _side_by_side(collected)
+    return _weighted(data, tables, moments, prior, popular_weights, k, "users")
+
+
+def _side_by_side(parts):
+    """One `Candidates` of several, filled up with empty places."""
+    width = max(part.index.shape[1] for part in parts)
+
+    def joined(name):
+        columns = [getattr(part, name) for part in parts]
+        if name in _OF_CANDIDATES:
+            columns = [
+                np.pad(c, [(0, 0)] * (c.ndim - 1) + [(0, width - c.shape[-1])]) for c in columns
+            ]
+        return _join(columns)
+
+    return Candidates(*map(joined, Candidates._fields))
+
+
+def _weighted(data, tables, moments, prior, popular_weights, k, hold_back):
+    """`(Fusion, dict)` of what was collected, see `choose_fusion`."""
     names = ["model", *tables]
     mixture = best_mixture(data, k)
     epsilon = SMOOTHING / (moments.features.shape[2] - 1)
     features = features_of(data, mixture, epsilon)
     mixture_alone = np.eye(len(features))[len(tables) + 1 if tables else 0]
-    hold_back = "users" if _many_moments(moments) else "items"
     fit = best_way(features, data, mixture_alone, k, hold_back=hold_back)
     weights = fit_weights(features, data, mixture_alone, k, ways=(fit,))[fit]
     fused = np.tensordot(weights, features, 1)
@@ -389,8 +455,7 @@ def _collect(ranker, validation, tables, moments, asked, prior):
         )
     data = Candidates(*(_join(column) for column in zip(*collected, strict=True)))
     filled = data.real.any(axis=0)
-    of_candidates = ("index", "shares", "is_new", "prior", "scorer", "real", "hits")
-    return data._replace(**{name: getattr(data, name)[..., filled] for name in of_candidates})
+    return data._replace(**{name: getattr(data, name)[..., filled] for name in _OF_CANDIDATES})
 
 
 def _best(part, count):

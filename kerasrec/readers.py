@@ -328,7 +328,7 @@ def as_categories(column, name):
         merged, texts = pd.factorize(texts)
         codes = np.append(merged, -1)[codes]
     # an empty list would be categories of another type than texts
-    return pd.Categorical.from_codes(codes, texts.tolist() or pd.Index([], dtype=object))
+    return pd.Categorical.from_codes(codes, texts.tolist() or pd.Index([], dtype=str))
 
 
 def used_categories(column):

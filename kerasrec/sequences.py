@@ -102,6 +102,43 @@ class Histories(NamedTuple):
         return self._rows(rows)._replace(user_ids=np.asarray(user_ids, object))
 
 
+def before(histories, places):
+    """`Histories` of what each event's user did before it; its user is called by its place.
+
+    Args:
+        histories: `Histories`.
+        places: of the events, `(n,)`.
+
+    >>> one = Histories(np.array(["u"], object), np.array([0, 3]), np.array([5, 6, 7]),
+    ...                 np.zeros(3), np.zeros(3), np.ones(3))
+    >>> before(one, np.array([2, 0])).items.tolist(), before(one, np.array([2])).user_ids.tolist()
+    ([5, 6], ['2'])
+    """
+    places = np.asarray(places)
+    row = np.searchsorted(histories.offsets, places, side="right") - 1
+    starts = histories.offsets[row]
+    lengths = places - starts
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    take = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    names = places.astype(str).astype(object)
+    return Histories(names, offsets, *(column[take] for column in histories[2:]))
+
+
+def first_of_pairs(histories):
+    """bool `(num_events,)`: the events with which a user met an item for the first time.
+
+    >>> one = Histories(np.array(["u"], object), np.array([0, 3]), np.array([5, 6, 5]),
+    ...                 np.zeros(3), np.zeros(3), np.ones(3))
+    >>> first_of_pairs(one).tolist()
+    [True, True, False]
+    """
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    pair = row * (int(histories.items.max(initial=0)) + 1) + histories.items
+    is_first = np.zeros(len(pair), bool)
+    is_first[np.unique(pair, return_index=True)[1]] = True
+    return is_first
+
+
 def make_histories(interactions, items):
     """Group interactions by user and sort each user's events by time (ties keep file order).
 

@@ -22,7 +22,7 @@ from kerasrec.lists import recommend_top_k
 from kerasrec.metrics import mean_and_error
 from kerasrec.pipeline import train
 from kerasrec.recommender import Recommender
-from kerasrec.sequences import Histories, make_histories
+from kerasrec.sequences import before, first_of_pairs, make_histories
 from kerasrec.updating import update
 
 log = logging.getLogger(__name__)
@@ -150,12 +150,8 @@ class Replay:
             )
         begins = range(first, last, int(step))
         self.steps = [(begin, min(begin + int(step), last)) for begin in begins]
-        self._row = np.repeat(np.arange(self.histories.num_users), self.histories.lengths)
-        # the first event of each pair: what a user has had is neither listed nor asked for
-        pair = self._row * (len(items) + 1) + self.histories.items
-        is_first = np.zeros(len(pair), bool)
-        is_first[np.unique(pair, return_index=True)[1]] = True
-        self._is_asked = is_first & self.histories.chosen
+        # what a user has had already is neither listed nor asked for
+        self._is_asked = first_of_pairs(self.histories) & self.histories.chosen
 
     def fingerprint(self, preset, options):
         """What must be equal for a replay to go on in its folder."""
@@ -194,13 +190,7 @@ class Replay:
             places: of the events in `histories`, `(n,)`.
             until: UTC seconds, to cut them all there.
         """
-        whole = self.histories
-        starts = whole.offsets[self._row[places]]
-        lengths = places - starts
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        take = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-        names = places.astype(str).astype(object)
-        found = Histories(names, offsets, *(column[take] for column in whole[2:]))
+        found = before(self.histories, places)
         return found if until is None else found.where(found.timestamps < until)
 
     def ranks(self, places, lists):
@@ -355,13 +345,16 @@ class _Results:
         self.rows = []
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
-            first, *rows = [json.loads(line) for line in lines if line.endswith("}")]
+            whole = [line for line in lines if line.endswith("}")]  # the last one may be cut off
+            first, *rows = map(json.loads, whole)
             if first != fingerprint:
                 raise ValueError(
                     f"{path.parent} holds the replay of another log or of other options. Take "
                     "another folder for work, or remove it."
                 )
             self.rows = rows
+            if len(whole) < len(lines):
+                path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
         else:
             path.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
 

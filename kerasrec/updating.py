@@ -22,20 +22,22 @@ from kerasrec.data import Items, join_interactions, read_interactions, read_item
 from kerasrec.derive import derive_version
 from kerasrec.evaluation import evaluate, run_baselines
 from kerasrec.exporter import export
-from kerasrec.fusion import fit_again
+from kerasrec.fusion import MAX_USERS, choose_live, fit_again
 from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
-from kerasrec.sequences import make_histories
+from kerasrec.sequences import before, first_of_pairs, make_histories
 from kerasrec.servingmodule import ServingModule
 from kerasrec.trainer import Trainer
 from kerasrec.trainingstate import rebuild, write_training_state
-from kerasrec.validation import Ranker
+from kerasrec.validation import Ranker, Validation
 
 log = logging.getLogger(__name__)
 #: share of the new events that the child is judged on
 HELD_BACK = 0.2
 #: new events of users with a past, at least: fewer prove nothing
 FEWEST = 20
+#: new events of first meetings, at least, that the weights of the fusion are chosen on anew
+FEWEST_TO_WEIGH = 300
 #: epochs over the users with new events and those that are replayed
 EPOCHS = 3
 #: learning rate, as a share of the parent's
@@ -102,6 +104,7 @@ def update(
         interactions, new = _known_events(interactions, new, items, parent)
         earlier, learned, held = _cut(interactions, new)
         child = Child(parent, items, seed=seed)
+        child.choose_weights(learned)
         child.learn(learned, since=earlier)
         evaluation = judge(child.recommender(), parent, learned, held)
         better, reason = decide(evaluation)
@@ -285,6 +288,7 @@ class Child:
             log.info("%d new items", len(new))
             parent.add_items(Items(new.reset_index(drop=True)))
         self.tables = dict(parent.fusion().tables)
+        self._chosen = None  # a fusion with weights of its own
 
     def learn(self, interactions, *, since):
         """Train on the users with events that are not in `since`, and on as many others.
@@ -312,6 +316,33 @@ class Child:
         self.parent.observe(histories)
         self._fit_tables(histories)
 
+    def choose_weights(self, interactions):
+        """Weigh the parts of the score anew, on the new events, as the parent predicts them live.
+
+        Only before `learn`: the model must not know the events. Few events leave the weights.
+        """
+        known = make_histories(interactions, self.items)
+        is_new = known.chosen & first_of_pairs(known) & (known.timestamps > self.parent.log_end)
+        places = np.flatnonzero(is_new)
+        if len(places) < FEWEST_TO_WEIGH or not self.tables:
+            return
+        places = places[np.argsort(known.timestamps[places], kind="stable")][-MAX_USERS:]
+        rows = before(known, places)
+        validation = Validation(rows, np.arange(len(places)), known.items[places])
+        texts = self._text_vectors() if "text" in self.tables else None
+        times = known.timestamps[places]
+        self._chosen, quality = choose_live(
+            Ranker(self.model),
+            known,
+            validation,
+            times,
+            self.tables,
+            self.manifest.get("tables"),
+            texts,
+        )
+        self.tables = {name: self.tables[name] for name in self._chosen.tables}
+        log.info("weights chosen on %d new events: %s", len(places), quality)
+
     def _fit_tables(self, histories):
         texts = self._text_vectors() if "text" in self.tables else None
         chosen = self.manifest.get("tables")
@@ -326,8 +357,11 @@ class Child:
         return vectors
 
     def fusion(self):
-        """`Fusion`: the parent's weights and moments, the tables fitted again."""
-        return self.parent.fusion()._replace(tables=self.tables)
+        """`Fusion`: the weights chosen, else the parent's; tables and recency as they are now."""
+        parent = self.parent.fusion()
+        if self._chosen is None:
+            return parent._replace(tables=self.tables)
+        return self._chosen._replace(tables=self.tables).at_end(parent.recency.counts)
 
     def module(self):
         """`ServingModule` of the child as it is now, without its encoder."""
@@ -348,8 +382,9 @@ class Child:
 
     def recommender(self):
         """`Recommender` of the child as it is now; it cannot encode texts."""
-        recency = self.parent.fusion().recency
-        return Recommender.in_memory(self.module(), self.items, recency, self.manifest)
+        fusion = self.fusion()
+        manifest = {**self.manifest, "fusion": fusion.description()}
+        return Recommender.in_memory(self.module(), self.items, fusion.recency, manifest)
 
     def publish(self, label, facts, interactions, seconds):
         """Make the child the next version and label it; returns its path."""
@@ -373,7 +408,7 @@ class Child:
         """Whether the graph of the parent can hold the child: other numbers in the same graph."""
         mode = self.manifest["encoder_options"]["mode"]
         frozen = self.encoder is None or mode == "frozen"
-        return frozen and self.parent.has_growing_tables()
+        return frozen and self._chosen is None and self.parent.has_growing_tables()
 
     def _derived(self, changes):
         module, form = self.module(), self.manifest.get("item_matrix", "float32")
