@@ -401,7 +401,7 @@ def serve(options):
         limits=limits,
         policy=options.versions,
         poll=options.poll,
-        loop=store and serving.Loop(store, rules),
+        loop=serving.Loop(store, rules) if store else None,
         ready=_print_server,
     )
     if (
