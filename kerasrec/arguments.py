@@ -308,6 +308,13 @@ def add_serve(sub):
         metavar="N",
         help="newest events of a user that make the history (default 200)",
     )
+    group.add_argument(
+        "--observe",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="between two looks at what is recent in the whole store (default 60; 0 = never)",
+    )
     group = sub.add_argument_group("limits")
     group.add_argument(
         "--max-body-mib", type=float, default=8.0, metavar="N", help="of a request (default 8)"

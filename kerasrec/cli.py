@@ -401,7 +401,7 @@ def serve(options):
         limits=limits,
         policy=options.versions,
         poll=options.poll,
-        loop=serving.Loop(store, rules) if store else None,
+        loop=serving.Loop(store, rules, options.observe) if store else None,
         ready=_print_server,
     )
     if (

@@ -65,10 +65,12 @@ class Loop(NamedTuple):
     Attributes:
         store: path or URL, as `FeedbackStore` takes it.
         rules: `Rules` of the lists that are made from it.
+        observe: seconds between two looks for events that say what is recent; 0 = never.
     """
 
     store: str | Path
     rules: Rules = Rules()
+    observe: float = 60.0
 
 
 _LOCAL, _LIMITS = Access(), Limits()
@@ -102,14 +104,26 @@ class Server:
         """Whether the thread that loads versions is alive; it may be for a while after `stop`."""
         return self._poller.is_alive()
 
-    def start(self, rest_port, grpc_port, poll):
-        """Listen on both ports and look for new versions every `poll` seconds."""
+    def start(self, rest_port, grpc_port, poll, observe=0):
+        """Listen on both ports and look for new versions every `poll` seconds.
+
+        Every `observe` seconds, 0 = never, also for events that say what is recent.
+        """
         with contextlib.ExitStack() as parts:
             self._start_grpc(parts, grpc_port)
             self._start_rest(parts, rest_port)
             self._poller = threading.Thread(target=self._poll, args=[poll], name="kerasrec-poll")
             self._poller.start()
             parts.callback(self._poller.join, _LAST_STEP)
+            if observe:
+                from kerasrec.liverecency import LiveRecency
+
+                live = LiveRecency(self.predictor, self.feedback.store)
+                observer = threading.Thread(
+                    target=live.run, args=[self._stopping, observe], name="kerasrec-observe"
+                )
+                observer.start()
+                parts.callback(observer.join)
             parts.callback(self._stopping.set)
             self._parts = parts.pop_all()
         facts = {"rest": self.rest_address, "grpc": self.grpc_address}
@@ -243,6 +257,8 @@ def running_server(
         raise ValueError(f"poll must be above 0 and below 2**31 seconds. Received: {poll}.")
     if loop is not None:
         loop.rules.check()
+        if not 0 <= loop.observe < MOST:
+            raise ValueError(f"observe must be 0 or more seconds. Received: {loop.observe}.")
     paths = [models] if isinstance(models, str | Path) else list(models)
     folders = [_model_folder(path) for path in paths]
     names = [folder.resolve().name for folder in folders]
@@ -268,7 +284,7 @@ def running_server(
             served[model.name] = model
         predictor = Predictor(served, limits)
         server = Server(served, predictor, access, loop and _routes(predictor, store, loop, parts))
-        server.start(rest_port, grpc_port, poll)
+        server.start(rest_port, grpc_port, poll, loop.observe if loop else 0)
         parts.callback(server.stop)
         yield server
 

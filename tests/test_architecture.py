@@ -31,7 +31,7 @@ shortlist indexedlists versiontexts recommender pipeline update simulate serving
 servingclient deployment
 
 servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest
-feedbackrest serving
+feedbackrest liverecency serving
 
 demo userinput arguments showing feedbackcli loopcli cli
 """.split()
