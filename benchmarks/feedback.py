@@ -1,7 +1,8 @@
 """The feedback store against the targets of the project, on SQLite and on PostgreSQL.
 
-    .venv/bin/python benchmarks/feedback.py [--only ingest latest kill] [--stores sqlite postgresql]
-        [--events 1000000] [--kills 50] [--seconds 5] [--work build/feedback]
+    .venv/bin/python benchmarks/feedback.py [--only ingest latest live kill]
+        [--stores sqlite postgresql] [--events 1000000] [--kills 50] [--seconds 5]
+        [--work build/feedback]
 
 PostgreSQL is a server of its own on loopback (tests/postgres.py), with fsync on; where none can be
 started it is left out and said. Parts:
@@ -9,6 +10,8 @@ started it is left out and said. Parts:
 - ingest: durable events/s, one by one and in batches of 100, of one caller and of eight.
 - latest: p50 and p99 of a user's newest events, and of a click that is stored and read back, with
   --events stored.
+- live: p50 and p99 of a click and the changed list of the same user, over the REST routes of
+  `kerasrec serve`, with --events stored.
 - kill: kill -9 at random moments of ingest; acknowledged events lost, doubled, batches in half.
 """
 
@@ -29,7 +32,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
-PARTS = ("ingest", "latest", "kill")
+PARTS = ("ingest", "latest", "live", "kill")
 START = 1_700_000_000
 CHILD = """
 import itertools, sys
@@ -44,14 +47,15 @@ for n in itertools.count(start):
 """
 
 
-def batches(size, seed):
+def batches(size, seed, items=None):
     """Endless batches of new events of 10,000 users."""
     draw, number = random.Random(seed), 0
+    items = items or [f"item {n}" for n in range(5_000)]
     while True:
         yield [
             {
                 "user_id": f"user {draw.randrange(10_000)}",
-                "item_id": f"item {draw.randrange(5_000)}",
+                "item_id": draw.choice(items),
                 "event": draw.choice(["view", "click", "purchase"]),
                 "timestamp": START + draw.randrange(10**7),
                 "event_id": f"{seed}-{number + n}",
@@ -86,17 +90,22 @@ def measure_ingest(store, options):
     return found
 
 
-def measure_latest(store, options):
-    """Reads among many events; every fifth event is an impression."""
-    events, started = batches(5000, "fill"), time.perf_counter()
-    for number in range(0, options.events, 5000):
+def fill(store, count, items=None):
+    """Store so many events, every fifth an impression; gives back events/s."""
+    events, started = batches(5000, "fill", items), time.perf_counter()
+    for number in range(0, count, 5000):
         batch = next(events)
         for event in batch[::5]:
             event["event"] = "impression"
         store.submit(batch).result()
         if number % 200_000 == 0:
             print(f"{number:,} events stored", file=sys.stderr, flush=True)
-    filled = time.perf_counter() - started
+    return round(count / (time.perf_counter() - started))
+
+
+def measure_latest(store, options):
+    """Reads among many events."""
+    rate = fill(store, options.events)
     draw = random.Random(1)
     users = [f"user {draw.randrange(10_000)}" for _ in range(2000)]
 
@@ -104,19 +113,84 @@ def measure_latest(store, options):
         store.add([{"user_id": user, "item_id": f"item {draw.random()}"}])
         return store.latest(user)
 
-    found = {"events": store.last_seq(), "filled, events/s": round(options.events / filled)}
+    found = {"events": store.last_seq(), "filled, events/s": rate}
     for what, function, some in (
         ("latest", store.latest, users),
         ("click and latest", click, users[:500]),
     ):
-        taken = []
-        for user in some:
-            started = time.perf_counter()
-            function(user)
-            taken.append(1000 * (time.perf_counter() - started))
-        p50, p99 = np.percentile(taken[20:], [50, 99])
-        found[f"{what}, ms p50, p99"] = [round(float(p50), 2), round(float(p99), 2)]
+        found[f"{what}, ms p50, p99"] = percentiles(function, some)
     return found
+
+
+def percentiles(function, values):
+    """Milliseconds of calls, p50 and p99, the first 20 aside."""
+    taken = []
+    for value in values:
+        started = time.perf_counter()
+        function(value)
+        taken.append(1000 * (time.perf_counter() - started))
+    return [round(float(found), 2) for found in np.percentile(taken[20:], [50, 99])]
+
+
+def measure_live(url, options):
+    """Click to changed list over HTTP, one caller, the server a process of its own."""
+    import httpx
+
+    from kerasrec import load_mooccube, train
+    from kerasrec.feedback import FeedbackStore
+
+    interactions, items = load_mooccube()
+    model = options.work / "saved_models" / "courses"
+    if not model.exists():
+        small = {"encoder": {"name": "tfidf"}, "trainer": {"epochs": 1}}
+        out = model.parent
+        train(interactions, items, name="courses", out=out, options=small, progress=False)
+    with FeedbackStore(url) as store:
+        fill(store, options.events, list(items.ids))
+    command = [sys.executable, "-m", "kerasrec.cli", "serve", "--model", str(model)]
+    command += ["--store", str(url), "--rest-port", "0", "--grpc-port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    log = open(options.work / "serve.log", "w", encoding="utf-8")
+    with (
+        log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        ) as server,
+    ):
+        try:
+            address = next(line for line in server.stdout if line.startswith("REST ")).split()[1]
+            with httpx.Client(base_url=address, timeout=30) as client:
+                return {"events": options.events} | click_and_list(client)
+        finally:
+            server.terminate()
+
+
+def click_and_list(client):
+    """Figures of a server that answers; each click is gone from the list that follows it."""
+    draw, unchanged = random.Random(2), 0
+    shown = {}
+    users = [f"user {draw.randrange(10_000)}" for _ in range(1000)]
+
+    def ask(user):
+        answer = client.get("/v1/recommend", params={"user": user})
+        answer.raise_for_status()
+        found = answer.json()
+        return found["request_id"], [row["item_id"] for row in found["items"]]
+
+    def click(user):
+        nonlocal unchanged
+        request_id, listed = shown[user]
+        event = {"user_id": user, "item_id": listed[0], "request_id": request_id}
+        client.post("/v1/feedback", json=event).raise_for_status()
+        shown[user] = ask(user)
+        unchanged += listed[0] in shown[user][1]
+
+    def see(user):
+        shown[user] = ask(user)
+
+    found = {"list, ms p50, p99": percentiles(see, users)}
+    found["click to changed list, ms p50, p99"] = percentiles(click, users)
+    return found | {"lists that a click did not change": unchanged}
 
 
 def measure_kill(url, options):
@@ -175,7 +249,7 @@ def main():
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--stores", nargs="+", default=["sqlite", "postgresql"])
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "feedback")
-    parser.add_argument("--events", type=int, default=1_000_000, help="stored, for latest")
+    parser.add_argument("--events", type=int, default=1_000_000, help="stored, for latest and live")
     parser.add_argument("--seconds", type=float, default=5, help="of each ingest")
     parser.add_argument("--kills", type=int, default=50)
     options = parser.parse_args()
@@ -188,7 +262,7 @@ def main():
         for name, new_url in found.items():
             for part in options.only:
                 function = globals()[f"measure_{part}"]
-                if part == "kill":
+                if part in ("live", "kill"):
                     result = function(new_url(), options)
                 else:
                     with FeedbackStore(new_url()) as store:

@@ -283,6 +283,38 @@ def add_serve(sub):
     )
     group.add_argument("--tls-cert", metavar="PEM", help="certificate, for both protocols")
     group.add_argument("--tls-key", metavar="PEM", help="its private key")
+    group = sub.add_argument_group("feedback")
+    group.add_argument(
+        "--store",
+        metavar="S",
+        help="path of a SQLite file or postgresql+psycopg://user:password@host/database (default: "
+        "KERASREC_STORE in the environment, else none): adds POST /v1/feedback and "
+        "GET /v1/recommend?user=U",
+    )
+    group.add_argument(
+        "--keep-purchased",
+        action="store_true",
+        help="what a user has purchased may be listed again, such as what is used up",
+    )
+    group.add_argument(
+        "--keep-seen",
+        action="store_true",
+        help="what a user has clicked or viewed may be listed again",
+    )
+    group.add_argument(
+        "--user-events",
+        type=int,
+        default=200,
+        metavar="N",
+        help="newest events of a user that make the history (default 200)",
+    )
+    group.add_argument(
+        "--observe",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="between two looks at what is recent in the whole store (default 60; 0 = never)",
+    )
     group = sub.add_argument_group("limits")
     group.add_argument(
         "--max-body-mib", type=float, default=8.0, metavar="N", help="of a request (default 8)"

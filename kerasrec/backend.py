@@ -214,9 +214,9 @@ def api_key():
     return os.environ.get("KERASREC_API_KEY", "")
 
 
-def store_url():
-    """Path or URL of the feedback store, $KERASREC_STORE, else feedback.db in this folder."""
-    return os.environ.get("KERASREC_STORE") or "feedback.db"
+def store_url(default="feedback.db"):
+    """Path or URL of the feedback store: $KERASREC_STORE, else the default, in this folder."""
+    return os.environ.get("KERASREC_STORE") or default
 
 
 def cache_dir():

@@ -365,6 +365,7 @@ def serve(options):
     SIGTERM or Ctrl-C stops it when the requests in work have their answers.
     """
     from kerasrec import serving
+    from kerasrec.livelists import Rules
     from kerasrec.servinglimits import Limits
 
     serving.check_packages()
@@ -386,6 +387,8 @@ def serve(options):
         concurrent=options.max_concurrent,
         workers=options.workers,
     )
+    store = options.store or backend.store_url("")
+    rules = Rules(options.keep_purchased, options.keep_seen, options.user_events).check()
     _load_tensorflow(options)
     backend.share_cores(limits.check().workers)
     if options.log_requests:
@@ -398,6 +401,7 @@ def serve(options):
         limits=limits,
         policy=options.versions,
         poll=options.poll,
+        loop=serving.Loop(store, rules, options.observe) if store else None,
         ready=_print_server,
     )
     if (

@@ -15,7 +15,7 @@ from kerasrec.data import Interactions
 from kerasrec.events import event_table, look_up_events, unknown_event_message
 from kerasrec.feedbackevents import event_rows, table_rows
 from kerasrec.feedbackstats import read_stats
-from kerasrec.feedbacktables import ACTION, ERASURES, EVENTS, SHOWN, open_database, sa
+from kerasrec.feedbacktables import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
 from kerasrec.feedbackwriter import Added, Erased, Writer
 from kerasrec.readers import as_categories
 from kerasrec.tables import check_output, open_table, write_table
@@ -269,8 +269,19 @@ class FeedbackStore:
         Returns:
             list of `StoredEvent`, in order of time, within a second as they were stored.
         """
-        given = {"user": str(user_id), "since": since or 0, "most": limit}
         kinds = (ACTION, SHOWN) if impressions else (ACTION,)
+        return self._newest(user_id, kinds, limit, since)
+
+    def decisions(self, user_id, limit=1000):
+        """The newest purchases and dislikes of a user, however long ago; oldest first.
+
+        Returns:
+            list of `StoredEvent`, at most `limit`; a bounded read, as `latest` is.
+        """
+        return self._newest(user_id, (DECIDED,), limit)
+
+    def _newest(self, user_id, kinds, limit, since=None):
+        given = {"user": str(user_id), "since": since or 0, "most": limit}
         with self._database.reading() as connection:
             rows = [r for k in kinds for r in connection.execute(self._latest.where(k), given)]
         rows.sort(key=lambda row: (row.timestamp, row.seq))

@@ -72,6 +72,8 @@ STORE = sa.Table(
 #: only where a query has their condition word for word
 ACTION = sa.text("event <> 'impression'")
 SHOWN = sa.text("event = 'impression'")
+#: what keeps an item out of the user's lists for good
+DECIDED = sa.text("event IN ('purchase', 'dislike')")
 _ASKED = sa.text("request_id IS NOT NULL")
 
 
@@ -84,6 +86,7 @@ def _index(name, *columns, where=None):
 # on (user_id, timestamp, seq) for all would be taken for the actions too, past all impressions.
 _index("feedback_actions", "user_id", "timestamp", "seq", where=ACTION)
 _index("feedback_shown", "user_id", "timestamp", "seq", where=SHOWN)
+_index("feedback_decided", "user_id", "timestamp", "seq", where=DECIDED)
 _index("feedback_users", "user_id")
 _index("feedback_requests", "request_id", "item_id", where=_ASKED)
 _index("feedback_times", "timestamp")

@@ -3,7 +3,8 @@
 The graph of a version looks at every item for every list. The embedded server answers these two
 signatures from the candidates of a `Shortlist` instead, where that pays (`find_shortlist`); inputs
 and outputs are the same. A row that needs more than the candidates goes through the graph: with an
-allow list, a deny list or seen items kept, or where too few candidates are left.
+allow list, or where too few candidates are left; among several rows also with a deny list or seen
+items kept.
 """
 
 import numpy as np
@@ -52,6 +53,10 @@ class IndexedLists:
         shortlist = find_shortlist("auto", module, manifest, version)
         return shortlist and cls(shortlist, module, artifacts.read_catalogue(version)["item_id"])
 
+    def know(self):
+        """Read what is popular and new again, after it has changed in the loaded version."""
+        self._shortlist.know()
+
     def serving_default(self, history):
         """Tensors in, dict of tensors out, as the signature of the version."""
         ids = history.numpy()
@@ -62,13 +67,20 @@ class IndexedLists:
         """The same with times; rows with a filter of their own go through the graph."""
         given = {"history": history, "timestamps": timestamps}
         given |= {"allow": allow, "deny": deny, "keep_seen": keep_seen}
-        times = timestamps.numpy()
-        enough, *lists = self._lists(history.numpy(), times, times.max(axis=1, initial=0))
-        filtered = [(ids.numpy() != b"").any(axis=1) for ids in (allow, deny)]
-        enough &= ~(filtered[0] | filtered[1] | keep_seen.numpy())
+        ids, times = history.numpy(), timestamps.numpy()
+        asked = times.max(axis=1, initial=0)
+        filtered = (allow.numpy() != b"").any(axis=1)
+        if len(ids) == 1:
+            denied = self._index.get_indexer(deny.numpy()[0])
+            own = dict(keep_seen=bool(keep_seen.numpy()[0]), deny=denied[denied > 0])
+            enough, *lists = self._lists(ids, times, asked, **own)
+        else:
+            enough, *lists = self._lists(ids, times, asked)
+            filtered |= (deny.numpy() != b"").any(axis=1) | keep_seen.numpy()
+        enough &= ~filtered
         return self._joined("recommend", given, enough, *lists)
 
-    def _lists(self, ids, times, asked):
+    def _lists(self, ids, times, asked, **options):
         """`Shortlist.lists` of rows of ids, with the ids of what it lists."""
         item = np.maximum(self._index.get_indexer(ids.ravel()), 0).reshape(ids.shape)
         known = item > 0
@@ -84,7 +96,7 @@ class IndexedLists:
         )
         inputs = model_inputs(histories, int(lengths.max(initial=1)))
         tensors = [tf.constant(inputs[name]) for name in ("history", "time_gap", "event")]
-        enough, index, scores = self._shortlist.lists(tensors, asked, k=self._k)
+        enough, index, scores = self._shortlist.lists(tensors, asked, k=self._k, **options)
         return enough, self._ids[index], scores
 
     def _joined(self, name, given, enough, items, scores):

@@ -147,6 +147,18 @@ class ServedVersion:
             count += 1
         return count
 
+    def moments(self):
+        """Arrays `starts, first, prior`, as in `recency.Moments`."""
+        return [getattr(self._loaded, name).numpy() for name in ("starts", "first", "prior")]
+
+    def set_moments(self, starts, first, prior, popularity):
+        """Take other moments; nobody may be asking the version meanwhile (`Predictor.alone`)."""
+        values = {"starts": starts, "first": first, "prior": prior, "popularity": popularity}
+        for name, value in values.items():
+            getattr(self._loaded, name).assign(value)
+        if self.lists is not None:
+            self.lists.know()
+
     def unload(self):
         """Let the memory go; nobody may use the version any more."""
         self._loaded, self.lists, self.signatures = None, None, {}

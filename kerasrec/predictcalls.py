@@ -162,6 +162,24 @@ class Predictor:
         finally:
             self._slots.release()
 
+    @contextlib.contextmanager
+    def alone(self, seconds=2.0):
+        """No call into TensorFlow is under way inside the block; those that come wait.
+
+        Raises:
+            TimeoutError: others did not end within so many seconds.
+        """
+        until, held = time.perf_counter() + seconds, 0
+        try:
+            while held < self.limits.workers:
+                if not self._slots.acquire(timeout=max(until - time.perf_counter(), 0.001)):
+                    raise TimeoutError("calls that are under way did not end")
+                held += 1
+            yield
+        finally:
+            for _ in range(held):
+                self._slots.release()
+
     def check_inputs(self, signature, tensors):
         """Check names, types and sizes of inputs before they are made.
 

@@ -25,6 +25,8 @@ _PREDICT = re.compile(_WHERE + r":(predict|classify|regress)")
 _LOOK = re.compile(_WHERE + r"(/metadata)?")
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _METRICS = "/monitoring/prometheus/metrics"
+#: of the feedback store, where there is one
+_FEEDBACK = ("/v1/feedback", "/v1/recommend", "/v1/feedback/stats")
 _MAX_INT64 = (1 << 63) - 1
 
 
@@ -35,10 +37,12 @@ class RestApi:
         predictor: `Predictor`.
         is_ready: function without arguments: whether requests should come here.
         api_key: function of the headers that says whether the key is right; or None.
+        feedback: `FeedbackRoutes`; None = no store.
     """
 
-    def __init__(self, predictor, *, is_ready, api_key=None):
+    def __init__(self, predictor, *, is_ready, api_key=None, feedback=None):
         self.predictor, self.is_ready, self.api_key = predictor, is_ready, api_key
+        self.feedback = feedback
         self._unread = 0  # bytes of bodies that are not complete yet
         self.pool = futures.ThreadPoolExecutor(
             predictor.limits.workers, thread_name_prefix="kerasrec-rest"
@@ -76,7 +80,7 @@ class RestApi:
         return _error(f"nothing at {request.scope['path']}; the API is below /v1/models/", 404)
 
     async def version_1(self, request):
-        """All of TF Serving's API."""
+        """All of TF Serving's API, and the routes of the feedback store."""
         with _answering() as answer:
             self._check_key(request)
             path = request.scope["path"]
@@ -84,6 +88,11 @@ class RestApi:
                 answer.append(await self._post(request, *found.groups()))
             elif request.method == "GET" and (found := _LOOK.fullmatch(path)):
                 answer.append(self._look(*found.groups()))
+            elif path in _FEEDBACK and self.feedback is None:
+                message = "this server has no feedback store; start it with --store PATH_OR_URL."
+                raise Refusal("NOT_FOUND", message)
+            elif self.feedback and (route := self.feedback.route(request.method, path)):
+                answer.append(_json(await route(request, self._body)))
             else:
                 message = f"Malformed request: {request.method} {path}"
                 raise Refusal("INVALID_ARGUMENT", message)

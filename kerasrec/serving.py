@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kerasrec import artifacts, backend
+from kerasrec.livelists import Rules
 from kerasrec.servingclient import Client as Client
 from kerasrec.servinglimits import MOST, Limits
 
@@ -58,6 +59,20 @@ class Access(NamedTuple):
         return self.host == "localhost"
 
 
+class Loop(NamedTuple):
+    """The feedback store of a server.
+
+    Attributes:
+        store: path or URL, as `FeedbackStore` takes it.
+        rules: `Rules` of the lists that are made from it.
+        observe: seconds between two looks for events that say what is recent; 0 = never.
+    """
+
+    store: str | Path
+    rules: Rules = Rules()
+    observe: float = 60.0
+
+
 _LOCAL, _LIMITS = Access(), Limits()
 
 
@@ -67,12 +82,14 @@ class Server:
     Attributes:
         models: name -> `ModelVersions`.
         predictor: `Predictor`, with `limits` and `metrics`.
+        feedback: `FeedbackRoutes`, with `store`; None = no store.
         rest_address: such as `http://127.0.0.1:8501`.
         grpc_address: such as `127.0.0.1:8500`.
     """
 
-    def __init__(self, models, predictor, access):
+    def __init__(self, models, predictor, access, feedback=None):
         self.models, self.predictor, self.access = models, predictor, access
+        self.feedback = feedback
         self.rest_address = self.grpc_address = ""
         self._stopping = threading.Event()
         self._parts, self._poller = contextlib.ExitStack(), None
@@ -87,14 +104,26 @@ class Server:
         """Whether the thread that loads versions is alive; it may be for a while after `stop`."""
         return self._poller.is_alive()
 
-    def start(self, rest_port, grpc_port, poll):
-        """Listen on both ports and look for new versions every `poll` seconds."""
+    def start(self, rest_port, grpc_port, poll, observe=0):
+        """Listen on both ports and look for new versions every `poll` seconds.
+
+        Every `observe` seconds, 0 = never, also for events that say what is recent.
+        """
         with contextlib.ExitStack() as parts:
             self._start_grpc(parts, grpc_port)
             self._start_rest(parts, rest_port)
             self._poller = threading.Thread(target=self._poll, args=[poll], name="kerasrec-poll")
             self._poller.start()
             parts.callback(self._poller.join, _LAST_STEP)
+            if observe:
+                from kerasrec.liverecency import LiveRecency
+
+                live = LiveRecency(self.predictor, self.feedback.store)
+                observer = threading.Thread(
+                    target=live.run, args=[self._stopping, observe], name="kerasrec-observe"
+                )
+                observer.start()
+                parts.callback(observer.join)
             parts.callback(self._stopping.set)
             self._parts = parts.pop_all()
         facts = {"rest": self.rest_address, "grpc": self.grpc_address}
@@ -128,7 +157,12 @@ class Server:
         from kerasrec.predictrest import RestApi
 
         access = self.access
-        api = RestApi(self.predictor, is_ready=self.is_ready, api_key=_key_check(access.api_key))
+        api = RestApi(
+            self.predictor,
+            is_ready=self.is_ready,
+            api_key=_key_check(access.api_key),
+            feedback=self.feedback,
+        )
         parts.callback(api.pool.shutdown)
         listening = parts.enter_context(_listen(access.host, port))
         config = uvicorn.Config(
@@ -194,6 +228,7 @@ def running_server(
     limits=_LIMITS,
     policy="labelled",
     poll=2.0,
+    loop=None,
 ):
     """A server of this process, for the length of the block.
 
@@ -205,13 +240,14 @@ def running_server(
         limits: `Limits`.
         policy: "labelled" = the newest version and those with a label, "all" = all versions.
         poll: seconds between two looks for new versions and labels.
+        loop: `Loop`, for the routes of a feedback store; None = without.
 
     Yields:
         `Server`.
 
     Raises:
         ArtifactError: a model folder has no version that loads.
-        OSError: a port is taken, or a file of `access` cannot be read.
+        OSError: a port is taken, a file of `access` cannot be read, or the store is out of reach.
         SetupError: packages of the extra "serving" are missing.
         ValueError: two models of one name, a limit that makes no sense, half of a TLS pair.
     """
@@ -219,6 +255,10 @@ def running_server(
     _check_access(access)
     if not 0 < poll < MOST:
         raise ValueError(f"poll must be above 0 and below 2**31 seconds. Received: {poll}.")
+    if loop is not None:
+        loop.rules.check()
+        if not 0 <= loop.observe < MOST:
+            raise ValueError(f"observe must be 0 or more seconds. Received: {loop.observe}.")
     paths = [models] if isinstance(models, str | Path) else list(models)
     folders = [_model_folder(path) for path in paths]
     names = [folder.resolve().name for folder in folders]
@@ -232,20 +272,36 @@ def running_server(
     from kerasrec.modelversions import ModelVersions
     from kerasrec.predictcalls import Predictor
 
-    served = {}
-    for folder in folders:
-        model = ModelVersions(folder, policy=policy)
-        model.refresh()
-        if not model.numbers:
-            reasons = [f"{number}: {message}" for number, *_, message in model.status()]
-            raise artifacts.ArtifactError(f"No version of {folder} loads. {' '.join(reasons)}")
-        served[model.name] = model
-    server = Server(served, Predictor(served, limits), access)
-    server.start(rest_port, grpc_port, poll)
-    try:
+    with contextlib.ExitStack() as parts:
+        store = loop and parts.enter_context(_open_store(loop.store))
+        served = {}
+        for folder in folders:
+            model = ModelVersions(folder, policy=policy)
+            model.refresh()
+            if not model.numbers:
+                reasons = [f"{number}: {message}" for number, *_, message in model.status()]
+                raise artifacts.ArtifactError(f"No version of {folder} loads. {' '.join(reasons)}")
+            served[model.name] = model
+        predictor = Predictor(served, limits)
+        server = Server(served, predictor, access, loop and _routes(predictor, store, loop, parts))
+        server.start(rest_port, grpc_port, poll, loop.observe if loop else 0)
+        parts.callback(server.stop)
         yield server
-    finally:
-        server.stop()
+
+
+def _open_store(url):
+    from kerasrec.feedback import FeedbackStore
+
+    return FeedbackStore(url)
+
+
+def _routes(predictor, store, loop, parts):
+    """`FeedbackRoutes` that are closed with `parts`."""
+    from kerasrec.feedbackrest import FeedbackRoutes
+
+    routes = FeedbackRoutes(predictor, store, loop.rules)
+    parts.callback(routes.close)
+    return routes
 
 
 def serve(
@@ -257,12 +313,13 @@ def serve(
     limits=_LIMITS,
     policy="labelled",
     poll=2.0,
+    loop=None,
     ready=None,
 ):
     """Serve until SIGTERM or SIGINT, then finish the requests in work and return.
 
     Args:
-        models, rest_port, grpc_port, access, limits, policy, poll: as in `running_server`.
+        models, rest_port, grpc_port, access, limits, policy, poll, loop: as in `running_server`.
         ready: function of the `Server`, called when it answers.
 
     Returns:
@@ -283,6 +340,7 @@ def serve(
             limits=limits,
             policy=policy,
             poll=poll,
+            loop=loop,
         ) as server:
             if ready is not None:
                 ready(server)
@@ -398,7 +456,14 @@ def examples(server):
     options = ' -H "x-api-key: $KERASREC_API_KEY"' if server.access.api_key else ""
     if server.access.tls_cert:
         options += f" --cacert {shlex.quote(str(server.access.tls_cert))}"
-    return [
+    lines = [
         f"curl{options} {url} -d {shlex.quote(json.dumps(request, ensure_ascii=False))}"
         for request in requests
     ]
+    if server.feedback is not None:
+        item = requests[0]["instances"][0]["history"][0]
+        click = shlex.quote(json.dumps({"user_id": "u1", "item_id": item}, ensure_ascii=False))
+        lines.append(f"curl{options} {server.rest_address}/v1/feedback -d {click}")
+        asked = f"user=u1&model={urllib.parse.quote(name)}"
+        lines.append(f"curl{options} '{server.rest_address}/v1/recommend?{asked}'")
+    return lines

@@ -3,6 +3,8 @@
 Only the connection is loaded: no TensorFlow for REST, and never a model.
 """
 
+import json
+import time
 from functools import partial
 
 import numpy as np
@@ -226,6 +228,54 @@ class Client:
         frame = pd.DataFrame(found, columns=["version", "state", "error"])
         return frame.sort_values("version", ignore_index=True)
 
+    # --- the loop: `kerasrec serve --store` only ---
+
+    def feedback(self, events):
+        """Store what users did; it is durable when this returns, and sending it again is harmless.
+
+        Args:
+            events: a dict or a list of dicts with `user_id`, `item_id` and, where they are known,
+                `event` (default click), `value`, `timestamp` (default now), `request_id` (of the
+                list that was clicked on), `event_id`: as for `FeedbackStore.add`.
+
+        Returns:
+            dict `stored, repeated, erased`: how many are new, known before, of forgotten users.
+        """
+        events = [events] if isinstance(events, dict) else events
+        if not isinstance(events, list | tuple):
+            kind = type(events).__name__
+            raise ValueError(f"events must be a dict or a list of dicts. Received: {kind}.")
+        now = int(time.time())  # a retry must be the same event
+        dated = [{"timestamp": now, **e} if isinstance(e, dict) else e for e in events]
+        content = json.dumps({"events": dated}, ensure_ascii=False, default=_plain)
+        return self._call(partial(self._rest_only("feedback"), content.encode()))
+
+    def recommend_for(self, user, k=10, *, log=True):
+        """Best items for a user, by what the server's store knows of the user at this moment.
+
+        Args:
+            user: user id.
+            k: list length at most.
+            log: True lets the server store the list as shown.
+
+        Returns:
+            DataFrame `user_id, item_id, rank, score`; its `attrs` hold `request_id` (to be given
+            with clicks on the list), `model` and `version`.
+        """
+        answer = self._call(partial(self._rest_only("recommend_for"), str(user), k, log))
+        rows = [{"user_id": answer["user"], **row} for row in answer["items"]]
+        table = pd.DataFrame(rows, columns=["user_id", "item_id", "rank", "score"])
+        table.attrs.update({name: answer[name] for name in ("request_id", "model", "version")})
+        return table.astype({"rank": np.int64, "score": np.float32})
+
+    def _rest_only(self, name):
+        if not hasattr(self._transport, name):
+            raise ValueError(
+                f'{name} needs kerasrec serve --store and Client(..., protocol="rest"). Received: '
+                'protocol="grpc".'
+            )
+        return getattr(self._transport, name)
+
     def _ask(self, signature, num_rows, makers):
         """Outputs of each batch; `makers`: input -> function of a slice of rows."""
         answers = []
@@ -237,6 +287,15 @@ class Client:
 
     def _call(self, call):
         return with_retries(call, self.target, timeout=self.timeout, retries=self.retries)
+
+
+def _plain(value):
+    """A number of numpy or a time, for JSON."""
+    if hasattr(value, "item"):
+        return value.item()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise ValueError(f"events must hold texts, numbers and times. Received: {value!r}.")
 
 
 def _lengths(rows):

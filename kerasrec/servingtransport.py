@@ -10,7 +10,7 @@ import threading
 import time
 from concurrent import futures
 from functools import partial
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import numpy as np
 
@@ -181,6 +181,8 @@ class Rest:
             base_url=target.rstrip("/"), headers=headers, verify=_ssl_context(ca)
         )
         self._path = f"/v1/models/{quote(model, safe='')}"
+        given = {"model": model, "version": version, "label": label}
+        self._named = {name: value for name, value in given.items() if value is not None}
         if version is not None:
             self._path += f"/versions/{int(version)}"
         elif label is not None:
@@ -209,6 +211,15 @@ class Rest:
             )
             for found in answer["model_version_status"]
         ]
+
+    def feedback(self, content, seconds):
+        """What became of events; `content` is their JSON, bytes."""
+        return self._call("POST", "/v1/feedback", seconds, content)
+
+    def recommend_for(self, user, k, log, seconds):
+        """The answer of `/v1/recommend`."""
+        asked = {"user": user, "k": k, "log": int(log), **self._named}
+        return self._call("GET", f"/v1/recommend?{urlencode(asked)}", seconds)
 
     def _call(self, method, path, seconds, content=None):
         httpx = self._httpx

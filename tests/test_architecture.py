@@ -16,7 +16,7 @@ backend artifacts nearest doctor
 cleaningreport columns events timestamps csvtable tables readers data
 cleaning datastats splits datasets sequences
 
-feedbacktables feedbackwriter feedbackevents feedbackstats feedback
+feedbacktables feedbackwriter feedbackevents feedbackstats feedback livelists
 
 lists metrics transitions recency fusionweights fusion baselines evaluation plots report
 
@@ -30,7 +30,8 @@ graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard 
 shortlist indexedlists versiontexts recommender pipeline updating simulation servingtransport
 servingclient deployment
 
-servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
+servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest
+feedbackrest liverecency serving
 
 demo userinput arguments showing feedbackcli loopcli cli
 """.split()
@@ -40,6 +41,7 @@ LIGHT = """
 artifacts nearest cleaningreport columns events timestamps csvtable tables readers data cleaning
 datastats splits datasets sequences lists metrics baselines evaluation plots report transitions
 recency fusionweights fusion feedbacktables feedbackwriter feedbackevents feedbackstats feedback
+livelists
 """.split()
 
 

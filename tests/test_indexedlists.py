@@ -118,3 +118,27 @@ def test_a_server_takes_it(large_version, low_bar, tmp_path, caplog):
         exact = version._loaded.signatures["serving_default"](history=history)
         assert overlap(near, exact) >= 0.99
         assert version.signature("similar")({"item_ids": tf.constant(["i5"])})["item_ids"][0, 0]
+
+
+def test_one_row_with_denied_and_seen_items_needs_no_graph(pair, monkeypatch):
+    signatures, lists = pair
+    history = tf.constant(rows_of_ids()[5:6])
+    given = {"history": history, "timestamps": tf.zeros(history.shape, tf.int64)}
+    given |= {"allow": tf.zeros((1, 0), tf.string), "keep_seen": tf.constant([True])}
+    first = signatures["recommend"](**given, deny=tf.zeros((1, 0), tf.string))
+    given["deny"] = tf.concat([first["item_ids"][:, :5], [["no such item", ""]]], axis=1)
+    exact = signatures["recommend"](**given)
+    monkeypatch.setattr(lists, "_exact", None)  # asking the graph would fail
+    near = lists.recommend(**given)
+    assert overlap(exact, near) >= 0.98
+    assert not set(near["item_ids"].numpy()[0]) & set(first["item_ids"].numpy()[0, :5])
+
+
+def test_what_is_popular_is_read_again(pair):
+    _, lists = pair
+    module = lists._shortlist._module
+    popular = module.popularity.numpy()
+    module.popularity.assign(-popular)
+    lists.know()
+    found = lists.serving_default(tf.constant([[""]]))["item_ids"].numpy()[0, 0]
+    assert found == f"i{popular[1:].argmin()}".encode()

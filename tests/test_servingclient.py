@@ -191,3 +191,54 @@ def test_serving_has_it_too():
     from kerasrec import serving
 
     assert serving.Client is kerasrec.Client is Client
+
+
+# --- the loop ---
+
+
+@pytest.fixture(scope="module")
+def shop(served_folder, tmp_path_factory):
+    from kerasrec.serving import Loop, running_server
+
+    loop = Loop(tmp_path_factory.mktemp("shop") / "feedback.db")
+    with running_server(served_folder, loop=loop) as server:
+        yield server
+
+
+def test_feedback_changes_the_next_list(shop):
+    options = dict(model="toy", protocol="rest", timeout=60)
+    with Client(shop.rest_address, **options) as client:
+        before = client.recommend_for("u 1", k=5)
+        assert list(before.columns) == ["user_id", "item_id", "rank", "score"]
+        assert before["user_id"].unique().tolist() == ["u 1"] and len(before) == 5
+        assert before.attrs["model"] == "toy" and before.attrs["version"] == 1
+        clicked = before["item_id"][2]
+        click = {"user_id": "u 1", "item_id": clicked, "timestamp": np.int64(1_700_000_000)}
+        click["request_id"] = before.attrs["request_id"]
+        assert client.feedback(click) == {"stored": 1, "repeated": 0, "erased": 0}
+        assert client.feedback([click])["repeated"] == 1
+        assert client.feedback([])["stored"] == 0
+        after = client.recommend_for("u 1", k=5, log=False)
+        assert clicked not in set(after["item_id"])
+        with pytest.raises(ValueError, match="event 1: unknown field 'time'"):
+            client.feedback({"user_id": 1, "item_id": 2, "time": 3})
+        with pytest.raises(ValueError, match="a dict or a list"):
+            client.feedback("click")
+        with pytest.raises(ValueError, match="k must be at most 50"):
+            client.recommend_for("u 1", k=51)
+    with Client(shop.rest_address, version=2, **options) as client:
+        assert client.recommend_for("u 1", k=5).attrs["version"] == 2
+    with Client(shop.rest_address, label="canary", **options) as client:
+        with pytest.raises(ValueError, match="canary"):
+            client.recommend_for("u 1")
+
+
+def test_the_loop_is_spoken_over_rest_only(server):
+    with Client(server.grpc_address, model="toy") as client:
+        with pytest.raises(ValueError, match='feedback needs .* protocol="rest"'):
+            client.feedback([])
+        with pytest.raises(ValueError, match='recommend_for needs .* protocol="rest"'):
+            client.recommend_for("u")
+    with Client(server.rest_address, model="toy", protocol="rest") as client:
+        with pytest.raises(LookupError, match="no feedback store"):
+            client.recommend_for("u")

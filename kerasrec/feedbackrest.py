@@ -1,0 +1,296 @@
+"""The REST routes of the feedback store: events in, lists of a user out, statistics.
+
+They have places and threads of their own, so that a store that does not answer leaves predict
+alone.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import threading
+import time
+from concurrent import futures
+from functools import partial
+
+from kerasrec.artifacts import ArtifactError
+from kerasrec.backend import tf
+from kerasrec.feedbacktables import sa
+from kerasrec.livelists import LiveLists
+from kerasrec.servinglimits import Gate, Refusal
+
+log = logging.getLogger(__name__)
+_THREADS = 8  # that may wait for the store at once; fewer than the connections of its pool
+_MOST_UNLOGGED = 1000  # lists whose impressions wait to be stored; further ones are not logged
+_MAX_ID = 256  # characters, as in the store
+#: what a store raises that is not the caller's mistake
+_FAILURES = (OSError, ArtifactError, sa.exc.SQLAlchemyError)
+_PARAMETERS = ("user", "k", "model", "version", "label", "log")
+
+
+class FeedbackRoutes:
+    """The routes of one server that has a store.
+
+    Args:
+        predictor: `Predictor`.
+        store: `FeedbackStore`.
+        rules: `Rules`.
+    """
+
+    def __init__(self, predictor, store, rules):
+        self.predictor, self.store, self.rules = predictor, store, rules.check()
+        self._gate = Gate(predictor.limits.concurrent)
+        self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="kerasrec-feedback")
+        self._counting = threading.Lock()
+        self._unlogged = 0  # lists whose impressions are not stored yet
+        self._lock = threading.Lock()
+        self._routes = {
+            ("POST", "/v1/feedback"): self._add,
+            ("GET", "/v1/recommend"): self._recommend,
+            ("GET", "/v1/feedback/stats"): self._stats,
+        }
+
+    def close(self):
+        """Finish what is in work."""
+        self._pool.shutdown()
+
+    def route(self, method, path):
+        """The async function of `(request, read_body)` that answers with plain data; or None."""
+        return self._routes.get((method, path))
+
+    async def _run(self, work, deadline):
+        """What `work` gives in a thread, or in a future that it gives there.
+
+        Raises:
+            TimeoutError: nothing by the deadline.
+        """
+        self._gate.enter()
+        job = self._pool.submit(work)
+        job.add_done_callback(self._leave)
+        async with asyncio.timeout(deadline - time.perf_counter()):
+            result = await asyncio.wrap_future(job)
+            return await asyncio.wrap_future(result) if _is_future(result) else result
+
+    def _leave(self, job):
+        """The place is free when the work is over, also if nobody waits for it."""
+        if not job.cancelled() and job.exception() is None and _is_future(job.result()):
+            job.result().add_done_callback(lambda _: self._gate.leave())
+        else:
+            self._gate.leave()
+
+    # --- events in ---
+
+    async def _add(self, request, read_body):
+        limits = self.predictor.limits
+        with self.predictor.counted("rest") as call:
+            call.signature = "feedback"
+            deadline = time.perf_counter() + limits.seconds
+            try:
+                async with asyncio.timeout(limits.seconds):
+                    body = await read_body(request)
+            except TimeoutError:
+                raise _too_late("whole request", limits) from None
+            try:
+                added = await self._run(partial(self._submit, call, body), deadline)
+            except TimeoutError:
+                what = f"the events were not stored within {limits.seconds:g} seconds"
+                raise _unavailable(what) from None
+            except _FAILURES as error:
+                log.error("feedback not stored", extra={"error": str(error)})
+                raise _unavailable("the events were not stored") from error
+        return added._asdict()
+
+    def _submit(self, call, body):
+        events = read_events(body)
+        call.rows = len(events)
+        try:
+            return self.store.submit(events)
+        except (ValueError, TypeError) as error:
+            raise Refusal("INVALID_ARGUMENT", str(error)) from error
+
+    # --- lists out ---
+
+    async def _recommend(self, request, read_body):
+        limits = self.predictor.limits
+        with self.predictor.counted("rest") as call:
+            call.signature = "recommend"
+            spec, user, k, is_logged = read_query(request.query_params, self.predictor.models)
+            deadline = time.perf_counter() + limits.seconds
+            work = partial(self._list, call, spec, user, k, is_logged, deadline)
+            try:
+                listed = await self._run(work, deadline)
+            except TimeoutError:
+                raise _too_late("answer", limits) from None
+        ranked = zip(listed.item_ids, listed.scores, strict=True)
+        return {
+            "request_id": listed.request_id,
+            "user": listed.user,
+            "model": listed.model,
+            "version": listed.version,
+            "items": [
+                {"item_id": item, "score": score, "rank": rank}
+                for rank, (item, score) in enumerate(ranked, 1)
+            ],
+        }
+
+    def _list(self, call, spec, user, k, is_logged, deadline):
+        lists = LiveLists(partial(self._ask, call, spec, deadline), self.store, self.rules)
+        try:
+            listed = lists.listed(user, k, log=False)
+        except _FAILURES as error:
+            log.error("feedback not read", extra={"error": str(error)})
+            raise _unavailable("what the user did cannot be read") from error
+        if is_logged and time.perf_counter() < deadline:  # else nobody sees the list
+            self._log(lists, listed)
+        return listed
+
+    def _ask(self, call, spec, deadline, question, k):
+        """`LiveLists`' question to the served version."""
+
+        def read(signature):
+            return {
+                name: tf.constant(array, signature.inputs[name][0])
+                for name, array in question.inputs().items()
+            }
+
+        version, _, answer = self.predictor.predict(call, spec, read, deadline)
+        ids, scores = (answer[name].numpy()[0] for name in ("item_ids", "scores"))
+        if k > len(ids):
+            raise Refusal(
+                "INVALID_ARGUMENT",
+                f"k must be at most {len(ids)}, the length of the lists that this version was "
+                f"exported with. Received: k={k}.",
+            )
+        listed = [(i.decode(), float(s)) for i, s in zip(ids[:k], scores[:k], strict=True) if i]
+        return (
+            spec["model"],
+            version.number,
+            [item for item, _ in listed],
+            [score for _, score in listed],
+        )
+
+    def _log(self, lists, listed):
+        """Begin to store the impressions; what fails is in the log and costs nobody an answer."""
+        with self._lock:
+            if self._unlogged >= _MOST_UNLOGGED:
+                log.warning("list not logged: too many wait for the store")
+                return
+            self._unlogged += 1
+
+        def done(future):
+            with self._lock:
+                self._unlogged -= 1
+            if error := future.exception():
+                log.error("impressions not stored", extra={"error": str(error)})
+
+        lists.log(listed).logged.add_done_callback(done)
+
+    # --- statistics ---
+
+    async def _stats(self, request, read_body):
+        limits = self.predictor.limits
+        with self.predictor.counted("rest") as call:
+            call.signature = "feedback_stats"
+            try:
+                return await self._run(self._count, time.perf_counter() + limits.seconds)
+            except TimeoutError:
+                raise _too_late("answer", limits) from None
+
+    def _count(self):
+        if not self._counting.acquire(blocking=False):  # it reads the whole store
+            message = "statistics are being counted for somebody else; try again later."
+            raise Refusal("RESOURCE_EXHAUSTED", message)
+        try:
+            found = self.store.stats()._asdict()
+        except _FAILURES as error:
+            log.error("feedback not counted", extra={"error": str(error)})
+            raise _unavailable("the events cannot be counted") from error
+        finally:
+            self._counting.release()
+        for name in ("versions", "positions"):
+            table = found[name].astype(object)
+            found[name] = table.where(table.notna(), None).to_dict("records")
+        return found
+
+
+def _is_future(value):
+    return isinstance(value, futures.Future)
+
+
+def read_events(body):
+    """List of events of the body of a request: one, a list of them, or `{"events": [...]}`.
+
+    >>> read_events(b'{"user_id": "u", "item_id": "i"}')
+    [{'user_id': 'u', 'item_id': 'i'}]
+    """
+    try:
+        found = json.loads(body)
+    except RecursionError:
+        raise Refusal("INVALID_ARGUMENT", "too many lists inside each other") from None
+    except ValueError as error:  # also of bytes that are no UTF-8
+        raise Refusal("INVALID_ARGUMENT", f"JSON Parse error: {error}") from None
+    if isinstance(found, dict) and set(found) == {"events"}:
+        found = found["events"]
+    if isinstance(found, dict):
+        found = [found]
+    if not isinstance(found, list):
+        raise Refusal(
+            "INVALID_ARGUMENT",
+            'expected an event {"user_id": ..., "item_id": ...}, a list of events, or '
+            '{"events": [...]}. Received: something else; nothing was stored.',
+        )
+    return found
+
+
+def read_query(given, models):
+    """What `/v1/recommend` is asked.
+
+    Args:
+        given: parameter -> text.
+        models: names of the models that are served.
+
+    Returns:
+        `(spec, user, k, whether the list is logged)`; spec as `Predictor.predict` takes it.
+
+    Raises:
+        Refusal: INVALID_ARGUMENT.
+    """
+    for name in given:
+        if name not in _PARAMETERS:
+            raise _wrong(f"a parameter of {', '.join(_PARAMETERS)}", name)
+    user = given.get("user", "")
+    if not user.strip() or len(user) > _MAX_ID or "\0" in user:
+        raise _wrong(f"user=ID, of at most {_MAX_ID} characters", user[:80])
+    k = given.get("k", "10")
+    if not re.fullmatch("[0-9]{1,6}", k) or int(k) < 1:
+        raise _wrong("k as a whole number from 1", k[:80])
+    logged = given.get("log", "1")
+    if logged not in ("0", "1"):
+        raise _wrong("log=0 or log=1", logged[:80])
+    model = given.get("model")
+    if model is None and len(models) > 1:
+        raise _wrong(f"model=NAME, as there are several ({', '.join(models)})", "none")
+    version, label = given.get("version"), given.get("label")
+    if version is not None and label is not None:
+        raise _wrong("version or label, not both", "both")
+    if version is not None and not re.fullmatch("[0-9]{1,18}", version):
+        raise _wrong("version as a whole number", version[:80])
+    number = None if version is None else int(version)
+    name = next(iter(models)) if model is None else model
+    spec = {"model": name, "version": number, "label": label, "signature": "recommend"}
+    return spec, user, int(k), logged == "1"
+
+
+def _wrong(expected, received):
+    message = f"expected {expected}. Received: {received!r}. Correct the address."
+    return Refusal("INVALID_ARGUMENT", message)
+
+
+def _too_late(what, limits):
+    message = f"no {what} within {limits.seconds:g} seconds, the server's limit."
+    return Refusal("DEADLINE_EXCEEDED", message)
+
+
+def _unavailable(what):
+    message = f"the feedback store is out of reach: {what}; the server's log says why. Try again."
+    return Refusal("UNAVAILABLE", message)

@@ -1,0 +1,202 @@
+"""Lists at once: a user's newest events of the feedback store go into the very next answer.
+
+What a shop expects of such lists is `Rules`. No TensorFlow here.
+"""
+
+import time
+import uuid
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.sequences import Histories
+
+
+class Rules(NamedTuple):
+    """What a user's events do to the user's lists.
+
+    Disliked items are never listed again and are no part of the history that the model is given.
+
+    Attributes:
+        keep_purchased: True may list again what was purchased, such as what is used up.
+        keep_seen: True may list again what was clicked, viewed, liked, put into the cart or rated.
+        events: how many of the newest events make the history; older purchases and dislikes are
+            still known (the newest thousand).
+    """
+
+    keep_purchased: bool = False
+    keep_seen: bool = False
+    events: int = 200
+
+    def check(self):
+        """Raise ValueError unless they make sense; gives back the rules."""
+        if not 1 <= self.events <= 1000:
+            raise ValueError(
+                f"The events of a history must be between 1 and 1000. Received: {self.events}."
+            )
+        return self
+
+
+_RULES = Rules()
+
+
+class Question(NamedTuple):
+    """What a model is asked for one user.
+
+    history: item ids, oldest first.  timestamps: of these, UTC seconds.  deny: ids that may not be
+    listed.  keep_seen: whether ids of the history may be.  now: when it is asked, UTC seconds.
+    """
+
+    history: list
+    timestamps: list
+    deny: list
+    keep_seen: bool
+    now: int
+
+    def inputs(self):
+        """Arrays of one row for the signature `recommend`; now stands beside the id ""."""
+        return {
+            "history": np.array([[*self.history, ""]], object),
+            "timestamps": np.array([[*self.timestamps, self.now]], np.int64),
+            "allow": np.zeros((1, 0), object),
+            "deny": np.array(self.deny, object).reshape(1, -1),
+            "keep_seen": np.array([self.keep_seen]),
+        }
+
+
+def make_question(store, user, rules=_RULES, *, now=None):
+    """Read what a user did and apply the rules.
+
+    Args:
+        store: `FeedbackStore`.
+        user: user id; without events the history is empty.
+        rules: `Rules`.
+        now: UTC seconds; None = the clock.
+
+    Returns:
+        `Question`.
+    """
+    events = store.latest(user, rules.events)
+    # fewer than asked for are all that there are
+    decided = events if len(events) < rules.events else [*store.decisions(user), *events]
+    disliked = {event.item_id for event in decided if event.event == "dislike"}
+    purchased = {event.item_id for event in decided if event.event == "purchase"}
+    chosen = [event for event in events if event.item_id not in disliked]
+    history = [event.item_id for event in chosen]
+    deny = disliked if rules.keep_purchased else disliked | purchased
+    keep_seen = rules.keep_seen
+    if keep_seen:
+        pass
+    elif rules.keep_purchased and purchased.intersection(history):
+        # keep_seen is for the whole history: what of it stays out is denied one by one
+        keep_seen, deny = True, deny | (set(history) - purchased)
+    else:
+        deny = deny.difference(history)  # left out anyway; an index answers where none is denied
+    now = int(time.time()) if now is None else now
+    times = [event.timestamp for event in chosen]
+    return Question(history, times, sorted(deny), keep_seen, now)
+
+
+class Listed(NamedTuple):
+    """A list that was made for a user.
+
+    request_id: what clicks on it give to be attributed.  model, version: what made it.  item_ids,
+    scores: best first.  logged: future of `Added` while the impressions are being stored, or None.
+    """
+
+    request_id: str
+    user: str
+    model: str
+    version: int | None
+    item_ids: list
+    scores: list
+    logged: object = None
+
+    def table(self):
+        """DataFrame `user_id, item_id, rank, score`; request_id, model and version in its attrs."""
+        columns = {"user_id": self.user, "item_id": self.item_ids}
+        columns |= {"rank": np.arange(1, len(self.item_ids) + 1)}
+        table = pd.DataFrame(columns | {"score": np.array(self.scores, np.float32)})
+        table.attrs.update(request_id=self.request_id, model=self.model, version=self.version)
+        return table
+
+
+class LiveLists:
+    """Lists for users by what the store knows of them at this moment.
+
+    Args:
+        model: `Recommender`; or a function of a `Question` and k that gives `(model name, version
+            number, item ids, scores)`.
+        store: `FeedbackStore`.
+        rules: `Rules`.
+
+    >>> lists = LiveLists(Recommender.load("saved_models/courses"), store)   # doctest: +SKIP
+    >>> first = lists.recommend("u1", k=3)                                    # doctest: +SKIP
+    >>> store.add([{"user_id": "u1", "item_id": first["item_id"][0],          # doctest: +SKIP
+    ...     "request_id": first.attrs["request_id"]}])
+    >>> lists.recommend("u1", k=3)                                            # doctest: +SKIP
+    """
+
+    def __init__(self, model, store, rules=_RULES):
+        self.store, self.rules = store, rules.check()
+        self._ask = _asking(model) if hasattr(model, "recommend") else model
+
+    def recommend(self, user, k=10, *, log=True):
+        """The best items for a user now.
+
+        Args:
+            user: user id.
+            k: list length; shorter when fewer items may be listed.
+            log: True stores the list as impressions, so that clicks are attributed to it.
+
+        Returns:
+            DataFrame `user_id, item_id, rank, score`; its `attrs` hold `request_id`, `model` and
+            `version`.
+        """
+        listed = self.listed(user, k, log=log)
+        if listed.logged is not None:
+            listed.logged.result()
+        return listed.table()
+
+    def listed(self, user, k=10, *, log=True):
+        """The same as `Listed`, without waiting until the impressions are stored."""
+        user = str(user)
+        question = make_question(self.store, user, self.rules)
+        model, version, item_ids, scores = self._ask(question, k)
+        listed = Listed(uuid.uuid4().hex, user, model, version, item_ids, scores)
+        return self.log(listed) if log else listed
+
+    def log(self, listed):
+        """Store a `Listed` as impressions; gives it back with the future of their storing."""
+        facts = dict(request_id=listed.request_id, model=listed.model, version=listed.version)
+        return listed._replace(logged=self.store.add_served(listed.user, listed.item_ids, **facts))
+
+
+def _asking(recommender):
+    """The function that `LiveLists` takes, of a `Recommender`."""
+    version = recommender.version and int(recommender.version.name)
+
+    def ask(question, k):
+        index = recommender.index_of(question.history)
+        known = index > 0
+        count = int(known.sum())
+        histories = Histories(
+            user_ids=np.array([""], object),
+            offsets=np.array([0, count]),
+            items=index[known],
+            timestamps=np.array(question.timestamps, np.int64)[known],
+            events=np.zeros(count, np.int16),  # as the signature `recommend`, which takes none
+            values=np.ones(count, np.float32),
+        )
+        deny = np.array(question.deny, object)
+        found = recommender.recommend(
+            histories,
+            k=k,
+            keep_seen=question.keep_seen,
+            deny=deny[recommender.index_of(deny) > 0],
+            at=question.now,
+        )
+        return recommender.manifest["name"], version, list(found["item_id"]), list(found["score"])
+
+    return ask
