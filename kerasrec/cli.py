@@ -398,9 +398,8 @@ def serve(options):
         poll=options.poll,
         ready=_print_server,
     )
-    if (
-        not is_over
-    ):  # the interpreter would wait until a version is loaded that nobody asks any more
+    # the interpreter would wait until a version is loaded that nobody asks any more
+    if not is_over:
         sys.stdout.flush()
         os._exit(0)
 

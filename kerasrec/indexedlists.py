@@ -12,6 +12,7 @@ import pandas as pd
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.sequences import Histories, model_inputs
+from kerasrec.servinglimits import SCORES_AT_ONCE
 from kerasrec.shortlist import LONGEST, find_shortlist
 
 #: the signatures that it answers
@@ -55,18 +56,48 @@ class IndexedLists:
     def serving_default(self, history):
         """Tensors in, dict of tensors out, as the signature of the version."""
         ids = history.numpy()
-        found = self._lists(ids, np.zeros(ids.shape, np.int64), np.zeros(len(ids), np.int64))
-        return self._joined("serving_default", {"history": history}, *found)
+        times, asked = np.zeros(ids.shape, np.int64), np.zeros(len(ids), np.int64)
+        by_index = np.ones(len(ids), bool)
+        return self._answer("serving_default", {"history": history}, by_index, ids, times, asked)
 
     def recommend(self, history, timestamps, allow, deny, keep_seen):
         """The same with times; rows with a filter of their own go through the graph."""
         given = {"history": history, "timestamps": timestamps}
         given |= {"allow": allow, "deny": deny, "keep_seen": keep_seen}
-        times = timestamps.numpy()
-        enough, *lists = self._lists(history.numpy(), times, times.max(axis=1, initial=0))
-        filtered = [(ids.numpy() != b"").any(axis=1) for ids in (allow, deny)]
-        enough &= ~(filtered[0] | filtered[1] | keep_seen.numpy())
-        return self._joined("recommend", given, enough, *lists)
+        ids, times = history.numpy(), timestamps.numpy()
+        if ids.shape != times.shape:  # what comes of that is for the graph to say
+            return self._exactly("recommend", given, np.arange(len(ids)))
+        filtered = [(names.numpy() != b"").any(axis=1) for names in (allow, deny)]
+        by_index = ~(filtered[0] | filtered[1] | keep_seen.numpy())
+        asked = times.max(axis=1, initial=0)
+        return self._answer("recommend", given, by_index, ids, times, asked)
+
+    def _answer(self, name, given, by_index, ids, times, asked):
+        """Lists by the index for the rows of `by_index`, by the graph for all others.
+
+        It is the graph too where the candidates are not enough.
+        """
+        width = min(self._k, len(self._ids))
+        items, scores = np.empty((len(ids), width), object), np.empty((len(ids), width), np.float32)
+        rows = np.flatnonzero(by_index)
+        if len(rows):
+            enough, *found = self._lists(ids[rows], times[rows], asked[rows])
+            items[rows], scores[rows] = found
+            by_index[rows] = enough
+        rows = np.flatnonzero(~by_index)
+        if len(rows):
+            exact = self._exactly(name, given, rows)
+            items[rows], scores[rows] = exact["item_ids"].numpy(), exact["scores"].numpy()
+        return {"item_ids": tf.constant(items, tf.string), "scores": tf.constant(scores)}
+
+    def _exactly(self, name, given, rows):
+        """Rows through the graph, only so many at once: each takes numbers for every item."""
+        step = max(SCORES_AT_ONCE // (len(self._ids) - 1), 1)
+        parts = [
+            self._exact[name](**{key: tf.gather(t, part) for key, t in given.items()})
+            for part in np.split(rows, range(step, len(rows), step))
+        ]
+        return {key: tf.concat([part[key] for part in parts], 0) for key in parts[0]}
 
     def _lists(self, ids, times, asked):
         """`Shortlist.lists` of rows of ids, with the ids of what it lists."""
@@ -86,11 +117,3 @@ class IndexedLists:
         tensors = [tf.constant(inputs[name]) for name in ("history", "time_gap", "event")]
         enough, index, scores = self._shortlist.lists(tensors, asked, k=self._k)
         return enough, self._ids[index], scores
-
-    def _joined(self, name, given, enough, items, scores):
-        """The lists, with those of the graph where the candidates were not enough."""
-        if not enough.all():
-            rows = np.flatnonzero(~enough)
-            exact = self._exact[name](**{key: tf.gather(t, rows) for key, t in given.items()})
-            items[rows], scores[rows] = exact["item_ids"].numpy(), exact["scores"].numpy()
-        return {"item_ids": tf.constant(items), "scores": tf.constant(scores)}

@@ -204,7 +204,7 @@ class ModelVersions:
         self.labels = {}
         self._loaded = {}  # number -> ServedVersion; replaced as a whole, never changed
         self._states = {}  # number -> (state, error code, message)
-        self._broken = {}  # number -> what its folder looked like when it failed
+        self._broken = {}  # number -> (what its folder looked like when it failed, why)
         self._again = {}  # number of those that failed for a passing reason -> (when, last pause)
         self._label_error = ""
         self._astray = {}  # labels whose version is not loaded
@@ -278,6 +278,10 @@ class ModelVersions:
             raise Refusal("NOT_FOUND", f"Could not find any versions of model {self.name}")
         return found
 
+    def reasons(self):
+        """`{number: why it does not load}` of the versions that do not."""
+        return {number: why for number, (_, why) in sorted(self._broken.items())}
+
     # --- folders ---
 
     def refresh(self):
@@ -292,12 +296,14 @@ class ModelVersions:
                 return  # the folder has gone for a moment: versions and labels stay as they are
             self._forget(on_disk)
             labels = self._read_labels()
+            tried = set()  # each once: one that changes as it loads is for the next look
             # a version that fails makes the next smaller one the latest
             while not self._closed.is_set():
                 wanted = self._wanted(on_disk, labels)
-                missing = sorted(wanted - self._current() - set(self._broken))
+                missing = sorted(wanted - self._current() - set(self._broken) - tried)
                 if not missing:
                     break
+                tried.add(missing[-1])
                 self._load(missing[-1])
             if self._closed.is_set():
                 return
@@ -317,10 +323,13 @@ class ModelVersions:
 
     def _forget(self, on_disk):
         """Failed versions whose folder has gone or has changed, or whose pause is over, are due."""
-        for number, look in list(self._broken.items()):
-            if number not in on_disk or _look(self.base / str(number)) != look:
+        for number, (failed, _) in list(self._broken.items()):
+            look = _look(self.base / str(number))
+            if number not in on_disk or look != failed:
                 del self._broken[number]
                 self._again.pop(number, None)
+                if number in self._loaded and self._loaded[number].look == look:
+                    self._set_state(number, "AVAILABLE")  # it is again what is loaded of it
             elif number in self._again and time.monotonic() >= self._again[number][0]:
                 del self._broken[number]
 
@@ -351,8 +360,7 @@ class ModelVersions:
             version = ServedVersion(self.name, number, path)
             replayed = version.warm_up(self._check_open)
         except Exception as error:  # whatever a broken folder does, the others go on
-            self._broken[number] = look
-            self._note_failure(number, error)
+            self._note_failure(number, look, error)
             return
         self._again.pop(number, None)
         with self._lock:
@@ -373,17 +381,18 @@ class ModelVersions:
         if self._closed.is_set():
             raise _Closed
 
-    def _note_failure(self, number, error):
+    def _note_failure(self, number, look, error):
         """Say in status and log that a version does not load, and whether it is tried again."""
         message = (" ".join(str(error).split()) or type(error).__name__)[:1000]
         code = "FAILED_PRECONDITION"
         _, pause = self._again.pop(number, (None, _FIRST_PAUSE / 2))
         if isinstance(error, _Closed):
             code, message = "CANCELLED", "given up: the server stops."
-        elif isinstance(error, _PASSING):
+        self._broken[number] = (look, message)
+        if isinstance(error, _PASSING):
             pause = min(2 * pause, _LONGEST_PAUSE)
             self._again[number] = (time.monotonic() + pause, pause)
-            code, message = "UNAVAILABLE", f"{message} It is tried again in {pause:g} seconds."
+            code, message = "UNAVAILABLE", _tried_again(message, pause)
         self._set_state(number, "AVAILABLE" if number in self._loaded else "END", code, message)
         facts = {"model": self.name, "version": number, "error": message}
         log.error("version does not load", extra=facts)
@@ -431,6 +440,10 @@ class ModelVersions:
             ended = sorted(n for n, (state, *_) in self._states.items() if state == "END")
             for old in ended[:-_MAX_ENDED]:
                 del self._states[old]
+
+
+def _tried_again(message, pause):
+    return f"{message.rstrip('.')}. It is tried again in {pause:g} seconds."
 
 
 def _look(path):

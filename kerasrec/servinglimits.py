@@ -63,7 +63,8 @@ class Limits(NamedTuple):
         batch: rows of a request.
         history: width of a history, texts or times included.
         texts: raw texts of a request (each costs a pass through the encoder).
-        seconds: a request that has not begun to compute by then is given up.
+        seconds: a request that has not begun to compute by then is given up; one that is computed
+            in parts also between two of them.
         concurrent: requests in work or waiting; one more is refused at once.
         workers: calls into TensorFlow at once; `kerasrec serve` shares the cores among them.
     """
