@@ -143,8 +143,9 @@ _RELOAD = """
 import os, sys
 os.environ.pop("TF_USE_LEGACY_KERAS", None)
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-for name in ("bert4keras", "tf_keras", "kerasrec"):
-    sys.modules[name] = None  # importing them is an error here
+# importing them is an error here; TensorFlow does without Keras, and starts much sooner
+for name in ("bert4keras", "tf_keras", "keras", "kerasrec"):
+    sys.modules[name] = None
 import numpy as np
 import tensorflow as tf
 folder, probe, answers = sys.argv[1:]

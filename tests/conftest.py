@@ -1,5 +1,8 @@
 """The shared fixtures: toy data, a planted pattern, a tiny BERT and a tiny exported version."""
 
+import gc
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,13 +14,27 @@ from kerasrec.sequences import Histories
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than about 10 seconds")
+    gc.set_threshold(50_000, 20, 20)  # graphs are many small objects: looked through less often
+
+
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory):
+    """A folder of this session, the same for all workers of pytest-xdist."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("common")
+    folder = tmp_path_factory.getbasetemp().parent / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Vector caches of the tests go into a folder of their own."""
+def own_cache(common_folder):
+    """Vector caches of the tests go into a folder of their own, so that no text is encoded twice.
+
+    Subprocesses and the kernels of notebooks use it too.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERASREC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("KERASREC_CACHE", str(common_folder / "cache"))
         yield
 
 
