@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 DEFAULT_SIGNATURE = "serving_default"
 POLICIES = ("labelled", "all")
 _MAX_WARMUP = 1000  # records, as TF Serving
+_WATCH = 0.5  # seconds between two looks at the labels while a version loads
 _MAX_ENDED = 50  # versions that are over stay in the status; only so many
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0  # seconds between tries of a version; they double
 #: why a version may load a little later, in its folder as it is
@@ -291,23 +292,23 @@ class ModelVersions:
             OSError: the folder cannot be read; what is loaded goes on serving.
         """
         with self._refreshing:
-            on_disk = artifacts.versions(self.base)
-            if not on_disk and self._loaded:
-                return  # the folder has gone for a moment: versions and labels stay as they are
-            self._forget(on_disk)
-            labels = self._read_labels()
             tried = set()  # each once: one that changes as it loads is for the next look
             # a version that fails makes the next smaller one the latest
             while not self._closed.is_set():
+                on_disk = artifacts.versions(self.base)
+                if not on_disk and self._loaded:
+                    return  # the folder has gone for a moment: all stays as it is
+                self._forget(on_disk)
+                labels = self._move_labels()
                 wanted = self._wanted(on_disk, labels)
                 missing = sorted(wanted - self._current() - set(self._broken) - tried)
                 if not missing:
                     break
                 tried.add(missing[-1])
-                self._load(missing[-1])
+                self._load_and_watch(missing[-1])
             if self._closed.is_set():
                 return
-            self._settle(wanted, labels)
+            self._retire(wanted, labels)
             if self._garbage:
                 self._garbage = False
                 gc.collect()  # functions of TensorFlow hold each other in cycles
@@ -397,8 +398,20 @@ class ModelVersions:
         facts = {"model": self.name, "version": number, "error": message}
         log.error("version does not load", extra=facts)
 
-    def _settle(self, wanted, labels):
-        """Move the labels and retire what nobody wants, in one step."""
+    def _load_and_watch(self, number):
+        """Load a version; a label that is moved meanwhile does not wait for it."""
+        if not self._loaded:
+            self._load(number)
+            return
+        loading = threading.Thread(target=self._load, args=[number], name="kerasrec-load")
+        loading.start()
+        while loading.is_alive():
+            loading.join(_WATCH)
+            self._move_labels()
+
+    def _move_labels(self):
+        """Point the labels at their versions, as far as these are loaded; returns what was read."""
+        labels = self._read_labels()
         with self._lock:
             kept = {}
             for label, number in labels.items():
@@ -407,8 +420,14 @@ class ModelVersions:
                 if number in self._loaded:
                     kept[label] = number
             moved, self.labels = kept != self.labels, kept
-            astray = {label: n for label, n in labels.items() if kept.get(label) != n}
-            keep = wanted | set(kept.values())
+        if moved:
+            log.info("labels", extra={"model": self.name, "labels": kept})
+        return labels
+
+    def _retire(self, wanted, labels):
+        """Let go what neither is wanted nor has a label; say which labels lead nowhere."""
+        with self._lock:
+            keep = wanted | set(self.labels.values())
             if not keep & set(self._loaded):  # the folder has gone: better the old one than none
                 keep = set(sorted(self._loaded)[-1:])
             retired = [v for number, v in self._loaded.items() if number not in keep]
@@ -417,8 +436,8 @@ class ModelVersions:
                 version.is_retired = True
                 self._states[version.number] = ("UNLOADING", "OK", "")
             idle = [version for version in retired if version.in_use == 0]
-        if moved:
-            log.info("labels", extra={"model": self.name, "labels": kept})
+            kept = dict(self.labels)
+        astray = {label: n for label, n in labels.items() if kept.get(label) != n}
         if astray and astray != self._astray:
             facts = {"model": self.name, "labels": astray, "served": kept}
             log.error("labels name versions that are not loaded", extra=facts)

@@ -322,3 +322,37 @@ def test_no_answer_is_mixed_while_versions_are_swapped(served_folder, base):
         thread.join()
     assert wrong == [] and {1, 2, 3} <= seen
     assert states(model) == {1: "END", 2: "END", 3: "END", 4: "AVAILABLE"}
+
+
+def test_labels_do_not_wait_for_a_load(served_folder, base, monkeypatch):
+    """A label is moved, and another one written, while version 3 loads: both count at once."""
+    shutil.copytree(served_folder / "2", base / "2")
+    write_label(base, "stable", 1)
+    model = ModelVersions(base)
+    model.refresh()
+    assert model.numbers == [1, 2] and model.default == 1
+    load, begun, go_on = ModelVersions._load, threading.Event(), threading.Event()
+
+    def slow(self, number):
+        begun.set()
+        go_on.wait(60)
+        load(self, number)
+
+    monkeypatch.setattr(ModelVersions, "_load", slow)
+    shutil.copytree(served_folder / "2", base / ".3")
+    (base / ".3").rename(base / "3")
+    thread = threading.Thread(target=model.refresh)
+    thread.start()
+    try:
+        assert begun.wait(30)
+        write_label(base, "stable", 2)
+        write_label(base, "canary", 1)
+        until = time.monotonic() + 20
+        while model.labels != {"stable": 2, "canary": 1} and time.monotonic() < until:
+            time.sleep(0.05)
+        assert model.labels == {"stable": 2, "canary": 1} and 3 not in model.numbers
+    finally:
+        go_on.set()
+        thread.join(60)
+    # what got its label during the load stays when the new version has come
+    assert model.numbers == [1, 2, 3] and model.labels == {"stable": 2, "canary": 1}
