@@ -4,6 +4,7 @@ For large catalogues. How many cells a search looks into is chosen when the inde
 its recall against an exact search reaches a goal; the report says what was measured.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ RECALL = 0.99
 #: how deep the lists are that recall is measured on
 DEPTH = 100
 _QUERIES = 512  # that recall is measured on
+_KEPT = 8  # indexes in a folder; those used last stay
 _FORMAT = "2"  # of the files; part of their names
 
 
@@ -168,27 +170,41 @@ class ItemIndex:
         self.report["items"] = self._index.ntotal
 
     def _save(self, path):
-        """Write index and report; another process never sees half of them."""
+        """Write index and report; another process never sees half of them.
+
+        Indexes that were not used for longest go, so that the folder does not grow for ever.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{uuid.uuid4().hex[:12]}")
-        # the report goes first: an index without one counts as none
-        beside.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, path.with_suffix(".json"))
+        report = Path(f"{beside}-report")
         try:
             import_faiss().write_index(self._index, str(beside))
+            report.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
+            # the report goes first: an index without one counts as none
+            os.replace(report, path.with_suffix(".json"))
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
+            report.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process does the same
+            used = sorted(path.parent.glob("*.faiss"), key=lambda file: file.stat().st_mtime)
+            for old in used[:-_KEPT]:
+                old.unlink(missing_ok=True)
+                old.with_suffix(".json").unlink(missing_ok=True)
 
     @classmethod
     def _load(cls, path):
         """What `_save` wrote, or None where nothing usable is."""
+        if not path.is_file():
+            return None
         try:
             report = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             index = import_faiss().read_index(str(path))
             if index.ntotal != report["items"]:
                 return None
             index.nprobe = report["nprobe"]
+            with contextlib.suppress(OSError):  # a folder that is only read
+                os.utime(path)  # see `_KEPT`
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -404,9 +404,8 @@ def serve(options):
         loop=serving.Loop(store, rules, options.observe) if store else None,
         ready=_print_server,
     )
-    if (
-        not is_over
-    ):  # the interpreter would wait until a version is loaded that nobody asks any more
+    # the interpreter would wait until a version is loaded that nobody asks any more
+    if not is_over:
         sys.stdout.flush()
         os._exit(0)
 

@@ -13,6 +13,7 @@ import pandas as pd
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.sequences import Histories, model_inputs
+from kerasrec.servinglimits import SCORES_AT_ONCE
 from kerasrec.shortlist import LONGEST, find_shortlist
 
 #: the signatures that it answers
@@ -60,25 +61,52 @@ class IndexedLists:
     def serving_default(self, history):
         """Tensors in, dict of tensors out, as the signature of the version."""
         ids = history.numpy()
-        found = self._lists(ids, np.zeros(ids.shape, np.int64), np.zeros(len(ids), np.int64))
-        return self._joined("serving_default", {"history": history}, *found)
+        times, asked = np.zeros(ids.shape, np.int64), np.zeros(len(ids), np.int64)
+        by_index = np.ones(len(ids), bool)
+        return self._answer("serving_default", {"history": history}, by_index, ids, times, asked)
 
     def recommend(self, history, timestamps, allow, deny, keep_seen):
         """The same with times; rows with a filter of their own go through the graph."""
         given = {"history": history, "timestamps": timestamps}
         given |= {"allow": allow, "deny": deny, "keep_seen": keep_seen}
         ids, times = history.numpy(), timestamps.numpy()
-        asked = times.max(axis=1, initial=0)
-        filtered = (allow.numpy() != b"").any(axis=1)
+        if ids.shape != times.shape:  # what comes of that is for the graph to say
+            return self._exactly("recommend", given, np.arange(len(ids)))
+        asked, own = times.max(axis=1, initial=0), {}
+        by_index = ~(allow.numpy() != b"").any(axis=1)
         if len(ids) == 1:
             denied = self._index.get_indexer(deny.numpy()[0])
             own = dict(keep_seen=bool(keep_seen.numpy()[0]), deny=denied[denied > 0])
-            enough, *lists = self._lists(ids, times, asked, **own)
         else:
-            enough, *lists = self._lists(ids, times, asked)
-            filtered |= (deny.numpy() != b"").any(axis=1) | keep_seen.numpy()
-        enough &= ~filtered
-        return self._joined("recommend", given, enough, *lists)
+            by_index &= ~((deny.numpy() != b"").any(axis=1) | keep_seen.numpy())
+        return self._answer("recommend", given, by_index, ids, times, asked, **own)
+
+    def _answer(self, name, given, by_index, ids, times, asked, **own):
+        """Lists by the index for the rows of `by_index`, by the graph for all others.
+
+        It is the graph too where the candidates are not enough.
+        """
+        width = min(self._k, len(self._ids))
+        items, scores = np.empty((len(ids), width), object), np.empty((len(ids), width), np.float32)
+        rows = np.flatnonzero(by_index)
+        if len(rows):
+            enough, *found = self._lists(ids[rows], times[rows], asked[rows], **own)
+            items[rows], scores[rows] = found
+            by_index[rows] = enough
+        rows = np.flatnonzero(~by_index)
+        if len(rows):
+            exact = self._exactly(name, given, rows)
+            items[rows], scores[rows] = exact["item_ids"].numpy(), exact["scores"].numpy()
+        return {"item_ids": tf.constant(items, tf.string), "scores": tf.constant(scores)}
+
+    def _exactly(self, name, given, rows):
+        """Rows through the graph, only so many at once: each takes numbers for every item."""
+        step = max(SCORES_AT_ONCE // (len(self._ids) - 1), 1)
+        parts = [
+            self._exact[name](**{key: tf.gather(t, part) for key, t in given.items()})
+            for part in np.split(rows, range(step, len(rows), step))
+        ]
+        return {key: tf.concat([part[key] for part in parts], 0) for key in parts[0]}
 
     def _lists(self, ids, times, asked, **options):
         """`Shortlist.lists` of rows of ids, with the ids of what it lists."""
@@ -98,11 +126,3 @@ class IndexedLists:
         tensors = [tf.constant(inputs[name]) for name in ("history", "time_gap", "event")]
         enough, index, scores = self._shortlist.lists(tensors, asked, k=self._k, **options)
         return enough, self._ids[index], scores
-
-    def _joined(self, name, given, enough, items, scores):
-        """The lists, with those of the graph where the candidates were not enough."""
-        if not enough.all():
-            rows = np.flatnonzero(~enough)
-            exact = self._exact[name](**{key: tf.gather(t, rows) for key, t in given.items()})
-            items[rows], scores[rows] = exact["item_ids"].numpy(), exact["scores"].numpy()
-        return {"item_ids": tf.constant(items), "scores": tf.constant(scores)}

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 DEFAULT_SIGNATURE = "serving_default"
 POLICIES = ("labelled", "all")
 _MAX_WARMUP = 1000  # records, as TF Serving
+_WATCH = 0.5  # seconds between two looks at the labels while a version loads
 _MAX_ENDED = 50  # versions that are over stay in the status; only so many
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0  # seconds between tries of a version; they double
 #: why a version may load a little later, in its folder as it is
@@ -216,7 +217,7 @@ class ModelVersions:
         self.labels = {}
         self._loaded = {}  # number -> ServedVersion; replaced as a whole, never changed
         self._states = {}  # number -> (state, error code, message)
-        self._broken = {}  # number -> what its folder looked like when it failed
+        self._broken = {}  # number -> (what its folder looked like when it failed, why)
         self._again = {}  # number of those that failed for a passing reason -> (when, last pause)
         self._label_error = ""
         self._astray = {}  # labels whose version is not loaded
@@ -290,6 +291,10 @@ class ModelVersions:
             raise Refusal("NOT_FOUND", f"Could not find any versions of model {self.name}")
         return found
 
+    def reasons(self):
+        """`{number: why it does not load}` of the versions that do not."""
+        return {number: why for number, (_, why) in sorted(self._broken.items())}
+
     # --- folders ---
 
     def refresh(self):
@@ -299,21 +304,23 @@ class ModelVersions:
             OSError: the folder cannot be read; what is loaded goes on serving.
         """
         with self._refreshing:
-            on_disk = artifacts.versions(self.base)
-            if not on_disk and self._loaded:
-                return  # the folder has gone for a moment: versions and labels stay as they are
-            self._forget(on_disk)
-            labels = self._read_labels()
+            tried = set()  # each once: one that changes as it loads is for the next look
             # a version that fails makes the next smaller one the latest
             while not self._closed.is_set():
+                on_disk = artifacts.versions(self.base)
+                if not on_disk and self._loaded:
+                    return  # the folder has gone for a moment: all stays as it is
+                self._forget(on_disk)
+                labels = self._move_labels()
                 wanted = self._wanted(on_disk, labels)
-                missing = sorted(wanted - self._current() - set(self._broken))
+                missing = sorted(wanted - self._current() - set(self._broken) - tried)
                 if not missing:
                     break
-                self._load(missing[-1])
+                tried.add(missing[-1])
+                self._load_and_watch(missing[-1])
             if self._closed.is_set():
                 return
-            self._settle(wanted, labels)
+            self._retire(wanted, labels)
             if self._garbage:
                 self._garbage = False
                 gc.collect()  # functions of TensorFlow hold each other in cycles
@@ -329,10 +336,13 @@ class ModelVersions:
 
     def _forget(self, on_disk):
         """Failed versions whose folder has gone or has changed, or whose pause is over, are due."""
-        for number, look in list(self._broken.items()):
-            if number not in on_disk or _look(self.base / str(number)) != look:
+        for number, (failed, _) in list(self._broken.items()):
+            look = _look(self.base / str(number))
+            if number not in on_disk or look != failed:
                 del self._broken[number]
                 self._again.pop(number, None)
+                if number in self._loaded and self._loaded[number].look == look:
+                    self._set_state(number, "AVAILABLE")  # it is again what is loaded of it
             elif number in self._again and time.monotonic() >= self._again[number][0]:
                 del self._broken[number]
 
@@ -363,8 +373,7 @@ class ModelVersions:
             version = ServedVersion(self.name, number, path)
             replayed = version.warm_up(self._check_open)
         except Exception as error:  # whatever a broken folder does, the others go on
-            self._broken[number] = look
-            self._note_failure(number, error)
+            self._note_failure(number, look, error)
             return
         self._again.pop(number, None)
         with self._lock:
@@ -385,23 +394,36 @@ class ModelVersions:
         if self._closed.is_set():
             raise _Closed
 
-    def _note_failure(self, number, error):
+    def _note_failure(self, number, look, error):
         """Say in status and log that a version does not load, and whether it is tried again."""
         message = (" ".join(str(error).split()) or type(error).__name__)[:1000]
         code = "FAILED_PRECONDITION"
         _, pause = self._again.pop(number, (None, _FIRST_PAUSE / 2))
         if isinstance(error, _Closed):
             code, message = "CANCELLED", "given up: the server stops."
-        elif isinstance(error, _PASSING):
+        self._broken[number] = (look, message)
+        if isinstance(error, _PASSING):
             pause = min(2 * pause, _LONGEST_PAUSE)
             self._again[number] = (time.monotonic() + pause, pause)
-            code, message = "UNAVAILABLE", f"{message} It is tried again in {pause:g} seconds."
+            code, message = "UNAVAILABLE", _tried_again(message, pause)
         self._set_state(number, "AVAILABLE" if number in self._loaded else "END", code, message)
         facts = {"model": self.name, "version": number, "error": message}
         log.error("version does not load", extra=facts)
 
-    def _settle(self, wanted, labels):
-        """Move the labels and retire what nobody wants, in one step."""
+    def _load_and_watch(self, number):
+        """Load a version; a label that is moved meanwhile does not wait for it."""
+        if not self._loaded:
+            self._load(number)
+            return
+        loading = threading.Thread(target=self._load, args=[number], name="kerasrec-load")
+        loading.start()
+        while loading.is_alive():
+            loading.join(_WATCH)
+            self._move_labels()
+
+    def _move_labels(self):
+        """Point the labels at their versions, as far as these are loaded; returns what was read."""
+        labels = self._read_labels()
         with self._lock:
             kept = {}
             for label, number in labels.items():
@@ -410,8 +432,14 @@ class ModelVersions:
                 if number in self._loaded:
                     kept[label] = number
             moved, self.labels = kept != self.labels, kept
-            astray = {label: n for label, n in labels.items() if kept.get(label) != n}
-            keep = wanted | set(kept.values())
+        if moved:
+            log.info("labels", extra={"model": self.name, "labels": kept})
+        return labels
+
+    def _retire(self, wanted, labels):
+        """Let go what neither is wanted nor has a label; say which labels lead nowhere."""
+        with self._lock:
+            keep = wanted | set(self.labels.values())
             if not keep & set(self._loaded):  # the folder has gone: better the old one than none
                 keep = set(sorted(self._loaded)[-1:])
             retired = [v for number, v in self._loaded.items() if number not in keep]
@@ -420,8 +448,8 @@ class ModelVersions:
                 version.is_retired = True
                 self._states[version.number] = ("UNLOADING", "OK", "")
             idle = [version for version in retired if version.in_use == 0]
-        if moved:
-            log.info("labels", extra={"model": self.name, "labels": kept})
+            kept = dict(self.labels)
+        astray = {label: n for label, n in labels.items() if kept.get(label) != n}
         if astray and astray != self._astray:
             facts = {"model": self.name, "labels": astray, "served": kept}
             log.error("labels name versions that are not loaded", extra=facts)
@@ -443,6 +471,10 @@ class ModelVersions:
             ended = sorted(n for n, (state, *_) in self._states.items() if state == "END")
             for old in ended[:-_MAX_ENDED]:
                 del self._states[old]
+
+
+def _tried_again(message, pause):
+    return f"{message.rstrip('.')}. It is tried again in {pause:g} seconds."
 
 
 def _look(path):

@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
+import math
 import threading
 import time
 
 from kerasrec.backend import tf
-from kerasrec.servinglimits import CANDIDATE, SCORES_AT_ONCE, Gate, Refusal
+from kerasrec.servinglimits import CANDIDATE, SCORES_AT_ONCE, TEXTS, TEXTS_AT_ONCE, Gate, Refusal
 from kerasrec.servingmonitor import Metrics
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Predictor:
         self.gate = Gate(limits.concurrent)
         self.metrics = Metrics(models, self.gate)
         self._slots = threading.BoundedSemaphore(limits.workers)
+        # texts take seconds where ids take milliseconds: they leave a worker to the others
+        self._text_slots = threading.BoundedSemaphore(max(limits.workers - 1, 1))
 
     def model(self, name):
         """`ModelVersions` by name.
@@ -118,6 +121,8 @@ class Predictor:
         return version, signature, {name: answer[name] for name in wanted}
 
     def _run(self, version, signature, tensors, deadline):
+        if texts := [tensors[name] for name in TEXTS if name in tensors]:
+            return self._run_texts(signature, tensors, texts[0], deadline)
         if not set(signature.outputs) & {"item_ids", "scores"}:
             return self._call(signature, tensors, deadline)
         # every row needs numbers for the whole catalogue and for each of its candidates: not the
@@ -147,20 +152,37 @@ class Predictor:
 
         return _joined([of_rows(start) for start in range(0, max(rows, 1), at_once)], axis=0)
 
-    def _call(self, signature, tensors, deadline):
+    def _run_texts(self, signature, tensors, texts, deadline):
+        """A few texts at a time: others get their turn, and the deadline is heeded, between."""
+        width = max(math.prod(texts.shape[1:]), 1)
+        at_once = max(TEXTS_AT_ONCE // width, 1)
+        answers = []
+        for start in range(0, max(texts.shape[0], 1), at_once):
+            part = {name: tensor[start : start + at_once] for name, tensor in tensors.items()}
+            with self._turn(self._text_slots, deadline):
+                answers.append(self._call(signature, part, deadline))
+        return _joined(answers, axis=0)
+
+    @contextlib.contextmanager
+    def _turn(self, slots, deadline):
         remaining = deadline - time.perf_counter()
-        if remaining <= 0 or not self._slots.acquire(timeout=min(remaining, 1e6)):
+        if remaining <= 0 or not slots.acquire(timeout=min(remaining, 1e6)):
             raise Refusal("DEADLINE_EXCEEDED", "the deadline passed before the request's turn.")
         try:
-            return signature(tensors)
-        except tf.errors.OpError as error:
-            code = _CODES.get(error.error_code, "INTERNAL")
-            if code == "INTERNAL":
-                log.exception("TensorFlow failed", extra={"signature": signature.name})
-            message = " ".join(str(error.message).split())[:500]
-            raise Refusal(code, message) from error
+            yield
         finally:
-            self._slots.release()
+            slots.release()
+
+    def _call(self, signature, tensors, deadline):
+        with self._turn(self._slots, deadline):
+            try:
+                return signature(tensors)
+            except tf.errors.OpError as error:
+                code = _CODES.get(error.error_code, "INTERNAL")
+                if code == "INTERNAL":
+                    log.exception("TensorFlow failed", extra={"signature": signature.name})
+                message = " ".join(str(error.message).split())[:500]
+                raise Refusal(code, message) from error
 
     @contextlib.contextmanager
     def alone(self, seconds=2.0):

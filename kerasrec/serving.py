@@ -76,6 +76,18 @@ class Loop(NamedTuple):
 _LOCAL, _LIMITS = Access(), Limits()
 
 
+class GivenUp(Exception):
+    """The first versions are not wanted any more.
+
+    Attributes:
+        is_loading: whether the thread that loads them is alive; it may be for a while.
+    """
+
+    def __init__(self, is_loading):
+        super().__init__("given up: the server stops.")
+        self.is_loading = is_loading
+
+
 class Server:
     """A running server; `running_server` makes it.
 
@@ -229,6 +241,7 @@ def running_server(
     policy="labelled",
     poll=2.0,
     loop=None,
+    over=None,
 ):
     """A server of this process, for the length of the block.
 
@@ -241,15 +254,18 @@ def running_server(
         policy: "labelled" = the newest version and those with a label, "all" = all versions.
         poll: seconds between two looks for new versions and labels.
         loop: `Loop`, for the routes of a feedback store; None = without.
+        over: event; the first versions are given up where it is set before they are loaded.
 
     Yields:
         `Server`.
 
     Raises:
         ArtifactError: a model folder has no version that loads.
+        GivenUp: `over` was set.
         OSError: a port is taken, a file of `access` cannot be read, or the store is out of reach.
         SetupError: packages of the extra "serving" are missing.
-        ValueError: two models of one name, a limit that makes no sense, half of a TLS pair.
+        ValueError: two models of one name, two ports of one number, a limit that makes no sense,
+            half of a TLS pair.
     """
     check_packages()
     _check_access(access)
@@ -267,6 +283,8 @@ def running_server(
             f"Expected one or more model folders with different names. Received: {names}."
         )
     limits.check()
+    if rest_port == grpc_port != 0:
+        raise ValueError(f"REST and gRPC need a port each. Received: {rest_port} for both.")
     for protocol, port in (("REST", rest_port), ("gRPC", grpc_port)):
         _listen(access.host, port, protocol).close()  # a taken port is said before the work
     from kerasrec.modelversions import ModelVersions
@@ -274,14 +292,13 @@ def running_server(
 
     with contextlib.ExitStack() as parts:
         store = loop and parts.enter_context(_open_store(loop.store))
-        served = {}
-        for folder in folders:
-            model = ModelVersions(folder, policy=policy)
-            model.refresh()
-            if not model.numbers:
-                reasons = [f"{number}: {message}" for number, *_, message in model.status()]
-                raise artifacts.ArtifactError(f"No version of {folder} loads. {' '.join(reasons)}")
-            served[model.name] = model
+        served = {
+            name: ModelVersions(f, policy=policy) for name, f in zip(names, folders, strict=True)
+        }
+        if over is None:
+            _load_first(served.values())
+        else:
+            _load_first_unless(over, served.values())
         predictor = Predictor(served, limits)
         server = Server(served, predictor, access, loop and _routes(predictor, store, loop, parts))
         server.start(rest_port, grpc_port, poll, loop.observe if loop else 0)
@@ -302,6 +319,38 @@ def _routes(predictor, store, loop, parts):
     routes = FeedbackRoutes(predictor, store, loop.rules)
     parts.callback(routes.close)
     return routes
+
+
+def _load_first(models):
+    for model in models:
+        model.refresh()
+        if not model.numbers:
+            reasons = [f"{number}: {reason}" for number, reason in model.reasons().items()]
+            raise artifacts.ArtifactError(f"No version of {model.base} loads. {' '.join(reasons)}")
+
+
+def _load_first_unless(over, models):
+    """`_load_first` in a thread of its own: a step of it may take minutes and hears of nothing."""
+    errors = []
+
+    def load():
+        try:
+            _load_first(models)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=load, name="kerasrec-load")
+    thread.start()
+    while thread.is_alive() and not over.is_set():
+        thread.join(0.1)
+    if over.is_set():
+        for model in models:
+            model.close()
+        thread.join(_LAST_STEP)
+        log.info("stopped")
+        raise GivenUp(thread.is_alive())
+    if errors:
+        raise errors[0]
 
 
 def serve(
@@ -341,10 +390,13 @@ def serve(
             policy=policy,
             poll=poll,
             loop=loop,
+            over=over,
         ) as server:
             if ready is not None:
                 ready(server)
             over.wait()
+    except GivenUp as given_up:
+        return not given_up.is_loading
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

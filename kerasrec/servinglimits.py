@@ -34,7 +34,9 @@ MOST = 1 << 31
 #: inputs that are lists of the caller's choice, not histories: only the body limits their width
 _LISTS = ("allow", "deny", "candidates")
 #: inputs whose every cell costs a pass through the text encoder
-_TEXTS = ("texts", "history_texts")
+TEXTS = ("texts", "history_texts")
+#: texts of one call into TensorFlow, about; a request of more is computed in parts
+TEXTS_AT_ONCE = 32
 _MAX_CELLS = 1 << 20  # of one input: a proto can declare a large tensor in a few bytes
 
 
@@ -61,7 +63,8 @@ class Limits(NamedTuple):
         batch: rows of a request.
         history: width of a history, texts or times included.
         texts: raw texts of a request (each costs a pass through the encoder).
-        seconds: a request that has not begun to compute by then is given up.
+        seconds: a request that has not begun to compute by then is given up; one that is computed
+            in parts also between two of them.
         concurrent: requests in work or waiting; one more is refused at once.
         workers: calls into TensorFlow at once; `kerasrec serve` shares the cores among them.
     """
@@ -110,7 +113,7 @@ class Limits(NamedTuple):
         widest = max(shape[1:], default=0)
         if name not in _LISTS and expected != (-1,) and widest > self.history:
             self._too_much(f"a width of at most {self.history}", f"{widest}", name)
-        if name in _TEXTS and cells > self.texts:
+        if name in TEXTS and cells > self.texts:
             self._too_much(f"at most {self.texts} texts in a request", f"{cells}", name)
         if cells > _MAX_CELLS:
             self._too_much(f"at most {_MAX_CELLS} values in an input", f"{cells}", name)

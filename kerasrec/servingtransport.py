@@ -156,10 +156,10 @@ class Grpc:
         try:
             return method(request, timeout=seconds, metadata=self._metadata)
         except self._grpc.RpcError as error:
-            details = error.details()
-            if "HTTP/2" in details or "http1" in details:
+            code, details = error.code().name, error.details()
+            if code == "UNAVAILABLE" and ("HTTP/2" in details or "http1" in details):
                 details += _WRONG_PORT.format(here="gRPC", usual=8500, other="REST")
-            raise Refused(error.code().name, details) from error
+            raise Refused(code, details) from error
 
     def close(self):
         """Close the channel."""
@@ -225,10 +225,21 @@ class Rest:
         httpx = self._httpx
         json_type = {"content-type": "application/json"}
         ask = partial(
-            self._client.request, method, path, content=content, headers=json_type, timeout=seconds
+            self._client.stream, method, path, content=content, headers=json_type, timeout=seconds
         )
+
+        def answered(is_over):
+            with ask() as answer:
+                parts = []
+                for part in answer.iter_raw():
+                    if is_over():
+                        raise TimeoutError
+                    parts.append(part)
+            headers, whole = answer.headers, b"".join(parts)
+            return httpx.Response(answer.status_code, headers=headers, content=whole)
+
         try:
-            answer = _within(seconds, ask)
+            answer = _within(seconds, answered)
         except (TimeoutError, httpx.TimeoutException) as error:
             raise Refused("DEADLINE_EXCEEDED", f"no answer in {seconds:.3g} s") from error
         except httpx.RemoteProtocolError as error:
@@ -254,12 +265,15 @@ class Rest:
 
 
 def _within(seconds, call):
-    """`call()`, or TimeoutError after so many seconds; httpx counts anew for each of its steps."""
-    job = futures.Future()
+    """`call(is_over)`, or TimeoutError after so many seconds, after which `is_over()` is True.
+
+    httpx counts the seconds anew for each of its steps.
+    """
+    job, end = futures.Future(), time.monotonic() + seconds
 
     def run():
         try:
-            job.set_result(call())
+            job.set_result(call(lambda: time.monotonic() > end))
         except BaseException as error:
             job.set_exception(error)
 

@@ -1,5 +1,10 @@
 """The shared fixtures: toy data, a planted pattern, a tiny BERT and a tiny exported version."""
 
+import fcntl
+import gc
+import os
+import pickle
+
 import numpy as np
 import pandas as pd
 import postgres
@@ -12,13 +17,50 @@ from kerasrec.sequences import Histories
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than about 10 seconds")
+    gc.set_threshold(50_000, 20, 20)  # graphs are many small objects: looked through less often
+
+
+#: they begin first (see the Makefile), so that no worker is left alone with one of them at the end
+LONGEST = (
+    "pipeline",
+    "readme",
+    "notebooks",
+    "exporter",
+    "trainer",
+    "serving",
+    "modelversions",
+    "derive",
+    "models",
+    "ensemble",
+    "recommender",
+    "itemmatrix",
+)
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        rank = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory):
+    """A folder of this session, the same for all workers of pytest-xdist."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("common")
+    folder = tmp_path_factory.getbasetemp().parent / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Vector caches of the tests go into a folder of their own."""
+def own_cache(common_folder):
+    """Vector caches of the tests go into a folder of their own, so that no text is encoded twice.
+
+    Subprocesses and the kernels of notebooks use it too.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERASREC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("KERASREC_CACHE", str(common_folder / "cache"))
         yield
 
 
@@ -30,6 +72,16 @@ def postgres_server():
             yield server
     except postgres.Unavailable as reason:
         pytest.skip(f"no PostgreSQL: {reason}")
+
+
+def made_once(folder, name, make):
+    """What `make(folder / name)` gives back, made by the first worker that asks for it."""
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = folder / f"{name}.pickle"
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(make(folder / name)))
+        return pickle.loads(kept.read_bytes())
 
 
 # === Toy data: a slice of the packaged mooccube ===
@@ -130,21 +182,20 @@ def tiny_bert(tiny_bert_folder):
 
 
 @pytest.fixture(scope="session")
-def trained(toy_interactions, toy_items, tmp_path_factory):
+def trained(toy_interactions, toy_items, common_folder):
     """What `kerasrec.pipeline.train` gives back for a tiny model, called toy, on the toy data."""
     from kerasrec.pipeline import train
 
-    return train(
-        toy_interactions,
-        toy_items,
-        name="toy",
-        out=tmp_path_factory.mktemp("toy") / "saved_models",
-        options={
-            "encoder": {"name": "tfidf", "whitening_dim": 16},
-            "model": {"text_units": 8, "id_units": 8, "max_length": 20, "scorer_units": 8},
-            "trainer": {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2},
-        },
-        progress=False,
+    options = {
+        "encoder": {"name": "tfidf", "whitening_dim": 16},
+        "model": {"text_units": 8, "id_units": 8, "max_length": 20, "scorer_units": 8},
+        "trainer": {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2},
+    }
+    given = dict(name="toy", options=options, progress=False)
+    return made_once(
+        common_folder,
+        "toy",
+        lambda folder: train(toy_interactions, toy_items, out=folder / "saved_models", **given),
     )
 
 
@@ -158,18 +209,21 @@ def exported_version(trained):
 
 
 @pytest.fixture(scope="session")
-def served_folder(exported_version, tmp_path_factory):
+def served_folder(exported_version, common_folder):
     """`saved_models/toy` with versions 1 (lists of 50) and 2 (lists of 5), stable = 1. Copy it."""
     import shutil
 
     from kerasrec.artifacts import write_label
     from kerasrec.derive import export_again
 
-    base = tmp_path_factory.mktemp("served") / "saved_models" / "toy"
-    shutil.copytree(exported_version, base)
-    export_again(base, k=5)
-    write_label(base, "stable", 1)
-    return base
+    def make(folder):
+        base = folder / "saved_models" / "toy"
+        shutil.copytree(exported_version, base)
+        export_again(base, k=5)
+        write_label(base, "stable", 1)
+        return base
+
+    return made_once(common_folder, "served", make)
 
 
 @pytest.fixture
@@ -259,7 +313,7 @@ def clustered(count, dim=16, clusters=60, seed=0):
 
 
 @pytest.fixture(scope="session")
-def large_version(tmp_path_factory):
+def large_version(common_folder):
     """An untrained model of 3000 items with two tables, four moments and new items."""
     from kerasrec import recency
     from kerasrec.backend import set_seed
@@ -304,5 +358,7 @@ def large_version(tmp_path_factory):
     )
     ids = [f"i{number}" for number in range(num_items)]
     items = Items(pd.DataFrame({"item_id": ids, "title": ids}))
-    base = tmp_path_factory.mktemp("large") / "large"
-    return export(model, base, items=items, manifest={"name": "large"}, fusion=fusion)
+    given = dict(items=items, manifest={"name": "large"}, fusion=fusion)
+    return made_once(
+        common_folder, "large", lambda folder: export(model, folder / "large", **given)
+    )

@@ -1,7 +1,9 @@
 """The index of item vectors against an exact search."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,6 +118,42 @@ def test_files_are_used_again_and_built_anew(vectors, queries, tmp_path, caplog)
     assert json.loads(report.read_text())["items"] == 8000
     ItemIndex.build(vectors[:500], queries, folder=tmp_path)  # other vectors, other files
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_files_that_were_not_used_for_longest_go(vectors, tmp_path, monkeypatch):
+    monkeypatch.setattr("kerasrec.ann._KEPT", 2)
+
+    def build(part):
+        ItemIndex.build(vectors[part : part + 500], folder=tmp_path)
+        for file in tmp_path.iterdir():  # as if that were a minute ago
+            seconds = file.stat().st_mtime - 60
+            os.utime(file, (seconds, seconds))
+        return {file.stem for file in tmp_path.glob("*.faiss")}
+
+    (first,) = build(0)
+    (second,) = build(1) - {first}
+    build(0)
+    assert second not in build(2) and {first} < {file.stem for file in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == 4  # reports go with them
+
+
+def test_a_full_disk_leaves_nothing(vectors, tmp_path, monkeypatch, caplog):
+    faiss = import_faiss()
+
+    def full(index, file):
+        Path(file).write_bytes(b"half")
+        raise RuntimeError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(faiss, "write_index", full)
+        ItemIndex.build(vectors[:500], folder=tmp_path)
+    assert "the index is not kept: no space left" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    caplog.clear()
+    ItemIndex.build(vectors[:500], folder=tmp_path)
+    next(tmp_path.glob("*.faiss")).unlink()
+    ItemIndex.build(vectors[:500], folder=tmp_path)
+    assert caplog.text == "" and len(list(tmp_path.iterdir())) == 2
 
 
 def test_files_go_to_the_cache_folder(vectors, queries, tmp_path, monkeypatch):

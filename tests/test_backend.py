@@ -201,11 +201,16 @@ def test_unknown_attribute():
         _ = backend.torch
 
 
-@pytest.mark.parametrize(("variable", "expected"), [(None, "1"), ("3", "0")])
-def test_calls_share_the_cores(variable, expected):
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("calls", "variable", "expected"), [(1, None, CORES), (CORES, None, 1), (CORES, "3", 0)]
+)
+def test_calls_share_the_cores(calls, variable, expected):
     """As many calls as cores: one thread for each; what the user has set is left alone (0)."""
     code = (
-        "from kerasrec import backend; import os; backend.share_cores(os.cpu_count());"
+        f"from kerasrec import backend; backend.share_cores({calls});"
         "print(backend.tf.config.threading.get_intra_op_parallelism_threads())"
     )
     environment = {k: v for k, v in os.environ.items() if k != "TF_NUM_INTRAOP_THREADS"}
@@ -214,4 +219,4 @@ def test_calls_share_the_cores(variable, expected):
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
-    assert out.stdout.split()[-1] == expected
+    assert out.stdout.split()[-1] == str(expected)

@@ -80,13 +80,78 @@ def test_recommend_with_times_and_wishes(pair):
         "keep_seen": tf.constant([False] * 6 + [True] + [False] * 5),
     }
     exact, near = signatures["recommend"](**given), lists.recommend(**given)
+    np.testing.assert_allclose(exact["scores"][4:7], near["scores"][4:7], atol=1e-4)
+    np.testing.assert_array_equal(exact["item_ids"][4:7], near["item_ids"][4:7])
     for name in ("item_ids", "scores"):
-        np.testing.assert_allclose(exact["scores"][4:7], near["scores"][4:7], atol=1e-4)
         assert (exact[name].shape, exact[name].dtype) == (near[name].shape, near[name].dtype)
     assert {*near["item_ids"].numpy()[4]} == {b"i5", b"i6", b""}
     assert overlap(exact, near) >= 0.99
     later = lists.recommend(**{**given, "timestamps": given["timestamps"] - 3 * DAY})
     assert overlap(near, later) < 0.9  # what is recent has its say
+
+
+def wishes(rows, width=3, **changed):
+    """Inputs of `recommend` without a wish, but for what is given."""
+    given = {
+        "history": tf.constant([["i1", "i2", "i3"]] * rows, tf.string, [rows, 3]),
+        "timestamps": tf.fill([rows, width], tf.constant(DAY * 18002, tf.int64)),
+        "allow": tf.fill([rows, 0], ""),
+        "deny": tf.fill([rows, 0], ""),
+        "keep_seen": tf.zeros([rows], tf.bool),
+    }
+    return {**given, **changed}
+
+
+@pytest.fixture
+def counted(pair, monkeypatch):
+    """`(IndexedLists, rows of each call of the graph, rows of each call of the index)`."""
+    (signatures, lists), by_graph, by_index = pair, [], []
+    find = lists._shortlist.lists
+
+    def graph(**given):
+        by_graph.append(len(given["history"]))
+        return signatures["recommend"](**given)
+
+    def index(tensors, asked, **options):
+        by_index.append(len(asked))
+        return find(tensors, asked, **options)
+
+    monkeypatch.setattr(lists, "_exact", {"recommend": graph})
+    monkeypatch.setattr(lists._shortlist, "lists", index)
+    return lists, by_graph, by_index
+
+
+def test_the_graph_takes_a_few_rows_at_once(counted, pair, monkeypatch):
+    """Each of its rows needs numbers for the whole catalogue; the index looks at the others."""
+    lists, by_graph, by_index = counted
+    monkeypatch.setattr("kerasrec.indexedlists.SCORES_AT_ONCE", 4 * 3000 + 5)
+    keep = np.arange(23) % 2 == 0
+    given = wishes(23, keep_seen=tf.constant(keep))
+    found = lists.recommend(**given)
+    assert by_graph == [4, 4, 4] and by_index == [11]
+    exact = pair[0]["recommend"](**given)
+    np.testing.assert_array_equal(found["item_ids"][::2], exact["item_ids"][::2])
+    assert overlap(found, exact) >= 0.99
+    monkeypatch.setattr("kerasrec.indexedlists.SCORES_AT_ONCE", 1)  # fewer than there are items
+    lists.recommend(**wishes(2, keep_seen=tf.constant([True, True])))
+    assert by_graph[3:] == [1, 1] and by_index == [11]
+
+
+def test_times_of_another_width(counted, pair):
+    """What comes of them is for the graph to say, as in TF Serving."""
+    lists, by_graph, by_index = counted
+    for width in (5, 1):
+        found, exact = lists.recommend(**wishes(2, width)), pair[0]["recommend"](**wishes(2, width))
+        np.testing.assert_array_equal(found["item_ids"], exact["item_ids"])
+    assert by_graph == [2, 2] and by_index == []
+
+
+def test_no_rows(pair):
+    signatures, lists = pair
+    exact, found = signatures["recommend"](**wishes(0)), lists.recommend(**wishes(0))
+    assert {name: (t.shape, t.dtype) for name, t in exact.items()} == {
+        name: (t.shape, t.dtype) for name, t in found.items()
+    }
 
 
 def test_as_recommender(large_version, pair):

@@ -394,7 +394,7 @@ def test_every_combination_learns_the_planted_pattern(sequence, interest, loss):
 
 RELOAD = """
 import sys
-for name in ("bert4keras", "tf_keras", "kerasrec"):
+for name in ("bert4keras", "tf_keras", "keras", "kerasrec"):
     sys.modules[name] = None  # importing them is an error here
 import numpy as np
 import tensorflow as tf

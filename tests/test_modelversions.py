@@ -179,10 +179,48 @@ def test_what_may_pass_is_tried_again_after_growing_pauses(base, monkeypatch):
         assert len(tries) == number  # not at every look
         ((_, state, code, message),) = model.status()
         assert (state, code) == ("END", "UNAVAILABLE")
-        assert message == f"[Errno 116] Stale file handle It is tried again in {pause} seconds."
+        assert message == f"[Errno 116] Stale file handle. It is tried again in {pause} seconds."
+        assert model.reasons() == {1: "[Errno 116] Stale file handle"}
         time.sleep(pause)
     model.refresh()
     assert model.numbers == [1] and model.status() == [(1, "AVAILABLE", "OK", "")]
+    assert model.reasons() == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_that_changes_as_it_loads_is_loaded_once_a_look(base, monkeypatch, fails):
+    load, loads = tf.saved_model.load, []
+
+    def changing(path):
+        loads.append(path)
+        if len(loads) > 4:
+            raise AssertionError("without an end")
+        (base / "1" / "assets.extra" / "note.txt").write_text("x" * len(loads))
+        if fails:
+            raise ValueError("half of it")
+        return load(path)
+
+    monkeypatch.setattr(modelversions.tf.saved_model, "load", changing)
+    model = ModelVersions(base)
+    for look in (1, 2):
+        model.refresh()
+        assert len(loads) == look and model.numbers == ([] if fails else [1])
+
+
+def test_a_broken_version_that_is_put_back_is_sound_again(base):
+    model = ModelVersions(base)
+    model.refresh()
+    with model.use() as loaded:
+        graph = base / "1" / "saved_model.pb"
+        graph.rename(base / "kept")
+        graph.write_bytes(b"broken")
+        model.refresh()
+        assert model.status()[0][:3] == (1, "AVAILABLE", "FAILED_PRECONDITION")
+        (base / "kept").rename(graph)
+        model.refresh()
+        assert model.status() == [(1, "AVAILABLE", "OK", "")] and model.reasons() == {}
+        with model.use() as still:
+            assert still is loaded
 
 
 def test_a_version_that_is_being_loaded_is_given_up(served_folder, base, monkeypatch):
@@ -284,3 +322,37 @@ def test_no_answer_is_mixed_while_versions_are_swapped(served_folder, base):
         thread.join()
     assert wrong == [] and {1, 2, 3} <= seen
     assert states(model) == {1: "END", 2: "END", 3: "END", 4: "AVAILABLE"}
+
+
+def test_labels_do_not_wait_for_a_load(served_folder, base, monkeypatch):
+    """A label is moved, and another one written, while version 3 loads: both count at once."""
+    shutil.copytree(served_folder / "2", base / "2")
+    write_label(base, "stable", 1)
+    model = ModelVersions(base)
+    model.refresh()
+    assert model.numbers == [1, 2] and model.default == 1
+    load, begun, go_on = ModelVersions._load, threading.Event(), threading.Event()
+
+    def slow(self, number):
+        begun.set()
+        go_on.wait(60)
+        load(self, number)
+
+    monkeypatch.setattr(ModelVersions, "_load", slow)
+    shutil.copytree(served_folder / "2", base / ".3")
+    (base / ".3").rename(base / "3")
+    thread = threading.Thread(target=model.refresh)
+    thread.start()
+    try:
+        assert begun.wait(30)
+        write_label(base, "stable", 2)
+        write_label(base, "canary", 1)
+        until = time.monotonic() + 20
+        while model.labels != {"stable": 2, "canary": 1} and time.monotonic() < until:
+            time.sleep(0.05)
+        assert model.labels == {"stable": 2, "canary": 1} and 3 not in model.numbers
+    finally:
+        go_on.set()
+        thread.join(60)
+    # what got its label during the load stays when the new version has come
+    assert model.numbers == [1, 2, 3] and model.labels == {"stable": 2, "canary": 1}

@@ -1,6 +1,8 @@
 """One Predict request, without a protocol around it."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -158,3 +160,54 @@ def test_many_rows_are_computed_in_parts(predictor, monkeypatch):
     assert [len(given["history"]) for given in calls] == [2, 2, 1]
     np.testing.assert_array_equal(parts["item_ids"], whole["item_ids"])
     np.testing.assert_allclose(parts["scores"], whole["scores"], rtol=1e-5)
+
+
+@pytest.fixture
+def reader(text_version):
+    """A `Predictor` of a version that reads texts."""
+    model = ModelVersions(text_version)
+    model.refresh()
+    return Predictor({model.name: model}, Limits(workers=2))
+
+
+def test_many_texts_are_computed_in_parts(reader, monkeypatch):
+    texts = tf.constant([f"课程 {number}" for number in range(7)])
+    asked = {"model": "texts", "signature": "encode_items"}
+    whole = ask(reader, asked, tensors={"texts": texts})[1][2]["vectors"]
+    monkeypatch.setattr(predictcalls, "TEXTS_AT_ONCE", 3)
+    signature, calls = reader.models["texts"]._loaded[1].signatures["encode_items"], []
+    function = signature._function
+    monkeypatch.setattr(
+        signature, "_function", lambda texts: calls.append(len(texts)) or function(texts=texts)
+    )
+    parts = ask(reader, asked, tensors={"texts": texts})[1][2]["vectors"]
+    assert calls == [3, 3, 1]
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    # the deadline is heeded between two parts
+    monkeypatch.setattr(
+        signature, "_function", lambda texts: time.sleep(0.3) or function(texts=texts)
+    )
+    with pytest.raises(Refusal, match="deadline"):
+        ask(reader, asked, tensors={"texts": texts}, seconds=0.2)
+
+
+def test_texts_leave_a_worker_to_others(reader, monkeypatch):
+    """Both workers were taken by texts: nobody else was answered before they were done."""
+    signature = reader.models["texts"]._loaded[1].signatures["encode_items"]
+    function, over = signature._function, threading.Event()
+    monkeypatch.setattr(
+        signature, "_function", lambda texts: over.wait(60) and function(texts=texts)
+    )
+    asked = {"model": "texts", "signature": "encode_items"}
+    with ThreadPoolExecutor(2) as pool:
+        given = {"texts": tf.constant(["课程"])}
+        slow = [pool.submit(ask, reader, asked, tensors=given) for _ in range(2)]
+        try:
+            time.sleep(0.2)
+            history = {"history": tf.constant([["a"]])}
+            answer = ask(reader, {"model": "texts"}, tensors=history, seconds=20)[1][2]
+            assert not any(future.done() for future in slow)
+            assert answer["item_ids"].shape[0] == 1
+        finally:
+            over.set()
+        assert [future.result()[1][2]["vectors"].shape[0] for future in slow] == [1, 1]

@@ -205,6 +205,16 @@ def test_a_taken_port(served_folder, server):
             pass
 
 
+def test_a_version_that_does_not_load_is_one_sentence(base, capsys, monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device.")
+
+    monkeypatch.setattr(tf.saved_model, "load", full)
+    assert main(["serve", "--model", str(base), "--rest-port", "0", "--grpc-port", "0"]) == 2
+    said = f"kerasrec serve: No version of {base} loads. 1: [Errno 28] No space left on device."
+    assert capsys.readouterr().err.splitlines()[-1] == said  # not that it is tried again
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -216,6 +226,10 @@ def test_a_taken_port(served_folder, server):
         (["--model", "{toy}", "--poll", "inf"], "poll must be above 0 and below"),
         (["--model", "{toy}", "--rest-port", "99999"], "for REST (bind(): port must be 0-65535.)"),
         (["--model", "{toy}", "--grpc-port", "99999"], "for gRPC (bind(): port must be 0-65535.)"),
+        (
+            ["--model", "{toy}", "--rest-port", "8599", "--grpc-port", "8599"],
+            "REST and gRPC need a port each. Received: 8599 for both.",
+        ),
         (["--model", "{toy}", "--tls-cert", "x.pem"], "both a certificate"),
         (["--model", "{toy}", "--api-key-file", "no.txt"], "no.txt: no such file"),
         (["--model", "{toy}", "--rest-prot", "1"], "unknown option --rest-prot"),
@@ -308,12 +322,13 @@ tf, _ = backend.load(quiet=True)
 load = tf.saved_model.load
 
 def slow(path):
-    if path.endswith("2"):
+    if path.endswith(slow_version):
         print("loading", flush=True)
         time.sleep(60)
     return load(path)
 
 tf.saved_model.load = slow
+slow_version = sys.argv.pop(1)
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -321,7 +336,7 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_stop_while_a_version_loads_and_a_log_of_json_only(served_folder, base, certificate):
     _, cert, key = certificate
     words = ["serve", "--model", base, "--rest-port", "0", "--grpc-port", "0", "--poll", "0.1"]
-    command = [sys.executable, "-c", SLOW, *words, "--tls-cert", cert, "--tls-key", key]
+    command = [sys.executable, "-c", SLOW, "2", *words, "--tls-cert", cert, "--tls-key", key]
     quiet = ("TF_CPP_MIN_LOG_LEVEL", "GRPC_VERBOSITY")
     env = {k: v for k, v in os.environ.items() if k not in quiet}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
@@ -341,3 +356,20 @@ def test_stop_while_a_version_loads_and_a_log_of_json_only(served_folder, base, 
     assert time.monotonic() - began < 10 and process.returncode == 0
     events = [json.loads(line)["event"] for line in err.splitlines()]
     assert events[-1] == "stopped"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_while_the_first_version_loads(base, number):
+    words = ["serve", "--model", str(base), "--rest-port", "0", "--grpc-port", "0"]
+    command = [sys.executable, "-c", SLOW, "1", *words]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(number)
+        began = time.monotonic()
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert time.monotonic() - began < 10 and process.returncode == 0 and out == ""
+    assert [json.loads(line)["event"] for line in err.splitlines()] == ["stopped"]

@@ -154,6 +154,8 @@ def test_rest_server_that_is_slow_or_not_there(http):
     with pytest.raises(Refused, match="DEADLINE_EXCEEDED: no answer in 0.5 s"):
         ask(transport, 0.5)  # each byte comes in time, but not all of them
     assert time.monotonic() - started < 1
+    time.sleep(0.5)  # the server goes on, and nobody listens any more
+    assert "kerasrec-client" not in [thread.name for thread in threading.enumerate()]
     transport.close()
     nobody = Rest("127.0.0.1:1", **NOBODY)
     with pytest.raises(Refused, match="UNAVAILABLE"):
@@ -231,6 +233,11 @@ def test_the_wrong_port_is_guessed(http, service):
     with pytest.raises(Refused, match="is it the REST port. The gRPC port is usually 8500"):
         wrong.status(5)
     wrong.close()
+    service[1].append((grpc.StatusCode.INTERNAL, "a title with HTTP/2 in it"))
+    right = Grpc(service[0], **NOBODY)
+    with pytest.raises(Refused, match="in it$"):
+        ask(right)
+    right.close()
     wrong = Rest(service[0], **NOBODY)
     with pytest.raises(Refused, match="is it the gRPC port. The REST port is usually 8501"):
         wrong.status(5)
