@@ -182,9 +182,23 @@ def test_key_and_tls(model, certificate):
             with Client(target, api_key="wrong", **options) as client:
                 with pytest.raises(PermissionError, match="said (UNAUTHENTICATED|PERMISSION)"):
                     client.status()
+            options["retries"] = 3
             with Client(target, api_key="secret", **{**options, "ca": True}) as client:
-                with pytest.raises(ConnectionError, match="said UNAVAILABLE"):
+                with pytest.raises(ConnectionError, match="is not trusted: give ca=") as refused:
                     client.status()
+                assert "tries" not in str(refused.value)
+            bare = target.removeprefix("https://")
+            with Client(bare, **{**options, "ca": None, "retries": 0}) as client:
+                with pytest.raises(ConnectionError, match="if the server speaks TLS, give ca="):
+                    client.status()
+
+
+def test_tls_at_a_server_without(server, certificate):
+    for protocol in PROTOCOLS:
+        target = address(server, protocol).removeprefix("http://")
+        with Client(target, model="toy", protocol=protocol, ca=certificate[0]) as client:
+            with pytest.raises(ConnectionError, match=r"no TLS is spoken there: leave ca out\)$"):
+                client.status()
 
 
 def test_serving_has_it_too():
