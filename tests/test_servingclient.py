@@ -268,3 +268,24 @@ def test_serving_has_it_too():
     from kerasrec import serving
 
     assert serving.Client is kerasrec.Client is Client
+
+
+def test_few_texts_a_request(monkeypatch):
+    """Each costs a pass through the encoder: more would not end before the deadline."""
+    client, shapes = Client("localhost:1", model="m", protocol="rest"), []
+
+    def predict(signature, inputs, seconds):
+        (array,) = inputs.values()
+        shapes.append(array.shape)
+        rows = len(array)
+        if signature == "encode_items":
+            return {"vectors": np.ones((rows, 2))}
+        return {"item_ids": np.full((rows, 1), "i", object), "scores": np.ones((rows, 1))}
+
+    monkeypatch.setattr(client._transport, "predict", predict)
+    assert client.encode_items(["课"] * 40).shape == (40, 2)
+    assert shapes == [(16,), (16,), (8,)]
+    shapes.clear()
+    assert len(client.recommend_by_text([["课"] * 5] * 7)) == 7
+    assert shapes == [(3, 6), (3, 6), (1, 6)]
+    client.close()
