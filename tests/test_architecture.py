@@ -25,7 +25,8 @@ losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
 graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard exporter derive ann
-shortlist indexedlists versiontexts recommender pipeline servingtransport servingclient deployment
+shortlist indexedlists versiontexts recommender pipeline servingtransport clientinputs servingclient
+deployment
 
 servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
 
