@@ -25,10 +25,10 @@ losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
 graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard exporter derive ann
-shortlist indexedlists versiontexts recommender pipeline servingtransport clientinputs servingclient
+shortlist servinglimits indexedlists versiontexts recommender pipeline servingtransport clientinputs servingclient
 deployment
 
-servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
+servingmonitor modelversions predictcalls predictjson predictgrpc predictrest serving
 
 demo userinput arguments cli
 """.split()
