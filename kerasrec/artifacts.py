@@ -92,6 +92,12 @@ def find_version(model):
             "folder that `kerasrec train` wrote."
         )
     known = versions(model)
+    others = versions(model.parent) if model.name.isdigit() and not model.exists() else []
+    if others:
+        raise ArtifactError(
+            f"{model.parent} has no version {model.name}; it has {', '.join(map(str, others))}. "
+            f"Name one of them, or {model.parent} for its stable label or else its newest."
+        )
     if not known:
         found, advice = _what_is_there(model)
         raise ArtifactError(
@@ -242,11 +248,22 @@ def read_labels(base):
         return {}
     try:
         labels = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): int(version) for name, version in labels.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ArtifactError(
-            f'{path} must be a JSON object such as {{"stable": 1}}; it is damaged ({error}).'
-        ) from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise _bad_labels(path, f"it is no JSON ({place})") from error
+    except UnicodeDecodeError as error:
+        raise _bad_labels(path, "it is no UTF-8 text") from error
+    if not isinstance(labels, dict):
+        raise _bad_labels(path, f"it holds {json.dumps(labels, ensure_ascii=False)[:50]}")
+    for label, version in labels.items():
+        if not str(version).isdecimal():
+            named = json.dumps(version, ensure_ascii=False)[:50]
+            raise _bad_labels(path, f"{label} names {named}, which is no version's number")
+    return {str(label): int(version) for label, version in labels.items()}
+
+
+def _bad_labels(path, what):
+    return ArtifactError(f'{path} must be a JSON object such as {{"stable": 1}}; {what}. Mend it.')
 
 
 @contextlib.contextmanager

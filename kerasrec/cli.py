@@ -346,13 +346,15 @@ def export(options):
     values = export_options(options.set)
     find_version(options.model)
     _load_tensorflow(options)
+    if options.deploy:
+        from kerasrec.deployment import check_folder, deploy
+
+        check_folder(options.deploy)  # before a new version is written
     if options.set:
         from kerasrec.derive import export_again
 
         print(f"exported {export_again(options.model, **values)}")
     if options.deploy:
-        from kerasrec.deployment import deploy
-
         host_name = options.host_name or "localhost"
         files = deploy(options.model, options.deploy, host_name=host_name, force=options.force)
         print(f"wrote {len(files)} files for TF Serving; begin with {files[-1]}")

@@ -3,6 +3,7 @@
 Nothing is trained or exported here, and no version is touched.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -55,15 +56,14 @@ def deploy(model, folder, *, host_name="localhost", force=False):
     Raises:
         ArtifactError: no such model or version.
         FileExistsError: files that differ, without `force`; nothing is written then.
-        ValueError: a host name that is none.
+        ValueError: a host name that is none, or a folder inside that of a model.
     """
+    check_folder(folder)
     version = artifacts.find_version(model)
     _check_host(host_name)
     alone = version.resolve() == Path(model).resolve()
     texts = _render(version, _served(version, alone), host_name)
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"--deploy needs a folder; {folder} is a file. Choose another.")
     differing = [
         name
         for name, text in texts.items()
@@ -78,6 +78,25 @@ def deploy(model, folder, *, host_name="localhost", force=False):
     for name, text in texts.items():
         _write(folder / name, text)
     return [folder / name for name in texts]
+
+
+def check_folder(folder):
+    """Raise unless deployment files may go to `folder`: no file, and no part of any model."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--deploy needs a folder; {folder} is a file. Choose another.")
+    whole = folder.resolve()
+    for around in (whole, *whole.parents):
+        with contextlib.suppress(PermissionError):  # a folder above that may not be listed
+            inside = (
+                artifacts.MANIFEST,
+                *(f"{n}/{artifacts.MANIFEST}" for n in artifacts.versions(around)),
+            )
+            if any((around / manifest).is_file() for manifest in inside):
+                raise ValueError(
+                    f"--deploy needs a folder of its own; {folder} is in the model {around}, whose "
+                    "folder holds versions only. Choose another, such as deployment."
+                )
 
 
 def _check_host(host_name):

@@ -33,7 +33,7 @@ def export_again(model, *, k=None, scorer_weight=None, item_matrix=None):
     changes = {}
     if k is not None:
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= num_items:
-            raise ValueError(f"k must be between 1 and num_items ({num_items}). Received: {k!r}.")
+            raise ValueError(f"k must be a whole number from 1 to {num_items}. Received: {k!r}.")
         changes["k"] = k
     if scorer_weight is not None:
         is_number = isinstance(scorer_weight, int | float) and not isinstance(scorer_weight, bool)

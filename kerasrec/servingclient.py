@@ -4,22 +4,41 @@ Only the connection is loaded: no TensorFlow for REST, and never a model.
 """
 
 import json
+import logging
 import time
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from kerasrec.data import read_interactions
-from kerasrec.sequences import history_rows
+from kerasrec.clientinputs import (
+    NEWEST,
+    batches,
+    checked_texts,
+    flat,
+    histories_of,
+    ids_of,
+    is_many,
+    lengths,
+    padded,
+    text_histories,
+)
 from kerasrec.servingtransport import TRANSPORTS, with_retries
+
+log = logging.getLogger(__name__)
+#: ids of a request, about: far below the size that a server takes
+_IDS_AT_ONCE = 1 << 16
+#: texts of a request: each costs a pass through the encoder, and all must end before the deadline
+_TEXTS_AT_ONCE = 16
 
 
 class Client:
     """A server's model, with the answers of `Recommender`.
 
-    Ids are texts; unknown ids are ignored by the server. Where it is busy or not there, a request
-    is sent again after a growing random pause, as long as its deadline allows.
+    Ids are texts, and a number stands for its text; unknown ids are ignored by the server. Of a
+    history the newest 999 events are sent; older ones are still not listed again. Where the server
+    is busy or not there, a request is sent again after a growing random pause, as long as its
+    deadline allows.
 
     Args:
         target: `HOST:PORT` of the gRPC port (TF Serving: 8500), or of the REST port (8501), for
@@ -33,15 +52,17 @@ class Client:
             this machine; None = no TLS, unless `target` says https.
         timeout: seconds for a request, with its retries.
         retries: how often a request may be sent again.
-        batch_size: rows of a request; larger inputs are sent as several.
+        batch_size: rows of a request at most; larger inputs are sent as several, and so are long
+            histories, and more than 16 texts.
 
     Raises:
         ImportError: the libraries of the protocol are missing.
-        ValueError: an unknown protocol, or both version and label.
+        ValueError: an unknown protocol, both version and label, a target without a port, a key that
+            is no ASCII, a `ca` without certificates.
 
-    Each method raises what the server said: ValueError (a bad request), LookupError (no such model,
-    version or label), PermissionError (the key), TimeoutError, ConnectionError (busy or not there),
-    RuntimeError (its own fault).
+    Each method raises what the server said: ValueError (a bad request, no such label), LookupError
+    (no such model or version), PermissionError (the key), TimeoutError, ConnectionError (busy, not
+    there, not trusted), RuntimeError (its own fault).
 
     >>> client = Client("localhost:8500", model="courses")                 # doctest: +SKIP
     >>> client.recommend([["C_1", "C_7"]], k=3)                            # doctest: +SKIP
@@ -112,17 +133,24 @@ class Client:
         """
         if allow is not None and not len(allow):
             raise ValueError("allow must name items. Received: an empty list; None allows all.")
-        users, rows, times = _histories(histories, timestamps)
+        users, rows, times = histories_of(histories, timestamps)
+        allow = None if allow is None else ids_of(allow, "allow")
+        # what is older than the newest events is not sent as history, but was seen all the same
+        older = [[] if keep_seen else row[:-NEWEST] for row in rows]
+        if deny is not None or any(older):
+            refused = [] if deny is None else ids_of(deny, "deny")
+            deny = [list(dict.fromkeys([*refused, *row])) for row in older]
+        rows = [row[-NEWEST:] for row in rows]
         if times is None and allow is None and deny is None and not keep_seen:
-            return self._lists("serving_default", users, {"history": _padded(rows)}, k)
+            return self._lists("serving_default", users, {"history": padded(rows)}, k)
         if times is None:
             times = [[0] * len(row) for row in rows]
         inputs = {
-            "history": _padded(rows),
-            "timestamps": _padded(times, padding=0),
-            "allow": _padded([_ids(allow, "allow")] * len(rows)),
-            "deny": _padded([_ids(deny, "deny")] * len(rows)),
-            "keep_seen": _flat([bool(keep_seen)] * len(rows), bool),
+            "history": padded(rows),
+            "timestamps": padded([row[-NEWEST:] for row in times], padding=0),
+            "allow": padded([allow or []] * len(rows)),
+            "deny": padded(deny or [[]] * len(rows)),
+            "keep_seen": flat([bool(keep_seen)] * len(rows), bool),
         }
         return self._lists("recommend", users, inputs, k)
 
@@ -136,13 +164,26 @@ class Client:
         Returns:
             DataFrame `user_id, item_id, rank, score`.
         """
-        users, rows, _ = _histories(histories, None)
-        return self._lists("recommend_by_text", users, {"history_texts": _padded(rows)}, k)
+        users, rows = text_histories(histories)
+        return self._lists("recommend_by_text", users, {"history_texts": padded(rows)}, k)
 
     def similar(self, item_ids, k=None):
-        """Items nearest to each item by cosine: DataFrame `query, item_id, rank, score`."""
-        queries = [item_ids] if isinstance(item_ids, str) else _ids(item_ids, "item_ids")
-        found = self._lists("similar", queries, {"item_ids": _flat(queries)}, k)
+        """Items nearest to an item, or to each of a list of items, by cosine.
+
+        Returns:
+            DataFrame `query, item_id, rank, score`; an unknown item has no rows, and is logged. For
+            a text there is `recommend_by_text([[text]])`.
+        """
+        queries = ids_of(item_ids if is_many(item_ids) else [item_ids], "item_ids")
+        found = self._lists("similar", queries, {"item_ids": flat(queries)}, k)
+        missing = sorted(set(queries) - set(found["user_id"]))
+        if missing:
+            log.warning(
+                "%d of %d items are unknown to the server and have no similar ones: %s",
+                len(missing),
+                len(set(queries)),
+                ", ".join(map(repr, missing[:5])),
+            )
         return found.rename(columns={"user_id": "query"})
 
     def _lists(self, signature, users, inputs, k):
@@ -181,20 +222,21 @@ class Client:
         Returns:
             DataFrame `user_id, item_id, score`, candidates in the order given.
         """
-        users, rows, _ = _histories(histories, None)
-        if all(isinstance(candidate, str) for candidate in candidates):
+        users, rows, _ = histories_of(histories, None)
+        rows = [row[-NEWEST:] for row in rows]
+        if isinstance(candidates, str) or not any(map(is_many, candidates)):
             candidates = [candidates] * len(rows)
-        candidates = [_ids(row, "candidates") for row in candidates]
+        candidates = [ids_of(row, "candidates") for row in candidates]
         if len(candidates) != len(rows):
             raise ValueError(
                 f"candidates must be one list, or one per history ({len(rows)}). Received: "
                 f"{len(candidates)} lists."
             )
-        inputs = {"history": _padded(rows), "candidates": _padded(candidates, first=False)}
+        inputs = {"history": padded(rows), "candidates": padded(candidates, first=False)}
         scores = [row for part in self._ask("score", len(rows), inputs) for row in _only(part)]
         return pd.DataFrame(
             {
-                "user_id": np.repeat(np.array([*users, None], object)[:-1], _lengths(candidates)),
+                "user_id": np.repeat(np.array([*users, None], object)[:-1], lengths(candidates)),
                 "item_id": np.array([i for row in candidates for i in row], object),
                 "score": np.array(
                     [s for row, c in zip(scores, candidates, strict=True) for s in row[: len(c)]],
@@ -205,18 +247,19 @@ class Client:
 
     def interest(self, histories):
         """U of each history (given as for `recommend`), `(num_users, dim)`; zeros if empty."""
-        _, rows, _ = _histories(histories, None)
-        return self._vectors("interest", {"history": _padded(rows)}, len(rows))
+        _, rows, _ = histories_of(histories, None)
+        rows = [row[-NEWEST:] for row in rows]
+        return self._vectors("interest", {"history": padded(rows)}, len(rows))
 
     def item_vectors(self, item_ids):
         """Item vectors, float32 `(n, dim)`; zeros for an unknown id."""
-        ids = _ids(item_ids, "item_ids")
-        return self._vectors("item_vectors", {"item_ids": _flat(ids)}, len(ids))
+        ids = ids_of(item_ids, "item_ids")
+        return self._vectors("item_vectors", {"item_ids": flat(ids)}, len(ids))
 
     def encode_items(self, texts):
-        """Item vectors of new texts, float32 `(n, dim)`."""
-        texts = _ids(texts, "texts")
-        return self._vectors("encode_items", {"texts": _flat(texts)}, len(texts))
+        """Item vectors of new texts, float32 `(n, dim)`; zeros for a blank text."""
+        texts = checked_texts(texts, "texts")
+        return self._vectors("encode_items", {"texts": flat(texts)}, len(texts))
 
     def _vectors(self, signature, inputs, num_rows):
         parts = [_only(part) for part in self._ask(signature, num_rows, inputs)]
@@ -277,10 +320,11 @@ class Client:
         return getattr(self._transport, name)
 
     def _ask(self, signature, num_rows, makers):
-        """Outputs of each batch; `makers`: input -> function of a slice of rows."""
+        """Outputs of each batch; `makers`: input -> `padded` or `flat` of its rows."""
         answers = []
-        for start in range(0, num_rows, self.batch_size):
-            rows = slice(start, start + self.batch_size)
+        at_once = _TEXTS_AT_ONCE if {"texts", "history_texts"} & set(makers) else _IDS_AT_ONCE
+        widths = [make.widths for make in makers.values()]
+        for rows in batches(num_rows, widths, self.batch_size, at_once):
             given = {name: make(rows) for name, make in makers.items()}
             answers.append(self._call(partial(self._transport.predict, signature, given)))
         return answers
@@ -298,75 +342,6 @@ def _plain(value):
     raise ValueError(f"events must hold texts, numbers and times. Received: {value!r}.")
 
 
-def _lengths(rows):
-    """Number of values in each row."""
-    return [len(row) for row in rows]
-
-
 def _only(outputs):
     (value,) = outputs.values()
     return value
-
-
-def _ids(values, what):
-    """Ids as texts; None = none."""
-    if isinstance(values, str):
-        raise ValueError(f"{what} must be a list. Received: the text {values!r}.")
-    return [] if values is None else [str(value) for value in values]
-
-
-def _histories(histories, timestamps):
-    """`(users, rows of ids, rows of times or None)` of whatever `recommend` takes."""
-    if isinstance(histories, pd.DataFrame):
-        histories = read_interactions(histories)
-    if hasattr(histories, "report"):  # Interactions
-        return _of_interactions(histories, timestamps)
-    if isinstance(histories, dict) and isinstance(timestamps, dict):
-        timestamps = [timestamps[user] for user in histories]
-    users, rows = history_rows(histories)
-    rows = [_ids(row, "a history") for row in rows]
-    if timestamps is None:
-        return users, rows, None
-    times = [[int(moment) for moment in row] for row in timestamps]
-    if _lengths(times) != _lengths(rows):
-        raise ValueError("timestamps must hold one time for each item of each history.")
-    return users, rows, times
-
-
-def _of_interactions(interactions, timestamps):
-    """The histories of a log, and its times where it has some and none are given."""
-    frame = interactions.frame
-    if interactions.has_time:
-        frame = frame.sort_values("timestamp", kind="stable")
-    groups = frame.groupby("user_id", observed=True, sort=True)
-    rows = {str(user): [str(item) for item in part["item_id"]] for user, part in groups}
-    times = timestamps
-    if timestamps is None and interactions.has_time:
-        times = {str(user): part["timestamp"].tolist() for user, part in groups}
-    return _histories(rows, times)
-
-
-def _padded(rows, *, padding="", first=True):
-    """Function from a slice of ragged rows to an array.
-
-    The first column is padding, and so is what a shorter row lacks on the left: where TF Serving
-    batches requests of unlike widths it repeats the first value of each behind it, and an item
-    that is repeated there would look like the newest. Without `first`, padding is on the right.
-    """
-    kind = np.int64 if padding == 0 else object
-
-    def make(chosen):
-        part = rows[chosen]
-        width = max([1, *(len(row) + first for row in part)])
-        array = np.full((len(part), width), padding, kind)
-        for line, row in zip(array, part, strict=True):
-            start = width - len(row) if first else 0
-            line[start : start + len(row)] = row
-        return array
-
-    return make
-
-
-def _flat(values, kind=object):
-    """Function from a slice of values to an array of them."""
-    return lambda chosen: np.array(values[chosen], kind)

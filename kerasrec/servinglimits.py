@@ -37,6 +37,16 @@ _LISTS = ("allow", "deny", "candidates")
 TEXTS = ("texts", "history_texts")
 #: texts of one call into TensorFlow, about; a request of more is computed in parts
 TEXTS_AT_ONCE = 32
+#: limit -> how `kerasrec serve` calls it
+_OPTIONS = {
+    "body_bytes": "--max-body-mib",
+    "batch": "--max-batch",
+    "history": "--max-history",
+    "texts": "--max-texts",
+    "seconds": "--deadline",
+    "concurrent": "--max-concurrent",
+    "workers": "--workers",
+}
 _MAX_CELLS = 1 << 20  # of one input: a proto can declare a large tensor in a few bytes
 
 
@@ -82,7 +92,8 @@ class Limits(NamedTuple):
         for name, value in self._asdict().items():
             if not 0 < value < MOST:
                 raise ValueError(
-                    f"The limit {name} must be above 0 and below 2**31. Received: {value}."
+                    f"The limit {name} ({_OPTIONS[name]}) must be above 0 and below 2**31. "
+                    f"Received: {value}."
                 )
         return self
 
@@ -109,21 +120,24 @@ class Limits(NamedTuple):
         for size in shape:
             cells *= size
         if shape and shape[0] > self.batch:
-            self._too_much(f"at most {self.batch} rows in a request", f"{shape[0]}", name)
+            _too_much(f"at most {self.batch} rows in a request", shape[0], name, "batch")
         widest = max(shape[1:], default=0)
         if name not in _LISTS and expected != (-1,) and widest > self.history:
-            self._too_much(f"a width of at most {self.history}", f"{widest}", name)
+            advice = f"Keep the newest {self.history} events of each history"
+            _too_much(f"a width of at most {self.history}", widest, name, "history", advice)
         if name in TEXTS and cells > self.texts:
-            self._too_much(f"at most {self.texts} texts in a request", f"{cells}", name)
+            _too_much(f"at most {self.texts} texts in a request", cells, name, "texts")
         if cells > _MAX_CELLS:
-            self._too_much(f"at most {_MAX_CELLS} values in an input", f"{cells}", name)
+            _too_much(f"at most {_MAX_CELLS} values in an input", cells, name)
 
-    def _too_much(self, allowed, received, name):
-        raise Refusal(
-            "INVALID_ARGUMENT",
-            f"this server allows {allowed}. Received: {received} in {name}. Send several requests, "
-            "or start the server with a higher limit.",
-        )
+
+def _too_much(allowed, received, name, limit=None, advice="Send several requests"):
+    """Refuse; `limit` may be raised by whoever starts the server."""
+    higher = f", or start the server with a higher {_OPTIONS[limit]}" if limit else ""
+    raise Refusal(
+        "INVALID_ARGUMENT",
+        f"this server allows {allowed}. Received: {received} in {name}. {advice}{higher}.",
+    )
 
 
 def _shape(dimensions):

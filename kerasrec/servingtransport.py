@@ -6,6 +6,7 @@ Libraries are loaded when a connection is made: grpcio and tensorflow-serving-ap
 import base64
 import json
 import random
+import re
 import threading
 import time
 from concurrent import futures
@@ -18,6 +19,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between tries
 _WRONG_PORT = (
     " (no {here} is spoken there; is it the {other} port? The {here} port is usually {usual})"
 )
+#: what the libraries say of TLS that no further try would mend -> what to do
+_TLS_FAILURES = {
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted: give ca= the file of "
+    "the authority that signed it, and the server the name that it was signed for",
+    "Hostname Verification Check failed": "the server's certificate is for another name than this",
+    "WRONG_VERSION_NUMBER": "no TLS is spoken there: leave ca out",
+}
+#: what they say of a connection that was closed at once, which a server of TLS does to others
+_CLOSED = ("Socket closed", "Connection reset", "disconnected without sending a response")
+_MAYBE_TLS = " (if the server speaks TLS, give ca=: a PEM file, or True for public authorities)"
 _MISSING = "The {what} client needs {package}. Run: pip install 'kerasrec[serving]'"
 
 #: what a server may say -> the error that a caller sees; everything else is a RuntimeError
@@ -53,11 +64,24 @@ class Refused(Exception):
     """What a server said instead of an answer.
 
     code: name of a gRPC status code.  details: its words.  pause: seconds it asks to wait.
+    is_final: no further try can do better, whatever the code.
     """
 
-    def __init__(self, code, details, pause=0.0):
+    def __init__(self, code, details, pause=0.0, *, is_final=False):
         super().__init__(f"{code}: {details}")
-        self.code, self.details, self.pause = code, details, pause
+        self.code, self.details, self.pause, self.is_final = code, details, pause, is_final
+
+
+def _refused(code, details, *, has_tls):
+    """`Refused` of what a library says, with what to do about it where that is known."""
+    if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
+        return Refused("INVALID_ARGUMENT", f"{details} bytes (a smaller batch_size may do)")
+    for sign, advice in _TLS_FAILURES.items():
+        if sign in details:
+            return Refused(code, f"{details} ({advice})", is_final=True)
+    if not has_tls and any(sign in details for sign in _CLOSED):
+        details += _MAYBE_TLS
+    return Refused(code, details)
 
 
 def with_retries(call, target, *, timeout, retries):
@@ -82,7 +106,8 @@ def with_retries(call, target, *, timeout, retries):
             pause = random.uniform(0, min(_FIRST_PAUSE * 2**tries, _LONGEST_PAUSE))
             pause = max(pause, refused.pause)
             too_late = time.monotonic() + pause >= end
-            if refused.code not in _WORTH_A_RETRY or tries == retries or too_late:
+            is_final = refused.is_final or refused.code not in _WORTH_A_RETRY
+            if is_final or tries == retries or too_late:
                 after = f" ({tries + 1} tries)" if tries else ""
                 kind = _ERRORS.get(refused.code, RuntimeError)
                 raise kind(f"{target} said {refused}{after}") from refused
@@ -106,17 +131,20 @@ class Grpc:
             raise ImportError(_MISSING.format(what="gRPC", package=package)) from error
         if "://" in target:
             raise ValueError(f"A gRPC target is HOST:PORT, such as localhost:8500, not {target!r}.")
+        _check_port(target, 8500)
         sizes = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        self._has_tls = ca is not None
         if ca is None:
             self._channel = grpc.insecure_channel(target, options=sizes)
         else:
+            _ssl_context(ca)  # says which file is missing, or holds no certificate
             trusted = None if ca is True else _read_bytes(ca)
             credentials = grpc.ssl_channel_credentials(root_certificates=trusted)
             self._channel = grpc.secure_channel(target, credentials, options=sizes)
         self._grpc, self._predict_pb2, self._status_pb2 = grpc, predict_pb2, get_model_status_pb2
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
-        self._metadata = [("authorization", f"Bearer {api_key}")] if api_key else None
+        self._metadata = list(_headers(api_key).items()) or None
         self._spec = {"name": model}
         if version is not None:
             self._version, self._label = int(version), None
@@ -159,7 +187,7 @@ class Grpc:
             code, details = error.code().name, error.details()
             if code == "UNAVAILABLE" and ("HTTP/2" in details or "http1" in details):
                 details += _WRONG_PORT.format(here="gRPC", usual=8500, other="REST")
-            raise Refused(code, details) from error
+            raise _refused(code, details, has_tls=self._has_tls) from error
 
     def close(self):
         """Close the channel."""
@@ -175,10 +203,12 @@ class Rest:
         except ImportError as error:
             raise ImportError(_MISSING.format(what="REST", package="httpx")) from error
         self._httpx = httpx
-        target = target if "://" in target else f"{'http' if ca is None else 'https'}://{target}"
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        if "://" not in target:
+            _check_port(target, 8501)
+            target = f"{'http' if ca is None else 'https'}://{target}"
+        self._has_tls = target.startswith("https")
         self._client = httpx.Client(
-            base_url=target.rstrip("/"), headers=headers, verify=_ssl_context(ca)
+            base_url=target.rstrip("/"), headers=_headers(api_key), verify=_ssl_context(ca)
         )
         self._path = f"/v1/models/{quote(model, safe='')}"
         given = {"model": model, "version": version, "label": label}
@@ -245,13 +275,13 @@ class Rest:
         except httpx.RemoteProtocolError as error:
             hint = _WRONG_PORT.format(here="REST", usual=8501, other="gRPC")
             # what does not speak HTTP/1 is "illegal"; a server that goes says other things
-            raise Refused(
-                "UNAVAILABLE", f"{error}{hint if 'illegal' in str(error) else ''}"
-            ) from error
+            words = f"{error}{hint if 'illegal' in str(error) else ''}"
+            raise _refused("UNAVAILABLE", words, has_tls=self._has_tls) from error
         except httpx.ConnectError as error:
-            raise Refused("UNAVAILABLE", str(error)) from error
+            raise _refused("UNAVAILABLE", str(error), has_tls=self._has_tls) from error
         except httpx.HTTPError as error:
-            raise Refused("UNAVAILABLE", f"{type(error).__name__} {error}") from error
+            words = f"{type(error).__name__} {error}"
+            raise _refused("UNAVAILABLE", words, has_tls=self._has_tls) from error
         if answer.is_success:
             return answer.json()
         code = _HTTP.get(answer.status_code, "UNKNOWN")
@@ -317,7 +347,24 @@ def _ssl_context(ca):
     if ca is None or ca is True:
         return True
     _read_bytes(ca)  # says which file is missing
-    return ssl.create_default_context(cafile=str(ca))
+    try:
+        return ssl.create_default_context(cafile=str(ca))
+    except ssl.SSLError as error:
+        raise ValueError(f"ca must be a PEM file with certificates. {ca} is not.") from error
+
+
+def _headers(api_key):
+    """The header that carries a key; none without one."""
+    if not re.fullmatch("[!-~]*", api_key or ""):
+        raise ValueError("An API key must be of printable ASCII characters without spaces.")
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _check_port(target, usual):
+    if not re.search(r":\d+$", target) and not target.startswith("unix:"):
+        raise ValueError(
+            f"target has no port: {target!r}. Write HOST:PORT, such as {target}:{usual}."
+        )
 
 
 def _read_bytes(path):

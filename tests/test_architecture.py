@@ -27,11 +27,11 @@ losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
 graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard exporter derive ann
-shortlist indexedlists versiontexts recommender pipeline updating simulation servingtransport
-servingclient deployment
+shortlist servinglimits indexedlists versiontexts recommender pipeline updating simulation
+servingtransport clientinputs servingclient deployment
 
-servinglimits servingmonitor modelversions predictcalls predictjson predictgrpc predictrest
-feedbackrest liverecency serving
+servingmonitor modelversions predictcalls predictjson predictgrpc predictrest feedbackrest
+liverecency serving
 
 demo userinput arguments showing feedbackcli loopcli cli
 """.split()

@@ -128,7 +128,7 @@ def test_find_version_says_what_is_wrong(tmp_path):
         "": "found a folder of models. Name one of them: .*/other, .*/shop.",
         "foreign": "foreign is not a version that kerasrec exported",
         "other": "other/1 is not a version that kerasrec exported",
-        "shop/2": "found no such folder",
+        "shop/2": r"shop has no version 2; it has 1. Name one of them, or .*shop for its stable",
     }.items():
         with pytest.raises(ArtifactError, match=message):
             artifacts.find_version(tmp_path / name)
@@ -184,10 +184,22 @@ def test_labels_refuse(tmp_path):
     (base / "labels.json").write_text(json.dumps({"stable": 4}))
     with pytest.raises(ArtifactError, match="names version 4, which is not there"):
         artifacts.find_version(base)
-    for text in ("[]", "{", '{"stable": "new"}', '{"stable": null}'):
+    for text, words in {
+        "[]": r"it holds \[\]",
+        "{": "it is no JSON .line 1, column 2",
+        '{"stable": "new"}': 'stable names "new", which is no version',
+        '{"stable": null}': "stable names null",
+        '{"stable": 1.5}': "stable names 1.5",
+        '{"stable": true}': "stable names true",
+    }.items():
         (base / "labels.json").write_text(text)
-        with pytest.raises(ArtifactError, match="must be a JSON object such as"):
+        with pytest.raises(ArtifactError, match=f"must be a JSON object such as .*; {words}"):
             artifacts.find_version(base)
+    (base / "labels.json").write_bytes('{"stable": "新"}'.encode("gb18030"))
+    with pytest.raises(ArtifactError, match="it is no UTF-8 text"):
+        artifacts.read_labels(base)
+    (base / "labels.json").write_text('{"stable": "1"}')
+    assert artifacts.read_labels(base) == {"stable": 1}
 
 
 @pytest.mark.parametrize("name", ["a/b", "", ".", "..", ".hidden", "12", "a/", " a", "a\n"])

@@ -159,7 +159,7 @@ def test_host_name(toy, tmp_path):
     text = text_of(tmp_path)
     ports = yaml.safe_load(text["docker-compose.yml"])["services"]["tfserving"]["ports"]
     assert ports == ["0.0.0.0:8500:8500", "0.0.0.0:8501:8501"]
-    assert "http://rec.example.com:8501" in text["predict.sh"]
+    assert "://rec.example.com:8501" in text["predict.sh"]
     assert (
         '"rec.example.com:8500"' in text["predict.py"]
         or "'rec.example.com:8500'" in text["predict.py"]
@@ -244,6 +244,29 @@ def test_examples_get_their_answers(server, served_folder, tmp_path):
     assert subprocess.run(wrong, capture_output=True).returncode != 0
 
 
+def test_examples_with_a_key_and_tls(served_folder, certificate, tmp_path):
+    from kerasrec.serving import Access, running_server
+
+    authority, cert, key = certificate
+    deploy(served_folder, tmp_path)
+    root = str(Path(kerasrec.__file__).parents[1])
+    secrets = {"KERASREC_API_KEY": "secret", "KERASREC_CA": str(authority)}
+    access = Access(api_key="secret", tls_cert=str(cert), tls_key=str(key))
+    with running_server(served_folder, access=access) as server:
+        for command, address in (
+            ([str(tmp_path / "predict.sh")], server.rest_address),
+            ([sys.executable, str(tmp_path / "predict.py")], server.grpc_address),
+        ):
+            done = subprocess.run(
+                [*command, address],
+                env={**os.environ, "PYTHONPATH": root, **secrets},
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr[-2000:]
+            assert "item_ids" in done.stdout or "AVAILABLE" in done.stdout
+
+
 def test_examples_ask_with_titles(text_version, tmp_path):
     """A version whose encoder is in the graph: titles by curl and by the client."""
     from kerasrec.serving import running_server
@@ -311,7 +334,13 @@ def test_deploy_alone_writes_no_version(toy, tmp_path, capsys):
     [
         ([], "expected --set O=V (a new version), --deploy FOLDER, or both."),
         (["--force", "--set", "k=5"], "--host-name and --force go with --deploy FOLDER."),
-        (["--deploy", "file"], "--deploy needs a folder; file is a file. Choose another."),
+        (["--set", "k=5", "--deploy", "{toy}"], "--deploy needs a folder of its own; "),
+        (["--deploy", "{toy}/1"], "toy/1, whose folder holds versions only. Choose another, such"),
+        (["--deploy", "{toy}/new/deployment"], "toy, whose folder holds versions only."),
+        (
+            ["--set", "k=5", "--deploy", "file"],
+            "--deploy needs a folder; file is a file. Choose another.",
+        ),
         (["--deploy", "d", "--host-name", "a b"], "--host-name takes the name or address"),
         (["--deploy", "full"], "full has other files of these names already: README.md."),
     ],
@@ -321,10 +350,10 @@ def test_mistakes_are_one_sentence(toy, tmp_path, monkeypatch, capsys, words, se
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "README.md").write_text("mine")
-    run("export", "--model", toy, *words, code=2)
+    run("export", "--model", toy, *(word.replace("{toy}", str(toy)) for word in words), code=2)
     err = capsys.readouterr().err
     assert sentence in err and len(err.splitlines()) == 1
-    assert artifacts.versions(toy) == [1]
+    assert artifacts.versions(toy) == [1] and not (toy / "new").exists()
 
 
 def test_models_do_not_share_a_name_in_kubernetes(toy, tmp_path):

@@ -68,7 +68,7 @@ def test_scorer_weight_adds_the_scorer_to_the_lists(base):
     ("values", "message"),
     [
         ({}, "needs something to change"),
-        ({"k": 0}, r"k must be between 1 and num_items \(82\). Received: 0"),
+        ({"k": 0}, "k must be a whole number from 1 to 82. Received: 0"),
         ({"k": 83}, "Received: 83"),
         ({"k": "5"}, "Received: '5'"),
         ({"k": True}, "Received: True"),

@@ -348,8 +348,13 @@ INPUTS = {
     ),
     "longer lists than items": (
         ["export", "--model", "toy", "--set", "k=500"],
-        "k must be between 1 and num_items .82.. Received: 500",
+        "k must be a whole number from 1 to 82. Received: 500",
     ),
+    "a length of lists in words": (
+        ["export", "--model", "toy", "--set", "k=ten"],
+        "k must be a whole number from 1 to 82. Received: 'ten'",
+    ),
+    "a version that is not there": (recommend("toy/9"), "toy has no version 9; it has 1. Name one"),
     "an export option that does not exist": (
         ["export", "--model", "toy", "--set", "kk=5"],
         "unknown option kk. Did you mean 'k'",

@@ -98,6 +98,60 @@ def test_similar_score_vectors(client, recommender):
     assert scored["score"][2] == float("-inf")
 
 
+@pytest.fixture
+def sent(client, monkeypatch):
+    """`[(signature, inputs), ...]` of the requests of `client`."""
+    asked, predict = [], client._transport.predict
+
+    def noted(signature, inputs, seconds):
+        asked.append((signature, inputs))
+        return predict(signature, inputs, seconds)
+
+    monkeypatch.setattr(client._transport, "predict", noted)
+    return asked
+
+
+def test_a_long_history_does_not_fail_the_call(client, recommender, sent):
+    """The newest events are sent; what is older was seen, and is not listed either."""
+    ids = list(recommender.items.ids)
+    long = [*ids[:60], *(f"gone {number}" for number in range(1440)), *ids[60:63]]
+    lists = client.recommend({"one": long, "other": ids[:2]}, 5)
+    assert sent[0][0] == "recommend" and sent[0][1]["history"].shape == (2, 1000)
+    of_one = lists.loc[lists["user_id"] == "one", "item_id"]
+    assert len(of_one) == 5 and not set(of_one) & set(long)
+    same(lists[lists["user_id"] == "other"], recommender.recommend({"other": ids[:2]}, k=5))
+    times = {"one": list(range(1, len(long) + 1)), "other": [5, 6]}
+    timed = client.recommend({"one": long, "other": ids[:2]}, 5, timestamps=times)
+    assert len(timed) == 10
+    assert sent[-1][1]["timestamps"][0, -2:].tolist() == [1502, 1503]
+    again = client.recommend([long], 50, keep_seen=True)
+    assert set(again["item_id"]) & set(ids[:60])
+    newest = long[-999:]
+    np.testing.assert_allclose(client.interest([long]), client.interest([newest]), atol=1e-6)
+    same(client.score([long], ids[:3]), client.score([newest], ids[:3]))
+
+
+def test_long_lists_go_in_several_requests(client, recommender, sent):
+    """A server takes so many values and bytes; many ids of the caller's are parted, not refused."""
+    ids = list(recommender.items.ids)
+    deny = [*ids[:5], *(f"gone {number}" for number in range(30_000))]
+    lists = client.recommend([ids[20:22]] * 5, 3, deny=deny)
+    assert [len(inputs["deny"]) for _, inputs in sent] == [2, 2, 1]
+    same(lists, recommender.recommend([ids[20:22]] * 5, k=3, deny=ids[:5]))
+
+
+def test_numbers_stand_for_their_texts(client):
+    assert not client.item_vectors([1, "2", np.int64(3)]).any()
+    assert len(client.recommend([[1, 2]], 3)) == 3
+    assert client.score([[]], [1, 2])["item_id"].tolist() == ["1", "2"]
+
+
+def test_an_unknown_item_without_similar_ones_is_logged(client, recommender, caplog):
+    found = client.similar([recommender.items.ids[0], 7], 3)
+    assert len(found) == 3
+    assert "1 of 2 items are unknown to the server and have no similar ones: '7'" in caplog.text
+
+
 def test_nothing_asked_nothing_answered(client):
     assert list(client.recommend([]).columns) == ["user_id", "item_id", "rank", "score"]
     assert client.recommend([]).empty and client.similar([]).empty
@@ -146,7 +200,16 @@ def test_the_server_is_quoted(client, server):
         (lambda c: c.recommend([[]], allow=[]), "allow must name items"),
         (lambda c: c.recommend([["a"]], timestamps=[[]]), "one time for each item"),
         (lambda c: c.score([[]], [["a"], ["b"]]), "one per history .1.. Received: 2"),
-        (lambda c: c.encode_items("text"), "texts must be a list. Received: the text 'text'"),
+        (lambda c: c.encode_items("text"), "texts must be a list .* Received: the text 'text'"),
+        (lambda c: c.encode_items([1]), "texts must hold texts .str.. Received: 1 among them"),
+        (lambda c: c.encode_items(None), "texts must be a list of texts. Received: None"),
+        (lambda c: c.recommend([["a", None]]), "a history must hold ids, .* Received: None among"),
+        (lambda c: c.item_vectors([float("nan")]), "item_ids must hold ids, .* Received: nan"),
+        (lambda c: c.similar(None), "item_ids must hold ids, texts or numbers. Received: None"),
+        (lambda c: c.recommend([[]], deny="a"), "deny must be a list of ids. .* the text 'a'"),
+        (lambda c: c.recommend_by_text("课"), r"recommend_by_text.\[\[.*Received: the text '课'"),
+        (lambda c: c.recommend_by_text(["课"]), r"write recommend_by_text.\[\[.*list with .*'课'"),
+        (lambda c: c.recommend_by_text([[1]]), "a history of texts must hold texts .*Received: 1"),
     ],
 )
 def test_mistakes_of_the_caller(client, call, message):
@@ -182,15 +245,50 @@ def test_key_and_tls(model, certificate):
             with Client(target, api_key="wrong", **options) as client:
                 with pytest.raises(PermissionError, match="said (UNAUTHENTICATED|PERMISSION)"):
                     client.status()
+            options["retries"] = 3
             with Client(target, api_key="secret", **{**options, "ca": True}) as client:
-                with pytest.raises(ConnectionError, match="said UNAVAILABLE"):
+                with pytest.raises(ConnectionError, match="is not trusted: give ca=") as refused:
                     client.status()
+                assert "tries" not in str(refused.value)
+            bare = target.removeprefix("https://")
+            with Client(bare, **{**options, "ca": None, "retries": 0}) as client:
+                with pytest.raises(ConnectionError, match="if the server speaks TLS, give ca="):
+                    client.status()
+
+
+def test_tls_at_a_server_without(server, certificate):
+    for protocol in PROTOCOLS:
+        target = address(server, protocol).removeprefix("http://")
+        with Client(target, model="toy", protocol=protocol, ca=certificate[0]) as client:
+            with pytest.raises(ConnectionError, match=r"no TLS is spoken there: leave ca out\)$"):
+                client.status()
 
 
 def test_serving_has_it_too():
     from kerasrec import serving
 
     assert serving.Client is kerasrec.Client is Client
+
+
+def test_few_texts_a_request(monkeypatch):
+    """Each costs a pass through the encoder: more would not end before the deadline."""
+    client, shapes = Client("localhost:1", model="m", protocol="rest"), []
+
+    def predict(signature, inputs, seconds):
+        (array,) = inputs.values()
+        shapes.append(array.shape)
+        rows = len(array)
+        if signature == "encode_items":
+            return {"vectors": np.ones((rows, 2))}
+        return {"item_ids": np.full((rows, 1), "i", object), "scores": np.ones((rows, 1))}
+
+    monkeypatch.setattr(client._transport, "predict", predict)
+    assert client.encode_items(["课"] * 40).shape == (40, 2)
+    assert shapes == [(16,), (16,), (8,)]
+    shapes.clear()
+    assert len(client.recommend_by_text([["课"] * 5] * 7)) == 7
+    assert shapes == [(3, 6), (3, 6), (1, 6)]
+    client.close()
 
 
 # --- the loop ---

@@ -20,7 +20,9 @@ def test_refusal_takes_the_status_of_its_code_unless_told():
 
 def test_limits_refuse_nonsense():
     assert Limits().check() == Limits()
-    with pytest.raises(ValueError, match=r"limit batch must be above 0 and below .*Received: 0\."):
+    with pytest.raises(
+        ValueError, match=r"limit batch .--max-batch. must be above 0 and below .*: 0\."
+    ):
         Limits(batch=0).check()
 
 
@@ -42,6 +44,30 @@ def test_check_shape_refuses(name, shape, expected, words):
     with pytest.raises(Refusal, match=words) as refused:
         Limits(batch=4, history=6, texts=8).check_shape(name, shape, expected)
     assert refused.value.code == "INVALID_ARGUMENT"
+
+
+def test_every_limit_is_named_as_it_is_typed():
+    from kerasrec.cli import build_parser
+
+    serve = build_parser()[1]["serve"].format_help()
+    for name in Limits._fields:
+        with pytest.raises(ValueError, match=rf"limit {name} \(--[a-z-]+\) must") as refused:
+            Limits()._replace(**{name: 0}).check()
+        assert str(refused.value).split("(")[1].split(")")[0] in serve
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "advice"),
+    [
+        ("history", (1, 7), "Keep the newest 6 events .*higher --max-history.$"),
+        ("history", (5, 1), "Send several requests, .*higher --max-batch.$"),
+        ("history_texts", (2, 5), "Send several requests, .*higher --max-texts.$"),
+        ("candidates", (4, 1 << 20), "Send several requests.$"),
+    ],
+)
+def test_what_to_do_about_a_limit(name, shape, advice):
+    with pytest.raises(Refusal, match=advice):
+        Limits(batch=4, history=6, texts=8).check_shape(name, shape, (-1, -1))
 
 
 def test_check_shape_accepts_what_is_on_the_limit_and_long_lists():

@@ -227,6 +227,36 @@ def test_a_grpc_target_is_no_url():
         Grpc("http://x", **NOBODY)
 
 
+@pytest.mark.parametrize(("transport", "usual"), [(Grpc, 8500), (Rest, 8501)])
+def test_what_is_told_before_anything_is_sent(transport, usual, tmp_path):
+    with pytest.raises(ValueError, match=f"no port: 'here'. Write .* such as here:{usual}"):
+        transport("here", **NOBODY)
+    for key in ("密钥", "a b", "a\n"):
+        with pytest.raises(ValueError, match="An API key must be of printable ASCII"):
+            transport("here:1", **{**NOBODY, "api_key": key})
+    (tmp_path / "ca.pem").write_text("junk")
+    with pytest.raises(ValueError, match="ca must be a PEM file with certificates. .*ca.pem is"):
+        transport("here:1", **{**NOBODY, "ca": tmp_path / "ca.pem"})
+    with pytest.raises(FileNotFoundError, match="none.pem"):
+        transport("here:1", **{**NOBODY, "ca": tmp_path / "none.pem"})
+
+
+def test_an_address_without_a_port_is_one():
+    Rest("https://rec.example.com", **NOBODY).close()
+
+
+def test_too_large_a_message_is_not_sent_again(service):
+    """Over REST this is HTTP 413; gRPC's code for it is that of a server which is busy."""
+    target, aborts, came = service
+    words = "SERVER: Received message larger than max (3028 vs. 1000)"
+    aborts += [(grpc.StatusCode.RESOURCE_EXHAUSTED, words)]
+    transport = Grpc(target, **NOBODY)
+    with pytest.raises(ValueError, match=r"INVALID_ARGUMENT: .*larger than max .3028 vs. 1000."):
+        with_retries(lambda left: ask(transport, left), target, timeout=9, retries=3)
+    assert len(came) == 1
+    transport.close()
+
+
 def test_the_wrong_port_is_guessed(http, service):
     """The REST port does not speak gRPC, nor the other way round."""
     wrong = Grpc(http[0], **NOBODY)

@@ -1,0 +1,153 @@
+"""What callers give `Client`: checked, as rows of ids or texts, and as arrays of requests."""
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.data import read_interactions
+from kerasrec.sequences import history_rows
+
+#: newest events of a history that are sent; with the padding before them `Limits.history`. A
+#: model's own window is far shorter.
+NEWEST = 999
+
+
+def lengths(rows):
+    """Number of values in each row."""
+    return [len(row) for row in rows]
+
+
+def is_many(values):
+    """Whether it is a list of some kind and no single id."""
+    return hasattr(values, "__iter__") and not isinstance(values, str | bytes)
+
+
+def ids_of(values, what):
+    """Ids as texts; a number stands for its text."""
+    if not is_many(values):
+        raise ValueError(f"{what} must be a list of ids. Received: {_shown(values)}.")
+    return [value if isinstance(value, str) else _id(value, what) for value in values]
+
+
+def _id(value, what):
+    is_wrong = value is None or value is pd.NA or hasattr(value, "__iter__")
+    if is_wrong or value != value:  # not a number
+        raise ValueError(f"{what} must hold ids, texts or numbers. Received: {value!r} among them.")
+    return str(value)
+
+
+def _shown(value):
+    return f"the text {value!r}" if isinstance(value, str) else repr(value)
+
+
+def checked_texts(values, what):
+    """A list of str."""
+    if not is_many(values):
+        raise ValueError(f"{what} must be a list of texts. Received: {_shown(values)}.")
+    texts = list(values)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{what} must hold texts (str). Received: {text!r} among them.")
+    return texts
+
+
+def text_histories(histories):
+    """`(users, rows of texts)` of what `recommend_by_text` takes."""
+    rows = histories.values() if isinstance(histories, dict) else histories
+    rows = list(rows) if is_many(rows) and not isinstance(rows, pd.DataFrame) else rows
+    if not isinstance(rows, list) or not all(map(is_many, rows)):
+        raise ValueError(
+            "recommend_by_text takes a list of histories, each a list of texts. For one user with "
+            f'one text write recommend_by_text([["..."]]). Received: {_one_of(rows)}.'
+        )
+    users = list(histories) if isinstance(histories, dict) else list(range(len(rows)))
+    return users, [checked_texts(row, "a history of texts")[-NEWEST:] for row in rows]
+
+
+def _one_of(rows):
+    """The mistake among what should be histories."""
+    if isinstance(rows, pd.DataFrame):
+        return "a DataFrame"
+    if not is_many(rows):
+        return _shown(rows)
+    return f"a list with {_shown(next(row for row in rows if not is_many(row)))}"
+
+
+def histories_of(histories, timestamps):
+    """`(users, rows of ids, rows of times or None)` of whatever `recommend` takes."""
+    if isinstance(histories, pd.DataFrame):
+        histories = read_interactions(histories)
+    if hasattr(histories, "report"):  # Interactions
+        return _of_interactions(histories, timestamps)
+    if isinstance(histories, dict) and isinstance(timestamps, dict):
+        timestamps = [timestamps[user] for user in histories]
+    users, rows = history_rows(histories)
+    rows = [ids_of(row, "a history") for row in rows]
+    if timestamps is None:
+        return users, rows, None
+    times = [[int(moment) for moment in row] for row in timestamps]
+    if lengths(times) != lengths(rows):
+        raise ValueError("timestamps must hold one time for each item of each history.")
+    return users, rows, times
+
+
+def _of_interactions(interactions, timestamps):
+    """The histories of a log, and its times where it has some and none are given."""
+    frame = interactions.frame
+    if interactions.has_time:
+        frame = frame.sort_values("timestamp", kind="stable")
+    groups = frame.groupby("user_id", observed=True, sort=True)
+    rows = {str(user): [str(item) for item in part["item_id"]] for user, part in groups}
+    times = timestamps
+    if timestamps is None and interactions.has_time:
+        times = {str(user): part["timestamp"].tolist() for user, part in groups}
+    return histories_of(rows, times)
+
+
+def batches(num_rows, widths, most_rows, most_cells):
+    """Slices of rows whose padded inputs hold `most_cells` values at most, or a single row.
+
+    Args:
+        num_rows: of all.
+        widths: for each input, the values of each row.
+        most_rows: of a slice.
+    """
+    of_row = np.maximum.reduce([np.ones(num_rows, int), *(np.array(w, int) for w in widths)])
+    start = 0
+    while start < num_rows:
+        widest = np.maximum.accumulate(of_row[start : start + most_rows])
+        cells = widest * np.arange(1, len(widest) + 1)
+        end = start + max(int(np.searchsorted(cells, most_cells, side="right")), 1)
+        yield slice(start, end)
+        start = end
+
+
+def padded(rows, *, padding="", first=True):
+    """Function from a slice of ragged rows to an array; `widths`: the length of each row.
+
+    The first column is padding, and so is what a shorter row lacks on the left: where TF Serving
+    batches requests of unlike widths it repeats the first value of each behind it, and an item
+    that is repeated there would look like the newest. Without `first`, padding is on the right.
+    """
+    kind = np.int64 if padding == 0 else object
+
+    def make(chosen):
+        part = rows[chosen]
+        width = max([1, *(len(row) + first for row in part)])
+        array = np.full((len(part), width), padding, kind)
+        for line, row in zip(array, part, strict=True):
+            start = width - len(row) if first else 0
+            line[start : start + len(row)] = row
+        return array
+
+    make.widths = lengths(rows)
+    return make
+
+
+def flat(values, kind=object):
+    """Function from a slice of values to an array of them."""
+
+    def make(chosen):
+        return np.array(values[chosen], kind)
+
+    make.widths = [1] * len(values)
+    return make
