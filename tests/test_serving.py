@@ -220,10 +220,10 @@ def test_a_version_that_does_not_load_is_one_sentence(base, capsys, monkeypatch)
     [
         (["--model", "no/such"], "Expected a model folder with numbered versions"),
         (["--model", "{toy}/1"], "is one version of it"),
-        (["--model", "{toy}", "--max-batch", "0"], "limit batch .--max-batch. must be above 0"),
+        (["--model", "{toy}", "--max-batch", "0"], "limit batch (--max-batch) must be above 0"),
         (
             ["--model", "{toy}", "--deadline", "inf"],
-            "limit seconds .--deadline. must be above 0 and below",
+            "limit seconds (--deadline) must be above 0 and below",
         ),
         (["--model", "{toy}", "--max-body-mib", "inf"], "--max-body-mib must be above 0 and below"),
         (["--model", "{toy}", "--poll", "inf"], "poll must be above 0 and below"),
