@@ -331,7 +331,7 @@ class Child:
         validation = Validation(rows, np.arange(len(places)), known.items[places])
         texts = self._text_vectors() if "text" in self.tables else None
         times = known.timestamps[places]
-        self._chosen, quality = choose_live(
+        found, quality = choose_live(
             Ranker(self.model),
             known,
             validation,
@@ -340,7 +340,8 @@ class Child:
             self.manifest.get("tables"),
             texts,
         )
-        self.tables = {name: self.tables[name] for name in self._chosen.tables}
+        if found.tables:  # else the model alone was best on few events: no reason to forget them
+            self._chosen = found
         log.info("weights chosen on %d new events: %s", len(places), quality)
 
     def _fit_tables(self, histories):
