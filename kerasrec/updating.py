@@ -588,7 +588,8 @@ def judge(child, parent, learned, held):
 def decide(evaluation):
     """Whether the child may be published, and why.
 
-    It may where its NDCG is at least the parent's and not surely (95 %) below a baseline's.
+    It may where its NDCG is at least the parent's and not surely (95 %) below a baseline's; below a
+    baseline, too, where it is surely better than the parent: refusing it would leave a worse one.
     """
     figures = _figures(evaluation)
     ndcg = evaluation.comparisons.query("metric == 'ndcg'").set_index("model")
@@ -601,7 +602,7 @@ def decide(evaluation):
     if against["difference"] < 0:
         return False, f"worse than its parent: {text}"
     for name in BASELINES:
-        if ndcg.loc[name, "high"] < 0:
+        if ndcg.loc[name, "high"] < 0 and not against["low"] > 0:
             return False, f"below {name} ({figures[name]:.4f}): {text}"
     return True, text
 

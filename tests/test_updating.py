@@ -172,11 +172,15 @@ def test_decide(toy_interactions, toy_items):
         return pd.DataFrame({"user_id": users, "item_id": items, "rank": 1, "score": 1.0})
 
     good, bad = lists(test.frame["item_id"].astype(str)), lists(toy_items.ids[-1])
+    middle = good.assign(
+        item_id=np.where(np.arange(len(good)) % 2, good["item_id"], bad["item_id"])
+    )
     for child, parent, other, expected in (
         (good, bad, bad, True),
         (bad, good, bad, False),
         (bad, bad, good, False),
         (good, good, good, True),  # no worse is good enough
+        (middle, bad, good, True),  # far from the best, and far better than its parent
     ):
         models = {
             "child": child,
