@@ -309,9 +309,16 @@ def rollback(model, to=None):
     Raises:
         ArtifactError: no such version, or one without a parent.
     """
+    if to is not None:  # also away from a version that is damaged or gone
+        known = versions(model)
+        if not known:
+            find_version(model)  # says what is there instead
+        before = read_labels(model).get("stable", known[-1])
+        write_label(model, "stable", to)
+        return before, to
     version = find_version(model)
     manifest = read_manifest(version)
-    to = manifest.get("parent") if to is None else to
+    to = manifest.get("parent")
     if to is None:
         raise ArtifactError(
             f"{version} has no parent to go back to. Name a version: --to N, one of "

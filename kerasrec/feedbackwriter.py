@@ -103,7 +103,6 @@ class Writer:
         group = [job for job in group if job[1].set_running_or_notify_cancel()]
         try:
             with self._database.writing() as connection:
-                self._erased.refresh(connection)
                 added = [self._write(connection, rows) for rows, _ in group]
         except BaseException as error:
             self._fail(group, error)
@@ -127,6 +126,7 @@ class Writer:
                 future.set_result(added)
 
     def _write(self, connection, rows):
+        self._erased.refresh(connection)
         kept = self._erased.without(rows)
         stored = connection.execute(self._insert, kept).rowcount if kept else 0
         return Added(stored, len(kept) - stored, len(rows) - len(kept))

@@ -246,10 +246,14 @@ def choose_live(ranker, log, validation, times, tables, chosen, text_vectors=Non
 
     Returns:
         As `choose_fusion`; its moments are those of `log`, its tables those of the last block.
+        None where the catalogue is too large for more than one moment, or nobody has a history.
     """
     num_items = len(next(iter(tables.values())).neighbours) - 1
     moments = recency.fit_moments(log, num_items)
-    asked = moments.of(times)
+    if len(moments.starts) < 2:
+        return None
+    # the last moment holds the newest events themselves
+    asked = np.minimum(moments.of(times), len(moments.starts) - 2)
     popular_weights = _fit_prior(moments, asked, validation)
     prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
     lengths, collected = validation.histories.lengths, []
@@ -265,6 +269,8 @@ def choose_live(ranker, log, validation, times, tables, chosen, text_vectors=Non
                 target_items=validation.target_items[part],
             )
             collected.append(_collect(ranker, block, tables, moments, asked[part], prior))
+    if not collected:
+        return None
     data = _side_by_side(collected)
     return _weighted(data, tables, moments, prior, popular_weights, k, "users")
 

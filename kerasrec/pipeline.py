@@ -152,6 +152,7 @@ def train(
             "refit": bool(refit),
             "epochs": len(history),
             "train_seconds": round(time.perf_counter() - started, 1),
+            "learned_since": int(time.time() - (time.perf_counter() - started)),
             **(facts or {}),
         },
         encoder=part.encoder,

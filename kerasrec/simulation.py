@@ -20,10 +20,10 @@ from kerasrec import artifacts
 from kerasrec.baselines import fit_item_knn, fit_recent_popularity
 from kerasrec.lists import recommend_top_k
 from kerasrec.metrics import mean_and_error
-from kerasrec.pipeline import train
+from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
 from kerasrec.sequences import before, first_of_pairs, make_histories
-from kerasrec.updating import update
+from kerasrec.updating import TooFewEvents, update
 
 log = logging.getLogger(__name__)
 #: what is replayed, in the order of the table
@@ -93,13 +93,16 @@ def simulate(
     replay = Replay(interactions, items, start, step, refresh)
     work = Path(work)
     work.mkdir(parents=True, exist_ok=True)
-    results = _Results(work / "steps.jsonl", replay.fingerprint(preset, options))
+    results = _Results(work / "steps.jsonl", replay.fingerprint(preset, options, retrained))
     chosen = np.linspace(0, len(replay.steps) - 1, min(retrained, len(replay.steps)))
     settings = dict(preset=preset, options=options, progress=False)
+    seed = (options or {}).get("trainer", {}).get("seed", 0)
     runs = {
         "static": lambda: _frozen(replay, _first(replay, work, settings), live=False),
         "history": lambda: _frozen(replay, _first(replay, work, settings), live=True),
-        "loop": lambda: _loop(replay, _first(replay, work, settings), work, results.count("loop")),
+        "loop": lambda: _loop(
+            replay, _first(replay, work, settings), work, results.count("loop"), seed
+        ),
         "retrained": lambda: _retrained(
             replay, work, settings, np.unique(chosen.round().astype(int))
         ),
@@ -133,9 +136,9 @@ class Replay:
     def __init__(self, interactions, items, start, step, refresh):
         if not interactions.has_time:
             raise ValueError("simulate needs times. Received: a log without them.")
-        if not (step > 0 and refresh > 0):
+        if not (step >= 1 and refresh >= 1):
             raise ValueError(
-                f"step and refresh must be above 0 seconds. Received: {step} and {refresh}."
+                f"step and refresh must be at least 1 second. Received: {step} and {refresh}."
             )
         self.interactions, self.items, self.refresh = interactions, items, refresh
         self.histories = make_histories(interactions, items)
@@ -153,11 +156,11 @@ class Replay:
         # what a user has had already is neither listed nor asked for
         self._is_asked = first_of_pairs(self.histories) & self.histories.chosen
 
-    def fingerprint(self, preset, options):
+    def fingerprint(self, preset, options, retrained):
         """What must be equal for a replay to go on in its folder."""
         return {
-            "events": len(self.interactions.frame),
-            "newest": int(self.histories.timestamps.max()),
+            "data": fingerprint(self.interactions, self.items)["sha256"],
+            "retrained": retrained,
             "steps": [list(step) for step in self.steps],
             "refresh": self.refresh,
             "preset": preset,
@@ -241,7 +244,7 @@ def _live(replay, recommender, begin, end):
     return np.concatenate([np.zeros(0, int), *ranks])
 
 
-def _loop(replay, version, work, done):
+def _loop(replay, version, work, done, seed):
     """The whole loop: recent events at once, and an update before every step but the first."""
     base = work / "saved_models" / "loop"
     if not artifacts.versions(base):
@@ -257,8 +260,8 @@ def _loop(replay, version, work, done):
         seconds = 0.0
         if number:
             try:
-                found = update(base, replay.past(begin), replay.items)
-            except ValueError as error:  # hardly anything has happened
+                found = update(base, replay.past(begin), replay.items, seed=seed)
+            except TooFewEvents as error:
                 log.info("step %d: %s", number, error)
             else:
                 seconds = found.seconds
@@ -274,10 +277,8 @@ def _retrained(replay, work, settings, numbers):
         begin, end = replay.steps[number]
         base = work / "saved_models" / f"retrained-{number}"
         if not artifacts.versions(base):
-            started = time.perf_counter()
             train(replay.past(begin), replay.items, name=base.name, out=base.parent, **settings)
-            (work / f"{base.name}.seconds").write_text(str(time.perf_counter() - started))
-        seconds = float((work / f"{base.name}.seconds").read_text())
+        seconds = artifacts.read_manifest(artifacts.find_version(base))["train_seconds"]
         yield number, _live(replay, Recommender.load(base), begin, end), seconds
 
 
@@ -296,7 +297,7 @@ def _recent_popularity(replay):
                     replay.known(start), len(replay.items), half_life=half_life, now=start
                 )
                 ranks.append(_ranked(replay, places, score))
-        quality.append(ndcg(np.concatenate(ranks)).mean())
+        quality.append(ndcg(np.concatenate([np.zeros(0, int), *ranks])).sum())
     best = int(_HALF_LIVES[int(np.argmax(quality))])
     log.info("recent popularity: half-life of %d h", best // 3600)
 
@@ -343,9 +344,9 @@ class _Results:
     def __init__(self, path, fingerprint):
         self.path = path
         self.rows = []
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            whole = [line for line in lines if line.endswith("}")]  # the last one may be cut off
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        whole = [line for line in lines if line.endswith("}")]  # the last one may be cut off
+        if whole:
             first, *rows = map(json.loads, whole)
             if first != fingerprint:
                 raise ValueError(
@@ -353,8 +354,7 @@ class _Results:
                     "another folder for work, or remove it."
                 )
             self.rows = rows
-            if len(whole) < len(lines):
-                path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+            path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
         else:
             path.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
 

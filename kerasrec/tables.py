@@ -104,6 +104,7 @@ class ParquetTable:
             table = pa.parquet.read_table(
                 self._path, columns=list(columns), read_dictionary=list(text), partitioning=None
             )
+            table.validate(full=True)  # a damaged page can hold numbers of texts that are not there
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(self._damaged(error)) from error
         return {name: table.column(name) for name in columns}, CleaningReport(table.num_rows)

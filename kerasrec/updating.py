@@ -42,9 +42,15 @@ FEWEST_TO_WEIGH = 300
 EPOCHS = 3
 #: learning rate, as a share of the parent's
 GENTLE = 0.25
+#: what a version says of the store that it was learned from; its children say it too
+_OF_STORE = ("store", "seq", "erasures")
 _K = 10  # of the lists that are judged
 #: baselines that a child must not fall behind
 BASELINES = ("recent_popularity", "item_knn")
+
+
+class TooFewEvents(ValueError):
+    """There is too little that is new to learn from and to judge on."""
 
 
 class Updated(NamedTuple):
@@ -86,37 +92,50 @@ def update(
 
     Raises:
         ArtifactError: no such model, one without weights, or another update is at work on it.
-        ValueError: a log without times, too few new events, an unknown label.
+        TooFewEvents: a ValueError: hardly anything is new.
+        ValueError: a log without times, an unknown label.
     """
-    started = time.perf_counter()
+    _check_label(label)
+    if not hasattr(interactions, "frame"):
+        interactions = read_interactions(interactions)
+    with artifacts.alone(artifacts.find_version(model).parent):
+        return _update(model, interactions, items, new, label, force, facts or {}, seed)
+
+
+def _check_label(label):
     if label not in artifacts.LABELS:
         raise ValueError(
             f"label must be one of {', '.join(artifacts.LABELS)}. Received: {label!r}."
         )
-    if not hasattr(interactions, "frame"):
-        interactions = read_interactions(interactions)
+
+
+def _update(model, interactions, items, new, label, force, facts, seed):
+    """`update`, by whoever holds the lock."""
+    started = time.perf_counter()
     if not interactions.has_time:
         raise ValueError("update needs times, to tell new events from old ones. Received: none.")
-    version = artifacts.find_version(model)
-    with artifacts.alone(version.parent):
-        parent = Recommender.load(version, index="exact")
-        items = grown_catalogue(parent.items, items)
-        interactions, new = _known_events(interactions, new, items, parent)
-        earlier, learned, held = _cut(interactions, new)
-        child = Child(parent, items, seed=seed)
-        child.choose_weights(learned)
-        child.learn(learned, since=earlier)
-        evaluation = judge(child.recommender(), parent, learned, held)
-        better, reason = decide(evaluation)
-        path = None
-        if better or force:
-            child.learn(interactions, since=learned)
-            named = {
-                "events": int(new.sum()),
-                "decision": reason if better else f"forced: {reason}",
-            }
-            named |= {"ndcg": _figures(evaluation), **(facts or {})}
-            path = child.publish(label, named, interactions, time.perf_counter() - started)
+    parent = Recommender.load(model, index="exact")
+    items = grown_catalogue(parent.items, items)
+    interactions, new = _known_events(interactions, new, items, parent)
+    earlier, learned, held = _cut(interactions, new)
+    child = Child(parent, items, seed=seed)
+    child.choose_weights(learned)
+    child.learn(learned, since=earlier)
+    evaluation = judge(child.recommender(), parent, learned, held)
+    better, reason = decide(evaluation)
+    path = None
+    if better or force:
+        child.learn(interactions, since=learned)
+        told = parent.manifest.get("update", {})
+        named = {key: told[key] for key in _OF_STORE if key in told}
+        named |= {"events": int(new.sum()), "decision": reason, "forced": not better}
+        named |= {"ndcg": _figures(evaluation), **facts}
+        if not force and artifacts.find_version(model) != parent.version:
+            raise artifacts.ArtifactError(
+                f"While the update of {parent.version} was at work another version became the one "
+                "that answers; nothing was published. Start it again."
+            )
+        path = child.publish(label, named, interactions, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     return Updated(path, reason, evaluation, int(new.sum()), seconds)
 
@@ -134,36 +153,55 @@ def update_from_store(model, store, items=None, *, label="stable", force=False, 
     Returns:
         `Updated`.
     """
-    manifest = artifacts.read_manifest(artifacts.find_version(model))
-    told, last, erasures = manifest.get("update", {}), store.last_seq(), store.erasures()
-    known = told.get("seq")
-    facts = {"store": store.name, "seq": last, "erasures": len(erasures)}
-    # those since the parent, of which it may have learned something
-    later = (
-        erasures[told["erasures"] :]
-        if "erasures" in told
-        else [erasure for erasure in erasures if erasure.timestamp > _created(manifest)]
-    )
-    erased = [e for e in later if e.rows and (known is None or e.first_seq <= known)]
-    if erased:
-        facts["erased"] = {"users": len(erased), "rows": sum(e.rows for e in erased)}
-        log.info("%d users were erased: training from nothing", len(erased))
-        whole = store.interactions(until=last, order="content")
-        return retrain(model, whole, items, label=label, facts=facts, seed=seed)
-    if known is None:
-        whole, new = store.interactions(until=last, order="content"), None
+    _check_label(label)
+    with artifacts.alone(artifacts.find_version(model).parent):
+        manifest = artifacts.read_manifest(artifacts.find_version(model))
+        told, last, erasures = manifest.get("update", {}), store.last_seq(), store.erasures()
+        facts = {"store": store.name, "seq": last, "erasures": len(erasures)}
+        if told.get("store") != store.name:
+            told = {}  # numbers of another store say nothing of this one
+        known, erased = told.get("seq"), _erased(told, erasures, manifest)
+        if erased:
+            rows = sum(erasure.rows for erasure in erased)
+            facts["erased"] = {"users": len(erased), "rows": rows}
+            log.info("%d users were erased: training from nothing", len(erased))
+            whole = store.interactions(until=last, order="content")
+            had = manifest["data"]["interactions"] - rows
+            if len(whole) < had / 2 and not force:
+                raise ValueError(
+                    "After an erasure the next version is trained from nothing, on the store "
+                    f"alone. That holds {len(whole):,} events; the version learned {had:,}. Import "
+                    "the log (without the user) into the store first, or force it."
+                )
+            return _retrain(model, whole, items, label, facts, seed)
+        if known is None:
+            whole, new = store.interactions(until=last, order="content"), None
+        else:
+            parts = [
+                store.interactions(order="content", until=known),
+                store.interactions(order="content", after=known, until=last),
+            ]
+            whole = join_interactions(parts)
+            new = np.arange(len(whole)) >= len(parts[0])
+        return _update(model, whole, items, new, label, force, facts, seed)
+
+
+def _erased(told, erasures, manifest):
+    """The erasures of users from whom the weights of a version may have learned.
+
+    Args:
+        told: what its manifest says of the store.
+        erasures: list of `feedback.Erasure`, all of the store.
+        manifest: of the version.
+    """
+    if "erasures" in told:
+        later = erasures[told["erasures"] :]
     else:
-        parts = [
-            store.interactions(order="content", until=known),
-            store.interactions(order="content", after=known, until=last),
-        ]
-        whole = join_interactions(parts)
-        new = np.arange(len(whole)) >= len(parts[0])
-    return update(model, whole, items, new=new, label=label, force=force, facts=facts, seed=seed)
-
-
-def _created(manifest):
-    return datetime.datetime.fromisoformat(manifest["created"]).timestamp()
+        made = datetime.datetime.fromisoformat(manifest["created"]).timestamp()
+        since = manifest.get("learned_since", made - manifest.get("train_seconds", 0))
+        later = [erasure for erasure in erasures if erasure.timestamp >= since]
+    known = told.get("seq")
+    return [e for e in later if e.rows and (known is None or e.first_seq <= known)]
 
 
 def retrain(model, interactions, items=None, *, label="stable", facts=None, seed=0):
@@ -177,40 +215,47 @@ def retrain(model, interactions, items=None, *, label="stable", facts=None, seed
     Returns:
         `Updated`; it is published whatever its quality, and `evaluation` is None.
     """
+    _check_label(label)
+    if not hasattr(interactions, "frame"):
+        interactions = read_interactions(interactions)
+    with artifacts.alone(artifacts.find_version(model).parent):
+        return _retrain(model, interactions, items, label, facts or {}, seed)
+
+
+def _retrain(model, interactions, items, label, facts, seed):
+    """`retrain`, by whoever holds the lock."""
     started = time.perf_counter()
     version = artifacts.find_version(model)
     base, manifest = version.parent, artifacts.read_manifest(version)
-    if not hasattr(interactions, "frame"):
-        interactions = read_interactions(interactions)
-    with artifacts.alone(base):
-        items = grown_catalogue(Items(artifacts.read_catalogue(version)), items)
-        known = items.index_of(interactions.frame["item_id"]) > 0
-        interactions = interactions.replace(interactions.frame[known])
-        own = ("num_items", "members")
-        options = {
-            "encoder": manifest["encoder_options"],
-            "model": {k: v for k, v in manifest["options"].items() if k not in own},
-            "trainer": {**manifest["trainer"], "seed": seed},
-        }
-        labels = artifacts.read_labels(base)
-        artifacts.write_label(base, "stable", labels.get("stable", manifest["version"]))
-        reason = "trained from nothing"
-        if facts and "erased" in facts:
-            reason += f", without {facts['erased']['users']} erased users"
-        trained = train(
-            interactions,
-            items,
-            name=base.name,
-            out=base.parent,
-            preset=manifest["preset"],
-            options=options,
-            progress=False,
-            facts={
-                "parent": manifest["version"],
-                "update": {"decision": reason, **(facts or {})},
-            },
-        )
-        artifacts.write_label(base, label, int(trained.version.name))
+    items = grown_catalogue(Items(artifacts.read_catalogue(version)), items)
+    known = items.index_of(interactions.frame["item_id"]) > 0
+    interactions = interactions.replace(interactions.frame[known])
+    # a run folder belongs to one run, and a strategy is an object of another process
+    trainer = {k: v for k, v in manifest["trainer"].items() if k not in ("run_folder", "strategy")}
+    options = {
+        "encoder": manifest["encoder_options"],
+        "model": {
+            k: v for k, v in manifest["options"].items() if k not in ("num_items", "members")
+        },
+        "trainer": {**trainer, "seed": seed},
+    }
+    labels = artifacts.read_labels(base)
+    artifacts.write_label(base, "stable", labels.get("stable", manifest["version"]))
+    reason = "trained from nothing"
+    if "erased" in facts:
+        reason += f", without {facts['erased']['users']} erased users"
+    trained = train(
+        interactions,
+        items,
+        name=base.name,
+        out=base.parent,
+        preset=manifest["preset"],
+        options=options,
+        refit=manifest.get("refit", False),
+        progress=False,
+        facts={"parent": manifest["version"], "update": {"decision": reason, **facts}},
+    )
+    artifacts.write_label(base, label, int(trained.version.name))
     seconds = time.perf_counter() - started
     return Updated(trained.version, reason, None, len(interactions), seconds)
 
@@ -245,6 +290,11 @@ def _known_events(interactions, new, items, parent):
     frame = interactions.frame
     times = frame["timestamp"].to_numpy()
     if new is None:
+        if not parent.log_end:
+            raise ValueError(
+                f"{parent.version} does not know when its log ends (it was trained without "
+                "recency): say which events are new, or update it from a store."
+            )
         new = times > parent.log_end
     known = items.index_of(frame["item_id"]) > 0
     if not known.all():
@@ -254,7 +304,7 @@ def _known_events(interactions, new, items, parent):
     interactions = interactions.replace(frame[known])
     chosen = new & (interactions.frame["weight"].to_numpy() > 0)
     if chosen.sum() < FEWEST:
-        raise ValueError(
+        raise TooFewEvents(
             f"update needs at least {FEWEST} new events of items in the catalogue. Received: "
             f"{int(chosen.sum())}. Wait for more, or give the whole log and the new catalogue."
         )
@@ -265,7 +315,16 @@ def _cut(interactions, new):
     """`Interactions` known before, those learned before the child is judged, those held back."""
     times = interactions.frame["timestamp"].to_numpy()
     until = np.quantile(times[new], 1 - HELD_BACK, method="lower")
+    until = max(until, times[~new].max(initial=0))  # later than all that the parent has learned
     held = new & (times > until)
+    if not held.any():  # a log of dates: its last day
+        held = new & (times == times[new].max()) & (times > times[~new].max(initial=0))
+    if not held.any() or not (new & ~held).any():
+        raise TooFewEvents(
+            "update holds back the newest events to judge on, and needs earlier new ones to learn "
+            "from. Received: new events of one moment, or none that is later than what the parent "
+            "has learned. Wait for more."
+        )
     return tuple(interactions.replace(interactions.frame[rows]) for rows in (~new, ~held, held))
 
 
@@ -289,6 +348,7 @@ class Child:
             parent.add_items(Items(new.reset_index(drop=True)))
         self.tables = dict(parent.fusion().tables)
         self._chosen = None  # a fusion with weights of its own
+        self.history = None
 
     def learn(self, interactions, *, since):
         """Train on the users with events that are not in `since`, and on as many others.
@@ -304,6 +364,7 @@ class Child:
         options = self.manifest["trainer"]
         trainer = Trainer(
             self.model,
+            optimizer=options["optimizer"],
             learning_rate=GENTLE * options["learning_rate"],
             batch_size=options["batch_size"],
             clip_norm=options["clip_norm"],
@@ -312,7 +373,8 @@ class Child:
             deterministic=options["deterministic"],
             progress=False,
         )
-        self.history = trainer.fit(part, None)
+        if len(part.items):  # else newcomers alone, of one event each
+            self.history = trainer.fit(part, None)
         self.parent.observe(histories)
         self._fit_tables(histories)
 
@@ -324,14 +386,14 @@ class Child:
         known = make_histories(interactions, self.items)
         is_new = known.chosen & first_of_pairs(known) & (known.timestamps > self.parent.log_end)
         places = np.flatnonzero(is_new)
-        if len(places) < FEWEST_TO_WEIGH or not self.tables:
+        if len(places) < FEWEST_TO_WEIGH or not self.tables or not self.parent.log_end:
             return
         places = places[np.argsort(known.timestamps[places], kind="stable")][-MAX_USERS:]
         rows = before(known, places)
         validation = Validation(rows, np.arange(len(places)), known.items[places])
         texts = self._text_vectors() if "text" in self.tables else None
         times = known.timestamps[places]
-        self._chosen, quality = choose_live(
+        chosen = choose_live(
             Ranker(self.model),
             known,
             validation,
@@ -340,8 +402,13 @@ class Child:
             self.manifest.get("tables"),
             texts,
         )
-        self.tables = {name: self.tables[name] for name in self._chosen.tables}
-        log.info("weights chosen on %d new events: %s", len(places), quality)
+        if chosen is None:
+            return
+        if chosen[
+            0
+        ].tables:  # else the model alone was best on few events: no reason to forget them
+            self._chosen = chosen[0]
+        log.info("weights chosen on %d new events: %s", len(places), chosen[1])
 
     def _fit_tables(self, histories):
         texts = self._text_vectors() if "text" in self.tables else None
@@ -398,6 +465,8 @@ class Child:
             "data": fingerprint(interactions, self.items),
             "update": facts,
             "train_seconds": round(seconds, 1),
+            "epochs": EPOCHS,
+            "metrics": {f"held_back_ndcg@{_K}": facts["ndcg"]["child"]},
         }
         version = self._derived(changes) if self._has_room() else self._exported(changes)
         if label == "canary" or "stable" in labels:
@@ -455,6 +524,7 @@ class Child:
 
     def _exported(self, changes):
         own = ("format", "version", "created", "signatures", "packages", "options", "fusion")
+        own += ("item_matrix", "scorer_weight")
         kept = {key: value for key, value in self.manifest.items() if key not in own}
         return export(
             self.model,
@@ -518,7 +588,8 @@ def judge(child, parent, learned, held):
 def decide(evaluation):
     """Whether the child may be published, and why.
 
-    It may where its NDCG is at least the parent's and not surely (95 %) below a baseline's.
+    It may where its NDCG is at least the parent's and not surely (95 %) below a baseline's; below a
+    baseline, too, where it is surely better than the parent: refusing it would leave a worse one.
     """
     figures = _figures(evaluation)
     ndcg = evaluation.comparisons.query("metric == 'ndcg'").set_index("model")
@@ -531,7 +602,7 @@ def decide(evaluation):
     if against["difference"] < 0:
         return False, f"worse than its parent: {text}"
     for name in BASELINES:
-        if ndcg.loc[name, "high"] < 0:
+        if ndcg.loc[name, "high"] < 0 and not against["low"] > 0:
             return False, f"below {name} ({figures[name]:.4f}): {text}"
     return True, text
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kerasrec.data import (
@@ -168,6 +168,7 @@ def test_any_bytes_give_interactions_or_one_clear_line(tail, on_bad, is_packed):
 @given(
     st.integers(0, 10_000), st.binary(min_size=1, max_size=8), st.sampled_from(["gz", "parquet"])
 )
+@example(place=1725, patch=b"\x03", kind="parquet")
 @settings(max_examples=150, deadline=None)
 def test_damaged_files_give_interactions_or_one_clear_line(place, patch, kind):
     with tempfile.TemporaryDirectory() as folder:

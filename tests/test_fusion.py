@@ -5,7 +5,7 @@ from conftest import histories_of, planted_histories
 from kerasrec import fusion
 from kerasrec.fusion import Fusion, choose_fusion, fit_tables
 from kerasrec.recency import NEVER, Counts, fit_moments
-from kerasrec.sequences import EVENT_CODES
+from kerasrec.sequences import EVENT_CODES, before
 from kerasrec.validation import Validation, hold_out_last, make_validation, ranking_quality
 
 
@@ -182,3 +182,74 @@ def test_newcomers_say_what_newcomers_take():
     assert popular_for_newcomers(log, validation).argmax() == 1
     alone = popular_for_newcomers(log, validation._replace(newcomers=None))
     assert alone[9] > alone[1]
+
+
+# --- chosen as a live server predicts ---
+
+
+def live_log(num_days=12, num_users=240):
+    """Every day all take the item of the day; then each takes the one that always follows it."""
+    rng = np.random.default_rng(0)
+    rows, times = [[] for _ in range(num_users)], [[] for _ in range(num_users)]
+    for day in range(num_days):
+        for user in rng.permutation(num_users)[:80]:
+            moment = 1_000_000_000 + 86400 * day + int(rng.integers(80_000))
+            rows[user] += [2 * day + 1, 2 * day + 2]
+            times[user] += [moment, moment + 60]
+    kept = [n for n, row in enumerate(rows) if row]
+    return histories_of([rows[n] for n in kept], [times[n] for n in kept])
+
+
+def chosen_live(log, since, num_items=30):
+    """`choose_live` on the events from `since` on, with tables of what comes before."""
+    tables = {
+        name: found[1 if len(found) > 1 else 0]
+        for name, found in fit_tables(log.where(log.timestamps < since), num_items).items()
+    }
+    places = np.flatnonzero(log.timestamps >= since)
+    places = places[np.argsort(log.timestamps[places], kind="stable")]
+    rows = before(log, places)
+    validation = Validation(rows, np.arange(len(places)), log.items[places])
+    ranker = FixedRanker(np.full(num_items + 1, 1 / num_items))
+    times = log.timestamps[places]
+    found = fusion.choose_live(ranker, log, validation, times, tables, {"transitions": 1})
+    return found, tables, places
+
+
+def test_choose_live_knows_no_later_events():
+    """Half of the events are new items of the day: no table of earlier days can know them."""
+    log = live_log()
+    since = 1_000_000_000 + 86400 * 9
+    (chosen, quality), _, places = chosen_live(log, since)
+    assert chosen.tables and quality["valid_ndcg@10"] > 0.6
+    # the tables are those of the events before the last block
+    last = np.array_split(np.arange(len(places)), fusion.LIVE_BLOCKS)[-1][0]
+    known = log.where(log.timestamps < log.timestamps[places[last]])
+    expected = fit_tables(known, 30)["transitions"][1]
+    np.testing.assert_array_equal(chosen.tables["transitions"].neighbours, expected.neighbours)
+    np.testing.assert_allclose(chosen.tables["transitions"].weights, expected.weights)
+    # what is recent speaks up: the item of the day stands first for who has had none of it
+    newcomer = chosen.popular[1:].argmax() + 1
+    assert newcomer in (23, 24)
+    # each user's last event, as `train` validates, knows tables with the whole day in them
+    train, validation = hold_out_last(log)
+    ranker = FixedRanker(np.full(31, 1 / 30))
+    by_last, _ = choose_fusion(ranker, validation, fit_tables(train, 30), fit_moments(train, 30))
+
+    def say(fitted):  # of what is recent against that of the tables
+        tables = sum(weight for weight, _ in fitted.weights.values())
+        return fitted.recency.weights[:3].sum() / max(tables, 1e-9)
+
+    assert say(chosen) > say(by_last)
+
+
+def test_fit_again_keeps_kinds_decays_and_what_it_cannot_fit():
+    log = planted_histories()
+    old = {name: found[0]._replace(decay=0.4) for name, found in fit_tables(log, 30).items()}
+    again = fusion.fit_again(old, {"transitions": 2}, log, 30, parts=("transitions",))
+    assert again["ease"] is old["ease"] and again["transitions"].decay == 0.4
+    expected = fit_tables(log, 30)["transitions"][2]
+    np.testing.assert_array_equal(again["transitions"].weights, expected.weights)
+    unknown = fusion.fit_again(old, None, log, 30, parts=("transitions",))  # the middle one
+    expected = fit_tables(log, 30)["transitions"][1]
+    np.testing.assert_array_equal(unknown["transitions"].weights, expected.weights)

@@ -61,6 +61,7 @@ def test_notebook_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
         "02": "mooccube (packaged), leave_one_out. kerasrec: NDCG@10 ",
         "03": "tiny_L-2_H-32_A-2, finetune: weights changed by training: True; exported version 1 ",
         "04": "REST and gRPC answer as Recommender does: True; the server stopped with code 0",
+        "05": "a click changed the next list: True; versions 1, 2",
     }
     assert result.startswith(expected[path.name[:2]])
     assert list((tmp_path / "saved_models").glob("*/1/saved_model.pb"))

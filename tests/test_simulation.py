@@ -74,6 +74,7 @@ def test_the_whole_loop(toy_interactions, toy_items, tmp_path, caplog):
         work=tmp_path, start=0.7, step=200 * DAY, refresh=50 * DAY, retrained=1, progress=False
     )
     given["options"] = OPTIONS
+    caplog.set_level("INFO", logger="kerasrec")
     part = simulate(toy_interactions, toy_items, strategies=["static", "item_knn"], **given)
     assert part.table["strategy"].tolist() == ["static", "item_knn"]
     lines = (tmp_path / "steps.jsonl").read_text().splitlines()
@@ -103,7 +104,9 @@ def test_the_whole_loop(toy_interactions, toy_items, tmp_path, caplog):
     expected = np.where(ranks <= 10, ranks, 0)
     np.testing.assert_array_equal(last["ranks"][-len(places) :], expected)
     # updates were made and judged
-    assert versions(tmp_path / "saved_models" / "loop")
+    told = [r.getMessage() for r in caplog.records if "NDCG@10" in r.getMessage()]
+    published = [line for line in told if "published" in line]
+    assert told and len(versions(tmp_path / "saved_models" / "loop")) == 1 + len(published)
     assert table.loc["loop", "seconds per step"] > 0
     # again: nothing is left to do
     again = simulate(toy_interactions, toy_items, **given)
@@ -120,7 +123,7 @@ def test_the_whole_loop(toy_interactions, toy_items, tmp_path, caplog):
         ({"strategies": ["magic"]}, "strategies are some of static, .*Received: .'magic'"),
         ({"strategies": []}, "strategies are some of"),
         ({"start": 5}, "start must lie between the first and the last event"),
-        ({"step": 0}, "step and refresh must be above 0"),
+        ({"step": 0}, "step and refresh must be at least 1 second"),
     ],
 )
 def test_bad_arguments(toy_interactions, toy_items, tmp_path, change, message):

@@ -22,6 +22,7 @@ from kerasrec.transitions import NeighbourTable
 from kerasrec.updating import (
     FEWEST,
     Child,
+    TooFewEvents,
     decide,
     grown_catalogue,
     judge,
@@ -171,11 +172,15 @@ def test_decide(toy_interactions, toy_items):
         return pd.DataFrame({"user_id": users, "item_id": items, "rank": 1, "score": 1.0})
 
     good, bad = lists(test.frame["item_id"].astype(str)), lists(toy_items.ids[-1])
+    middle = good.assign(
+        item_id=np.where(np.arange(len(good)) % 2, good["item_id"], bad["item_id"])
+    )
     for child, parent, other, expected in (
         (good, bad, bad, True),
         (bad, good, bad, False),
         (bad, bad, good, False),
         (good, good, good, True),  # no worse is good enough
+        (middle, bad, good, True),  # far from the best, and far better than its parent
     ):
         models = {
             "child": child,
@@ -285,14 +290,14 @@ def test_from_a_store(base, log, catalogue, store):
     assert artifacts.read_manifest(first.version)["update"]["seq"] == store.last_seq()
     with pytest.raises(ValueError, match="Received: 0"):
         update_from_store(base, store)
-    assert store.add(log).stored > 50
+    stored = store.add(log).stored
+    assert stored > 50
     late = log.frame[log.frame["item_id"] != "new-3"].iloc[:1]
     store.add([{"user_id": "late", "item_id": late["item_id"].iloc[0], "timestamp": 1_500_000_000}])
     second = update_from_store(base, store, force=True)
-    assert (
-        second.events == store.last_seq() - artifacts.read_manifest(first.version)["update"]["seq"]
-    )
-    assert artifacts.read_manifest(second.version)["data"]["interactions"] == store.last_seq()
+    assert second.events == stored + 1
+    facts = artifacts.read_manifest(second.version)
+    assert facts["data"]["interactions"] == store.stats().events
 
 
 def test_an_erased_user_is_forgotten_by_training_from_nothing(base, log, catalogue, store):
@@ -308,3 +313,67 @@ def test_an_erased_user_is_forgotten_by_training_from_nothing(base, log, catalog
     # what was forgotten once is not forgotten again
     with pytest.raises(ValueError, match="Received: 0"):
         update_from_store(base, store)
+
+
+def test_a_derived_version_and_another_store_forget_no_erasure(
+    base, log, catalogue, store, tmp_path
+):
+    """Neither an export between erasure and update, nor a store that was moved, hides a user."""
+    from kerasrec.derive import export_again
+    from kerasrec.feedback import FeedbackStore
+    from kerasrec.updating import _erased
+
+    first = update_from_store(base, store, catalogue, force=True)
+    store.forget(log.frame["user_id"].iloc[0])
+    told = artifacts.read_manifest(export_again(first.version, k=7))
+    assert len(_erased(told["update"], store.erasures(), told)) == 1
+    # of a first version, which knows no store: what was erased since it began to learn
+    manifest = artifacts.read_manifest(base / "1")
+    assert len(_erased({}, store.erasures(), manifest)) == 1
+    # a store with next to nothing in it is no ground to train from nothing
+    with FeedbackStore(tmp_path / "fresh.db") as fresh:
+        fresh.add([{"user_id": "u", "item_id": "i"}, {"user_id": "v", "item_id": "i"}])
+        fresh.forget("u")
+        with pytest.raises(ValueError, match="Import the log .* into the store first"):
+            update_from_store(base, fresh)
+
+
+def test_a_log_of_dates(base, log, catalogue):
+    """All new events within two days, written as dates: the last day is held back."""
+    frame = log.frame.copy()
+    newest = Recommender.load(base / "1").log_end
+    new = frame["timestamp"] > newest
+    day = newest // DAY * DAY + DAY
+    half = np.arange(len(frame)) % 2
+    frame.loc[new, "timestamp"] = day + DAY * half[new.to_numpy()]
+    found = update(base, log.replace(frame), catalogue, force=True)
+    assert found.version is not None and found.evaluation.counts["child"]["users"] > 10
+    frame.loc[new, "timestamp"] = day + 10 * DAY
+    later = log.replace(frame)
+    with pytest.raises(TooFewEvents, match="new events of one moment"):
+        update(base, later)
+
+
+def test_what_became_stable_meanwhile_is_not_outranked(base, log, catalogue, monkeypatch):
+    """Rolled back while an update was at work: its child is not published."""
+    artifacts.write_label(shutil.copytree(base / "1", base / "2").parent, "stable", 2)
+    manifest = json.loads((base / "2" / artifacts.MANIFEST).read_text(encoding="utf-8"))
+    (base / "2" / artifacts.MANIFEST).write_text(
+        json.dumps({**manifest, "version": 2, "parent": 1})
+    )
+
+    def decided(evaluation):
+        artifacts.rollback(base)
+        return True, "better"
+
+    monkeypatch.setattr("kerasrec.updating.decide", decided)
+    with pytest.raises(ArtifactError, match="another version became the one that answers"):
+        update(base, log, catalogue)
+    assert artifacts.versions(base) == [1, 2]
+
+
+def test_rollback_from_a_damaged_version(base):
+    shutil.copytree(base / "1", base / "2")
+    artifacts.write_label(base, "stable", 2)
+    (base / "2" / "saved_model.pb").unlink()
+    assert artifacts.rollback(base, 1) == (2, 1)
