@@ -13,7 +13,8 @@ from kerasrec import artifacts, sequences
 from kerasrec.data import join_interactions, read_interactions, read_items
 from kerasrec.ensemble import best_epochs, fit_members
 from kerasrec.exporter import export
-from kerasrec.fusion import PARTS, choose_fusion, fit_tables
+from kerasrec.fusion import PARTS, fit_tables
+from kerasrec.fusionchoice import choose_fusion
 from kerasrec.models import build_model
 from kerasrec.options import known_options, resolve_preset
 from kerasrec.recency import (
@@ -149,6 +150,7 @@ def train(
             "asked": AT_THE_END if only_end else AT_NEWEST_EVENT,
             "metrics": metrics,
             "tables": chosen,
+            "parts": list(options["fusion"].get("parts", PARTS)),
             "refit": bool(refit),
             "epochs": len(history),
             "train_seconds": round(time.perf_counter() - started, 1),

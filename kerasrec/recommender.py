@@ -4,7 +4,6 @@ No training code is loaded.
 """
 
 import logging
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,11 +14,10 @@ from kerasrec import ann, artifacts, itemmatrix, sequences
 from kerasrec.backend import tf
 from kerasrec.data import Items, read_interactions, read_items
 from kerasrec.derive import derive_version
-from kerasrec.fusion import Fusion, fit_again
-from kerasrec.recency import AT_THE_END, NEVER, Recency, newest_times
+from kerasrec.recency import AT_THE_END, Recency, newest_times
 from kerasrec.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
 from kerasrec.timestamps import read_moment
-from kerasrec.transitions import NeighbourTable
+from kerasrec.versionlog import VersionLog
 from kerasrec.versiontexts import VersionTexts
 
 log = logging.getLogger(__name__)
@@ -29,7 +27,6 @@ MAX_CELLS = 2**26
 CACHED_CELLS = 2**20
 _FEWEST_ROWS = 32  # of a call, however many items: below, the calls themselves take the time
 _CALLS_AT_ONCE = 2  # some operations use one core only: meanwhile the other call has the rest
-_DAY = 86400
 
 
 class Recommender:
@@ -80,7 +77,7 @@ class Recommender:
         return self
 
     def _take(self, module, items, recency, manifest, version):
-        self._module, self._recency = module, recency
+        self._module, self._log = module, VersionLog(module, manifest, recency)
         self.manifest, self.version = manifest, version
         self._set_items(items.frame)
         self._texts = VersionTexts(module, manifest, version)
@@ -252,24 +249,10 @@ class Recommender:
         Returns:
             Number of events that were newer; 0 where the version has no times.
         """
-        if not isinstance(events, sequences.Histories):
-            known = hasattr(events, "report")  # Interactions
-            events = self.histories(events if known else read_interactions(events))
-        histories = events
-        ahead = histories.timestamps > time.time() + _DAY
-        if ahead.any() and self._recency.counts.time:
-            # one wrong date would make everything else look long ago
-            log.warning("events that lie in the future do not count as recent: %d", ahead.sum())
-            histories = histories.where(~ahead)
-        self._recency, count = self._recency.after(histories)
-        if count:
-            names = ("starts", "first", "prior")
-            table = [getattr(self._module, name).numpy() for name in names]
-            found = self._recency.at_end(*table)
-            for name, value in zip((*names, "popularity"), found, strict=True):
-                getattr(self._module, name).assign(value)
-            if self._shortlist is not None:
-                self._shortlist.know()
+        events = self._whole_log(events)
+        count = self._log.observe(events)
+        if count and self._shortlist is not None:
+            self._shortlist.know()
         return count
 
     def remember(self, events):
@@ -285,55 +268,29 @@ class Recommender:
             Whether there was such a table to learn; False too for a version that an earlier
             kerasrec exported.
         """
-        if "transitions" not in self.manifest["fusion"]["decays"] or not self.has_growing_tables():
-            return False
-        if not isinstance(events, sequences.Histories):
-            known = hasattr(events, "report")  # Interactions
-            events = self.histories(events if known else read_interactions(events))
-        tables = self.fusion().tables
-        chosen = self.manifest.get("tables")
-        found = fit_again(tables, chosen, events, len(self.items), parts=("transitions",))
-        table = found["transitions"]
-        votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
-        self._module.neighbours_transitions.assign(table.neighbours)
-        self._module.votes_transitions.assign(votes)
-        if self._shortlist is not None:
+        learned = self._log.remember(self._whole_log(events), len(self.items))
+        if learned and self._shortlist is not None:
             self._shortlist.remember()
-        return True
+        return learned
+
+    def _whole_log(self, events):
+        """What `observe` and `remember` take, as `Histories`."""
+        if isinstance(events, sequences.Histories):
+            return events
+        return self.histories(events if hasattr(events, "report") else read_interactions(events))
 
     @property
     def log_end(self):
         """Time of the newest event that it has learned or observed, UTC seconds; 0 = unknown."""
-        return self._recency.counts.time
+        return self._log.recency.counts.time
 
     def has_growing_tables(self):
         """Whether its graph takes neighbour tables of any size (those of old versions do not)."""
-        names = self.manifest["fusion"]["decays"]
-        tables = [getattr(self._module, f"neighbours_{name}") for name in names]
-        return all(table.shape[0] is None for table in tables)
+        return self._log.has_growing_tables()
 
     def fusion(self):
         """`Fusion`: what is fused with the retrieval, added items and observed events included."""
-        module, facts = self._module, self.manifest["fusion"]
-        size = len(self._ids)
-        tables = {}
-        for name, decay in facts["decays"].items():
-            rows = [getattr(module, f"{kind}_{name}").numpy() for kind in ("neighbours", "votes")]
-            rows = [np.pad(table, [(0, size - len(table)), (0, 0)]) for table in rows]
-            tables[name] = NeighbourTable(*rows, decay)
-        names = ("starts", "first", "prior", "popularity")
-        values = {name: getattr(module, name).numpy() for name in names}
-        return Fusion(
-            tables=tables,
-            weights={name: tuple(pair) for name, pair in facts["weights"].items()},
-            mixture=facts["mixture"],
-            scorer_weight=float(module.scorer_weight.numpy()),
-            fit=facts["fit"],
-            epsilon=facts["epsilon"],
-            popular=values.pop("popularity"),
-            recency=self._recency,
-            **values,
-        )
+        return self._log.fusion(len(self.items))
 
     def interests(self, histories, *, batch_size=512):
         """U of each history (given as for `recommend`), float32 `(num_users, dim)`.
@@ -516,14 +473,7 @@ class Recommender:
         module = self._module
         for name, rows in itemmatrix.grown(module, added).items():
             getattr(module, name).assign(rows)
-        self._recency = self._recency._replace(counts=self._recency.counts.grown(len(items)))
-        prior, popular = self._recency.priors()
-        never = np.full(len(items), NEVER, np.int32)
-        module.first.assign(np.concatenate([module.first.numpy(), never]))
-        # no event at any moment: the same prior at all of them
-        of_new = np.tile(prior[-len(items) :], (len(module.starts.numpy()), 1))
-        module.prior.assign(np.concatenate([module.prior.numpy(), of_new], axis=1))
-        module.popularity.assign(popular)
+        self._log.add_items(len(items))
         if self._shortlist is not None:
             self._shortlist.add(added)
         columns = self.items.frame.columns
@@ -545,7 +495,7 @@ class Recommender:
             {"num_items": len(self.items)},
             variables={name: getattr(self._module, name) for name in names},
             frame=self.items.frame,
-            recency=self._recency,
+            recency=self._log.recency,
         )
 
 

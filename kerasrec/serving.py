@@ -4,15 +4,11 @@ Clients of TF Serving work as they are. Loopback only unless told otherwise.
 """
 
 import contextlib
-import hmac
-import ipaddress
 import json
 import logging
 import re
 import shlex
 import signal
-import socket
-import ssl
 import threading
 import time
 import urllib.parse
@@ -21,6 +17,7 @@ from typing import NamedTuple
 
 from kerasrec import artifacts, backend
 from kerasrec.livelists import Rules
+from kerasrec.servingaccess import Access, check_access, key_check, listen
 from kerasrec.servingclient import Client as Client
 from kerasrec.servinglimits import MOST, Limits
 
@@ -34,29 +31,6 @@ _PACKAGES = {
 }
 _LAST_STEP = 1.0  # seconds that stopping waits for the step in which a version is being loaded
 _CHINESE = re.compile("[\u4e00-\u9fff]{2}")
-
-
-class Access(NamedTuple):
-    """Who can reach a server.
-
-    Attributes:
-        host: address to listen on; the default is reached from this machine only.
-        api_key: what requests must give as `x-api-key` or `authorization: Bearer`; "" = nothing.
-        tls_cert: file with the certificate chain (PEM), for both protocols; None = no TLS.
-        tls_key: file with its private key (PEM).
-    """
-
-    host: str = "127.0.0.1"
-    api_key: str = ""
-    tls_cert: str | None = None
-    tls_key: str | None = None
-
-    @property
-    def is_local(self):
-        """Whether only this machine can reach the address."""
-        with contextlib.suppress(ValueError):
-            return ipaddress.ip_address(self.host).is_loopback
-        return self.host == "localhost"
 
 
 class Loop(NamedTuple):
@@ -156,7 +130,7 @@ class Server:
         server, port = start_grpc(
             self.predictor,
             f"{host}:{port}",
-            api_key=_key_check(access.api_key),
+            api_key=key_check(access.api_key),
             credentials=credentials,
         )
         self.grpc_address = f"{host}:{port}"
@@ -172,11 +146,11 @@ class Server:
         api = RestApi(
             self.predictor,
             is_ready=self.is_ready,
-            api_key=_key_check(access.api_key),
+            api_key=key_check(access.api_key),
             feedback=self.feedback,
         )
         parts.callback(api.pool.shutdown)
-        listening = parts.enter_context(_listen(access.host, port))
+        listening = parts.enter_context(listen(access.host, port))
         config = uvicorn.Config(
             api.app,
             log_config=None,
@@ -268,7 +242,7 @@ def running_server(
             half of a TLS pair.
     """
     check_packages()
-    _check_access(access)
+    check_access(access)
     if not 0 < poll < MOST:
         raise ValueError(f"poll must be above 0 and below 2**31 seconds. Received: {poll}.")
     if loop is not None:
@@ -286,7 +260,7 @@ def running_server(
     if rest_port == grpc_port != 0:
         raise ValueError(f"REST and gRPC need a port each. Received: {rest_port} for both.")
     for protocol, port in (("REST", rest_port), ("gRPC", grpc_port)):
-        _listen(access.host, port, protocol).close()  # a taken port is said before the work
+        listen(access.host, port, protocol).close()  # a taken port is said before the work
     from kerasrec.modelversions import ModelVersions
     from kerasrec.predictcalls import Predictor
 
@@ -413,32 +387,6 @@ def check_packages():
         )
 
 
-def _check_access(access):
-    if bool(access.tls_cert) != bool(access.tls_key):
-        raise ValueError("TLS needs both a certificate and its private key. Received: one of them.")
-    for path in (access.tls_cert, access.tls_key):
-        if path:
-            Path(path).read_bytes()
-
-    def is_encrypted():  # without it OpenSSL asks for a passphrase on the terminal
-        raise ValueError(
-            f"The private key {access.tls_key} is encrypted, and nobody is there to type its "
-            f"passphrase. Give it decrypted: openssl pkey -in {access.tls_key} -out plain.pem"
-        )
-
-    if access.tls_cert:
-        try:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(access.tls_cert, access.tls_key, password=is_encrypted)
-        except ssl.SSLError as error:
-            raise ValueError(
-                f"Expected a certificate and its private key in PEM form. {access.tls_cert} and "
-                f"{access.tls_key} are not ({error})."
-            ) from error
-    if not re.fullmatch("[!-~]*", access.api_key):
-        raise ValueError("An API key must be of printable ASCII characters without spaces.")
-
-
 def _model_folder(path):
     """A model folder; a version's folder or one without versions is a mistake."""
     path = Path(path)
@@ -449,40 +397,6 @@ def _model_folder(path):
             "version answers is chosen by its labels, or by the path of a request."
         )
     return path
-
-
-def _listen(host, port, protocol="REST"):
-    """A bound socket."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio switches Nagle's algorithm off for sockets that say TCP; without that, 40 ms a request
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listening.close()
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OSError(
-            f"cannot listen on {host}:{port} for {protocol} ({reason}). Choose another "
-            f"--{protocol.lower()}-port or --host."
-        ) from error
-    return listening
-
-
-def _key_check(key):
-    """Function of headers (names in lower case) -> whether they hold the key; None without one."""
-    if not key:
-        return None
-    wanted = key.encode()
-
-    def is_right(headers):
-        given = headers.get("x-api-key") or ""
-        scheme, _, token = (headers.get("authorization") or "").partition(" ")
-        if not given and scheme.lower() == "bearer":
-            given = token.strip()
-        return hmac.compare_digest(given.encode(errors="replace"), wanted)
-
-    return is_right
 
 
 def examples(server):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import clustered
 
 from kerasrec import backend
 from kerasrec.ann import ItemIndex, import_faiss
@@ -16,23 +17,15 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def clustered(count, dim=32, clusters=100, seed=0):
-    rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((clusters, dim))
-    return (
-        centres[rng.integers(clusters, size=count)] + 0.4 * rng.standard_normal((count, dim))
-    ).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def vectors():
-    return clustered(8000)
+    return clustered(8000, dim=32, clusters=100)
 
 
 @pytest.fixture(scope="module")
 def queries():
     """Interests between items, as those of users are."""
-    rng, items = np.random.default_rng(1), clustered(8000)
+    rng, items = np.random.default_rng(1), clustered(8000, dim=32, clusters=100)
     return unit(items[rng.integers(8000, size=300)] + items[rng.integers(8000, size=300)])
 
 
@@ -77,7 +70,7 @@ def test_tune_takes_the_smallest_effort(vectors, queries):
 
 def test_few_items():
     for count in (1, 2, 50):
-        vectors = clustered(count)
+        vectors = clustered(count, dim=32)
         index = ItemIndex.build(vectors, folder=False)
         found, cosine = index.search(vectors, 60)
         assert (np.sort(found, axis=1)[:, -count:] == np.arange(1, count + 1)).all()
@@ -95,7 +88,7 @@ def test_search_among_some(index, vectors, queries):
 
 def test_added_items_are_found(vectors, queries):
     index = ItemIndex.build(vectors, queries, folder=False)
-    new = clustered(20, clusters=20, seed=9)
+    new = clustered(20, dim=32, clusters=20, seed=9)
     index.add(new)
     found, _ = index.search(new, 1)
     assert found[:, 0].tolist() == list(range(8001, 8021))

@@ -18,7 +18,8 @@ cleaning datastats splits datasets sequences
 
 feedbacktables feedbackwriter feedbackevents feedbackstats feedback livelists
 
-lists metrics transitions recency fusionweights fusion baselines evaluation plots report
+lists metrics transitions recency fusionweights fusion fusionchoice baselines evaluation plots
+report
 
 checkpoints torchfile text graphunigram architectures checkpointfolder e5small pooling finetuning
 storedvectors tfidf textvectors encoder
@@ -27,11 +28,11 @@ losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart options trainingstate
 
 graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard exporter derive ann
-shortlist servinglimits indexedlists versiontexts recommender pipeline updating simulation
-servingtransport clientinputs servingclient deployment
+shortlist servinglimits indexedlists versiontexts versionlog recommender pipeline gate childversion
+updating simulation servingtransport clientinputs servingclient deployment
 
-servingmonitor modelversions predictcalls predictjson predictgrpc predictrest feedbackrest
-liverecency serving
+servingmonitor servedversion modelversions predictcalls predictjson predictgrpc predictrest
+feedbackrest liverecency servingaccess serving
 
 demo userinput arguments showing feedbackcli loopcli cli
 """.split()

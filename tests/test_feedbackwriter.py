@@ -1,10 +1,13 @@
 import threading
 
 import pytest
+import sqlalchemy as sa
 
 from kerasrec.feedbackevents import event_rows
 from kerasrec.feedbacktables import open_database
 from kerasrec.feedbackwriter import Added, Writer
+
+WRITER = "kerasrec-feedback"
 
 
 @pytest.fixture
@@ -18,17 +21,23 @@ def rows(*items):
     return event_rows([{"user_id": "u", "item_id": i, "timestamp": 1_700_000_000} for i in items])
 
 
-def test_waiting_batches_share_one_transaction(database, monkeypatch):
-    writer, groups = Writer(database), []
-    write = Writer._write_group
-    monkeypatch.setattr(Writer, "_write_group", lambda s, g: (groups.append(len(g)), write(s, g)))
+def test_waiting_batches_share_one_transaction(database):
+    begun, committed = [], []
+
+    def note(names):
+        return lambda connection: names.append(threading.current_thread().name)
+
+    # before SQLite is asked for the lock, which this thread holds
+    sa.event.listen(database.engine, "begin", note(begun), insert=True)
+    sa.event.listen(database.engine, "commit", note(committed))
+    writer = Writer(database)
     with database.writing():  # the first waits for this one, the others for the first
         futures = [writer.submit(rows("first"))]
-        while not groups:
+        while WRITER not in begun:
             threading.Event().wait(0.005)
         futures += [writer.submit(rows(f"i{n}", "shared")) for n in range(5)]
     assert [future.result() for future in futures] == [(1, 0, 0), (2, 0, 0), *[(1, 1, 0)] * 4]
-    assert groups == [1, 5]
+    assert begun.count(WRITER) == committed.count(WRITER) == 2
     writer.close()
 
 

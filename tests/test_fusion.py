@@ -1,82 +1,12 @@
+"""A fused score and its tables."""
+
 import numpy as np
-import pytest
 from conftest import histories_of, planted_histories
 
 from kerasrec import fusion
-from kerasrec.fusion import Fusion, choose_fusion, fit_tables
+from kerasrec.fusion import Fusion, fit_tables
 from kerasrec.recency import NEVER, Counts, fit_moments
-from kerasrec.sequences import EVENT_CODES, before
-from kerasrec.validation import Validation, hold_out_last, make_validation, ranking_quality
-
-
-class FixedRanker:
-    """A ranker with given probabilities for every history and a given MLP."""
-
-    def __init__(self, probabilities, scorer=0.0):
-        self.given, self.scorer = np.asarray(probabilities, np.float32), scorer
-
-    def probabilities(self):
-        def of(histories):
-            rows = np.tile(self.given, (histories.num_users, 1))
-            return rows, lambda index: np.full(index.shape, self.scorer, np.float32)
-
-        return of
-
-
-def test_choose_fusion_leans_on_the_part_that_knows():
-    train, validation = hold_out_last(planted_histories())
-    uniform = np.full(31, 1 / 30)
-    chosen, quality = choose_fusion(
-        FixedRanker(uniform), validation, fit_tables(train, 30), fit_moments(train, 30)
-    )
-    leading = max(chosen.weights, key=lambda name: chosen.weights[name][0])
-    assert leading in ("transitions", "ease", "mixture")
-    assert chosen.mixture["transitions"] + chosen.mixture["ease"] > 0.5
-    assert quality["valid_ndcg@10"] > 0.9 > quality["valid_ndcg_of_the_model_alone@10"]
-
-
-def test_choose_fusion_leaves_a_perfect_model_alone():
-    rows = [[1, 2, 5], [3, 4, 5], [2, 1, 5]] * 5
-    train, validation = hold_out_last(histories_of(rows))
-    perfect = np.full(7, 1e-3)
-    perfect[5] = 1
-    chosen, quality = choose_fusion(
-        FixedRanker(perfect), validation, fit_tables(train, 6), fit_moments(train, 6)
-    )
-    assert chosen.weights == {"model": (1.0, 0.0)} and not chosen.tables
-    assert not chosen.prior.any()
-    assert quality["valid_ndcg@10"] == pytest.approx(1)
-
-
-def test_quality_of_the_model_alone_equals_ranking_quality():
-    rng = np.random.default_rng(3)
-    probabilities = rng.random(41)
-    probabilities[0] = 0
-    histories = histories_of([rng.permutation(40)[:5] + 1 for _ in range(30)])
-    rows = np.repeat(np.arange(30), 2)
-    targets = rng.integers(1, 41, 60).astype(np.int32)
-    validation = Validation(histories, rows, targets)
-    lists = []
-    for user in range(30):
-        scores = probabilities.copy()
-        scores[histories.items[histories.offsets[user] : histories.offsets[user + 1]]] = -1
-        lists.append(np.argsort(-scores[1:])[:10] + 1)
-    expected = ranking_quality(np.array(lists, np.int32), validation)["ndcg@10"]
-    _, quality = choose_fusion(
-        FixedRanker(probabilities / probabilities.sum()),
-        validation,
-        {},
-        fit_moments(histories, 40),
-    )
-    assert quality["valid_ndcg_of_the_model_alone@10"] == pytest.approx(expected, abs=1e-6)
-
-
-def test_items_seen_before_fill_no_place():
-    train = histories_of([[1, 2, 3, 4, 5, 6, 7]] * 3)
-    validation = Validation(train, np.arange(3), np.array([1, 2, 3], np.int32))  # seen already
-    uniform = np.full(9, 1 / 8)
-    _, quality = choose_fusion(FixedRanker(uniform), validation, {}, fit_moments(train, 8))
-    assert quality["valid_ndcg@10"] == 0
+from kerasrec.sequences import EVENT_CODES
 
 
 def test_what_users_disliked_is_not_learned():
@@ -84,25 +14,6 @@ def test_what_users_disliked_is_not_learned():
     histories = histories_of([[1, 2]] * 9, events=[[click, dislike]] * 9)
     for tables in fit_tables(histories, 3).values():
         assert not any(table.weights.any() for table in tables)
-
-
-def test_recency_wins_where_it_alone_knows():
-    """Everybody takes the item of the hour; model and tables know nothing of time."""
-    hour, rows, times = 3600, [], []
-    for user in range(200):
-        start = 1_400_000_000 + user * hour
-        now = user // 10 + 1  # ten users in turn take the same item
-        rows.append([25 + user % 5, now])
-        times.append([start, start + 60])
-    train, validation = hold_out_last(histories_of(rows, times))
-    # the tables of a model that has not seen time: none
-    uniform = np.full(31, 1 / 30)
-    log = histories_of(rows, times)  # the item of the hour is there in others' events
-    chosen, quality = choose_fusion(FixedRanker(uniform), validation, {}, fit_moments(log, 30))
-    assert quality["valid_ndcg@10"] > 0.6 > quality["valid_ndcg_of_the_model_alone@10"]
-    moment = np.searchsorted(chosen.starts, 1_400_000_000 + 195 * hour, side="right") - 1
-    assert chosen.prior[moment, 1:25].argmax() + 1 == 20
-    assert chosen.popular.argmax() == 20
 
 
 def test_at_end_adds_the_end_of_a_longer_log_as_a_moment():
@@ -145,102 +56,6 @@ def test_with_tables_takes_the_same_candidates_of_another_fit():
     assert moved.tables["transitions"].decay == 0.85
     assert moved.tables["transitions"].weights is again["transitions"][2].weights
     assert moved.tables["ease"].weights is again["ease"][0].weights
-
-
-def test_one_moment_is_not_many():
-    rows, times = [[1, 2], [2, 3]], [[1_400_000_000, 1_400_000_060]] * 2
-    log = histories_of(rows, times)
-    assert not fusion._many_moments(fit_moments(log, 30, only_end=True))
-    assert fusion._many_moments(fit_moments(log.timeless(), 30))
-
-
-def popular_for_newcomers(histories, validation):
-    uniform = np.full(11, 1 / 10)
-    moments = fit_moments(histories, 10, only_end=True)
-    return choose_fusion(FixedRanker(uniform), validation, {}, moments)[0].popular
-
-
-def test_what_is_seen_by_many_is_no_less_popular():
-    # everybody has item 1, so nobody can take it any more; of the others the popular ones are taken
-    rows = [[1, 2 + user % 2] for user in range(12)] + [[1, 2], [1, 2], [1, 4]]
-    log = histories_of(rows, [[1_400_000_000, 1_400_000_060]] * len(rows))
-    targets = np.array([3 if row[1] == 2 else 2 for row in rows], np.int32)
-    validation = Validation(log, np.arange(len(rows)), targets)
-    order = np.argsort(-popular_for_newcomers(log, validation)[1:], kind="stable") + 1
-    assert order[:3].tolist() == [1, 2, 3]
-
-
-def test_newcomers_say_what_newcomers_take():
-    # those with a past take what is new, those without one what most have taken
-    log = histories_of([[1, 2], [1, 3], [1, 4]], [[1_400_000_000, 1_400_000_060]] * 3)
-    later = histories_of([[9], [10], [9], *[[1]] * 30], [[1_400_009_999]] * 33)
-    later = later._replace(
-        user_ids=np.array([f"u{i}" for i in range(3)] + [f"n{i}" for i in range(30)])
-    )
-    validation = make_validation(log, later)
-    assert validation.newcomers.user_ids.tolist() == [f"n{i}" for i in range(30)]
-    assert popular_for_newcomers(log, validation).argmax() == 1
-    alone = popular_for_newcomers(log, validation._replace(newcomers=None))
-    assert alone[9] > alone[1]
-
-
-# --- chosen as a live server predicts ---
-
-
-def live_log(num_days=12, num_users=240):
-    """Every day all take the item of the day; then each takes the one that always follows it."""
-    rng = np.random.default_rng(0)
-    rows, times = [[] for _ in range(num_users)], [[] for _ in range(num_users)]
-    for day in range(num_days):
-        for user in rng.permutation(num_users)[:80]:
-            moment = 1_000_000_000 + 86400 * day + int(rng.integers(80_000))
-            rows[user] += [2 * day + 1, 2 * day + 2]
-            times[user] += [moment, moment + 60]
-    kept = [n for n, row in enumerate(rows) if row]
-    return histories_of([rows[n] for n in kept], [times[n] for n in kept])
-
-
-def chosen_live(log, since, num_items=30):
-    """`choose_live` on the events from `since` on, with tables of what comes before."""
-    tables = {
-        name: found[1 if len(found) > 1 else 0]
-        for name, found in fit_tables(log.where(log.timestamps < since), num_items).items()
-    }
-    places = np.flatnonzero(log.timestamps >= since)
-    places = places[np.argsort(log.timestamps[places], kind="stable")]
-    rows = before(log, places)
-    validation = Validation(rows, np.arange(len(places)), log.items[places])
-    ranker = FixedRanker(np.full(num_items + 1, 1 / num_items))
-    times = log.timestamps[places]
-    found = fusion.choose_live(ranker, log, validation, times, tables, {"transitions": 1})
-    return found, tables, places
-
-
-def test_choose_live_knows_no_later_events():
-    """Half of the events are new items of the day: no table of earlier days can know them."""
-    log = live_log()
-    since = 1_000_000_000 + 86400 * 9
-    (chosen, quality), _, places = chosen_live(log, since)
-    assert chosen.tables and quality["valid_ndcg@10"] > 0.6
-    # the tables are those of the events before the last block
-    last = np.array_split(np.arange(len(places)), fusion.LIVE_BLOCKS)[-1][0]
-    known = log.where(log.timestamps < log.timestamps[places[last]])
-    expected = fit_tables(known, 30)["transitions"][1]
-    np.testing.assert_array_equal(chosen.tables["transitions"].neighbours, expected.neighbours)
-    np.testing.assert_allclose(chosen.tables["transitions"].weights, expected.weights)
-    # what is recent speaks up: the item of the day stands first for who has had none of it
-    newcomer = chosen.popular[1:].argmax() + 1
-    assert newcomer in (23, 24)
-    # each user's last event, as `train` validates, knows tables with the whole day in them
-    train, validation = hold_out_last(log)
-    ranker = FixedRanker(np.full(31, 1 / 30))
-    by_last, _ = choose_fusion(ranker, validation, fit_tables(train, 30), fit_moments(train, 30))
-
-    def say(fitted):  # of what is recent against that of the tables
-        tables = sum(weight for weight, _ in fitted.weights.values())
-        return fitted.recency.weights[:3].sum() / max(tables, 1e-9)
-
-    assert say(chosen) > say(by_last)
 
 
 def test_fit_again_keeps_kinds_decays_and_what_it_cannot_fit():

@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from conftest import disappointing_log
 
 from kerasrec import artifacts
 from kerasrec.cli import main
@@ -40,11 +41,13 @@ def test_update_and_rollback(files, capsys):
     ]
 
 
-def test_refused_is_exit_code_1(files, capsys, monkeypatch):
-    monkeypatch.setattr("kerasrec.updating.decide", lambda evaluation: (False, "worse: 1 < 2"))
+def test_refused_is_exit_code_1(files, toy_interactions, capsys):
+    base = files / "saved_models" / "toy"
+    disappointing_log(base, toy_interactions).frame.to_csv("log.csv", index=False)
     assert main(["update", "--name", "toy", "--interactions", "log.csv"]) == 1
     error = capsys.readouterr().err
-    assert "refused, nothing was published: worse: 1 < 2. --force publishes it." in error
+    assert "refused, nothing was published: worse than its parent: NDCG@10 0." in error
+    assert error.rstrip().endswith("--force publishes it.")
     assert artifacts.versions("saved_models/toy") == [1]
 
 

@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from kerasrec import modelversions
 from kerasrec.artifacts import write_label
-from kerasrec.modelversions import WARMUP, ModelVersions
+from kerasrec.modelversions import ModelVersions
 from kerasrec.servinglimits import Refusal
+from kerasrec.warmup import WARMUP
 
 
 def publish(served_folder, base, source, number):
@@ -257,21 +258,6 @@ def test_a_folder_that_goes_leaves_its_last_version(base):
     shutil.rmtree(base)
     model.refresh()
     assert model.numbers == [1]
-
-
-def test_warm_up_requests_are_replayed(served_folder, base, caplog):
-    caplog.set_level(logging.INFO, "kerasrec")
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
-    request = predict_pb2.PredictRequest()
-    request.model_spec.signature_name = "interest"
-    request.inputs["history"].CopyFrom(tf.make_tensor_proto([["a", "b"]]))
-    log = prediction_log_pb2.PredictLog(request=request)
-    record = prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString()
-    with tf.io.TFRecordWriter(str(base / "1" / WARMUP)) as writer:
-        writer.write(record)
-    ModelVersions(base).refresh()
-    assert [r.warm_up_requests for r in caplog.records if r.message == "version loaded"] == [1]
 
 
 HALF = """

@@ -1,0 +1,264 @@
+"""`Child`: a version in the making, from its parent's weights, and what it learns from."""
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from kerasrec import artifacts, itemmatrix
+from kerasrec.data import Items
+from kerasrec.derive import derive_version
+from kerasrec.exporter import export
+from kerasrec.fusion import fit_again
+from kerasrec.fusionchoice import MAX_USERS, choose_live
+from kerasrec.gate import K
+from kerasrec.pipeline import fingerprint
+from kerasrec.recommender import Recommender
+from kerasrec.sequences import before, first_of_pairs, make_histories
+from kerasrec.servingmodule import ServingModule
+from kerasrec.trainer import Trainer
+from kerasrec.trainingstate import rebuild, write_training_state
+from kerasrec.validation import Ranker, Validation
+
+log = logging.getLogger(__name__)
+#: new events of first meetings, at least, that the weights of the fusion are chosen on anew
+FEWEST_TO_WEIGH = 300
+#: epochs over the users with new events and those that are replayed
+EPOCHS = 3
+#: learning rate, as a share of the parent's
+GENTLE = 0.25
+
+
+class Child:
+    """A version in the making.
+
+    Args:
+        parent: `Recommender`; it is told of the events and items that the child learns, so that
+            the two differ in what was trained alone.
+        items: `Items`, those of the parent first.
+        seed: of the replay and of the batches.
+    """
+
+    def __init__(self, parent, items, *, seed=0):
+        new = items.frame[len(parent.items) :]
+        self.parent, self.items, self.seed = parent, items, seed
+        self.manifest = {**parent.manifest, "num_items": len(items)}
+        self.model, self.encoder, self.state = rebuild(parent.version, items)
+        if len(new):
+            log.info("%d new items", len(new))
+            parent.add_items(Items(new.reset_index(drop=True)))
+        self.tables = dict(parent.fusion().tables)
+        self._chosen = None  # a fusion with weights of its own
+        self.history = None
+
+    def learn(self, interactions, *, since):
+        """Train on the users with events that are not in `since`, and on as many others.
+
+        Args:
+            interactions: `Interactions`, all that is known by now.
+            since: the part of them that is learned already.
+        """
+        histories = make_histories(interactions, self.items)
+        before = since.frame["user_id"].astype(str).value_counts()
+        fresh = histories.lengths - before.reindex(histories.user_ids, fill_value=0).to_numpy()
+        part = replayed(histories, fresh, self.model.config["max_length"], self.seed)
+        options = self.manifest["trainer"]
+        trainer = Trainer(
+            self.model,
+            optimizer=options["optimizer"],
+            learning_rate=GENTLE * options["learning_rate"],
+            batch_size=options["batch_size"],
+            clip_norm=options["clip_norm"],
+            epochs=EPOCHS,
+            seed=self.seed,
+            deterministic=options["deterministic"],
+            progress=False,
+        )
+        if len(part.items):  # else newcomers alone, of one event each
+            self.history = trainer.fit(part, None)
+        self.parent.observe(histories)
+        self._fit_tables(histories)
+
+    def choose_weights(self, interactions):
+        """Weigh the parts of the score anew, on the new events, as the parent predicts them live.
+
+        Only before `learn`: the model must not know the events. Few events leave the weights.
+        """
+        known = make_histories(interactions, self.items)
+        is_new = known.chosen & first_of_pairs(known) & (known.timestamps > self.parent.log_end)
+        places = np.flatnonzero(is_new)
+        if len(places) < FEWEST_TO_WEIGH or not self.tables or not self.parent.log_end:
+            return
+        places = places[np.argsort(known.timestamps[places], kind="stable")][-MAX_USERS:]
+        rows = before(known, places)
+        validation = Validation(rows, np.arange(len(places)), known.items[places])
+        texts = self._text_vectors() if "text" in self.tables else None
+        times = known.timestamps[places]
+        chosen = choose_live(
+            Ranker(self.model),
+            known,
+            validation,
+            times,
+            self.tables,
+            self.manifest.get("tables"),
+            texts,
+        )
+        if chosen is None:
+            return
+        if chosen[
+            0
+        ].tables:  # else the model alone was best on few events: no reason to forget them
+            self._chosen = chosen[0]
+        log.info("weights chosen on %d new events: %s", len(places), chosen[1])
+
+    def _fit_tables(self, histories):
+        texts = self._text_vectors() if "text" in self.tables else None
+        chosen = self.manifest.get("tables")
+        self.tables = fit_again(self.tables, chosen, histories, len(self.items), texts)
+
+    def _text_vectors(self):
+        template = self.manifest["text_template"]
+        vectors = self.encoder.encode_items(self.items, template, progress=False)
+        vectors = self.state.whitening.apply(vectors)
+        if self.encoder.kind != "vectors":
+            vectors[[not text.strip() for text in self.items.texts(template)]] = 0
+        return vectors
+
+    def fusion(self):
+        """`Fusion`: the weights chosen, else the parent's; tables and recency as they are now."""
+        parent = self.parent.fusion()
+        if self._chosen is None:
+            return parent._replace(tables=self.tables)
+        return self._chosen._replace(tables=self.tables).at_end(parent.recency.counts)
+
+    def module(self):
+        """`ServingModule` of the child as it is now, without its encoder."""
+        vectors = Ranker(self.model).item_vectors()
+        with tempfile.TemporaryDirectory() as folder:
+            ids = Path(folder) / artifacts.ITEM_IDS.name
+            artifacts.write_item_ids(ids, self.items.ids)
+            module = ServingModule(
+                self.model,
+                item_vectors=vectors,
+                asset=ids,
+                fusion=self.fusion(),
+                k=self.manifest["k"],
+            )
+            if self.encoder is not None and self.model.text_part is not None:
+                module.add_text_functions(self.state.whitening)
+        return module
+
+    def recommender(self):
+        """`Recommender` of the child as it is now; it cannot encode texts."""
+        fusion = self.fusion()
+        manifest = {**self.manifest, "fusion": fusion.description()}
+        return Recommender.in_memory(self.module(), self.items, fusion.recency, manifest)
+
+    def publish(self, label, facts, interactions, seconds):
+        """Make the child the next version and label it; returns its path."""
+        base, number = self.parent.version.parent, self.parent.manifest["version"]
+        labels = artifacts.read_labels(base)
+        if label == "canary" and "stable" not in labels:
+            artifacts.write_label(base, "stable", number)
+        changes = {
+            "num_items": len(self.items),
+            "parent": number,
+            "data": fingerprint(interactions, self.items),
+            "update": facts,
+            "train_seconds": round(seconds, 1),
+            "epochs": EPOCHS,
+            "metrics": {f"held_back_ndcg@{K}": facts["ndcg"]["child"]},
+        }
+        version = self._derived(changes) if self._has_room() else self._exported(changes)
+        if label == "canary" or "stable" in labels:
+            artifacts.write_label(base, label, int(version.name))
+        return version
+
+    def _has_room(self):
+        """Whether the graph of the parent can hold the child: other numbers in the same graph."""
+        mode = self.manifest["encoder_options"]["mode"]
+        frozen = self.encoder is None or mode == "frozen"
+        return frozen and self._chosen is None and self.parent.has_growing_tables()
+
+    def _derived(self, changes):
+        module, form = self.module(), self.manifest.get("item_matrix", "float32")
+        values = itemmatrix.stored(itemmatrix.read_vectors(module), form)
+        names = ["starts", "first", "prior", "popularity", "temperature"]
+        tables = [f"{kind}_{name}" for name in self.tables for kind in ("neighbours", "votes")]
+        values |= {name: getattr(module, name) for name in names + tables}
+        places = {}  # a variable that is listed twice is stored under its first place
+        for place, variable in enumerate(module.layer_variables):
+            places.setdefault(variable.ref(), f"layer_variables/{place}")
+        own = {getattr(module, name).ref() for name in tables}
+        # the id part comes along with the text part's layer and is not read in the graph
+        values |= {
+            name: ref.deref()
+            for ref, name in places.items()
+            if ref not in own and "id_table" not in ref.deref().name
+        }
+        recency = self.parent.fusion().recency
+        made = Recommender.in_memory(module, self.items, recency, self.manifest)
+        some = [list(self.items.ids[place : place + 3]) for place in range(0, len(self.items), 97)]
+        expected = made.recommend(some, k=K)
+
+        def finish(folder, loaded):
+            shutil.rmtree(folder / artifacts.TRAIN)
+            whitening = self.state.whitening
+            write_training_state(folder, self.model, whitening, self.history)
+            copy = Recommender.in_memory(loaded, self.items, recency, self.manifest)
+            found = copy.recommend(some, k=K)
+            # manifests hold the weights of the fusion with some digits only
+            if form == "float32" and not np.allclose(found["score"], expected["score"], atol=0.02):
+                raise artifacts.ArtifactError(
+                    "The child answers otherwise in the graph of its parent; nothing was "
+                    "published. This is a defect of kerasrec: please report it."
+                )
+
+        return derive_version(
+            self.parent.version,
+            changes,
+            variables=values,
+            frame=self.items.frame,
+            recency=recency,
+            finish=finish,
+        )
+
+    def _exported(self, changes):
+        own = ("format", "version", "created", "signatures", "packages", "options", "fusion")
+        own += ("item_matrix", "scorer_weight")
+        kept = {key: value for key, value in self.manifest.items() if key not in own}
+        return export(
+            self.model,
+            self.parent.version.parent,
+            items=self.items,
+            manifest={**kept, **changes},
+            encoder=self.encoder,
+            whitening=self.state.whitening,
+            fusion=self.fusion(),
+            history=self.history,
+            k=self.manifest["k"],
+        )
+
+
+def replayed(histories, fresh, max_length, seed):
+    """What a child learns from: the users with new events, and as many others.
+
+    Args:
+        histories: `Histories`, all that is known.
+        fresh: how many of each user's events are new, `(num_users,)`.
+        max_length: of the model.
+        seed: of the draw of the others.
+
+    Returns:
+        `Histories` of these users, of each the new events and `max_length` before them.
+    """
+    active = np.flatnonzero((fresh > 0) & (histories.lengths > 1))
+    others = np.flatnonzero((fresh <= 0) & (histories.lengths > 1))
+    count = min(len(active), len(others))
+    drawn = np.random.default_rng(seed).choice(others, count, replace=False)
+    rows = np.sort(np.concatenate([active, drawn]))
+    part = histories.select(rows)
+    age = np.repeat(part.offsets[1:], part.lengths) - 1 - np.arange(len(part.items))
+    return part.where(age < np.repeat(np.maximum(fresh[rows], 0), part.lengths) + max_length)

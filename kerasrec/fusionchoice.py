@@ -1,0 +1,316 @@
+"""The weights of a fused score, chosen on validation: how much each part counts.
+
+By held-out events of the users (`choose_fusion`), or by events as a server meets them, one after
+the other (`choose_live`). No TensorFlow here.
+"""
+
+import numpy as np
+
+from kerasrec import recency
+from kerasrec.fusion import Fusion, fit_again
+from kerasrec.fusionweights import (
+    TINY,
+    Candidates,
+    best_mixture,
+    best_way,
+    features_of,
+    first_columns,
+    fit_logit,
+    fit_weights,
+    ndcg_of_hits,
+    top_hits,
+)
+
+DECAYS = (0.3, 0.5, 0.7, 0.85)
+#: validation users that the choice looks at; beyond them a sample
+MAX_USERS = 4000
+#: epsilon is this divided by the number of items
+SMOOTHING = 0.01
+_CANDIDATES = 20  # of every part; twice as many gave the same weights in twice the time
+_NEW_CANDIDATES = 8  # new items of every part
+_FEW_MOMENTS = 20
+_PRIOR_CELLS = 2**19  # moments times items that the prior alone is fitted to
+#: parts of the events of `choose_live`; each has tables of its own
+LIVE_BLOCKS = 6
+_OF_CANDIDATES = ("index", "shares", "is_new", "prior", "scorer", "real", "hits")
+_BLOCK_CELLS = 2**25  # scores of a block of users at most
+
+
+def choose_fusion(ranker, validation, tables, moments, *, k=10):
+    """Choose decays, mixture and weights on validation.
+
+    The decays are those with which a table ranks best on its own. The mixture starts where it makes
+    the targets most likely (expectation maximisation) and moves weight between its parts while NDCG
+    grows. The weights of all parts are fitted over each user's candidates, the best items of every
+    part, in the three ways of `fusionweights.FITS`; the way that ranks held-back users best is then
+    fitted to all of them. Where all users are asked at one moment they share what is recent, so
+    held-back users prove little, and items are held back instead.
+
+    Args:
+        ranker: `Ranker` of the trained model.
+        validation: `Validation`.
+        tables: name -> list of `NeighbourTable`, from `fit_tables`.
+        moments: `recency.Moments` of the training events.
+        k: cut of the NDCG that is reported.
+
+    Returns:
+        `(Fusion, dict)`: the dict holds NDCG@k and recall@k of the fusion and NDCG@k of the model
+        alone, of at most `MAX_USERS` users. Where the fusion is no better, the model is alone.
+    """
+    validation = _sample(validation)
+    asked = moments.of(recency.newest_times(validation.histories))
+    popular_weights = _fit_prior(moments, asked, validation)
+    tables = {name: _best_table(candidates, validation, k) for name, candidates in tables.items()}
+    prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
+    data = _collect(ranker, validation, tables, moments, asked, prior)
+    hold_back = "users" if _many_moments(moments) else "items"
+    return _weighted(data, tables, moments, prior, popular_weights, k, hold_back)
+
+
+def choose_live(ranker, log, validation, times, tables, chosen, text_vectors=None, *, k=10):
+    """Choose the weights for lists that are asked for at the moment of each event.
+
+    Every event is predicted from what its user did before it, from neighbour tables of the events
+    before its block and from recency at its moment: as by a server that learns all day what is
+    recent. Validation by each user's last event knows tables that hold what came later, and trusts
+    them too much where items are new every day.
+
+    Args:
+        ranker: `Ranker` of a model that has not learned from these events.
+        log: `Histories` of all events until the last of them.
+        validation: `Validation` with one row and one target for each event, in order of time.
+        times: of the events, UTC seconds, `(n,)`.
+        tables: name -> `NeighbourTable` of the parent; their kinds and decays stay.
+        chosen: as for `fit_again`.
+        text_vectors: as for `fit_tables`.
+        k: cut of the NDCG that is looked at.
+
+    Returns:
+        As `choose_fusion`; its moments are those of `log`, its tables those of the last block.
+        None where the catalogue is too large for more than one moment, or nobody has a history.
+    """
+    num_items = len(next(iter(tables.values())).neighbours) - 1
+    moments = recency.fit_moments(log, num_items)
+    if len(moments.starts) < 2:
+        return None
+    # the last moment holds the newest events themselves
+    asked = np.minimum(moments.of(times), len(moments.starts) - 2)
+    popular_weights = _fit_prior(moments, asked, validation)
+    prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
+    lengths, collected = validation.histories.lengths, []
+    for part in np.array_split(np.arange(len(times)), LIVE_BLOCKS):
+        known = log.where(log.timestamps < times[part[0]])
+        names = [name for name in tables if name != "text" or not collected]
+        tables = fit_again(tables, chosen, known, num_items, text_vectors, parts=names)
+        part = part[lengths[part] > 0]  # the others are answered by the prior alone
+        if len(part):
+            block = validation._replace(
+                histories=validation.histories.select(part),
+                target_rows=np.arange(len(part)),
+                target_items=validation.target_items[part],
+            )
+            collected.append(_collect(ranker, block, tables, moments, asked[part], prior))
+    if not collected:
+        return None
+    data = _side_by_side(collected)
+    return _weighted(data, tables, moments, prior, popular_weights, k, "users")
+
+
+def _side_by_side(parts):
+    """One `Candidates` of several, filled up with empty places."""
+    width = max(part.index.shape[1] for part in parts)
+
+    def joined(name):
+        columns = [getattr(part, name) for part in parts]
+        if name in _OF_CANDIDATES:
+            columns = [
+                np.pad(c, [(0, 0)] * (c.ndim - 1) + [(0, width - c.shape[-1])]) for c in columns
+            ]
+        return _join(columns)
+
+    return Candidates(*map(joined, Candidates._fields))
+
+
+def _weighted(data, tables, moments, prior, popular_weights, k, hold_back):
+    """`(Fusion, dict)` of what was collected, see `choose_fusion`."""
+    names = ["model", *tables]
+    mixture = best_mixture(data, k)
+    epsilon = SMOOTHING / (moments.features.shape[2] - 1)
+    features = features_of(data, mixture, epsilon)
+    mixture_alone = np.eye(len(features))[len(tables) + 1 if tables else 0]
+    fit = best_way(features, data, mixture_alone, k, hold_back=hold_back)
+    weights = fit_weights(features, data, mixture_alone, k, ways=(fit,))[fit]
+    fused = np.tensordot(weights, features, 1)
+    alone = ndcg_of_hits(top_hits(data.shares[0], data, k), data.num_targets).mean()
+    hits = top_hits(fused, data, k)
+    best = ndcg_of_hits(hits, data.num_targets).mean()
+    if alone >= best:
+        hits, best, fit = top_hits(data.shares[0], data, k), alone, "none"
+        weights = np.eye(len(features))[0]
+    parts = [*names, "mixture"] if tables else names
+    of_parts, of_prior, (of_scorer,) = np.split(weights, [2 * len(parts), len(weights) - 1])
+    pairs = zip(*of_parts.reshape(2, -1).tolist(), strict=True)
+    used = {name: pair for name, pair in zip(parts, pairs, strict=True) if any(pair)}
+    is_fused = len(used) > 1
+    fusion = Fusion(
+        tables=tables if is_fused else {},
+        weights=used,
+        mixture=dict(zip(names, mixture.tolist(), strict=True)) if is_fused else {},
+        scorer_weight=float(of_scorer),
+        fit=fit,
+        epsilon=epsilon,
+        starts=moments.starts,
+        first=moments.first,
+        prior=np.tensordot(of_prior, moments.features, (0, 1)).astype(np.float32),
+        popular=prior[-1],
+        recency=recency.Recency(moments.end, of_prior, popular_weights),
+    )
+    recall = (hits.sum(axis=1) / np.maximum(data.num_targets, 1)).mean()
+    quality = {"valid_ndcg": best, "valid_recall": recall, "valid_ndcg_of_the_model_alone": alone}
+    return fusion, {f"{name}@{k}": float(value) for name, value in quality.items()}
+
+
+def _fit_prior(moments, asked, validation):
+    """Weights of the recency features alone, `(num_features,)`: a logit over the whole catalogue.
+
+    Users with a past choose among what they have not seen; at each moment an item stands for the
+    share of the users to whom it is open. No weight but that of new items is below 0: more events,
+    more popular, also on little data.
+    """
+    num_moments, num_features, width = moments.features.shape
+    wanted = np.zeros((num_moments, width), np.float32)
+    _add_targets(wanted, asked, validation.target_rows, validation.target_items)
+    users = np.bincount(asked, minlength=num_moments)
+    if (new := validation.newcomers) is not None:  # who are asked now
+        now = np.full(new.num_users, num_moments - 1)
+        _add_targets(wanted, now, np.repeat(np.arange(new.num_users), new.lengths), new.items)
+        users[-1] += new.num_users
+    used = np.flatnonzero(wanted.any(axis=1))
+    if len(used) * width > _PRIOR_CELLS:  # few weights: a part of the moments says as much
+        used = used[np.linspace(0, len(used) - 1, max(_PRIOR_CELLS // width, 1)).astype(int)]
+    features = np.moveaxis(moments.features[used], 1, 0)[:, :, 1:]
+    bounds = [(0, None)] * (num_features - 1) + [(None, None)]
+    seen = _seen(asked, validation.histories, num_moments, width)[used][:, 1:]
+    return fit_logit(features, wanted[used][:, 1:], 1 - seen / users[used, None], bounds)
+
+
+def _seen(moment, histories, num_moments, width):
+    """How many of the users at each moment have seen each item, `(num_moments, width)`."""
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    row, item = np.divmod(np.unique(row * width + histories.items), width)
+    count = np.bincount(moment[row] * width + item, minlength=num_moments * width)
+    return count.reshape(num_moments, width)
+
+
+def _add_targets(wanted, moment, rows, items):
+    """Count the targets of each moment; every user counts alike."""
+    share = 1 / np.bincount(rows, minlength=len(moment))[rows]
+    np.add.at(wanted, (moment[rows], items), share)
+
+
+def _many_moments(moments):
+    """Whether validation saw recency at more than a few moments, or there are no times at all."""
+    return not moments.end.time or len(moments.starts) >= _FEW_MOMENTS
+
+
+def _sample(validation):
+    count = validation.histories.num_users
+    if count <= MAX_USERS:
+        return validation
+    chosen = np.sort(np.random.default_rng(0).choice(count, MAX_USERS, replace=False))
+    row = np.full(count, -1)
+    row[chosen] = np.arange(MAX_USERS)
+    keep = row[validation.target_rows] >= 0
+    rows, items = row[validation.target_rows[keep]], validation.target_items[keep]
+    return validation._replace(
+        histories=validation.histories.select(chosen), target_rows=rows, target_items=items
+    )
+
+
+def _blocks(validation, num_items):
+    """Blocks of users: histories, `(b, num_items + 1)`-indexable seen pairs, targets."""
+    size = int(np.clip(_BLOCK_CELLS // num_items, 1, 512))
+    count = validation.histories.num_users
+    starts = np.searchsorted(validation.target_rows, np.arange(0, count + size, size))
+    for number, start in enumerate(range(0, count, size)):
+        histories = validation.histories.select(np.arange(start, min(start + size, count)))
+        seen = np.repeat(np.arange(histories.num_users), histories.lengths), histories.items
+        part = slice(starts[number], starts[number + 1])
+        targets = validation.target_rows[part] - start, validation.target_items[part]
+        yield histories, seen, targets
+
+
+def _normal(scores, seen):
+    """Rows of scores without padding and the seen items, summing to 1 (or all 0)."""
+    scores[:, 0] = 0
+    scores[seen] = 0
+    return scores / np.maximum(scores.sum(axis=1, keepdims=True), TINY)
+
+
+def _best_table(candidates, validation, k):
+    """The candidate, with the decay, that ranks validation best on its own."""
+    tables = [table._replace(decay=decay) for table in candidates for decay in DECAYS]
+    quality = np.zeros(len(tables))
+    for histories, seen, (row, item) in _blocks(validation, len(tables[0].neighbours)):
+        wanted = np.zeros((histories.num_users, len(tables[0].neighbours)), bool)
+        wanted[row, item] = True
+        for number, table in enumerate(tables):
+            scores = table.scores(histories)
+            scores[seen] = 0
+            order = first_columns(scores, k)
+            listed = np.take_along_axis(scores, order, axis=1) > 0
+            hits = np.take_along_axis(wanted, order, axis=1) & listed
+            quality[number] += ndcg_of_hits(hits, wanted.sum(axis=1)).sum()
+    return tables[int(quality.argmax())]
+
+
+def _collect(ranker, validation, tables, moments, asked, prior):
+    collected, probabilities_of, done = [], ranker.probabilities(), 0
+    for histories, seen, targets in _blocks(validation, moments.features.shape[2]):
+        model, mlp_of = probabilities_of(histories)
+        scores = [model, *(table.scores(histories) for table in tables.values())]
+        parts = [_normal(part, seen) for part in scores]  # each (b, num_items + 1)
+        moment = asked[done : done + histories.num_users]
+        done += histories.num_users
+        is_new = moments.first[None] > moment[:, None]  # (b, num_items + 1)
+        may_be_listed = np.ones(model.shape, bool)
+        may_be_listed[:, 0] = may_be_listed[seen] = False
+        asked_for = np.where(may_be_listed, prior[moment], -np.inf)
+        best = [_best(part, _CANDIDATES) for part in [*parts, asked_for]]
+        best += [_best(part * is_new, _NEW_CANDIDATES) for part in parts]
+        index = np.sort(np.concatenate(best, axis=1), axis=1)
+        real = np.diff(index, axis=1, prepend=0) > 0  # each item once; never the padding
+        real &= np.take_along_axis(may_be_listed, index, axis=1)
+        index = -np.sort(-np.where(real, index, 0), axis=1)  # empty places last
+        real = index > 0
+        wanted = np.zeros(model.shape, bool)
+        wanted[targets] = True
+        shares = np.stack([np.take_along_axis(part, index, axis=1) for part in parts])
+        features = moments.features[moment[:, None], :, index]  # (b, n, num_features)
+        collected.append(
+            Candidates(
+                index=index,
+                shares=shares,
+                is_new=np.take_along_axis(is_new, index, axis=1),
+                prior=np.moveaxis(features, 2, 0),
+                scorer=mlp_of(index),
+                real=real,
+                hits=np.take_along_axis(wanted, index, axis=1) & real,
+                num_targets=wanted.sum(axis=1),
+                target_shares=np.stack([part[targets] for part in parts], axis=1),
+            )
+        )
+    data = Candidates(*(_join(column) for column in zip(*collected, strict=True)))
+    filled = data.real.any(axis=0)
+    return data._replace(**{name: getattr(data, name)[..., filled] for name in _OF_CANDIDATES})
+
+
+def _best(part, count):
+    """Columns of the `count` largest of every row, in any order."""
+    count = min(count, part.shape[1])
+    return np.argpartition(-part, count - 1, axis=1)[:, :count]
+
+
+def _join(blocks):
+    """Blocks of users, one after the other."""
+    return np.concatenate(blocks, axis=1 if blocks[0].ndim == 3 else 0)

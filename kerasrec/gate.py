@@ -1,0 +1,59 @@
+"""The gate before a new version: judged beside its parent and baselines on events held back."""
+
+from kerasrec.evaluation import evaluate, run_baselines
+from kerasrec.sequences import make_histories
+
+K = 10  # of the lists that are judged
+#: baselines that a child must not fall behind
+BASELINES = ("recent_popularity", "item_knn")
+
+
+def judge(child, parent, learned, held):
+    """Child, parent and baselines on events that come after all that they know.
+
+    Args:
+        child, parent: `Recommender`s.
+        learned: `Interactions` that both know.
+        held: `Interactions` to judge on.
+
+    Returns:
+        `Evaluation`; its first model is the child.
+
+    Raises:
+        ValueError: nothing to judge on.
+    """
+    histories = make_histories(learned, child.items)
+    asked = histories.of_users(held.frame["user_id"].astype(str).unique())
+    lists = {
+        name: model.recommend(asked, k=K, at="now")
+        for name, model in (("child", child), ("parent", parent))
+    }
+    lists |= run_baselines(histories, asked, child.items, k=K, names=BASELINES)
+    return evaluate(lists, held, histories=histories, train=learned, items=child.items, ks=(K,))
+
+
+def decide(evaluation):
+    """Whether the child may be published, and why.
+
+    It may where its NDCG is at least the parent's and not surely (95 %) below a baseline's; below a
+    baseline, too, where it is surely better than the parent: refusing it would leave a worse one.
+    """
+    figures = figures_of(evaluation)
+    ndcg = evaluation.comparisons.query("metric == 'ndcg'").set_index("model")
+    against = ndcg.loc["parent"]
+    text = (
+        f"NDCG@{K} {figures['child']:.4f} against the parent's {figures['parent']:.4f} "
+        f"(difference {against['difference']:+.4f}, 95 % {against['low']:+.4f} to "
+        f"{against['high']:+.4f}, {evaluation.counts['child']['users']} users)"
+    )
+    if against["difference"] < 0:
+        return False, f"worse than its parent: {text}"
+    for name in BASELINES:
+        if ndcg.loc[name, "high"] < 0 and not against["low"] > 0:
+            return False, f"below {name} ({figures[name]:.4f}): {text}"
+    return True, text
+
+
+def figures_of(evaluation):
+    """Name -> NDCG of everybody who was judged."""
+    return {name: round(evaluation.value(name, "ndcg")[0], 4) for name in evaluation.models}

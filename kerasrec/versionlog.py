@@ -1,0 +1,102 @@
+"""`VersionLog`: what a loaded version knows of its log, moved on without training."""
+
+import logging
+import time
+
+import numpy as np
+
+from kerasrec.fusion import Fusion, fit_again
+from kerasrec.recency import NEVER
+from kerasrec.transitions import NeighbourTable
+
+log = logging.getLogger(__name__)
+_DAY = 86400
+_MOMENTS = ("starts", "first", "prior", "popularity")
+
+
+class VersionLog:
+    """Recency and neighbour tables of a loaded version, in its own variables.
+
+    Attributes:
+        recency: `recency.Recency` at the end of what is known.
+
+    Args:
+        module: the loaded version, or a `ServingModule`.
+        manifest: what it says of itself.
+        recency: `Recency` at the end of its log.
+    """
+
+    def __init__(self, module, manifest, recency):
+        self._module, self._manifest, self.recency = module, manifest, recency
+
+    def observe(self, histories):
+        """See `Recommender.observe`; takes `Histories`."""
+        ahead = histories.timestamps > time.time() + _DAY
+        if ahead.any() and self.recency.counts.time:
+            # one wrong date would make everything else look long ago
+            log.warning("events that lie in the future do not count as recent: %d", ahead.sum())
+            histories = histories.where(~ahead)
+        self.recency, count = self.recency.after(histories)
+        if count:
+            *moments, _ = self._moments()
+            found = self.recency.at_end(*moments)
+            for name, value in zip(_MOMENTS, found, strict=True):
+                getattr(self._module, name).assign(value)
+        return count
+
+    def remember(self, histories, num_items):
+        """See `Recommender.remember`; takes `Histories`."""
+        decays = self._manifest["fusion"]["decays"]
+        if "transitions" not in decays or not self.has_growing_tables():
+            return False
+        tables, chosen = self.fusion(num_items).tables, self._manifest.get("tables")
+        found = fit_again(tables, chosen, histories, num_items, parts=("transitions",))
+        table = found["transitions"]
+        votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
+        self._module.neighbours_transitions.assign(table.neighbours)
+        self._module.votes_transitions.assign(votes)
+        return True
+
+    def has_growing_tables(self):
+        """See `Recommender.has_growing_tables`."""
+        names = self._manifest["fusion"]["decays"]
+        tables = [getattr(self._module, f"neighbours_{name}") for name in names]
+        return all(table.shape[0] is None for table in tables)
+
+    def add_items(self, count):
+        """Know of new items that nobody has chosen yet."""
+        module = self._module
+        self.recency = self.recency._replace(counts=self.recency.counts.grown(count))
+        prior, popular = self.recency.priors()
+        first = [module.first.numpy(), np.full(count, NEVER, np.int32)]
+        module.first.assign(np.concatenate(first))
+        # no event at any moment: the same prior at all of them
+        of_new = np.tile(prior[-count:], (len(module.starts.numpy()), 1))
+        module.prior.assign(np.concatenate([module.prior.numpy(), of_new], axis=1))
+        module.popularity.assign(popular)
+
+    def fusion(self, num_items):
+        """See `Recommender.fusion`."""
+        module, facts = self._module, self._manifest["fusion"]
+        tables = {}
+        for name, decay in facts["decays"].items():
+            rows = [getattr(module, f"{kind}_{name}").numpy() for kind in ("neighbours", "votes")]
+            rows = [np.pad(table, [(0, num_items + 1 - len(table)), (0, 0)]) for table in rows]
+            tables[name] = NeighbourTable(*rows, decay)
+        starts, first, prior, popular = self._moments()
+        return Fusion(
+            tables=tables,
+            weights={name: tuple(pair) for name, pair in facts["weights"].items()},
+            mixture=facts["mixture"],
+            scorer_weight=float(module.scorer_weight.numpy()),
+            fit=facts["fit"],
+            epsilon=facts["epsilon"],
+            starts=starts,
+            first=first,
+            prior=prior,
+            popular=popular,
+            recency=self.recency,
+        )
+
+    def _moments(self):
+        return [getattr(self._module, name).numpy() for name in _MOMENTS]

@@ -1,0 +1,66 @@
+"""What a loaded version learns of a longer log without training."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kerasrec.data import Items
+from kerasrec.fusion import fit_again
+from kerasrec.recency import NEVER
+from kerasrec.recommender import Recommender
+from kerasrec.sequences import make_histories
+
+
+@pytest.fixture
+def parent(toy_base):
+    return Recommender.load(toy_base / "1")
+
+
+def test_remember_fits_the_table_on_the_whole_log(parent, week_log):
+    """Afterwards the version holds the very table that a fit gives, and lists follow it."""
+    known = week_log.replace(
+        week_log.frame[parent.index_of(week_log.frame["item_id"].astype(str)) > 0]
+    )
+    histories = make_histories(known, parent.items)
+    before = parent.fusion()
+    asked = histories.select(range(40))
+    old = parent.recommend(asked, k=5)
+    assert parent.remember(histories)
+    after = parent.fusion()
+    chosen = parent.manifest["tables"]
+    expected = fit_again(
+        before.tables, chosen, histories, len(parent.items), parts=("transitions",)
+    )["transitions"]
+    np.testing.assert_array_equal(after.tables["transitions"].neighbours, expected.neighbours)
+    real = expected.neighbours > 0
+    np.testing.assert_allclose(
+        after.tables["transitions"].weights[real], expected.weights[real], rtol=1e-6
+    )
+    for name in set(before.tables) - {"transitions"}:
+        np.testing.assert_array_equal(after.tables[name].weights, before.tables[name].weights)
+    new = parent.recommend(asked, k=5)
+    assert not np.array_equal(old["score"], new["score"])
+    # a table or a log file is taken as well, and gives the same
+    assert parent.remember(known)
+    np.testing.assert_array_equal(parent.recommend(asked, k=5)["score"], new["score"])
+
+
+def test_fusion_is_what_the_graph_computes_with(parent):
+    """Weights in full, and the moments: read back from a version, they are those of its module."""
+    fusion, module = parent.fusion(), parent._module
+    np.testing.assert_array_equal(fusion.prior, module.prior.numpy())
+    np.testing.assert_array_equal(fusion.starts, module.starts.numpy())
+    for name, table in fusion.tables.items():
+        neighbours = getattr(module, f"neighbours_{name}").numpy()
+        np.testing.assert_array_equal(table.neighbours, neighbours)
+        assert table.decay == parent.manifest["fusion"]["decays"][name]
+    assert fusion.scorer_weight == pytest.approx(module.scorer_weight.numpy())
+
+
+def test_new_items_have_no_neighbours_and_no_event(parent):
+    parent.add_items(Items(pd.DataFrame({"item_id": ["n1", "n2"], "title": ["新课", "另一门"]})))
+    fusion = parent.fusion()
+    assert (fusion.first[-2:] == NEVER).all() and fusion.prior.shape[1] == len(parent.items) + 1
+    for table in fusion.tables.values():
+        assert len(table.neighbours) == len(parent.items) + 1
+        assert not table.neighbours[-2:].any()
