@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 import sqlalchemy as sa
@@ -22,22 +23,25 @@ def rows(*items):
 
 
 def test_waiting_batches_share_one_transaction(database):
-    begun, committed = [], []
+    asked, committed = [], []
 
     def note(names):
-        return lambda connection: names.append(threading.current_thread().name)
+        return lambda *_: names.append(threading.current_thread().name)
 
-    # before SQLite is asked for the lock, which this thread holds
-    sa.event.listen(database.engine, "begin", note(begun), insert=True)
-    sa.event.listen(database.engine, "commit", note(committed))
     writer = Writer(database)
+    with database.reading():  # two connections: a new one would wait for the lock below
+        writer.submit(rows("warm")).result()
+    # just before SQLite is asked for the lock, and when it is let go
+    sa.event.listen(database.engine, "set_connection_execution_options", note(asked))
+    sa.event.listen(database.engine, "commit", note(committed))
     with database.writing():  # the first waits for this one, the others for the first
         futures = [writer.submit(rows("first"))]
-        while WRITER not in begun:
-            threading.Event().wait(0.005)
+        until = time.monotonic() + 20
+        while WRITER not in asked and time.monotonic() < until:
+            time.sleep(0.005)
         futures += [writer.submit(rows(f"i{n}", "shared")) for n in range(5)]
     assert [future.result() for future in futures] == [(1, 0, 0), (2, 0, 0), *[(1, 1, 0)] * 4]
-    assert begun.count(WRITER) == committed.count(WRITER) == 2
+    assert asked.count(WRITER) == committed.count(WRITER) == 2
     writer.close()
 
 

@@ -16,7 +16,7 @@ from kerasrec.warmup import WARMUP
 def test_signatures_are_those_of_the_version(served_folder):
     version = ServedVersion("toy", 2, served_folder / "2")
     loaded = tf.saved_model.load(str(served_folder / "2")).signatures
-    assert set(version.signatures) == set(version.definitions) == set(loaded)
+    assert set(version.signatures) == set(loaded) <= set(version.definitions)
     default, recommend = version.signature(), version.signature("recommend")
     assert default.name == "serving_default" and default.outputs == ["item_ids", "scores"]
     kinds = {name: (tf.as_dtype(kind), shape) for name, (kind, shape) in recommend.inputs.items()}
