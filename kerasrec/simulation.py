@@ -8,6 +8,7 @@ baselines that are fitted anew all the time (prequential evaluation; Gama et al.
 
 import json
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -248,8 +249,6 @@ def _loop(replay, version, work, done, seed):
     """The whole loop: recent events at once, and an update before every step but the first."""
     base = work / "saved_models" / "loop"
     if not artifacts.versions(base):
-        import shutil
-
         beside = work / "saved_models" / ".loop"
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(version, beside / "1")
