@@ -1,5 +1,6 @@
 """`Child`: a version in the making, from its parent's weights, and what it learns from."""
 
+import functools
 import logging
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from kerasrec.recommender import Recommender
 from kerasrec.sequences import before, first_of_pairs, make_histories
 from kerasrec.servingmodule import ServingModule
 from kerasrec.trainer import Trainer
-from kerasrec.trainingstate import rebuild, write_training_state
+from kerasrec.trainingstate import Rebuilt, write_training_state
 from kerasrec.validation import Ranker, Validation
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,10 @@ class Child:
         new = items.frame[len(parent.items) :]
         self.parent, self.items, self.seed = parent, items, seed
         self.manifest = {**parent.manifest, "num_items": len(items)}
-        self.model, self.encoder, self.state = rebuild(parent.version, items)
-        if len(new):
+        self._rebuilt = Rebuilt(parent.version, items)
+        self.model, self.state = self._rebuilt.model, self._rebuilt.state
+        self._has_grown = len(new) > 0
+        if self._has_grown:
             log.info("%d new items", len(new))
             parent.add_items(Items(new.reset_index(drop=True)))
         self.tables = dict(parent.fusion().tables)
@@ -94,7 +97,6 @@ class Child:
         places = places[np.argsort(known.timestamps[places], kind="stable")][-MAX_USERS:]
         rows = before(known, places)
         validation = Validation(rows, np.arange(len(places)), known.items[places])
-        texts = self._text_vectors() if "text" in self.tables else None
         times = known.timestamps[places]
         chosen = choose_live(
             Ranker(self.model),
@@ -103,28 +105,25 @@ class Child:
             times,
             self.tables,
             self.manifest.get("tables"),
-            texts,
+            self._text_vectors,
         )
         if chosen is None:
             return
-        if chosen[
-            0
-        ].tables:  # else the model alone was best on few events: no reason to forget them
-            self._chosen = chosen[0]
-        log.info("weights chosen on %d new events: %s", len(places), chosen[1])
+        fusion, quality = chosen
+        if fusion.tables:  # else the model alone was best on few events: no reason to forget them
+            self._chosen = fusion.arranged_as(self.parent.fusion())
+        log.info("weights chosen on %d new events: %s", len(places), quality)
 
     def _fit_tables(self, histories):
-        texts = self._text_vectors() if "text" in self.tables else None
         chosen = self.manifest.get("tables")
-        self.tables = fit_again(self.tables, chosen, histories, len(self.items), texts)
+        self.tables = fit_again(self.tables, chosen, histories, len(self.items), self._text_vectors)
 
+    @functools.cached_property
     def _text_vectors(self):
-        template = self.manifest["text_template"]
-        vectors = self.encoder.encode_items(self.items, template, progress=False)
-        vectors = self.state.whitening.apply(vectors)
-        if self.encoder.kind != "vectors":
-            vectors[[not text.strip() for text in self.items.texts(template)]] = 0
-        return vectors
+        """What the table "text" is fitted to; None where there is none, or nothing new for it."""
+        if "text" not in self.tables or not self._has_grown:
+            return None
+        return self._rebuilt.text_vectors(self.items)
 
     def fusion(self):
         """`Fusion`: the weights chosen, else the parent's; tables and recency as they are now."""
@@ -146,7 +145,7 @@ class Child:
                 fusion=self.fusion(),
                 k=self.manifest["k"],
             )
-            if self.encoder is not None and self.model.text_part is not None:
+            if self.manifest["encoder"] is not None and self.model.text_part is not None:
                 module.add_text_functions(self.state.whitening)
         return module
 
@@ -171,7 +170,12 @@ class Child:
             "epochs": EPOCHS,
             "metrics": {f"held_back_ndcg@{K}": facts["ndcg"]["child"]},
         }
-        version = self._derived(changes) if self._has_room() else self._exported(changes)
+        if self._has_room():
+            fusion = self.fusion()
+            facts = {"fusion": fusion.description(), "scorer_weight": fusion.scorer_weight}
+            version = self._derived({**changes, **facts})
+        else:
+            version = self._exported(changes)
         if label == "canary" or "stable" in labels:
             artifacts.write_label(base, label, int(version.name))
         return version
@@ -179,13 +183,14 @@ class Child:
     def _has_room(self):
         """Whether the graph of the parent can hold the child: other numbers in the same graph."""
         mode = self.manifest["encoder_options"]["mode"]
-        frozen = self.encoder is None or mode == "frozen"
-        return frozen and self._chosen is None and self.parent.has_growing_tables()
+        frozen = self.manifest["encoder"] is None or mode == "frozen"
+        return frozen and self.parent.has_room_for(self.fusion())
 
     def _derived(self, changes):
         module, form = self.module(), self.manifest.get("item_matrix", "float32")
         values = itemmatrix.stored(itemmatrix.read_vectors(module), form)
-        names = ["starts", "first", "prior", "popularity", "temperature"]
+        names = ["starts", "first", "prior", "popularity", "temperature", "scorer_weight"]
+        names += module.weights.variables
         tables = [f"{kind}_{name}" for name in self.tables for kind in ("neighbours", "votes")]
         values |= {name: getattr(module, name) for name in names + tables}
         places = {}  # a variable that is listed twice is stored under its first place
@@ -234,7 +239,7 @@ class Child:
             self.parent.version.parent,
             items=self.items,
             manifest={**kept, **changes},
-            encoder=self.encoder,
+            encoder=self._rebuilt.encoder,
             whitening=self.state.whitening,
             fusion=self.fusion(),
             history=self.history,

@@ -86,6 +86,18 @@ class Fusion(NamedTuple):
         }
         return self._replace(tables=tables)
 
+    def arranged_as(self, other):
+        """The same with the parts in the order of another one that has them all, else as it is.
+
+        A part that only the other has counts 0.
+        """
+        if set(self.weights) - set(other.weights) or set(self.mixture) - set(other.mixture):
+            return self
+        return self._replace(
+            weights={name: self.weights.get(name, (0.0, 0.0)) for name in other.weights},
+            mixture={name: self.mixture.get(name, 0.0) for name in other.mixture},
+        )
+
     def at_end(self, counts):
         """The same at the end of a longer log: `recency.Counts` of it, see `Recency.at_end`."""
         known = self.recency._replace(counts=counts)
@@ -111,7 +123,7 @@ def _short(number):
     return float(f"{number:.7g}")
 
 
-def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS):
+def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS, damping=DAMPING):
     """The neighbour tables that the data allows, for validation to choose from.
 
     Args:
@@ -120,6 +132,7 @@ def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS):
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None: no table "text".
         parts: names of `PARTS` that may be used; of these the `TABLES` are made here. "ease" is for
             catalogues up to `transitions.MAX_EASE_ITEMS`; beyond it there is none.
+        damping: of the transitions, one table each.
 
     Returns:
         dict name -> list of `NeighbourTable`, of which the best is taken.
@@ -127,7 +140,7 @@ def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS):
     histories = histories.where(histories.chosen)
     found = {}
     if "transitions" in parts:
-        found["transitions"] = _transition_tables(histories, num_items)
+        found["transitions"] = _transition_tables(histories, num_items, damping)
     if "ease" in parts and num_items <= transitions.MAX_EASE_ITEMS:
         ease = transitions.fit_ease(histories, num_items)
         found["ease"] = [transitions.to_table(ease, width=_WIDTH, decay=0.7)]
@@ -152,19 +165,17 @@ def fit_again(tables, chosen, histories, num_items, text_vectors=None, *, parts=
     """
     chosen = {"transitions": len(DAMPING) // 2} if chosen is None else chosen
     names = [name for name in tables if name in parts]
-    found = fit_tables(histories, num_items, text_vectors, parts=names)
-    again = {
-        name: candidates[chosen.get(name, 0)]._replace(decay=tables[name].decay)
-        for name, candidates in found.items()
-    }
+    damping = [DAMPING[chosen.get("transitions", 0)]]
+    found = fit_tables(histories, num_items, text_vectors, parts=names, damping=damping)
+    again = {name: only._replace(decay=tables[name].decay) for name, (only,) in found.items()}
     return {**tables, **again}
 
 
-def _transition_tables(histories, num_items):
+def _transition_tables(histories, num_items, damping):
     events = np.bincount(histories.items, minlength=num_items + 1)
     counts = transitions.sequential_counts(histories, num_items)
     tables = []
-    for source_power, target_power in DAMPING:
+    for source_power, target_power in damping:
         powers = dict(source_power=source_power, target_power=target_power)
         normal = transitions.normalise_counts(counts, events, **powers)
         tables.append(transitions.to_table(normal, width=_WIDTH, decay=0.5))

@@ -52,14 +52,19 @@ class Memory(tf.Module):
 class Weights:
     """How the parts of a score count, as a `Fusion` has it.
 
+    Which parts there are is in the graph; how much each counts is in variables, so that a later
+    version can weigh them otherwise in the same graph.
+
     Attributes:
-        knows_new: whether some part counts otherwise while an item is new.
+        variables: name -> `tf.Variable`; see `weight_values`.
     """
 
     def __init__(self, fusion):
-        self._weights, self._mixture = dict(fusion.weights), dict(fusion.mixture)
-        self._epsilon = float(fusion.epsilon)
-        self.knows_new = any(more for _, more in self._weights.values())
+        self._names, self._mixed = list(fusion.weights), list(fusion.mixture)
+        self.variables = {
+            name: tf.Variable(value, trainable=False, name=name)
+            for name, value in weight_values(fusion).items()
+        }
 
     def logs(self, values, total):
         """Logarithms of the shares of the parts, up to one number per row.
@@ -75,25 +80,43 @@ class Weights:
         # every pass over the catalogue counts: (share + epsilon) * total takes one, and the
         # logarithm of the total is one number per row
         total = {name: tf.maximum(values, TINY) for name, values in total.items()}
-        scaled = {name: part + self._epsilon * total[name] for name, part in values.items()}
-        if self._mixture:
-            mixed = [(name, part) for name, part in self._mixture.items() if part]
+        epsilon, mixture = self.variables["epsilon"], self.variables["mixture"]
+        scaled = {name: part + epsilon * total[name] for name, part in values.items()}
+        if self._mixed:
             # its parts sum to 1, so epsilon is in it already
-            scaled["mixture"] = sum(scaled[name] * (part / total[name]) for name, part in mixed)
+            scaled["mixture"] = tf.add_n(
+                [scaled[name] * (mixture[i] / total[name]) for i, name in enumerate(self._mixed)]
+            )
             total["mixture"] = tf.ones_like(total["model"])
-        logs = {name: tf.math.log(scaled[name]) for name in self._weights}
-        return logs, {name: tf.math.log(total[name]) for name in self._weights}
+        logs = {name: tf.math.log(scaled[name]) for name in self._names}
+        return logs, {name: tf.math.log(total[name]) for name in self._names}
 
     def score(self, prior, logs, shift):
         """The fused score of items with events, `(batch, n)`; `logs`, `shift`: see `logs`."""
-        weights = {name: weight for name, (weight, _) in self._weights.items()}
-        score = tf.add_n([prior] + [logs[name] * weight for name, weight in weights.items()])
-        return score - sum(shift[name] * weight for name, weight in weights.items())
+        weight = self.variables["part_weights"][:, 0]
+        parts = [logs[name] * weight[i] for i, name in enumerate(self._names)]
+        return tf.add_n([prior, *parts]) - self._weighted(shift, weight)
+
+    def _weighted(self, of_parts, weight):
+        return tf.add_n([of_parts[name] * weight[i] for i, name in enumerate(self._names)])
 
     def of_new(self, logs, shift):
         """What an item's score has more while the item is new, `(batch, n)`."""
-        weights = self._weights.items()
-        return sum((logs[name] - shift[name]) * more for name, (_, more) in weights if more)
+        more = self.variables["part_weights"][:, 1]
+        return self._weighted(logs, more) - self._weighted(shift, more)
+
+
+def weight_values(fusion):
+    """The variables of `Weights`, name -> float32 array.
+
+    part_weights: `(num_parts, 2)`, of an item with events, and more while it is new.
+    mixture: `(num_mixed,)`.  epsilon: `()`.
+    """
+    return {
+        "part_weights": np.array(list(fusion.weights.values()), np.float32),
+        "mixture": np.array(list(fusion.mixture.values()), np.float32),
+        "epsilon": np.float32(fusion.epsilon),
+    }
 
 
 def total_by_sample(of_candidates, of_sample, candidates, sample, history, num_items):

@@ -284,9 +284,12 @@ class Recommender:
         """Time of the newest event that it has learned or observed, UTC seconds; 0 = unknown."""
         return self._log.recency.counts.time
 
-    def has_growing_tables(self):
-        """Whether its graph takes neighbour tables of any size (those of old versions do not)."""
-        return self._log.has_growing_tables()
+    def has_room_for(self, fusion):
+        """Whether its graph can hold another `Fusion`: the same parts, weighed as that says.
+
+        That of a version of an earlier kerasrec cannot.
+        """
+        return self._log.has_room_for(fusion)
 
     def fusion(self):
         """`Fusion`: what is fused with the retrieval, added items and observed events included."""

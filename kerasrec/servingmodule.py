@@ -32,6 +32,8 @@ class ServingModule(tf.Module):
         self.scorer_weight = tf.Variable(float(fusion.scorer_weight), name="scorer_weight")
         self.memories = {name: self._memory(fusion, name) for name in sorted(fusion.tables)}
         self.weights = Weights(fusion)
+        for name, variable in self.weights.variables.items():
+            setattr(self, name, variable)
         self.starts = tf.Variable(fusion.starts, shape=(None,), name="starts")
         self.first = tf.Variable(fusion.first, shape=(None,), name="first")
         self.prior = tf.Variable(fusion.prior, shape=(None, None), name="prior")
@@ -85,14 +87,11 @@ class ServingModule(tf.Module):
         moment = self._moment(asked)
         logs, shift = self.weights.logs(parts, total)
         score = self.weights.score(tf.gather(self.prior, moment), logs, shift)
-        if self.weights.knows_new:
-            # only a few columns as a rule: those of items that are new to some row
-            column = tf.where(self.first > tf.reduce_min(moment))[:, 0]
-            column = tf.cast(column, tf.int32)
-            is_new = tf.cast(tf.gather(self.first, column) > moment[:, None], tf.float32)
-            chosen = {name: tf.gather(values, column, axis=1) for name, values in logs.items()}
-            score = add_columns(score, column, self.weights.of_new(chosen, shift) * is_new)
-        return score
+        # only a few columns as a rule: those of items that are new to some row
+        column = tf.cast(tf.where(self.first > tf.reduce_min(moment))[:, 0], tf.int32)
+        is_new = tf.cast(tf.gather(self.first, column) > moment[:, None], tf.float32)
+        chosen = {name: tf.gather(values, column, axis=1) for name, values in logs.items()}
+        return add_columns(score, column, self.weights.of_new(chosen, shift) * is_new)
 
     def _moment(self, asked):
         """In-graph twin of `recency.Moments.of`: UTC seconds `(batch,)`, 0 = now -> int32."""
@@ -213,9 +212,8 @@ class ServingModule(tf.Module):
         row = tf.tile(moment[:, None], [1, tf.shape(candidates)[1]])
         prior = tf.gather_nd(self.prior, tf.stack([row, candidates], axis=2))
         scores = self.weights.score(prior, logs, shift)
-        if self.weights.knows_new:
-            is_new = tf.cast(tf.gather(self.first, candidates) > moment[:, None], tf.float32)
-            scores += self.weights.of_new(logs, shift) * is_new
+        is_new = tf.cast(tf.gather(self.first, candidates) > moment[:, None], tf.float32)
+        scores += self.weights.of_new(logs, shift) * is_new
         known = tf.reduce_any(history > 0, axis=1)
         scores = tf.where(known[:, None], scores, tf.gather(self.popularity, candidates))
         scores = tf.where(candidates > 0, scores, -float("inf"))

@@ -1,5 +1,6 @@
 """What a version keeps for further training: weights, tables and options; no pickle."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -61,8 +62,12 @@ def read_training_state(version):
     return TrainingState(options, [arrays[n] for n in sorted(arrays)], whitening)
 
 
-def rebuild(version, items=None):
+class Rebuilt:
     """The trained `Model` of a version, its encoder and its state, to go on with.
+
+    Attributes:
+        model: `Model`.
+        state: `TrainingState`.
 
     Args:
         version: path of a version folder.
@@ -70,50 +75,80 @@ def rebuild(version, items=None):
             trained on; the others are known by their text alone at first, as after `add_items`.
             None = the items it was trained on.
 
-    Returns:
-        `(model, encoder, state)`: `Model`, the encoder or None, `TrainingState`.
-
     Raises:
         ArtifactError: the version holds no training state, or its encoder is another one by now.
-        FileNotFoundError: its encoder cannot be had here (a checkpoint folder that is gone).
+        FileNotFoundError: its encoder is needed and cannot be had here (a checkpoint folder that is
+            gone).
     """
-    manifest, state = artifacts.read_manifest(version), read_training_state(version)
-    encoder, text, known = None, None, manifest["encoder"]
-    before = state.options["num_items"]
-    new = None if items is None else Items(items.frame[before:].reset_index(drop=True))
-    if known is not None:
-        wanted = manifest["encoder_options"]
-        if known["kind"] == "bert":
-            same = {name: known[name] for name in ("max_tokens", "pooling", "prefix")}
-            encoder = build_encoder(wanted["name"], model=known["architecture"], **same)
+
+    def __init__(self, version, items=None):
+        self._version, self._manifest = version, artifacts.read_manifest(version)
+        self.state = read_training_state(version)
+        options = dict(self.state.options)
+        before = options["num_items"]
+        new = None if items is None else Items(items.frame[before:].reset_index(drop=True))
+        options["num_items"] = before if items is None else len(items)
+        members = options.pop("members", 1)
+        text = None if self._manifest["encoder"] is None else self._text(new)
+        self.model = average_models([build_model(text=text, **options) for _ in range(members)])
+        fresh = self.model.training.get_weights()
+        self.model.training.set_weights(_grown(self.state.weights, fresh, before + 1))
+        if text is not None and not self._is_frozen():
+            self._check(self.encoder)  # it has its weights by now
+
+    @functools.cached_property
+    def encoder(self):
+        """The encoder with its weights, or None.
+
+        Made where it is asked for, which takes seconds: a frozen one is needed for new texts only.
+        """
+        known = self._manifest["encoder"]
+        if known is None:
+            return None
+        if known["kind"] != "bert":
+            encoder = load_text_encoder(Path(self._version) / artifacts.ENCODER)
         else:
-            encoder = load_text_encoder(Path(version) / artifacts.ENCODER)
-        text = _text_of(encoder, wanted, state, new)
-    options = dict(state.options)
-    options["num_items"] = before if items is None else len(items)
-    members = options.pop("members", 1)
-    model = average_models([build_model(text=text, **options) for _ in range(members)])
-    model.training.set_weights(_grown(state.weights, model.training.get_weights(), before + 1))
-    if encoder is not None and encoder.fingerprint != known["fingerprint"]:
-        raise artifacts.ArtifactError(
-            f"The encoder {wanted['name']} is not the one that {version} was trained with: its "
-            "files have changed. Bring the old ones back, or train anew."
-        )
-    return model, encoder, state
+            same = {name: known[name] for name in ("max_tokens", "pooling", "prefix")}
+            name = self._manifest["encoder_options"]["name"]
+            encoder = build_encoder(name, model=known["architecture"], **same)
+        if self._is_frozen():
+            self._check(encoder)
+        return encoder
+
+    def _is_frozen(self):
+        return self._manifest["encoder_options"]["mode"] == "frozen"
+
+    def _check(self, encoder):
+        if encoder.fingerprint != self._manifest["encoder"]["fingerprint"]:
+            name = self._manifest["encoder_options"]["name"]
+            raise artifacts.ArtifactError(
+                f"The encoder {name} is not the one that {self._version} was trained with: its "
+                "files have changed. Bring the old ones back, or train anew."
+            )
+
+    def text_vectors(self, items):
+        """Whitened vectors of the texts of `Items`, float32 `(num_items, text_dim)`; 0 if blank."""
+        template = self._manifest["encoder_options"]["template"]
+        vectors = self.encoder.encode_items(items, template, progress=False)
+        vectors = self.state.whitening.apply(vectors)
+        if self.encoder.kind != "vectors":
+            vectors[[not text.strip() for text in items.texts(template)]] = 0
+        return vectors
+
+    def _text(self, new):
+        """The `text` of `build_model`: zeros, which `set_weights` fills, and the rows of `new`."""
+        wanted, state = self._manifest["encoder_options"], self.state
+        num_items = state.options["num_items"]
+        texts = [] if new is None else new.texts(wanted["template"])
+        if self._is_frozen():
+            old = np.zeros((num_items, state.whitening.matrix.shape[1]), np.float32)
+            return np.concatenate([old, self.text_vectors(new)]) if texts else old
+        return _tokens_of(self.encoder, wanted, state, texts)
 
 
-def _text_of(encoder, wanted, state, new):
-    """The `text` of `build_model`: zeros, which `set_weights` fills, and the rows of `new`."""
+def _tokens_of(encoder, wanted, state, texts):
+    """`TextEncoder` of an encoder that is trained along, see `Rebuilt`."""
     num_items = state.options["num_items"]
-    texts = [] if new is None else new.texts(wanted["template"])
-    if wanted["mode"] == "frozen":
-        old = np.zeros((num_items, state.whitening.matrix.shape[1]), np.float32)
-        if not texts:
-            return old
-        vectors = state.whitening.apply(encoder.encode_items(new, wanted["template"]))
-        if encoder.kind != "vectors":
-            vectors[[not text.strip() for text in texts]] = 0
-        return np.concatenate([old, vectors])
     prepare_encoder(encoder, wanted["mode"], wanted["layers"])
     width = next(w.shape[1] for w in state.weights if w.dtype == np.int32)
     tokens = [np.zeros((num_items + len(texts), width), np.int32) for _ in range(2)]

@@ -47,7 +47,7 @@ class VersionLog:
     def remember(self, histories, num_items):
         """See `Recommender.remember`; takes `Histories`."""
         decays = self._manifest["fusion"]["decays"]
-        if "transitions" not in decays or not self.has_growing_tables():
+        if "transitions" not in decays or not self._has_growing_tables():
             return False
         tables, chosen = self.fusion(num_items).tables, self._manifest.get("tables")
         found = fit_again(tables, chosen, histories, num_items, parts=("transitions",))
@@ -57,11 +57,22 @@ class VersionLog:
         self._module.votes_transitions.assign(votes)
         return True
 
-    def has_growing_tables(self):
-        """See `Recommender.has_growing_tables`."""
+    def _has_growing_tables(self):
+        """Whether the graph takes neighbour tables of any size (those of old versions do not)."""
         names = self._manifest["fusion"]["decays"]
         tables = [getattr(self._module, f"neighbours_{name}") for name in names]
         return all(table.shape[0] is None for table in tables)
+
+    def has_room_for(self, fusion):
+        """See `Recommender.has_room_for`."""
+        facts = self._manifest["fusion"]
+        return (
+            hasattr(self._module, "part_weights")
+            and self._has_growing_tables()
+            and list(fusion.weights) == list(facts["weights"])
+            and list(fusion.mixture) == list(facts["mixture"])
+            and {name: table.decay for name, table in fusion.tables.items()} == facts["decays"]
+        )
 
     def add_items(self, count):
         """Know of new items that nobody has chosen yet."""

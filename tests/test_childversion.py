@@ -5,7 +5,7 @@ from conftest import histories_of
 
 from kerasrec.childversion import replayed
 from kerasrec.recommender import Recommender
-from kerasrec.trainingstate import read_training_state, rebuild
+from kerasrec.trainingstate import Rebuilt, read_training_state
 from kerasrec.updating import grown_catalogue
 
 
@@ -23,7 +23,8 @@ def test_replayed_by_hand():
 def test_a_grown_model_gives_old_items_their_vectors(toy_base, grown_items):
     parent = Recommender.load(toy_base / "1")
     items = grown_catalogue(parent.items, grown_items)
-    model, _, state = rebuild(toy_base / "1", items)
+    rebuilt = Rebuilt(toy_base / "1", items)
+    model, state = rebuilt.model, rebuilt.state
     vectors = model.item_vectors(np.arange(len(items) + 1)).numpy()
     old = len(parent.items)
     np.testing.assert_allclose(

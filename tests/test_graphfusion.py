@@ -60,8 +60,23 @@ def test_weights_give_the_formula_of_the_module():
     score = weights.score(tf.constant([[3.0, 4.0]]), logs, shift)[0]
     expected = 1.5 * np.log(model + 0.01) + 0.5 * np.log(text + 0.01) + 0.3 * np.log(mixed + 0.01)
     np.testing.assert_allclose(score, [3, 4] + expected, atol=1e-5)
-    assert weights.knows_new and not weights_of({"model": (1.0, 0.0)}).knows_new
     np.testing.assert_allclose(weights.of_new(logs, shift)[0], 2 * np.log(text + 0.01), atol=1e-6)
+    # other numbers in the same graph
+    weights.variables["part_weights"].assign([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
+    weights.variables["epsilon"].assign(0.02)
+    logs, shift = weights.logs(values, total)
+    score = weights.score(tf.constant([[3.0, 4.0]]), logs, shift)[0]
+    np.testing.assert_allclose(score, [3, 4] + 2 * np.log(text + 0.02), atol=1e-5)
+    np.testing.assert_allclose(weights.of_new(logs, shift)[0], np.log(model + 0.02), atol=1e-6)
+
+
+def test_weights_of_the_model_alone():
+    weights = weights_of({"model": (1.0, 0.0)}, epsilon=0.0)
+    logs, shift = weights.logs(
+        {"model": tf.constant([[6.0, 1.0]])}, {"model": tf.constant([[8.0]])}
+    )
+    found = weights.score(tf.zeros((1, 2)), logs, shift)[0]
+    np.testing.assert_allclose(found, np.log([6 / 8, 1 / 8]), atol=1e-6)
 
 
 def test_total_by_sample_by_hand():

@@ -17,7 +17,7 @@ from kerasrec.data import Items, read_interactions
 from kerasrec.encoder import build_encoder, load_text_encoder
 from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
-from kerasrec.trainingstate import rebuild
+from kerasrec.trainingstate import Rebuilt
 from kerasrec.validation import Ranker, make_validation
 
 KINDS = ("none", "vectors", "frozen", "lora", "members")
@@ -148,7 +148,8 @@ def test_a_fresh_process_agrees(made, exported):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rebuild_gives_the_trained_model_back(made, loaded, kind):
-    model, encoder, state = rebuild(made[kind].version)
+    rebuilt = Rebuilt(made[kind].version)
+    model, encoder, state = rebuilt.model, rebuilt.encoder, rebuilt.state
     recommender = loaded[kind]
     vectors = Ranker(model).item_vectors().numpy()
     np.testing.assert_allclose(
@@ -394,7 +395,8 @@ def test_refit_begins_with_the_pretrained_encoder_again(small, tiny_bert_folder,
     assert trained.manifest["encoder"]["fingerprint"] == pretrained.fingerprint
     texts = ["机器学习", "经济学原理"]
     tokens = pretrained.tokenizer.encode_batch(texts)
-    model, _, state = rebuild(trained.version)
+    rebuilt = Rebuilt(trained.version)
+    model, state = rebuilt.model, rebuilt.state
     text = model.text_part(
         (pretrained.model(list(tokens)) - state.whitening.mean) @ state.whitening.matrix
     )

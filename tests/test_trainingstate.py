@@ -1,4 +1,4 @@
-"""What `rebuild` gives for each kind of encoder is in test_pipeline."""
+"""What `Rebuilt` gives for each kind of encoder is in test_pipeline."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from kerasrec import artifacts
 from kerasrec.artifacts import ArtifactError
 from kerasrec.encoder import build_encoder
 from kerasrec.recommender import Recommender
-from kerasrec.trainingstate import plain, read_training_state, rebuild
+from kerasrec.trainingstate import Rebuilt, plain, read_training_state
 from kerasrec.validation import Ranker
 
 
@@ -30,7 +30,8 @@ def test_read_training_state(exported_version):
 
 
 def test_rebuild_goes_on_where_training_stopped(exported_version):
-    model, encoder, state = rebuild(exported_version / "1")
+    rebuilt = Rebuilt(exported_version / "1")
+    model, encoder, state = rebuilt.model, rebuilt.encoder, rebuilt.state
     assert encoder.kind == "tfidf"
     recommender = Recommender.load(exported_version)
     vectors = Ranker(model).item_vectors()[1:]
@@ -41,7 +42,7 @@ def test_rebuild_goes_on_where_training_stopped(exported_version):
 def test_rebuild_refuses_a_version_without_state(copy):
     shutil.rmtree(copy / artifacts.TRAIN)
     with pytest.raises(ArtifactError, match="holds no weights for further training"):
-        rebuild(copy)
+        Rebuilt(copy)
 
 
 def test_rebuild_refuses_another_encoder(copy):
@@ -52,7 +53,7 @@ def test_rebuild_refuses_another_encoder(copy):
     with pytest.raises(
         ArtifactError, match="The encoder tfidf is not the one that .*/1 was trained with"
     ):
-        rebuild(copy)
+        Rebuilt(copy).encoder.encode(["唐诗"])
 
 
 def test_rebuild_knows_what_a_folder_is(copy, toy_items, tmp_path):
@@ -66,7 +67,7 @@ def test_rebuild_knows_what_a_folder_is(copy, toy_items, tmp_path):
     manifest["encoder"] = build_encoder(folder, model="nezha", max_tokens=12).description
     manifest["encoder_options"]["name"] = str(folder)
     path.write_text(json.dumps(manifest), encoding="utf-8")
-    assert rebuild(copy)[1].architecture == "nezha"
+    assert Rebuilt(copy).encoder.architecture == "nezha"
 
 
 def test_plain_is_json():
