@@ -35,6 +35,10 @@ GENTLE = 0.25
 class Child:
     """A version in the making.
 
+    Attributes:
+        weighed: number of events that the weights of its fusion rest on, `MAX_USERS` at most; 0 =
+            they are those of `train`.
+
     Args:
         parent: `Recommender`; it is told of the events and items that the child learns, so that
             the two differ in what was trained alone.
@@ -54,6 +58,7 @@ class Child:
             parent.add_items(Items(new.reset_index(drop=True)))
         self.tables = dict(parent.fusion().tables)
         self._chosen = None  # a fusion with weights of its own
+        self.weighed = self.manifest.get("update", {}).get("weighed", 0)
         self.history = None
 
     def learn(self, interactions, *, since):
@@ -106,12 +111,14 @@ class Child:
             self.tables,
             self.manifest.get("tables"),
             self._text_vectors,
+            before=(self.parent.fusion(), self.weighed) if self.weighed else None,
         )
         if chosen is None:
             return
         fusion, quality = chosen
         if fusion.tables:  # else the model alone was best on few events: no reason to forget them
             self._chosen = fusion.arranged_as(self.parent.fusion())
+            self.weighed = min(self.weighed + len(places), MAX_USERS)
         log.info("weights chosen on %d new events: %s", len(places), quality)
 
     def _fit_tables(self, histories):

@@ -32,6 +32,8 @@ _FEW_MOMENTS = 20
 _PRIOR_CELLS = 2**19  # moments times items that the prior alone is fitted to
 #: parts of the events of `choose_live`; each has tables of its own
 LIVE_BLOCKS = 6
+#: how the weights are fitted there, one of `FITS`: to compare them takes longer than it gives
+LIVE_FIT = "ndcg"
 _OF_CANDIDATES = ("index", "shares", "is_new", "prior", "scorer", "real", "hits")
 _BLOCK_CELLS = 2**25  # scores of a block of users at most
 
@@ -63,17 +65,26 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     tables = {name: _best_table(candidates, validation, k) for name, candidates in tables.items()}
     prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
     data = _collect(ranker, validation, tables, moments, asked, prior)
+    mixture = best_mixture(data, k)
+    features, alone = features_of(data, mixture, _epsilon(moments)), _alone(data)
     hold_back = "users" if _many_moments(moments) else "items"
-    return _weighted(data, tables, moments, prior, popular_weights, k, hold_back)
+    fit = best_way(features, data, alone, k, hold_back=hold_back)
+    weights = fit_weights(features, data, alone, k, ways=(fit,))[fit]
+    return _weighted(data, fit, (mixture, weights, popular_weights), tables, moments, k)
 
 
-def choose_live(ranker, log, validation, times, tables, chosen, text_vectors=None, *, k=10):
+def choose_live(
+    ranker, log, validation, times, tables, chosen, text_vectors=None, *, before=None, k=10
+):
     """Choose the weights for lists that are asked for at the moment of each event.
 
     Every event is predicted from what its user did before it, from neighbour tables of the events
     before its block and from recency at its moment: as by a server that learns all day what is
     recent. Validation by each user's last event knows tables that hold what came later, and trusts
     them too much where items are new every day.
+
+    What is best on one day is not on the next: weights that were chosen so before count on, in the
+    mean, each as much as the events that it rests on.
 
     Args:
         ranker: `Ranker` of a model that has not learned from these events.
@@ -83,6 +94,7 @@ def choose_live(ranker, log, validation, times, tables, chosen, text_vectors=Non
         tables: name -> `NeighbourTable` of the parent; their kinds and decays stay.
         chosen: as for `fit_again`.
         text_vectors: as for `fit_tables`.
+        before: `(Fusion, number of events)` of an earlier choice, or None.
         k: cut of the NDCG that is looked at.
 
     Returns:
@@ -113,7 +125,25 @@ def choose_live(ranker, log, validation, times, tables, chosen, text_vectors=Non
     if not collected:
         return None
     data = _side_by_side(collected)
-    return _weighted(data, tables, moments, prior, popular_weights, k, "users")
+    mixture = best_mixture(data, k)
+    features, alone = features_of(data, mixture, _epsilon(moments)), _alone(data)
+    weights = fit_weights(features, data, alone, k, ways=(LIVE_FIT,))[LIVE_FIT]
+    found = mixture, weights, popular_weights
+    if before is not None:
+        found = _mean(found, len(times), *before, ["model", *tables])
+    return _weighted(data, LIVE_FIT, found, tables, moments, k)
+
+
+def _mean(found, count, fusion, count_before, names):
+    """`found` and what a `Fusion` has of it, in the mean by numbers of events."""
+    pairs = np.array([fusion.weights.get(name, (0.0, 0.0)) for name in [*names, "mixture"]])
+    weights = np.array([*pairs.T.ravel(), *fusion.recency.weights, fusion.scorer_weight])
+    mixture = np.array([fusion.mixture.get(name, 0.0) for name in names])
+    known = mixture, weights, fusion.recency.popular_weights
+    if not mixture.any() or len(weights) != len(found[1]):
+        return found  # of a version without tables, or that counts what is recent otherwise
+    share = count_before / (count_before + count)
+    return tuple(share * old + (1 - share) * new for old, new in zip(known, found, strict=True))
 
 
 def _side_by_side(parts):
@@ -131,22 +161,28 @@ def _side_by_side(parts):
     return Candidates(*map(joined, Candidates._fields))
 
 
-def _weighted(data, tables, moments, prior, popular_weights, k, hold_back):
-    """`(Fusion, dict)` of what was collected, see `choose_fusion`."""
+def _epsilon(moments):
+    return SMOOTHING / (moments.features.shape[2] - 1)
+
+
+def _alone(data):
+    """Weights of the mixture alone; where there is none, of the model."""
+    parts = len(data.shares)
+    return np.eye(2 * (parts + (parts > 1)) + len(data.prior) + 1)[parts if parts > 1 else 0]
+
+
+def _weighted(data, fit, found, tables, moments, k):
+    """`(Fusion, dict)` of a mixture, weights and popular weights, see `choose_fusion`."""
     names = ["model", *tables]
-    mixture = best_mixture(data, k)
-    epsilon = SMOOTHING / (moments.features.shape[2] - 1)
-    features = features_of(data, mixture, epsilon)
-    mixture_alone = np.eye(len(features))[len(tables) + 1 if tables else 0]
-    fit = best_way(features, data, mixture_alone, k, hold_back=hold_back)
-    weights = fit_weights(features, data, mixture_alone, k, ways=(fit,))[fit]
-    fused = np.tensordot(weights, features, 1)
+    mixture, weights, popular_weights = found
+    epsilon = _epsilon(moments)
+    fused = np.tensordot(weights, features_of(data, mixture, epsilon), 1)
     alone = ndcg_of_hits(top_hits(data.shares[0], data, k), data.num_targets).mean()
     hits = top_hits(fused, data, k)
     best = ndcg_of_hits(hits, data.num_targets).mean()
     if alone >= best:
         hits, best, fit = top_hits(data.shares[0], data, k), alone, "none"
-        weights = np.eye(len(features))[0]
+        weights = np.eye(len(weights))[0]
     parts = [*names, "mixture"] if tables else names
     of_parts, of_prior, (of_scorer,) = np.split(weights, [2 * len(parts), len(weights) - 1])
     pairs = zip(*of_parts.reshape(2, -1).tolist(), strict=True)
@@ -162,7 +198,7 @@ def _weighted(data, tables, moments, prior, popular_weights, k, hold_back):
         starts=moments.starts,
         first=moments.first,
         prior=np.tensordot(of_prior, moments.features, (0, 1)).astype(np.float32),
-        popular=prior[-1],
+        popular=(popular_weights @ moments.features[-1]).astype(np.float32),
         recency=recency.Recency(moments.end, of_prior, popular_weights),
     )
     recall = (hits.sum(axis=1) / np.maximum(data.num_targets, 1)).mean()

@@ -111,7 +111,7 @@ def _update(model, interactions, items, new, label, force, facts, seed):
         told = parent.manifest.get("update", {})
         named = {key: told[key] for key in _OF_STORE if key in told}
         named |= {"events": int(new.sum()), "decision": reason, "forced": not better}
-        named |= {"ndcg": figures_of(evaluation), **facts}
+        named |= {"ndcg": figures_of(evaluation), "weighed": child.weighed, **facts}
         if not force and artifacts.find_version(model) != parent.version:
             raise artifacts.ArtifactError(
                 f"While the update of {parent.version} was at work another version became the one "

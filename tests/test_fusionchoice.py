@@ -5,7 +5,7 @@ import pytest
 from conftest import histories_of, planted_histories
 
 from kerasrec import fusionchoice
-from kerasrec.fusion import fit_tables
+from kerasrec.fusion import Fusion, fit_tables
 from kerasrec.fusionchoice import choose_fusion, choose_live
 from kerasrec.recency import fit_moments
 from kerasrec.sequences import before
@@ -154,7 +154,7 @@ def live_log(num_days=12, num_users=240):
     return histories_of([rows[n] for n in kept], [times[n] for n in kept])
 
 
-def chosen_live(log, since, num_items=30):
+def chosen_live(log, since, num_items=30, before_it=None):
     """`choose_live` on the events from `since` on, with tables of what comes before."""
     tables = {
         name: found[1 if len(found) > 1 else 0]
@@ -166,7 +166,8 @@ def chosen_live(log, since, num_items=30):
     validation = Validation(rows, np.arange(len(places)), log.items[places])
     ranker = FixedRanker(np.full(num_items + 1, 1 / num_items))
     times = log.timestamps[places]
-    found = choose_live(ranker, log, validation, times, tables, {"transitions": 1})
+    chosen = {"transitions": 1}
+    found = choose_live(ranker, log, validation, times, tables, chosen, before=before_it)
     return found, tables, places
 
 
@@ -195,3 +196,32 @@ def test_choose_live_knows_no_later_events():
         return fitted.recency.weights[:3].sum() / max(tables, 1e-9)
 
     assert say(chosen) > say(by_last)
+
+
+def test_choose_live_takes_the_mean_with_an_earlier_choice():
+    log = live_log()
+    since = 1_000_000_000 + 86400 * 9
+    (new, _), tables, places = chosen_live(log, since)
+    earlier = log.where(log.timestamps < since)
+    (old, _), *_ = chosen_live(earlier, since - 86400)
+    count = len(places)
+    (mean, _), *_ = chosen_live(log, since, before_it=(old, 3 * count))
+    for name in mean.weights:
+        one, other = (np.array(f.weights.get(name, (0, 0))) for f in (old, new))
+        np.testing.assert_allclose(mean.weights[name], 0.75 * one + 0.25 * other, atol=1e-9)
+    for name, share in mean.mixture.items():
+        assert share == pytest.approx(0.75 * old.mixture[name] + 0.25 * new.mixture[name])
+    for name in ("weights", "popular_weights"):
+        one, other = (getattr(f.recency, name) for f in (old, new))
+        np.testing.assert_allclose(getattr(mean.recency, name), 0.75 * one + 0.25 * other)
+    assert mean.scorer_weight == pytest.approx(0.75 * old.scorer_weight + 0.25 * new.scorer_weight)
+    # the priors are those of the mean, and equal weights stay as they are
+    prior, popular = mean.recency.priors()
+    np.testing.assert_allclose(mean.prior[-1], prior, atol=1e-4)
+    np.testing.assert_allclose(mean.popular, popular, atol=1e-4)
+    (same, _), *_ = chosen_live(log, since, before_it=(new, 7))
+    np.testing.assert_allclose(same.popular, new.popular, atol=1e-5)
+    # an earlier choice of the model alone has nothing to say
+    alone = Fusion.alone(30)
+    (found, _), *_ = chosen_live(log, since, before_it=(alone, 1000))
+    assert found.weights == new.weights
