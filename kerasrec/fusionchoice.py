@@ -32,8 +32,9 @@ _FEW_MOMENTS = 20
 _PRIOR_CELLS = 2**19  # moments times items that the prior alone is fitted to
 #: parts of the events of `choose_live`; each has tables of its own
 LIVE_BLOCKS = 6
-#: how the weights are fitted there, one of `FITS`: to compare them takes longer than it gives
-LIVE_FIT = "ndcg"
+#: how the weights are fitted there, of `FITS`: their mean is better on a day to come than either, and
+#: than the one that was better until then
+LIVE_FITS = ("ndcg", "ndcg near the mixture")
 _OF_CANDIDATES = ("index", "shares", "is_new", "prior", "scorer", "real", "hits")
 _BLOCK_CELLS = 2**25  # scores of a block of users at most
 
@@ -127,11 +128,11 @@ def choose_live(
     data = _side_by_side(collected)
     mixture = best_mixture(data, k)
     features, alone = features_of(data, mixture, _epsilon(moments)), _alone(data)
-    weights = fit_weights(features, data, alone, k, ways=(LIVE_FIT,))[LIVE_FIT]
-    found = mixture, weights, popular_weights
+    fitted = fit_weights(features, data, alone, k, ways=LIVE_FITS)
+    found = mixture, np.mean(list(fitted.values()), axis=0), popular_weights
     if before is not None:
         found = _mean(found, len(times), *before, ["model", *tables])
-    return _weighted(data, LIVE_FIT, found, tables, moments, k)
+    return _weighted(data, "live", found, tables, moments, k)
 
 
 def _mean(found, count, fusion, count_before, names):
