@@ -32,11 +32,11 @@ class Fusion(NamedTuple):
     tables: name -> `NeighbourTable`.  weights: name of the part ("model", a table, "mixture") ->
     `(weight, added weight for new items)`.  mixture: name of the part -> its share of the mixture.
     scorer_weight: weight of the MLP.  fit: how the weights were fitted, a name of
-    `fusionweights.FITS`, "live" (`fusionchoice.choose_live`) or "none".  epsilon: see the module.  starts: int64 `(num_moments,)`.
-    first: int32 `(num_items + 1,)`, as in `recency.Moments`.  prior: float32
-    `(num_moments, num_items + 1)`.  popular: float32 `(num_items + 1,)`, the scores for users
-    without a history at the last moment.  recency: `recency.Recency`, to bring the last moment up
-    to date.
+    `fusionweights.FITS`, "live" (`fusionchoice.choose_live`) or "none".  epsilon: see the module.
+    starts: int64 `(num_moments,)`.  first: int32 `(num_items + 1,)`, as in `recency.Moments`.
+    prior: float32 `(num_moments, num_items + 1)`.  popular: float32 `(num_items + 1,)`, the scores
+    for users without a history at the last moment.  recency: `recency.Recency`, to bring the last
+    moment up to date.
     """
 
     tables: dict

@@ -32,8 +32,8 @@ _FEW_MOMENTS = 20
 _PRIOR_CELLS = 2**19  # moments times items that the prior alone is fitted to
 #: parts of the events of `choose_live`; each has tables of its own
 LIVE_BLOCKS = 6
-#: how the weights are fitted there, of `FITS`: their mean is better on a day to come than either, and
-#: than the one that was better until then
+#: how the weights are fitted there, of `FITS`: on the day to come their mean is better than either,
+#: and than the one that was better until then
 LIVE_FITS = ("ndcg", "ndcg near the mixture")
 _OF_CANDIDATES = ("index", "shares", "is_new", "prior", "scorer", "real", "hits")
 _BLOCK_CELLS = 2**25  # scores of a block of users at most
