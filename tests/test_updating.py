@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import disappointing_log
+from loopchecks import broken_versions, difference, kill_update, send_shuffled, start_update
 
 from kerasrec import artifacts
 from kerasrec.artifacts import ArtifactError
@@ -267,3 +268,48 @@ def test_rollback_from_a_damaged_version(toy_base):
     artifacts.write_label(toy_base, "stable", 2)
     (toy_base / "2" / "saved_model.pb").unlink()
     assert artifacts.rollback(toy_base, 1) == (2, 1)
+
+
+@pytest.mark.slow
+def test_kills_repeated_events_and_their_order_change_nothing(
+    toy_base, week_log, grown_items, tmp_path
+):
+    """Killed twice and started again, of events that came thrice and shuffled: the same version.
+
+    Many kills and 100,000 events: benchmarks/feedback.py --only kill-update same.
+    """
+    from kerasrec.feedback import FeedbackStore
+
+    path = toy_base / "1" / artifacts.MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["trainer"]["deterministic"] = True
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    artifacts.write_label(toy_base, "stable", 1)
+    twin = shutil.copytree(toy_base, tmp_path / "twin" / "toy")
+    grown_items.frame.to_csv(tmp_path / "items.csv", index=False)
+    rows = week_log.frame[["user_id", "item_id", "timestamp"]].astype(object)
+    events = rows.to_dict("records")
+    for number, event in enumerate(events[::2]):  # the others get ids from what they say
+        event["event_id"] = f"event-{number}"
+    with (
+        FeedbackStore(tmp_path / "once.db") as once,
+        FeedbackStore(tmp_path / "thrice.db") as thrice,
+    ):
+        assert once.add(events).stored == len(events)
+        added = [send_shuffled(thrice, events, seed) for seed in range(3)]
+        assert [some.stored for some in added] == [len(events), 0, 0]
+        assert thrice.last_seq() == len(events) == len(thrice.read())
+    items = ("--items", tmp_path / "items.csv")
+    undisturbed = start_update(twin, tmp_path / "once.db", *items)
+    for phase, seconds, reached in (("start", 2, "learning"), ("writing", 0.2, "writing")):
+        process = start_update(toy_base, tmp_path / "thrice.db", *items)
+        assert kill_update(process, toy_base, phase, seconds) == reached
+        assert artifacts.versions(toy_base) == [1] and broken_versions(toy_base) == []
+    last = start_update(toy_base, tmp_path / "thrice.db", *items)
+    assert [last.wait(), undisturbed.wait()] == [0, 0]
+    assert artifacts.versions(toy_base) == [1, 2] and broken_versions(toy_base, [2]) == []
+    assert artifacts.read_labels(toy_base) == {"stable": 2}
+    with FeedbackStore(tmp_path / "thrice.db") as thrice:
+        assert thrice.last_seq() == len(events) == len(thrice.read())
+    largest, places = difference(toy_base / "2", twin / "2")
+    assert largest <= 1e-5 and places == 0
