@@ -25,10 +25,10 @@ from kerasrec.feedback import FeedbackStore
 store, start, newest, items = FeedbackStore(sys.argv[1]), *map(int, sys.argv[2:4]), sys.argv[4:]
 print("ready", flush=True)
 for n in itertools.count(start):
-    store.add([{"user_id": f"u{n % 50}", "item_id": items[(7 * n + m) % len(items)],
-        "event_id": f"{n}-{m}", "timestamp": newest + 60 * n} for m in range(1 + n % 5 * 5)])
+    store.add([{"user_id": f"u{n // 5}", "item_id": items[(7 * n + m) % len(items)],
+        "event_id": f"{n}-{m}", "timestamp": newest + 60 * n} for m in range(1 + n % 5 * 2)])
     print(n, flush=True)
-    time.sleep(0.3)
+    time.sleep(0.5)
 """
 
 
