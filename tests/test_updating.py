@@ -231,6 +231,15 @@ def test_a_log_of_dates(toy_base, week_log, grown_items):
         update(toy_base, later)
 
 
+def test_newest_events_that_only_repeat_are_refused(toy_base, week_log):
+    """Nothing to judge on: said before the work, not by the evaluation after it."""
+    newest, old = week_log.frame["timestamp"].max(), week_log.frame[:200]
+    repeated = old.assign(timestamp=newest + 1 + np.arange(len(old)))
+    again = week_log.replace(pd.concat([week_log.frame, repeated]))
+    with pytest.raises(TooFewEvents, match="Received: only what they had already"):
+        update(toy_base, again)
+
+
 class RollBack(logging.Handler):
     """Rolls back as soon as an update says that it is learning."""
 
