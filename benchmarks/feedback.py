@@ -1,8 +1,8 @@
 """The feedback store against the targets of the project, on SQLite and on PostgreSQL.
 
-    .venv/bin/python benchmarks/feedback.py [--only ingest latest live kill]
+    .venv/bin/python benchmarks/feedback.py [--only ingest latest live kill kill-update same]
         [--stores sqlite postgresql] [--events 1000000] [--kills 50] [--seconds 5]
-        [--work build/feedback]
+        [--log DATA/caixin-news] [--work build/feedback]
 
 PostgreSQL is a server of its own on loopback (tests/postgres.py), with fsync on; where none can be
 started it is left out and said. Parts:
@@ -13,6 +13,11 @@ started it is left out and said. Parts:
 - live: p50 and p99 of a click and the changed list of the same user, over the REST routes of
   `kerasrec serve`, with --events stored.
 - kill: kill -9 at random moments of ingest; acknowledged events lost, doubled, batches in half.
+- kill-update: kill -9 at random moments of `kerasrec update` and of an ingest beside it: events as
+  above, versions that are not whole, labels that name none, starts that failed afterwards.
+- same: the first 100,000 events of --log (a folder with interactions.csv.gz and items.csv.gz) sent
+  once in order to one store, three times in random order to another; what both have stored, and how
+  far the next versions of the same model differ, and those after them. Left out without --log.
 """
 
 import argparse
@@ -32,7 +37,14 @@ import numpy as np
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
-PARTS = ("ingest", "latest", "live", "kill")
+PARTS = ("ingest", "latest", "live", "kill", "kill-update", "same")
+#: of a model that is trained in seconds
+TINY = {
+    "encoder": {"name": "tfidf", "whitening_dim": 16},
+    "model": {"text_units": 8, "id_units": 8, "max_length": 20, "scorer_units": 8},
+    "trainer": {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2, "deterministic": True},
+}
+SENT = 100_000  # events of `same`
 START = 1_700_000_000
 CHILD = """
 import itertools, sys
@@ -223,6 +235,148 @@ def measure_kill(url, options):
     }
 
 
+def measure_kill_update(url, options):
+    """Counts after kill -9 at random moments of an update and of an ingest beside it."""
+    import loopchecks
+
+    from kerasrec import artifacts
+    from kerasrec.feedback import FeedbackStore
+
+    draw, log = random.Random(0), open(options.work / "updates.log", "a", encoding="utf-8")
+    base, known, ids = small_model(options.work / "saved_models", url)
+    twin = shutil.copytree(base, options.work / "twin" / base.name)
+    whole, writing = seconds_of_update(twin, url, log)
+    found = {"kills": options.kills, "undisturbed update, s": round(whole, 1)}
+    found["of it, publishing, s"] = round(writing, 1)
+    counts = dict.fromkeys(["learning", "writing", "unlabelled", "labelled", "ended"], 0)
+    wrong, failed, lost, doubled, broken = [], 0, 0, 0, 0
+    newest, checked, acknowledged = newest_of(url), {1}, set()
+    for number, (phase, seconds) in enumerate(
+        loopchecks.moments(draw, options.kills, whole, writing)
+    ):
+        ingest = loopchecks.start_ingest(url, 1000 * number, newest, ids)
+        update = loopchecks.start_update(base, url, log=log)
+        reached = loopchecks.kill_update(update, base, phase, seconds, also=[ingest])
+        counts[reached] += 1
+        failed += update.returncode not in (0, -signal.SIGKILL)
+        for n in ingest.stdout.read().split("\n")[:-1]:
+            acknowledged |= {f"{n}-{m}" for m in range(1 + int(n) % 5 * 2)}
+        new = set(artifacts.versions(base)) - checked
+        wrong += loopchecks.broken_versions(base, sorted(new))
+        checked |= new
+        with FeedbackStore(url) as store:
+            stored = store.read()["event_id"]
+        lost += len((known | acknowledged) - set(stored))
+        doubled += int(stored.duplicated().sum())
+        sizes = stored[~stored.isin(known)].str.split("-").str[0].value_counts()
+        broken += sum(count != 1 + int(n) % 5 * 2 for n, count in sizes.items())
+        said = f"{phase} + {seconds:.3f} s: {reached}; {len(acknowledged)} acknowledged"
+        said += f"; wrong {wrong}, failed {failed}, lost {lost}, doubled {doubled}, half {broken}"
+        print(f"kill {number + 1}, {said}", file=sys.stderr, flush=True)
+    left = loopchecks.leftovers(base)
+    for folder in left:  # as if it were the day after: the next update removes them
+        os.utime(folder, (0, time.time() - 2 * 86400))
+    failed += loopchecks.start_update(base, url, log=log).wait() != 0
+    wrong += loopchecks.broken_versions(base)
+    found |= {f"killed {what}" if what != "ended" else what: n for what, n in counts.items()}
+    found |= {"versions": len(artifacts.versions(base)), "wrong versions and labels": len(wrong)}
+    found |= {"starts that failed": failed, "acknowledged events": len(known | acknowledged)}
+    found |= {"lost": lost, "doubled": doubled, "batches half stored": broken}
+    found |= {"half folders left": len(left), "a day later": len(loopchecks.leftovers(base))}
+    return found
+
+
+def small_model(out, url):
+    """A model of 80 courses that learned four fifths of their log; all of it is in the store.
+
+    Returns:
+        `(its folder, the event ids that are stored, the ids of its items)`.
+    """
+    from kerasrec import artifacts, load_mooccube, train
+    from kerasrec.data import Items
+    from kerasrec.feedback import FeedbackStore
+
+    log, items = load_mooccube()
+    popular = log.frame["item_id"].value_counts().index[:80]
+    users = log.frame["user_id"].cat.categories[:150]
+    log = log.replace(
+        log.frame[log.frame["item_id"].isin(popular) & log.frame["user_id"].isin(users)]
+    )
+    items = Items(items.frame[items.frame["item_id"].isin(popular)].reset_index(drop=True))
+    times = log.frame["timestamp"]
+    old = log.replace(log.frame[times <= times.quantile(0.8)])
+    made = train(old, items, name="toy", out=out, options=TINY, progress=False)
+    artifacts.write_label(made.version.parent, "stable", 1)
+    with FeedbackStore(url) as store:
+        store.add(log)
+        return made.version.parent, set(store.read()["event_id"]), items.ids.tolist()
+
+
+def newest_of(url):
+    """The newest time in a store."""
+    from kerasrec.feedback import FeedbackStore
+
+    with FeedbackStore(url) as store:
+        return store.newest()
+
+
+def seconds_of_update(base, url, log):
+    """Seconds of an update, and those of them from the first file of the new version on."""
+    import loopchecks
+
+    started, writing = time.perf_counter(), None
+    process = loopchecks.start_update(base, url, log=log)
+    while process.poll() is None:
+        if writing is None and loopchecks.leftovers(base):
+            writing = time.perf_counter()
+        time.sleep(0.005)
+    ended = time.perf_counter()
+    if process.returncode or writing is None:
+        raise SystemExit(f"an undisturbed update failed: see {log.name}")
+    return ended - started, ended - writing
+
+
+def measure_same(new_url, options):
+    """The same events once in order and thrice shuffled: stores and the versions from them."""
+    import loopchecks
+    import pandas as pd
+
+    from kerasrec import artifacts, train
+    from kerasrec.feedback import FeedbackStore
+
+    frame = pd.read_csv(options.log / "interactions.csv.gz", dtype={"user": str, "item": str})
+    frame = frame.sort_values("timestamp", kind="stable", ignore_index=True)
+    old = frame[: SENT * 7 // 10]  # what the parent learned
+    out, log = options.work / "same", open(options.work / "updates.log", "a", encoding="utf-8")
+    given = dict(name="news", out=out / "once", options=TINY, progress=False)
+    parent = train(old, options.log / "items.csv.gz", **given).version.parent
+    artifacts.write_label(parent, "stable", 1)
+    twin = shutil.copytree(parent, out / "thrice" / parent.name)
+    columns = {"user": "user_id", "item": "item_id"}
+    events = frame.rename(columns=columns).assign(event_id=[f"e{n}" for n in frame.index])
+    events = events.to_dict("records")
+    urls, found = (new_url(), new_url()), {}
+    for which, part in (("", events[:SENT]), (" after it", events[SENT:])):
+        with FeedbackStore(urls[0]) as once, FeedbackStore(urls[1]) as thrice:
+            for start in range(0, len(part), 1000):
+                once.submit(part[start : start + 1000]).result()
+            sent = [loopchecks.send_shuffled(thrice, part, seed) for seed in range(3)]
+            found[f"sent{which}"] = len(part)
+            found[f"stored once, thrice{which}"] = [s.stats().events for s in (once, thrice)]
+            found[f"repeated{which}"] = sum(added.repeated for added in sent)
+        taken = time.perf_counter()
+        for base, url in ((parent, urls[0]), (twin, urls[1])):
+            if loopchecks.start_update(base, url, log=log).wait():
+                raise SystemExit(f"an update failed: see {log.name}")
+        found[f"two updates{which}, s"] = round(time.perf_counter() - taken)
+        next_ones = [artifacts.find_version(base) for base in (parent, twin)]
+        largest, places = loopchecks.difference(*next_ones, users=1000)
+        found[f"versions{which}"] = [int(version.name) for version in next_ones]
+        found[f"largest difference{which}"] = largest
+        found[f"items of 1000 lists that differ{which}"] = places
+    return found
+
+
 @contextlib.contextmanager
 def places(options):
     """Store name -> function that makes a URL of an empty store."""
@@ -252,6 +406,7 @@ def main():
     parser.add_argument("--events", type=int, default=1_000_000, help="stored, for latest and live")
     parser.add_argument("--seconds", type=float, default=5, help="of each ingest")
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--log", type=Path, help="for same: a folder with a log and a catalogue")
     options = parser.parse_args()
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
@@ -261,8 +416,13 @@ def main():
     with places(options) as found:
         for name, new_url in found.items():
             for part in options.only:
-                function = globals()[f"measure_{part}"]
-                if part in ("live", "kill"):
+                if part == "same" and options.log is None:
+                    print("same needs --log: left out", file=sys.stderr)
+                    continue
+                function = globals()[f"measure_{part.replace('-', '_')}"]
+                if part == "same":
+                    result = function(new_url, options)
+                elif part in ("live", "kill", "kill-update"):
                     result = function(new_url(), options)
                 else:
                     with FeedbackStore(new_url()) as store:

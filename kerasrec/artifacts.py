@@ -24,6 +24,7 @@ HISTORY = TRAIN / "history.csv"
 LABELS = ("stable", "canary")
 _FORMAT = 2
 _DAY = 86400
+_LABEL_SECONDS = 30  # to write a label takes milliseconds
 _PARTS = (Path("saved_model.pb"), Path("variables") / "variables.index", ITEM_IDS, ITEMS)
 
 
@@ -273,27 +274,50 @@ def alone(base):
     Raises:
         ArtifactError: another one is at it.
     """
+    refusal = f"Another update of {base} is at work. Wait until it has ended."
+    with _locked(Path(base) / ".update.lock", 0, refusal):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path, seconds, refusal):
+    """Hold a lock, which ends with its process too; waits so long, then raises `refusal`."""
     from filelock import FileLock, Timeout
 
+    lock = FileLock(path)
     try:
-        with FileLock(Path(base) / ".update.lock", timeout=0):
-            yield
+        lock.acquire(timeout=seconds, poll_interval=0.005)
     except Timeout as error:
-        raise ArtifactError(
-            f"Another update of {base} is at work. Wait until it has ended."
-        ) from error
+        raise ArtifactError(refusal) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_label(base, label, version):
-    """Point a label at an existing version (this is also how a rollback is done)."""
+    """Point a label at an existing version (this is also how a rollback is done).
+
+    Of two processes that write at once none undoes what the other has written.
+
+    Raises:
+        ValueError: an unknown label.
+        ArtifactError: no such version; another process keeps the labels locked.
+    """
     if label not in LABELS:
         raise ValueError(f"label must be one of {', '.join(LABELS)}. Received: {label!r}.")
     if version not in versions(base):
         raise ArtifactError(f"{base} has no version {version}; it has {versions(base)}.")
-    text = json.dumps({**read_labels(base), label: version}, indent=1) + "\n"
-    beside = Path(base) / f".labels-{uuid.uuid4().hex[:12]}"
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, Path(base) / "labels.json")
+    refusal = (
+        f"Another process has kept the labels of {base} locked for {_LABEL_SECONDS} seconds. Try "
+        "again when it has ended."
+    )
+    # not the lock of `alone`: whoever holds that writes labels too
+    with _locked(Path(base) / ".labels.lock", _LABEL_SECONDS, refusal):
+        text = json.dumps({**read_labels(base), label: version}, indent=1) + "\n"
+        beside = Path(base) / ".labels-new"  # what a killed writer left is written over
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, Path(base) / "labels.json")
 
 
 def rollback(model, to=None):

@@ -18,6 +18,7 @@ import pandas as pd
 from kerasrec import artifacts
 from kerasrec.childversion import Child
 from kerasrec.data import Items, join_interactions, read_interactions, read_items
+from kerasrec.events import PASSIVE_EVENTS
 from kerasrec.gate import decide, figures_of, judge
 from kerasrec.pipeline import train
 from kerasrec.recommender import Recommender
@@ -308,4 +309,18 @@ def _cut(interactions, new):
             "from. Received: new events of one moment, or none that is later than what the parent "
             "has learned. Wait for more."
         )
+    if not (held & _first_choices(interactions, held)).any():
+        raise TooFewEvents(
+            "update judges on items that users take for the first time among the newest events. "
+            "Received: only what they had already or did not choose. Wait for more."
+        )
     return tuple(interactions.replace(interactions.frame[rows]) for rows in (~new, ~held, held))
+
+
+def _first_choices(interactions, held):
+    """bool `(num_events,)`: chosen, and no pair of user and item of the events not held back."""
+    frame = interactions.frame
+    wanted = (frame["weight"] > 0) & ~frame["event"].isin(PASSIVE_EVENTS)
+    users, items = (frame[name].cat.codes.to_numpy(np.int64) for name in ("user_id", "item_id"))
+    pairs = users * (int(items.max(initial=0)) + 1) + items
+    return wanted.to_numpy() & ~np.isin(pairs, pairs[~held])

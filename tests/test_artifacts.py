@@ -1,8 +1,11 @@
 import json
 import os
+import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -200,6 +203,90 @@ def test_labels_refuse(tmp_path):
         artifacts.read_labels(base)
     (base / "labels.json").write_text('{"stable": "1"}')
     assert artifacts.read_labels(base) == {"stable": 1}
+
+
+_LABELLING = """
+import sys
+from kerasrec.artifacts import read_labels, write_label
+base, label = sys.argv[1:]
+sys.stdin.readline()
+for turn in range(200):
+    write_label(base, label, 1 + turn % 2)
+    if read_labels(base)[label] != 1 + turn % 2:
+        sys.exit(f"{label} was lost in turn {turn}")
+"""
+
+
+def test_two_labels_written_at_once_are_both_kept(tmp_path):
+    base = tmp_path / "toy"
+    for _ in range(2):
+        publish(base)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _LABELLING, base, label], stdin=subprocess.PIPE)
+        for label in artifacts.LABELS
+    ]
+    for writer in writers:
+        writer.stdin.write(b"go\n")
+        writer.stdin.close()
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert artifacts.read_labels(base) == {"stable": 2, "canary": 2}
+
+
+def test_a_label_waits_for_a_lock_that_ends_with_its_process(tmp_path):
+    base = tmp_path / "toy"
+    publish(base)
+    code = (
+        "import sys\n"
+        "from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    command = [sys.executable, "-c", code, base / ".labels.lock"]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen(command, **pipes) as holder, ThreadPoolExecutor() as pool:
+        holder.stdout.readline()
+        written = pool.submit(artifacts.write_label, base, "stable", 1)
+        time.sleep(0.2)
+        assert not written.done() and artifacts.read_labels(base) == {}
+        holder.kill()
+        written.result(timeout=20)
+    assert artifacts.read_labels(base) == {"stable": 1}
+
+
+_PUBLISHING = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_artifacts import artifacts, publish
+while True:
+    version = publish(sys.argv[1])["version"]
+    artifacts.write_label(sys.argv[1], "stable", version)
+    print(version, flush=True)
+"""
+
+
+def test_publishing_killed_at_random_moments(tmp_path, kills=5):
+    """A label names a whole version, never an older one than was said; all others are whole too."""
+    base, draw = tmp_path / "toy", random.Random(0)
+    command = [sys.executable, "-c", _PUBLISHING, base, Path(__file__).parent]
+    for _ in range(kills):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            child.stdout.readline()
+            time.sleep(draw.uniform(0, 0.1))
+            child.kill()
+            said = child.stdout.read().split()
+        known = artifacts.versions(base)
+        for number in known:
+            version = artifacts.find_version(base / str(number))
+            assert artifacts.read_manifest(version)["version"] == number
+        labels = artifacts.read_labels(base)
+        assert set(labels.values()) <= set(known) and len(known) - labels["stable"] in (0, 1)
+        assert labels["stable"] >= int(said[-1] if said else 1)
+        published = publish(base)["version"]
+        assert published == len(known) + 1
+        artifacts.write_label(base, "stable", published)
+    beside = [path.name for path in tmp_path.iterdir() if path != base]
+    assert all(name.startswith(".writing-toy-") for name in beside)
 
 
 @pytest.mark.parametrize("name", ["a/b", "", ".", "..", ".hidden", "12", "a/", " a", "a\n"])

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import disappointing_log
+from loopchecks import broken_versions, difference, kill_update, send_shuffled, start_update
 
 from kerasrec import artifacts
 from kerasrec.artifacts import ArtifactError
@@ -230,6 +231,15 @@ def test_a_log_of_dates(toy_base, week_log, grown_items):
         update(toy_base, later)
 
 
+def test_newest_events_that_only_repeat_are_refused(toy_base, week_log):
+    """Nothing to judge on: said before the work, not by the evaluation after it."""
+    newest, old = week_log.frame["timestamp"].max(), week_log.frame[:200]
+    repeated = old.assign(timestamp=newest + 1 + np.arange(len(old)))
+    again = week_log.replace(pd.concat([week_log.frame, repeated]))
+    with pytest.raises(TooFewEvents, match="Received: only what they had already"):
+        update(toy_base, again)
+
+
 class RollBack(logging.Handler):
     """Rolls back as soon as an update says that it is learning."""
 
@@ -267,3 +277,53 @@ def test_rollback_from_a_damaged_version(toy_base):
     artifacts.write_label(toy_base, "stable", 2)
     (toy_base / "2" / "saved_model.pb").unlink()
     assert artifacts.rollback(toy_base, 1) == (2, 1)
+
+
+@pytest.mark.slow
+def test_kills_repeated_events_and_their_order_change_nothing(
+    toy_base, week_log, grown_items, tmp_path
+):
+    """Killed twice and started again, of events that came thrice and shuffled: the same version.
+
+    Many kills and 100,000 events: benchmarks/feedback.py --only kill-update same.
+    """
+    from kerasrec.feedback import FeedbackStore
+
+    path = toy_base / "1" / artifacts.MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["trainer"]["deterministic"] = True
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    artifacts.write_label(toy_base, "stable", 1)
+    twin = shutil.copytree(toy_base, tmp_path / "twin" / "toy")
+    grown_items.frame.to_csv(tmp_path / "items.csv", index=False)
+    rows = week_log.frame[["user_id", "item_id", "timestamp"]].astype(object)
+    events = rows.to_dict("records")
+    for number, event in enumerate(events):
+        event["timestamp"] -= event["timestamp"] % 3600  # many at once, in no order of their own
+        if number % 2:  # the others get ids from what they say
+            event["event_id"] = f"event-{number}"
+    with (
+        FeedbackStore(tmp_path / "once.db") as once,
+        FeedbackStore(tmp_path / "thrice.db") as thrice,
+    ):
+        assert once.add(events).stored == len(events)
+        added = [send_shuffled(thrice, events, seed) for seed in range(3)]
+        assert [some.stored for some in added] == [len(events), 0, 0]
+        assert thrice.last_seq() == len(events) == len(thrice.read())
+        for order, is_same in (("content", True), ("time", False)):
+            tables = [store.interactions(order=order).frame for store in (once, thrice)]
+            assert tables[0].equals(tables[1]) == is_same
+    items = ("--items", tmp_path / "items.csv")
+    undisturbed = start_update(twin, tmp_path / "once.db", *items)
+    for phase, seconds, reached in (("start", 2, "learning"), ("writing", 0.2, "writing")):
+        process = start_update(toy_base, tmp_path / "thrice.db", *items)
+        assert kill_update(process, toy_base, phase, seconds) == reached
+        assert artifacts.versions(toy_base) == [1]
+    last = start_update(toy_base, tmp_path / "thrice.db", *items)
+    assert [last.wait(), undisturbed.wait()] == [0, 0]
+    assert artifacts.versions(toy_base) == [1, 2] and broken_versions(toy_base) == []
+    assert artifacts.read_labels(toy_base) == {"stable": 2}
+    with FeedbackStore(tmp_path / "thrice.db") as thrice:
+        assert thrice.last_seq() == len(events) == len(thrice.read())
+    largest, places = difference(toy_base / "2", twin / "2")
+    assert largest <= 1e-5 and places == 0
