@@ -120,35 +120,44 @@ def add_drift(sub):
     add_reading(sub)
 
 
-#: heads of the printed table -> columns of `Drift.table`; the csv has all of them
-_SHOWN = {
-    "begin": "begin",
-    "events": "events",
-    "users": "users",
-    "new users": "new_users",
-    "cold": "cold",
-    "outside": "outside",
-    "items moved": "item_distance",
-    "before": "item_distance_before",
-    "types moved": "event_distance",
-    "judged": "judged",
-    "NDCG@10": "ndcg@10",
-    "recent pop.": "recent_popularity",
-    "recall@10": "recall@10",
-    "confidence": "confidence",
-    "right": "right",
-    "ECE": "calibration_error",
-}
+#: the printed tables: heads -> columns of `Drift.table`; the csv has all columns
+_SHOWN = (
+    {
+        "begin": "begin",
+        "events": "events",
+        "users": "users",
+        "new users": "new_users",
+        "cold": "cold",
+        "outside": "outside",
+        "items moved": "item_distance",
+        "most before": "item_distance_before",
+        "types moved": "event_distance",
+    },
+    {
+        "begin": "begin",
+        "judged": "judged",
+        "NDCG@10": "ndcg@10",
+        "±": "ndcg_se",
+        "popular": "recent_popularity",
+        "recall@10": "recall@10",
+        "listed": "listed",
+        "sure": "confidence",
+        "right": "right",
+        "ECE": "calibration_error",
+    },
+)
 
 
 def drift(options):
     """What has changed since a version was made, and whether it has gone stale.
 
-    One row per period after the end of its log, the first row is that log: events, users, share of
-    new users, of events on items that it never learned from (cold) and cannot list (outside);
-    distance of the items from the end of its log, beside the largest that neighbours had before;
-    NDCG@10 of what it predicts, and whether its confidence is right. Exit code 1: it has gone
-    stale, the reasons are printed.
+    Two tables with a row per period after the end of its log. What came (the first row is that
+    log): events, users, share of new ones, share of events on items that it never learned from
+    (cold) and cannot list (outside), distance of the items from those at the end of its log, the
+    most that neighbours had before, distance of the event types. How well it predicts each first
+    choice from what its user did before: NDCG@10, that of recent popularity, recall@10; and of the
+    lists of 50 that hold the item, how sure it was of the first one and how often that was right
+    (ECE: expected calibration error). Exit code 1: it has gone stale, the reasons are printed.
     """
     base, given = Path(options.out) / options.name, options.interactions
     if options.store and given:
@@ -166,7 +175,9 @@ def drift(options):
             interactions = store.interactions(order="content")
     settings = dict(step=step, since=since, sample=options.sample, seed=options.seed)
     found = drift(base, interactions, **settings)
-    print_rows(tuple(_SHOWN), _shown(found.table).to_numpy().tolist())
+    for heads in _SHOWN:
+        print_rows(tuple(heads), _texts(found.table, heads.values(), in_days=step % 86400 == 0))
+        print()
     if options.report:
         _write_drift(found.table, Path(options.report))
     for sentence in found.notes:
@@ -197,13 +208,13 @@ def _since(text):
     return found
 
 
-def _shown(table):
-    """The printed columns of `Drift.table`, as texts."""
-    shown = table[list(_SHOWN.values())].copy()
-    shown["begin"] = shown["begin"].str.slice(0, 16).str.replace("T", " ")
-    for name in shown.columns[shown.dtypes == float]:
+def _texts(table, columns, *, in_days):
+    """Rows of some columns of `Drift.table`; a date is enough where periods are whole days."""
+    shown = table[list(columns)].copy()
+    shown["begin"] = shown["begin"].str.slice(0, 10 if in_days else 16).str.replace("T", " ")
+    for name in shown.select_dtypes("float").columns:
         shown[name] = shown[name].map("{:.3f}".format).replace("nan", "")
-    return shown
+    return shown.to_numpy().tolist()
 
 
 def _write_drift(table, folder):
