@@ -72,7 +72,9 @@ def drift(model, interactions, *, since=None, step=86400, sample=2000, seed=0):
       `calibration_error`. A score of kerasrec is a logit over the items, so that the softmax of a
       list's scores is P(item | the item that the user chooses is in the list). `confidence` is its
       mean for the first item, `right` the share of lists whose first item was chosen. Confidence
-      above right = the version is too sure of itself. `driftmetrics.calibration` has the error.
+      above right = the version is too sure of itself, as one can be whose fusion was fitted by NDCG
+      (`fusion.fit` in the manifest): that asks for the order alone. `driftmetrics.calibration` has
+      the error.
 
     The warnings are about the newest periods that hold `FEWEST` judged events of `FEWEST_USERS`
     users together: NDCG@10 surely (95 %) below that of the first such periods (the same question
@@ -140,6 +142,7 @@ class PeriodLog:
         begins: UTC seconds at which the periods 0, 1, ... begin; `ends` likewise.
         period: of each event, 0 = learned.  user: row of each event.  is_asked, is_cold: bool.
         types: names of event types, and `type` of each event as their index.
+        learned: places of the events of period 0, in time order.
     """
 
     def __init__(self, recommender, interactions, end, step):
@@ -177,6 +180,7 @@ class PeriodLog:
         learned[len(ids) + 1 :] = False
         self.is_cold = ~learned[places]
         self.types, self.type = self._types(frame)
+        self.learned = self.of([0])
 
     def _types(self, frame):
         """Names of the event types, and the type of each event in the order of the histories."""
@@ -275,7 +279,7 @@ def _row(seen, number, judged, seed):
 
 def _distances(seen, name, codes, number, seed):
     """Two cells of the table: the distance, and the largest that neighbours had before."""
-    learned = codes[seen.of([0])]
+    learned = codes[seen.learned]
     if number:
         distance, neighbours = distance_from(learned, codes[seen.of([number])], seed=seed)
     else:

@@ -103,7 +103,7 @@ def _cold(seen, newest):
 def _moved(seen, newest, seed):
     """`(warnings, notes)`."""
     items, places = seen.histories.items, seen.of(newest)
-    distance, neighbours = distance_from(items[seen.of([0])], items[places], seed=seed)
+    distance, neighbours = distance_from(items[seen.learned], items[places], seed=seed)
     if not len(neighbours):
         needed = FEWEST * (STRETCHES + 1)
         return [], [

@@ -203,24 +203,11 @@ def test_bad_logs(exported_version, toy_interactions):
         drift(exported_version, read_interactions(other))
 
 
-def test_a_version_that_knows_no_end(toy_interactions, toy_items, tmp_path):
-    """Trained without times, it must be told what it has learned."""
-    from kerasrec.pipeline import train
-
-    options = {
-        "encoder": {"name": "none"},
-        "model": {"id_units": 8, "max_length": 5, "scorer_units": 4},
-        "trainer": {"epochs": 1},
-        "fusion": {"parts": []},
-    }
-    log = read_interactions(toy_interactions.frame[["user_id", "item_id"]])
-    base = train(log, toy_items, name="t", out=tmp_path, options=options, progress=False).version
+def test_a_version_that_knows_no_end(text_version, toy_interactions):
+    """It must be told what it has learned."""
     with pytest.raises(ValueError, match="does not know when its log ends"):
-        drift(base, toy_interactions)
+        drift(text_version, toy_interactions)
     times = toy_interactions.frame["timestamp"]
     since = int(times.quantile(0.8, "lower"))
-    found = drift(base, toy_interactions, since=since, step=2000 * DAY)
-    assert found.table["events"].tolist() == [
-        int((times <= since).sum()),
-        int((times > since).sum()),
-    ]
+    events = drift(text_version, toy_interactions, since=since, step=2000 * DAY).table["events"]
+    assert events.tolist() == [int((times <= since).sum()), int((times > since).sum())]
