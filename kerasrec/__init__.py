@@ -48,6 +48,7 @@ _PUBLIC = {
     "update": "updating",
     "update_from_store": "updating",
     "rollback": "artifacts",
+    "drift": "drifting",
     "simulate": "simulation",
     "deploy": "deployment",
     "serve": "serving",

@@ -57,8 +57,8 @@ def main(arguments=None):
         arguments: list of str; None = those of the process.
 
     Returns:
-        Exit code: 0 = success, 1 = an update that was refused, 2 = bad input (one sentence on
-        stderr), 130 = interrupted.
+        Exit code: 0 = success, 1 = an update that was refused or a model that has gone stale, 2 =
+        bad input (one sentence on stderr), 130 = interrupted.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug, name = "--debug" in words, "kerasrec"
@@ -441,6 +441,7 @@ VERBS = {
     "feedback": (feedbackcli.add_feedback, feedbackcli.feedback),
     "update": (loopcli.add_update, loopcli.update),
     "rollback": (loopcli.add_rollback, loopcli.rollback),
+    "drift": (loopcli.add_drift, loopcli.drift),
     "simulate": (loopcli.add_simulate, loopcli.simulate),
 }
 

@@ -1,11 +1,12 @@
-"""The verbs of the loop on the command line: update, rollback, simulate."""
+"""The verbs of the loop on the command line: update, rollback, drift, simulate."""
 
 import sys
 from pathlib import Path
 
 from kerasrec import backend
 from kerasrec.arguments import add_files, add_out_and_preset, add_reading
-from kerasrec.showing import make_console
+from kerasrec.artifacts import find_version
+from kerasrec.showing import make_console, print_rows
 from kerasrec.userinput import UserError, read_catalogue, read_events, training_options
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -71,7 +72,7 @@ def update(options):
 
 
 class Refused(UserError):
-    """Not a mistake: the new version is not good enough."""
+    """Not a mistake: a version, the new one or the one that answers, is not good enough."""
 
 
 def add_rollback(sub):
@@ -90,6 +91,139 @@ def rollback(options):
 
     before, now = rollback(Path(options.out) / options.name, options.to)
     print(f"stable: version {now} (was {before})")
+
+
+def add_drift(sub):
+    """Options of `drift`."""
+    sub.usage = "kerasrec drift --name NAME [--store S | --interactions F...] [options]"
+    sub.add_argument("--name", required=True, help="of the model: OUT/NAME")
+    sub.add_argument("--out", default="saved_models", metavar="DIR", help="where models are")
+    sub.add_argument(
+        "--store", metavar="S", help="feedback store (default: KERASREC_STORE in the environment)"
+    )
+    add_files(sub, "--interactions", "instead of a store: the whole log, old events and new")
+    sub.add_argument("--step", default="1d", metavar="TIME", help="of a period (default 1d)")
+    sub.add_argument(
+        "--since",
+        metavar="TIME",
+        help="end of what the version has learned, where it does not know it",
+    )
+    sub.add_argument(
+        "--sample",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="events to predict in a period at most, drawn at random (default 2000)",
+    )
+    sub.add_argument("--report", metavar="DIR", help="write drift.csv (all columns) and drift.svg")
+    sub.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    add_reading(sub)
+
+
+#: the printed tables: heads -> columns of `Drift.table`; the csv has all columns
+_SHOWN = (
+    {
+        "begin": "begin",
+        "events": "events",
+        "users": "users",
+        "new users": "new_users",
+        "cold": "cold",
+        "outside": "outside",
+        "items moved": "item_distance",
+        "most before": "item_distance_before",
+        "types moved": "event_distance",
+    },
+    {
+        "begin": "begin",
+        "judged": "judged",
+        "NDCG@10": "ndcg@10",
+        "±": "ndcg_se",
+        "popular": "recent_popularity",
+        "recall@10": "recall@10",
+        "listed": "listed",
+        "sure": "confidence",
+        "right": "right",
+        "ECE": "calibration_error",
+    },
+)
+
+
+def drift(options):
+    """What has changed since a version was made, and whether it has gone stale.
+
+    Two tables with a row per period after the end of its log. What came (the first row is that
+    log): events, users, share of new ones, share of events on items that it never learned from
+    (cold) and cannot list (outside), distance of the items from those at the end of its log, the
+    most that neighbours had before, distance of the event types. How well it predicts each first
+    choice from what its user did before: NDCG@10, that of recent popularity, recall@10; and of the
+    lists of 50 that hold the item, how sure it was of the first one and how often that was right
+    (ECE: expected calibration error). Exit code 1: it has gone stale, the reasons are printed.
+    """
+    base, given = Path(options.out) / options.name, options.interactions
+    if options.store and given:
+        raise UserError("expected --store S or --interactions F..., not both.")
+    step, since = _seconds(options.step, "--step"), _since(options.since)
+    find_version(base)
+    interactions = read_events(options, given) if given else None
+    backend.load(quiet=not options.debug)
+    from kerasrec.drifting import drift
+
+    if not given:
+        from kerasrec.feedback import FeedbackStore
+
+        with FeedbackStore(options.store or backend.store_url(), create=False) as store:
+            interactions = store.interactions(order="content")
+    settings = dict(step=step, since=since, sample=options.sample, seed=options.seed)
+    found = drift(base, interactions, **settings)
+    for heads in _SHOWN:
+        print_rows(tuple(heads), _texts(found.table, heads.values(), in_days=step % 86400 == 0))
+        print()
+    if options.report:
+        _write_drift(found.table, Path(options.report))
+    for sentence in found.notes:
+        print(sentence)
+    for sentence in found.warnings:
+        print(f"stale: {sentence}")
+    if found.warnings:
+        count = len(found.warnings)
+        raise Refused(
+            f"{found.version} has gone stale, for {count} {'reason' if count == 1 else 'reasons'} "
+            f"(above): kerasrec update --name {options.name} makes the next version."
+        )
+    print(f"{found.version}: nothing says that it has gone stale")
+
+
+def _since(text):
+    from kerasrec.timestamps import read_moment
+
+    try:
+        found = None if text is None else read_moment(text)
+    except ValueError:
+        found = "now"
+    if found == "now":
+        raise UserError(
+            "--since takes a time such as 2026-11-24T08:00 (UTC unless it names a zone) or UTC "
+            f"seconds. Received: {text!r}."
+        )
+    return found
+
+
+def _texts(table, columns, *, in_days):
+    """Rows of some columns of `Drift.table`; a date is enough where periods are whole days."""
+    shown = table[list(columns)].copy()
+    shown["begin"] = shown["begin"].str.slice(0, 10 if in_days else 16).str.replace("T", " ")
+    for name in shown.select_dtypes("float").columns:
+        shown[name] = shown[name].map("{:.3f}".format).replace("nan", "")
+    return shown.to_numpy().tolist()
+
+
+def _write_drift(table, folder):
+    from kerasrec.plots import drift_curves
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "drift.csv", index=False)
+    (folder / "drift.svg").write_text(drift_curves(table), encoding="utf-8")
+    print(f"drift.csv and drift.svg are in {folder}")
 
 
 def add_simulate(sub):

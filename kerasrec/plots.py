@@ -142,9 +142,51 @@ def strategy_curves(steps):
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
-    svg = _svg(draw, 9.2, 3.4).replace("currentColor", "#222").replace("var(--line)", "#999")
-    svg = svg.replace("font-family: inherit", "font-family: sans-serif")
-    return svg.replace("<svg", '<svg style="background: white"', 1) + "\n"
+    return _alone(_svg(draw, 9.2, 3.4))
+
+
+def drift_curves(table):
+    """What `drift` found, period by period: accuracy, new things, distances, calibration.
+
+    Args:
+        table: DataFrame, `Drift.table`.
+
+    Returns:
+        str, a whole SVG file with a white background.
+    """
+    table = table[(table["period"] > 0) & (table["events"] > 0)]
+    panels = {
+        "NDCG@10": {"ndcg@10": "model", "recent_popularity": "recent popularity"},
+        "Share of events or users": {
+            "cold": "never learned from",
+            "outside": "cannot be listed",
+            "new_users": "new users",
+        },
+        "Distance of items": {
+            "item_distance": "from the end of its log",
+            "item_distance_before": "most between neighbours before",
+        },
+        "First of lists that hold the item": {"confidence": "confidence", "right": "right"},
+    }
+
+    def draw(figure):
+        for axes, (title, lines) in zip(
+            np.ravel(figure.subplots(2, 2, sharex=True)), panels.items(), strict=True
+        ):
+            for number, (name, label) in enumerate(lines.items()):
+                errors = table["ndcg_se"] if name == "ndcg@10" else None
+                style = {"color": COLOURS[number], "ms": 4, "lw": 1.4, "label": label}
+                axes.errorbar(
+                    table["period"], table[name], errors, fmt=f"{MARKERS[number]}-", **style
+                )
+            axes.set_title(title)
+            axes.set_ylim(bottom=0)
+            axes.legend(fontsize=8.5)
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        for axes in figure.axes[2:]:
+            axes.set_xlabel("period after the version's log")
+
+    return _alone(_svg(draw, 9.2, 5.4))
 
 
 def groups(table, models, metric, xlabel):
@@ -207,6 +249,13 @@ def _plain(name):
     if cell_len(text) > LONGEST_NAME:
         text = set_cell_size(text, LONGEST_NAME - 1).rstrip() + "…"
     return text.replace("$", r"\$")
+
+
+def _alone(svg):
+    """The text of an SVG file that stands in no page: colours of its own, a white background."""
+    svg = svg.replace("currentColor", "#222").replace("var(--line)", "#999")
+    svg = svg.replace("font-family: inherit", "font-family: sans-serif")
+    return svg.replace("<svg", '<svg style="background: white"', 1) + "\n"
 
 
 def _svg(draw, width, height):

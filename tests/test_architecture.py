@@ -19,7 +19,7 @@ cleaning datastats splits datasets sequences
 feedbacktables feedbackwriter feedbackevents feedbackstats feedback livelists
 
 lists metrics transitions recency fusionweights fusion fusionchoice baselines evaluation plots
-report
+report driftmetrics driftverdict
 
 checkpoints torchfile text graphunigram architectures checkpointfolder e5small pooling finetuning
 storedvectors tfidf textvectors encoder
@@ -29,7 +29,7 @@ validation optimizers trainer ensemble textpart options trainingstate
 
 graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard exporter derive ann
 shortlist servinglimits indexedlists versiontexts versionlog recommender pipeline gate childversion
-updating simulation servingtransport clientinputs servingclient deployment
+updating drifting simulation servingtransport clientinputs servingclient deployment
 
 servingmonitor servedversion modelversions predictcalls predictjson predictgrpc predictrest
 feedbackrest liverecency servingaccess serving
@@ -42,7 +42,7 @@ LIGHT = """
 artifacts nearest cleaningreport columns events timestamps csvtable tables readers data cleaning
 datastats splits datasets sequences lists metrics baselines evaluation plots report transitions
 recency fusionweights fusion feedbacktables feedbackwriter feedbackevents feedbackstats feedback
-livelists
+livelists driftmetrics driftverdict
 """.split()
 
 

@@ -61,6 +61,34 @@ def test_refused_is_exit_code_1(files, toy_interactions, capsys):
             ["update", "--name", "toy", "--interactions", "log.csv", "--store", "s.db"],
             "expected --store S or --interactions F..., not both",
         ),
+        (["drift", "--name", "nix", "--interactions", "log.csv"], "no such folder"),
+        (["drift", "--interactions", "log.csv"], "--name"),
+        (["drift", "--name", "toy", "--interactions", "no.csv"], "no.csv"),
+        (["drift", "--name", "toy"], "expected a feedback store"),
+        (
+            ["drift", "--name", "toy", "--interactions", "log.csv", "--store", "s.db"],
+            "expected --store S or --interactions F..., not both",
+        ),
+        (
+            ["drift", "--name", "toy", "--interactions", "log.csv", "--step", "soon"],
+            "--step takes a time such as 1d",
+        ),
+        (
+            ["drift", "--name", "toy", "--interactions", "log.csv", "--since", "now"],
+            "--since takes a time such as 2026-11-24T08:00",
+        ),
+        (
+            ["drift", "--name", "toy", "--interactions", "log.csv", "--since", "2016-01-01"],
+            "since must not lie before the end of the version's log",
+        ),
+        (
+            ["drift", "--name", "toy", "--interactions", "log.csv", "--sample", "0"],
+            "sample must be at least 1",
+        ),
+        (
+            ["drift", "--name", "toy", "--interactions", "log.csv", "--step", "1s"],
+            "into 1,000 periods at most",
+        ),
         (["rollback", "--name", "toy"], "has no parent to go back to"),
         (["rollback", "--name", "toy", "--to", "7"], "has no version 7"),
         (
@@ -93,3 +121,35 @@ def test_simulate(files, capsys):
         "curves.svg",
         "steps.jsonl",
     }
+
+
+def test_drift_of_a_stale_model(files, capsys):
+    """Exit code 1, the table and every reason on stdout, one sentence on stderr, two files."""
+    log = pd.read_csv("log.csv")
+    is_new = log["timestamp"] > log["timestamp"].max() - 7 * DAY
+    is_new |= log.index >= len(log) - 250  # what the fixture has added
+    log.loc[is_new, "item_id"] = [f"x{n % 9}" for n in range(is_new.sum())]
+    log.drop_duplicates(["user_id", "item_id"]).to_csv("log.csv", index=False)
+    words = ["drift", "--name", "toy", "--interactions", "log.csv", "--step", "300d"]
+    assert main([*words, "--report", "found"]) == 1
+    shown, error = capsys.readouterr()
+    assert all(head in shown for head in ("events", "cold", "NDCG@10", "popular", "ECE"))
+    assert "are on items that it never learned from (30% is the limit)" in shown
+    assert shown.count("stale: ") >= 2
+    assert "saved_models/toy/1 has gone stale, for" in error
+    assert "kerasrec update --name toy" in error and len(error.strip().splitlines()) == 1
+    table = pd.read_csv(files / "found" / "drift.csv")
+    assert table["period"].tolist()[:2] == [0, 1] and table["cold"].max() > 0.5
+    assert (files / "found" / "drift.svg").read_text().startswith("<svg")
+
+
+def test_drift_of_a_store(files, toy_interactions, capsys):
+    """Nothing has happened since the model was made: exit code 0, and it says what it lacks."""
+    toy_interactions.frame[["user_id", "item_id", "timestamp"]].to_csv("old.csv", index=False)
+    store = ["--store", "shop.db"]
+    assert main(["feedback", "import", "--interactions", "old.csv", *store]) == 0
+    capsys.readouterr()
+    assert main(["drift", "--name", "toy", *store]) == 0
+    shown = capsys.readouterr().out
+    assert "Too few events to tell whether it has gone stale: 0 first choices" in shown
+    assert "saved_models/toy/1: nothing says that it has gone stale" in shown

@@ -66,3 +66,19 @@ def test_one_epoch_has_one_tick():
     history = pd.DataFrame({"epoch": [1], "loss": [2.0], "valid_ndcg@10": [0.1]})
     svg = plots.training_curves(history)
     assert svg.count(">1</text>") == 2 and ">0.96</text>" not in svg and "best epoch 1" in svg
+
+
+@pytest.mark.filterwarnings("error")
+def test_drift_curves():
+    names = ["ndcg@10", "ndcg_se", "recent_popularity", "cold", "outside", "new_users"]
+    names += ["item_distance", "item_distance_before", "confidence", "right"]
+    table = pd.DataFrame(
+        {"period": [0, 1, 2, 3], "events": [9, 5, 0, 7]} | dict.fromkeys(names, 0.1)
+    )
+    table.loc[table["period"] == 2, names] = np.nan
+    svg = plots.drift_curves(table)
+    shown = texts(svg)
+    assert all(name in shown for name in ["NDCG@10", "recent popularity", "never learned from"])
+    assert "background: white" in svg and "currentColor" not in svg
+    assert svg == plots.drift_curves(table)
+    assert plots.drift_curves(table[:1]).startswith("<svg")  # nothing has happened yet

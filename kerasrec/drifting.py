@@ -1,0 +1,293 @@
+"""`drift`: what has changed since a version was made, and whether the version has gone stale.
+
+The events after the end of the version's log, period by period: how many, by whom, of which types,
+on which items; how well the version predicts each of them from what its user did before (the
+weights as they are, histories live; prequential evaluation as in `simulate`); and how well its
+confidence matches the truth.
+"""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.baselines import fit_recent_popularity
+from kerasrec.data import Items, read_interactions
+from kerasrec.driftmetrics import (
+    calibration,
+    distance_from,
+    mean_and_error_of_users,
+    moment_of,
+    ranks_by,
+    top_confidence,
+)
+from kerasrec.driftverdict import K, verdict
+from kerasrec.metrics import ndcg_from_ranks, recall_from_ranks
+from kerasrec.recommender import Recommender
+from kerasrec.sequences import before, first_of_pairs, make_histories
+
+log = logging.getLogger(__name__)
+#: length of the lists in which confidence is compared with the truth
+LISTED = 50
+MOST_PERIODS = 1000
+_BLOCKS = 24  # of a period: how often recent popularity is fitted anew
+
+
+class Drift(NamedTuple):
+    """What `drift` gives back.
+
+    table: DataFrame, one row per period, see `drift`.  warnings: list of str, why the version has
+    gone stale; none = it has not, as far as can be told.  notes: list of str, what could not be
+    told.  version: Path of the version.
+    """
+
+    table: pd.DataFrame
+    warnings: list
+    notes: list
+    version: Path
+
+
+def drift(model, interactions, *, since=None, step=86400, sample=2000, seed=0):
+    """Look at what has happened since a version was made.
+
+    The columns of the table, shares in 0..1, errors are standard errors that take the events of a
+    user as alike:
+
+    - `period`: 0 = the log until the version's end (where the log given holds it; its distance is
+      that of its last two stretches), then 1, 2, ...; `begin`, `end`: ISO times, UTC, end excluded;
+      `events`, `users`; `new_users`: share of the period's users without an event before it.
+    - `share_TYPE`: of the events that are of each type; `event_distance`: of this distribution from
+      that of the last stretch before the version's end; `event_distance_before`: the largest
+      distance that neighbouring stretches had before it (`driftmetrics.distance_from`).
+    - `item_distance`, `item_distance_before`: the same of the distribution of items.
+    - `cold`: share of events on items that the version never learned from; `outside`: on those
+      among them that it cannot list, because its catalogue lacks them.
+    - `asked`: events with which a user met and chose an item for the first time; `judged`: how many
+      of these were predicted; `ndcg@10`, `ndcg_se`, `recall@10`, `recall_se`: of the version, an
+      item outside its catalogue is a miss; `recent_popularity`: NDCG@10 of what is popular,
+      fitted anew 24 times a period.
+    - `listed`: events whose item is in a list of 50; among these `confidence`, `right` and
+      `calibration_error`. A score of kerasrec is a logit over the items, so that the softmax of a
+      list's scores is P(item | the item that the user chooses is in the list). `confidence` is its
+      mean for the first item, `right` the share of lists whose first item was chosen. Confidence
+      above right = the version is too sure of itself, as one can be whose fusion was fitted by NDCG
+      (`fusion.fit` in the manifest): that asks for the order alone. `driftmetrics.calibration` has
+      the error.
+
+    The warnings are about the newest periods that hold `FEWEST` judged events of `FEWEST_USERS`
+    users together: NDCG@10 surely (95 %) below that of the first such periods (the same question
+    asked the same way, which the validation figures of the manifest are not); surely below that of
+    recent popularity; surely more than `COLD` cold; items further from the last stretch of the
+    version's log than any neighbouring stretches were in it. On fewer events nothing is warned of.
+
+    Args:
+        model: `saved_models/NAME` (its stable label, else its largest version) or one version.
+        interactions: `Interactions` or what `read_interactions` takes: the whole log, old events
+            and new. Without the old ones histories lack them, and there are no distances.
+        since: UTC seconds, the end of what the version has learned, where it does not know it.
+        step: seconds of a period.
+        sample: events to predict in a period at most, drawn at random.
+        seed: of the draws.
+
+    Returns:
+        `Drift`.
+
+    Raises:
+        ArtifactError: no such model.
+        ValueError: no times, an end that is unknown or too early, a log of other items, too many
+            periods.
+    """
+    if not (step >= 1 and sample >= 1):
+        raise ValueError(
+            f"step (seconds) and sample must be at least 1. Received: {step} and {sample}."
+        )
+    if not hasattr(interactions, "frame"):
+        interactions = read_interactions(interactions)
+    if not interactions.has_time:
+        raise ValueError("drift needs times. Received: a log without them.")
+    recommender = Recommender.load(model)
+    seen = PeriodLog(recommender, interactions, _end(recommender, since), int(step))
+    judged = pd.concat(
+        [_judge(recommender, seen, number, sample, seed) for number in range(len(seen.begins))],
+        ignore_index=True,
+    )
+    table = pd.DataFrame([_row(seen, number, judged, seed) for number in seen.numbers()])
+    return Drift(table, *verdict(seen, judged, seed=seed), recommender.version)
+
+
+def _end(recommender, since):
+    """UTC seconds: the end of what the version has learned."""
+    end = recommender.log_end
+    if since is None and not end:
+        raise ValueError(
+            f"{recommender.version} does not know when its log ends (it was trained without "
+            "times): say it by since."
+        )
+    if since is not None and since < end:
+        raise ValueError(
+            f"since must not lie before the end of the version's log ({moment_of(end)}), or it "
+            f"would be judged on what it has learned. Received: {moment_of(since)}. Leave it out."
+        )
+    return int(end if since is None else since)
+
+
+class PeriodLog:
+    """A log with the version's item indices, cut into periods at the end of what it learned.
+
+    Attributes:
+        histories: `Histories` of all events. Items that the version lacks come after its own.
+        num_known: items of the version.
+        begins: UTC seconds at which the periods 0, 1, ... begin; `ends` likewise.
+        period: of each event, 0 = learned.  user: row of each event.  is_asked, is_cold: bool.
+        types: names of event types, and `type` of each event as their index.
+        learned: places of the events of period 0, in time order.
+    """
+
+    def __init__(self, recommender, interactions, end, step):
+        frame = interactions.frame
+        ids = recommender.items.ids
+        own = frame["item_id"].cat.remove_unused_categories().cat.categories.astype(object)
+        unknown = own[recommender.items.index_of(own.to_numpy()) == 0]
+        if len(unknown) == len(own):
+            raise ValueError(
+                f"drift needs the log of the version's users. Received: none of its {len(own):,} "
+                f"items is among the {len(ids):,} of {recommender.version}."
+            )
+        every = np.concatenate([ids, unknown.to_numpy(object)])
+        items = Items(pd.DataFrame({"item_id": every, "title": ""}))
+        self.step, self.end, self.num_known, self.num_items = step, end, len(ids), len(every)
+        self.histories = make_histories(interactions, items)
+        times, places = self.histories.timestamps, self.histories.items
+        self.period = np.maximum((times - end - 1) // step + 1, 0)
+        count = int(self.period.max())
+        if count > MOST_PERIODS:
+            raise ValueError(
+                f"step must cut the events after {moment_of(end)} into {MOST_PERIODS:,} periods at "
+                f"most. Received: {step} seconds, {count:,} periods (the newest event is of "
+                f"{moment_of(times.max())}). Take a longer one."
+            )
+        first = int(times.min()) if (self.period == 0).any() else end
+        self.begins = [first, *(end + 1 + step * number for number in range(count))]
+        self.ends = [end + 1, *(begin + step for begin in self.begins[1:])]
+        self.user = np.repeat(np.arange(self.histories.num_users), self.histories.lengths)
+        # what a user has had already is neither listed nor asked for
+        self.is_asked = first_of_pairs(self.histories) & self.histories.chosen
+        learned = np.zeros(len(every) + 1, bool)
+        learned[places[self.period == 0]] = True
+        learned[: len(ids) + 1] |= recommender.fusion().recency.counts.total > 0
+        learned[len(ids) + 1 :] = False
+        self.is_cold = ~learned[places]
+        self.types, self.type = self._types(frame)
+        self.learned = self.of([0])
+
+    def _types(self, frame):
+        """Names of the event types, and the type of each event in the order of the histories."""
+        column = frame["event"].cat.remove_unused_categories()
+        users = frame["user_id"].cat.codes.to_numpy()
+        order = np.lexsort((frame["timestamp"].to_numpy(), users))  # as in make_histories
+        return list(column.cat.categories), column.cat.codes.to_numpy()[order]
+
+    def numbers(self):
+        """Numbers of the periods that a table shows: the first one if it has events."""
+        return range(0 if (self.period == 0).any() else 1, len(self.begins))
+
+    def of(self, numbers):
+        """Places of the events of some periods, in time order."""
+        places = np.flatnonzero(np.isin(self.period, numbers))
+        return places[np.argsort(self.histories.timestamps[places], kind="stable")]
+
+
+def _judge(recommender, seen, number, sample, seed):
+    """How each of a sample of a period's events was predicted, one row each."""
+    asked = np.flatnonzero((seen.period == number) & seen.is_asked & (number > 0))
+    if len(asked) > sample:
+        rng = np.random.default_rng([seed, number])
+        asked = np.sort(rng.choice(asked, sample, replace=False))
+    rows, targets = before(seen.histories, asked), seen.histories.items[asked]
+    known = rows.where(rows.items <= seen.num_known)
+    lists = recommender.recommend(known, k=LISTED, at="now")
+    row = pd.Index(rows.user_ids).get_indexer(lists["user_id"])
+    is_hit = recommender.index_of(lists["item_id"]) == targets[row]
+    ranks = np.full(len(asked), LISTED + 1)  # not listed
+    ranks[row[is_hit]] = lists["rank"].to_numpy()[is_hit]
+    log.info("period %d: %d events predicted", number, len(asked))
+    return pd.DataFrame(
+        {
+            "period": number,
+            "user": seen.user[asked],
+            "ndcg": ndcg_from_ranks(ranks, K),
+            "recall": recall_from_ranks(ranks, K),
+            "popularity": ndcg_from_ranks(_popularity_ranks(seen, asked, rows), K),
+            "rank": ranks,
+            "confidence": top_confidence(row, lists["score"], len(asked)),
+        }
+    )
+
+
+def _popularity_ranks(seen, places, rows):
+    """Rank of each event's item by recent popularity, which is fitted anew `_BLOCKS` times."""
+    refresh, histories = max(seen.step // _BLOCKS, 1), seen.histories
+    block = (histories.timestamps[places] - seen.end - 1) // refresh
+    ranks = np.zeros(len(places), int)
+    for number in np.unique(block):
+        moment, inside = seen.end + 1 + int(number) * refresh, np.flatnonzero(block == number)
+        known = histories.where(histories.timestamps < moment)
+        score = fit_recent_popularity(known, seen.num_items, now=moment)(known.select([0]))[0]
+        ranks[inside] = ranks_by(score, rows.select(inside), histories.items[places[inside]])
+    return ranks
+
+
+def _row(seen, number, judged, seed):
+    """One row of the table."""
+    places, part = seen.of([number]), judged[judged["period"] == number]
+    users, histories = np.unique(seen.user[places]), seen.histories
+    first = seen.period[histories.offsets[users]]  # the period of each user's first event
+    type_shares = np.bincount(seen.type[places], minlength=len(seen.types)) / max(len(places), 1)
+    ndcg, recall = (
+        mean_and_error_of_users(part[name], part["user"]) for name in ("ndcg", "recall")
+    )
+    listed = part[part["rank"] <= LISTED]
+    found = calibration(listed["confidence"], listed["rank"] == 1)
+    is_after = number > 0
+    return {
+        "period": number,
+        "begin": moment_of(seen.begins[number]),
+        "end": moment_of(seen.ends[number]),
+        "events": len(places),
+        "users": len(users),
+        "new_users": _mean(first == number) if is_after else np.nan,
+        **{f"share_{name}": share for name, share in zip(seen.types, type_shares, strict=True)},
+        **_distances(seen, "event", seen.type, number, seed),
+        **_distances(seen, "item", histories.items, number, seed),
+        "cold": _mean(seen.is_cold[places]) if is_after else np.nan,
+        "outside": _mean(histories.items[places] > seen.num_known),
+        "asked": int(seen.is_asked[places].sum()),
+        "judged": len(part),
+        f"ndcg@{K}": ndcg[0],
+        "ndcg_se": ndcg[1],
+        f"recall@{K}": recall[0],
+        "recall_se": recall[1],
+        "recent_popularity": _mean(part["popularity"]),
+        "listed": len(listed),
+        "confidence": found.confidence,
+        "right": found.right,
+        "calibration_error": found.error,
+    }
+
+
+def _distances(seen, name, codes, number, seed):
+    """Two cells of the table: the distance, and the largest that neighbours had before."""
+    learned = codes[seen.learned]
+    if number:
+        distance, neighbours = distance_from(learned, codes[seen.of([number])], seed=seed)
+    else:
+        _, neighbours = distance_from(learned, learned, seed=seed)
+        distance = neighbours[-1] if len(neighbours) else np.nan
+    largest = neighbours.max() if len(neighbours) else np.nan
+    return {f"{name}_distance": distance, f"{name}_distance_before": largest}
+
+
+def _mean(values):
+    return float(np.mean(values)) if len(values) else np.nan

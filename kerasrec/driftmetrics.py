@@ -1,0 +1,189 @@
+"""The numbers of `drift`: distances of stretches of a log, calibration, sure differences."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import jensenshannon
+
+#: neighbouring stretches before the end of a log, whose distances say what is normal
+STRETCHES = 20
+#: events of a stretch at least: fewer are far from anything by chance
+FEWEST = 100
+BINS = 10
+_SURE = 1.96  # standard errors on either side: 95 %
+
+
+class Calibration(NamedTuple):
+    """How well confidence matches the truth.
+
+    confidence: float, its mean.  right: float, share of the answers that were right.  error: float,
+    expected calibration error, 0 = perfect. All NaN where there is no answer.
+    """
+
+    confidence: float
+    right: float
+    error: float
+
+
+def calibration(confidence, right):
+    """Mean confidence, share that was right, and the expected calibration error (ECE).
+
+    Answers are put into ten bins of equal width by their confidence; ECE is the mean, over
+    answers, of `|share right - mean confidence|` of the answer's bin (Guo et al. 2017, On
+    Calibration of Modern Neural Networks, eq. 3). With few answers it is above 0 by chance alone.
+
+    Args:
+        confidence: float, `(n,)`, in 0..1.
+        right: bool, `(n,)`.
+
+    Returns:
+        `Calibration`.
+
+    >>> calibration([0.9, 0.9, 0.2, 0.2], [True, True, False, True])
+    Calibration(confidence=0.55, right=0.75, error=0.2...)
+    """
+    confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    if not len(confidence):
+        return Calibration(np.nan, np.nan, np.nan)
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    apart = np.bincount(place, right - confidence, BINS)  # sum over the answers of each bin
+    error = np.abs(apart).sum() / len(confidence)
+    return Calibration(float(confidence.mean()), float(right.mean()), float(error))
+
+
+def top_confidence(row, scores, num_rows):
+    """Softmax of every list's scores at its best item: P(best item | the wanted one is listed).
+
+    Args:
+        row: int `(n,)`, the list of each score.
+        scores: float `(n,)`.
+        num_rows: number of lists.
+
+    Returns:
+        float `(num_rows,)`; NaN for an empty list.
+
+    >>> top_confidence([0, 0, 1], np.log([3, 1, 5]), 2).tolist()
+    [0.75, 1.0]
+    """
+    row, scores = np.asarray(row), np.asarray(scores, float)
+    best = np.full(num_rows, -np.inf)
+    np.maximum.at(best, row, scores)
+    total = np.bincount(row, np.exp(scores - best[row]), num_rows)
+    with np.errstate(divide="ignore"):
+        return np.where(total > 0, 1 / total, np.nan)
+
+
+def code_distance(first, second):
+    """Jensen-Shannon distance of two samples of codes: 0 = the same shares, 1 = nothing in common.
+
+    The square root of the divergence to base 2 (Lin 1991; Endres and Schindelin 2003).
+
+    Args:
+        first, second: int codes from 0, `(n,)` and `(m,)`.
+
+    Returns:
+        float; NaN where a sample is empty.
+
+    >>> code_distance([1, 1, 2], [2, 1, 1]), code_distance([0, 1], [2, 2])
+    (0.0, 1.0)
+    """
+    if not len(first) or not len(second):
+        return float("nan")
+    size = max(np.max(first), np.max(second)) + 1
+    counts = [np.bincount(codes, minlength=size) for codes in (first, second)]
+    return float(jensenshannon(*counts, base=2))
+
+
+def distance_from(before, codes, *, seed=0):
+    """How far a period is from the end of the log before it, and how far neighbours were there.
+
+    The distance of two small samples is large by chance alone. So the log before is cut into
+    `STRETCHES` + 1 stretches of equally many events, the last of which is the reference; the
+    period and each earlier stretch are thinned out to the same number of events, at random; and the
+    period's distance from the reference is to be judged by those of each earlier stretch from the
+    stretch that follows it.
+
+    Args:
+        before: int codes (of items or event types) of the log in time order, `(n,)`.
+        codes: those of the period, `(m,)`.
+        seed: of the draws.
+
+    Returns:
+        `(distance, neighbours)`, float and float `(STRETCHES,)`, oldest first; NaN and an empty
+        array where a stretch or the period has fewer than `FEWEST` events.
+    """
+    size = len(before) // (STRETCHES + 1)
+    drawn = min(size, len(codes))
+    if drawn < FEWEST:
+        return float("nan"), np.zeros(0)
+    rng = np.random.default_rng(seed)
+    stretches = np.asarray(before)[-size * (STRETCHES + 1) :].reshape(STRETCHES + 1, size)
+    neighbours = [
+        code_distance(later, rng.choice(earlier, drawn, replace=False))
+        for earlier, later in zip(stretches[:-1], stretches[1:], strict=True)
+    ]
+    distance = code_distance(stretches[-1], rng.choice(codes, drawn, replace=False))
+    return distance, np.array(neighbours)
+
+
+def mean_and_error_of_users(values, users):
+    """Mean over events, and its standard error where the events of one user are alike.
+
+    `sqrt(U / (U - 1) * sum over users of (sum of the user's deviations)^2) / n` (Liang and Zeger
+    1986); where every user has one event it is the usual standard error.
+
+    Args:
+        values: float `(n,)`.
+        users: `(n,)`, anything that tells users apart.
+
+    Returns:
+        `(mean, error)`; NaN without events, an error of NaN with a single user.
+
+    >>> mean_and_error_of_users([1, 0, 1, 0], [1, 2, 3, 4])
+    (0.5, 0.288...)
+    """
+    values = np.asarray(values, float)
+    if not len(values):
+        return float("nan"), float("nan")
+    mean = values.mean()
+    _, row = np.unique(users, return_inverse=True)
+    sums = np.bincount(row, values - mean)
+    if len(sums) == 1:
+        return float(mean), float("nan")
+    variance = len(sums) / (len(sums) - 1) * (sums**2).sum() / len(values) ** 2
+    return float(mean), float(variance**0.5)
+
+
+def interval(mean, error):
+    """`(low, high)`, 95 %."""
+    return mean - _SURE * error, mean + _SURE * error
+
+
+def ranks_by(scores, histories, targets):
+    """Rank of each row's target by scores that are the same for all, without the row's history.
+
+    Args:
+        scores: float `(num_items + 1,)`, column 0 is padding; equal ones by item index.
+        histories: `Histories`, `(num_rows)`; none holds its target.
+        targets: int item index `(num_rows,)`.
+
+    Returns:
+        int `(num_rows,)`, from 1.
+    """
+    place = np.empty(len(scores), int)
+    place[1 + np.argsort(-np.asarray(scores)[1:], kind="stable")] = np.arange(len(scores) - 1)
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    pairs = np.unique(row * len(scores) + histories.items)
+    row, items = pairs // len(scores), pairs % len(scores)
+    own = place[targets]
+    return own + 1 - np.bincount(row[place[items] < own[row]], minlength=len(own))
+
+
+def moment_of(seconds):
+    """ISO time of UTC seconds.
+
+    >>> moment_of(1394842423)
+    '2014-03-15T00:13:43'
+    """
+    return pd.to_datetime(int(seconds), unit="s").isoformat()
