@@ -12,7 +12,7 @@ import pandas as pd
 
 from kerasrec.cleaningreport import CleaningReport
 from kerasrec.data import Interactions
-from kerasrec.events import event_table, look_up_events, unknown_event_message
+from kerasrec.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
 from kerasrec.feedbackevents import event_rows, table_rows
 from kerasrec.feedbackstats import read_stats
 from kerasrec.feedbacktables import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
@@ -363,6 +363,8 @@ class FeedbackStore:
             `Interactions`; without a row where there is no such event.
         """
         table = event_table(event_weights)
+        if not impressions and limits.get("events") is None:  # there may be many: not read at all
+            limits["events"] = [name for name in EVENT_WEIGHTS if name != "impression"]
         frame = self.read(order=order, attribute=False, **limits)
         if not impressions:
             frame = frame[frame["event"] != "impression"].reset_index(drop=True)

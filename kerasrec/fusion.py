@@ -124,10 +124,14 @@ def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS):
     Returns:
         dict name -> list of `NeighbourTable`, of which the best is taken.
     """
+    return _fit_tables(histories, num_items, text_vectors, parts, DAMPING)
+
+
+def _fit_tables(histories, num_items, text_vectors, parts, damping):
     histories = histories.where(histories.chosen)
     found = {}
     if "transitions" in parts:
-        found["transitions"] = _transition_tables(histories, num_items)
+        found["transitions"] = _transition_tables(histories, num_items, damping)
     if "ease" in parts and num_items <= transitions.MAX_EASE_ITEMS:
         ease = transitions.fit_ease(histories, num_items)
         found["ease"] = [transitions.to_table(ease, width=_WIDTH, decay=0.7)]
@@ -152,19 +156,18 @@ def fit_again(tables, chosen, histories, num_items, text_vectors=None, *, parts=
     """
     chosen = {"transitions": len(DAMPING) // 2} if chosen is None else chosen
     names = [name for name in tables if name in parts]
-    found = fit_tables(histories, num_items, text_vectors, parts=names)
-    again = {
-        name: candidates[chosen.get(name, 0)]._replace(decay=tables[name].decay)
-        for name, candidates in found.items()
-    }
+    place = chosen.get("transitions", 0)
+    damping = DAMPING[place : place + 1]  # of the other tables there is one kind
+    found = _fit_tables(histories, num_items, text_vectors, names, damping)
+    again = {name: table._replace(decay=tables[name].decay) for name, (table,) in found.items()}
     return {**tables, **again}
 
 
-def _transition_tables(histories, num_items):
+def _transition_tables(histories, num_items, damping):
     events = np.bincount(histories.items, minlength=num_items + 1)
     counts = transitions.sequential_counts(histories, num_items)
     tables = []
-    for source_power, target_power in DAMPING:
+    for source_power, target_power in damping:
         powers = dict(source_power=source_power, target_power=target_power)
         normal = transitions.normalise_counts(counts, events, **powers)
         tables.append(transitions.to_table(normal, width=_WIDTH, decay=0.5))
