@@ -211,7 +211,7 @@ def test_a_derived_version_and_another_store_forget_no_erasure(
     with FeedbackStore(tmp_path / "fresh.db") as fresh:
         fresh.add([{"user_id": "u", "item_id": "i"}, {"user_id": "v", "item_id": "i"}])
         fresh.forget("u")
-        with pytest.raises(ValueError, match="Import the week_log .* into the store first"):
+        with pytest.raises(ValueError, match="Import the log .* into the store first"):
             update_from_store(toy_base, fresh)
 
 
