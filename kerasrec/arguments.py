@@ -313,7 +313,8 @@ def add_serve(sub):
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="between two looks at what is recent in the whole store (default 60; 0 = never)",
+        help="between two looks at what is recent and what follows what in the whole store "
+        "(default 60; 0 = never)",
     )
     group = sub.add_argument_group("limits")
     group.add_argument(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kerasrec.cleaningreport import CleaningReport
 from kerasrec.data import Interactions
-from kerasrec.events import event_table, look_up_events, unknown_event_message
+from kerasrec.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
 from kerasrec.feedbackevents import event_rows, table_rows
 from kerasrec.feedbackstats import read_stats
 from kerasrec.feedbacktables import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
@@ -51,7 +51,7 @@ class StoredEvent(NamedTuple):
 class Erasure(NamedTuple):
     """That somebody was forgotten, without a name.
 
-    `timestamp`: UTC seconds up to which the user's events are refused. `rows`: how many were
+    `timestamp`: UTC seconds, when; the user's events up to then are refused. `rows`: how many were
     deleted. `first_seq`: the least seq among them, None without rows; a model that was trained on
     events up to a seq >= `first_seq` may have learned from them.
     """
@@ -106,6 +106,11 @@ class FeedbackStore:
     def name(self):
         """Path or URL, without a password."""
         return self._database.name
+
+    @property
+    def id(self):
+        """What tells it from other stores: the same by whatever path or URL it is opened."""
+        return self._database.id
 
     def close(self):
         """Write what is waiting and let go of the database."""
@@ -227,25 +232,25 @@ class FeedbackStore:
         """Delete everything of a user, also from the disk, and refuse it when it is sent again.
 
         Kept is that somebody was forgotten, when and how many rows, with a salted hash that knows
-        the user's older events again. In SQLite the bytes are gone from the file and its log (the
-        file is written anew: seconds for millions of events); in PostgreSQL the rows are deleted
-        and vacuumed, and backups are the server's matter. Models that have learned from the rows
-        keep what they learned until they are trained without them: see `erasures`.
+        the user's events up to now again: what the user does later is stored, and so is an event
+        that a wrong clock has put into the future, when it is sent again. In SQLite the bytes are
+        gone from the file and its log (the file is written anew: seconds for millions of events);
+        in PostgreSQL the rows are deleted and vacuumed, and backups are the server's matter. Models
+        that have learned from the rows keep what they learned until they are trained without them:
+        see `erasures`.
 
         Returns:
             Number of rows deleted.
         """
         user_id = str(user_id)
         mine = _COLUMNS.user_id == user_id
-        found = sa.select(
-            sa.func.count(), sa.func.min(_COLUMNS.seq), sa.func.max(_COLUMNS.timestamp)
-        )
+        found = sa.select(sa.func.count(), sa.func.min(_COLUMNS.seq))
         user_hash = Erased(self._database.salt).hash_of(user_id)
         with self._database.writing() as connection:
-            count, first, newest = connection.execute(found.where(mine)).one()
+            count, first = connection.execute(found.where(mine)).one()
             connection.execute(sa.delete(EVENTS).where(mine))
-            until = max(int(time.time()), newest or 0)
-            erasure = dict(user_hash=user_hash, timestamp=until, rows=count, first_seq=first)
+            now = int(time.time())
+            erasure = dict(user_hash=user_hash, timestamp=now, rows=count, first_seq=first)
             connection.execute(sa.insert(ERASURES).values(erasure))
         if not self._database.scrub():
             log.warning(
@@ -358,6 +363,8 @@ class FeedbackStore:
             `Interactions`; without a row where there is no such event.
         """
         table = event_table(event_weights)
+        if not impressions and limits.get("events") is None:  # there may be many: not read at all
+            limits["events"] = [name for name in EVENT_WEIGHTS if name != "impression"]
         frame = self.read(order=order, attribute=False, **limits)
         if not impressions:
             frame = frame[frame["event"] != "impression"].reset_index(drop=True)

@@ -9,6 +9,7 @@ import re
 import secrets
 import sqlite3
 import time
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,11 +94,15 @@ _index("feedback_times", "timestamp")
 
 
 class Database(NamedTuple):
-    """An open store: engine, its name for messages (no password), and the salt of user hashes."""
+    """An open store: engine, name for messages (no password), salt of user hashes, and its id.
+
+    The id lies in the store: it is the same whatever path or URL leads there, and moves with it.
+    """
 
     engine: sa.Engine
     name: str
     salt: str
+    id: str
 
     @property
     def is_sqlite(self):
@@ -180,11 +185,11 @@ def open_database(url, *, create=True):
     engine = _make_engine(url)
     try:
         with explained(name):
-            salt = _make_tables(engine, name, create)
+            settings = _make_tables(engine, name, create)
     except BaseException:
         engine.dispose()
         raise
-    return Database(engine, name, salt)
+    return Database(engine, name, settings["salt"], settings["id"])
 
 
 def parse_url(url):
@@ -308,7 +313,7 @@ def _write_transaction(engine):
 
 
 def _make_tables(engine, name, create):
-    """The salt of the store; its tables are made where they are missing."""
+    """The settings of the store; its tables are made where they are missing."""
     found = _read_settings(engine)
     if found is None:
         if not create:
@@ -319,16 +324,24 @@ def _make_tables(engine, name, create):
         with _write_transaction(engine) as connection:
             _METADATA.create_all(connection)
             if not connection.execute(sa.select(STORE)).first():
-                settings = {"format": FORMAT, "salt": secrets.token_hex(16)}
-                rows = [{"key": key, "value": value} for key, value in settings.items()]
-                connection.execute(sa.insert(STORE), rows)
+                _add_settings(connection, format=FORMAT, salt=secrets.token_hex(16))
         found = _read_settings(engine)
     if found.get("format") != FORMAT:
         raise ArtifactError(
             f"{name}: expected a feedback store of format {FORMAT}. Received: format "
             f"{found.get('format')}. Use the kerasrec that made it."
         )
-    return found["salt"]
+    if "id" not in found:  # new, or from before stores had one
+        with _write_transaction(engine) as connection:
+            if not connection.execute(sa.select(STORE).where(STORE.c.key == "id")).first():
+                _add_settings(connection, id=uuid.uuid4().hex)
+        found = _read_settings(engine)
+    return found
+
+
+def _add_settings(connection, **settings):
+    rows = [{"key": key, "value": value} for key, value in settings.items()]
+    connection.execute(sa.insert(STORE), rows)
 
 
 def _read_settings(engine):

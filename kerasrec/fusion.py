@@ -123,7 +123,7 @@ def _short(number):
     return float(f"{number:.7g}")
 
 
-def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS, damping=DAMPING):
+def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS):
     """The neighbour tables that the data allows, for validation to choose from.
 
     Args:
@@ -132,11 +132,14 @@ def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS, damping=
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None: no table "text".
         parts: names of `PARTS` that may be used; of these the `TABLES` are made here. "ease" is for
             catalogues up to `transitions.MAX_EASE_ITEMS`; beyond it there is none.
-        damping: of the transitions, one table each.
 
     Returns:
         dict name -> list of `NeighbourTable`, of which the best is taken.
     """
+    return _fit_tables(histories, num_items, text_vectors, parts, DAMPING)
+
+
+def _fit_tables(histories, num_items, text_vectors, parts, damping):
     histories = histories.where(histories.chosen)
     found = {}
     if "transitions" in parts:
@@ -165,9 +168,10 @@ def fit_again(tables, chosen, histories, num_items, text_vectors=None, *, parts=
     """
     chosen = {"transitions": len(DAMPING) // 2} if chosen is None else chosen
     names = [name for name in tables if name in parts]
-    damping = [DAMPING[chosen.get("transitions", 0)]]
-    found = fit_tables(histories, num_items, text_vectors, parts=names, damping=damping)
-    again = {name: only._replace(decay=tables[name].decay) for name, (only,) in found.items()}
+    place = chosen.get("transitions", 0)
+    damping = DAMPING[place : place + 1]  # of the other tables there is one kind
+    found = _fit_tables(histories, num_items, text_vectors, names, damping)
+    again = {name: table._replace(decay=tables[name].decay) for name, (table,) in found.items()}
     return {**tables, **again}
 
 

@@ -58,6 +58,10 @@ class IndexedLists:
         """Read what is popular and new again, after it has changed in the loaded version."""
         self._shortlist.know()
 
+    def remember(self):
+        """Read the neighbour tables again, after one has changed in the loaded version."""
+        self._shortlist.remember()
+
     def serving_default(self, history):
         """Tensors in, dict of tensors out, as the signature of the version."""
         ids = history.numpy()

@@ -53,7 +53,8 @@ class Counts(NamedTuple):
         """The counts at a later moment.
 
         Args:
-            items, times, weights: of the events since `self.time`, each `(num_events,)`.
+            items, times, weights: of the events that are new, each `(num_events,)`; one that
+                happened before `self.time` has its own age, as if it had been counted in time.
             until: the later moment, UTC seconds, not before any of the events.
 
         >>> counts = Counts.none(2, time=1).after([1, 2], [1, 3601], [1.0, 1.0], until=3601)

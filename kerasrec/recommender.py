@@ -79,6 +79,7 @@ class Recommender:
     def _take(self, module, items, recency, manifest, version):
         self._module, self._log = module, VersionLog(module, manifest, recency)
         self.manifest, self.version = manifest, version
+        self._has_observed = False
         self._set_items(items.frame)
         self._texts = VersionTexts(module, manifest, version)
 
@@ -251,6 +252,7 @@ class Recommender:
         """
         events = self._whole_log(events)
         count = self._log.observe(events)
+        self._has_observed |= count > 0
         if count and self._shortlist is not None:
             self._shortlist.know()
         return count
@@ -493,9 +495,12 @@ class Recommender:
         """
         names = ["popularity", "starts", "prior", "first"]
         names += [name for name in itemmatrix.TABLES if hasattr(self._module, name)]
+        changes = {"num_items": len(self.items)}
+        if self._has_observed:  # its recency knows more of the log than `update` says
+            changes["observed"] = self.log_end
         return derive_version(
             self.version,
-            {"num_items": len(self.items)},
+            changes,
             variables={name: getattr(self._module, name) for name in names},
             frame=self.items.frame,
             recency=self._log.recency,

@@ -4,6 +4,7 @@ from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.indexedlists import INDEXED, SCORES_PER_ROW, IndexedLists
 from kerasrec.servinglimits import Refusal
+from kerasrec.versionlog import VersionLog
 from kerasrec.warmup import WARMUP
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -53,6 +54,7 @@ class ServedVersion:
         path: its folder.
         look: what the folder held, see `_look`.
         num_items: size of its catalogue.
+        has_followers: whether it has a table of what follows what that can be fitted anew.
         lists: `IndexedLists` where an index answers for the graph, else None.
         definitions: signature name -> SignatureDef, as saved.
         signatures: signature name -> `Signature`.
@@ -66,6 +68,8 @@ class ServedVersion:
         self.num_items = manifest["num_items"]
         self.definitions = _definitions(self.path)
         self._loaded = tf.saved_model.load(str(self.path))
+        self._log = VersionLog(self._loaded, manifest, None)
+        self.has_followers = self._log.has_followers()
         functions = dict(self._loaded.signatures)
         self.lists = IndexedLists.of(self._loaded, manifest, self.path)
         if self.lists is not None:
@@ -128,9 +132,19 @@ class ServedVersion:
         if self.lists is not None:
             self.lists.know()
 
+    def followers(self, histories):
+        """`NeighbourTable` of what follows what, fitted on `Histories` of a whole log."""
+        return self._log.followers(histories, self.num_items)
+
+    def set_followers(self, table):
+        """Take another table of what follows what; nobody may be asking, as for `set_moments`."""
+        self._log.set_followers(table)
+        if self.lists is not None:
+            self.lists.remember()
+
     def unload(self):
         """Let the memory go; nobody may use the version any more."""
-        self._loaded, self.lists, self.signatures = None, None, {}
+        self._loaded, self._log, self.lists, self.signatures = None, None, None, {}
 
 
 def _definitions(path):

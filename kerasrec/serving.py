@@ -29,7 +29,7 @@ _PACKAGES = {
     "uvicorn": "uvicorn",
     "prometheus_client": "prometheus-client",
 }
-_LAST_STEP = 1.0  # seconds that stopping waits for the step in which a version is being loaded
+_LAST_STEP = 1.0  # seconds that stopping waits for a step of loading a version, or for a fit
 _CHINESE = re.compile("[\u4e00-\u9fff]{2}")
 
 
@@ -39,7 +39,8 @@ class Loop(NamedTuple):
     Attributes:
         store: path or URL, as `FeedbackStore` takes it.
         rules: `Rules` of the lists that are made from it.
-        observe: seconds between two looks for events that say what is recent; 0 = never.
+        observe: seconds between two looks for events that say what is recent and what follows what
+            (`livelog`); 0 = never.
     """
 
     store: str | Path
@@ -78,7 +79,7 @@ class Server:
         self.feedback = feedback
         self.rest_address = self.grpc_address = ""
         self._stopping = threading.Event()
-        self._parts, self._poller = contextlib.ExitStack(), None
+        self._parts, self._threads = contextlib.ExitStack(), []
         self._close_doors = []  # functions that refuse what comes from now on, and return at once
 
     def is_ready(self):
@@ -87,35 +88,36 @@ class Server:
 
     @property
     def is_loading(self):
-        """Whether the thread that loads versions is alive; it may be for a while after `stop`."""
-        return self._poller.is_alive()
+        """Whether a version is being loaded, or a table fitted; after `stop`, for a while."""
+        return any(thread.is_alive() for thread in self._threads)
 
     def start(self, rest_port, grpc_port, poll, observe=0):
         """Listen on both ports and look for new versions every `poll` seconds.
 
-        Every `observe` seconds, 0 = never, also for events that say what is recent.
+        Every `observe` seconds, 0 = never, also for events that versions learn without training.
         """
         with contextlib.ExitStack() as parts:
             self._start_grpc(parts, grpc_port)
             self._start_rest(parts, rest_port)
-            self._poller = threading.Thread(target=self._poll, args=[poll], name="kerasrec-poll")
-            self._poller.start()
-            parts.callback(self._poller.join, _LAST_STEP)
+            self._start_beside(parts, "kerasrec-poll", self._poll, poll)
             if observe:
-                from kerasrec.liverecency import LiveRecency
+                from kerasrec.livelog import LiveLog
 
-                live = LiveRecency(self.predictor, self.feedback.store)
-                observer = threading.Thread(
-                    target=live.run, args=[self._stopping, observe], name="kerasrec-observe"
-                )
-                observer.start()
-                parts.callback(observer.join)
+                live = LiveLog(self.predictor, self.feedback.store)
+                self._start_beside(parts, "kerasrec-observe", live.run, self._stopping, observe)
             parts.callback(self._stopping.set)
             self._parts = parts.pop_all()
         facts = {"rest": self.rest_address, "grpc": self.grpc_address}
         log.info("serving", extra=facts)
         if not (self.access.is_local or self.access.api_key):
             log.warning("open to other machines, without an API key", extra=facts)
+
+    def _start_beside(self, parts, name, work, *given):
+        """A thread that ends when the server stops, but for the step in which it is."""
+        thread = threading.Thread(target=work, args=given, name=name)
+        thread.start()
+        self._threads.append(thread)
+        parts.callback(thread.join, _LAST_STEP)
 
     def _start_grpc(self, parts, port):
         import grpc
@@ -346,8 +348,8 @@ def serve(
         ready: function of the `Server`, called when it answers.
 
     Returns:
-        Whether all is over; False while a thread is still in the last step of loading a version,
-        which the interpreter waits for when it ends.
+        Whether all is over; False while a thread is still in the last step of loading a version or
+        fitting a table, which the interpreter waits for when it ends.
     """
     over = threading.Event()
     before = {}

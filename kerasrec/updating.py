@@ -140,8 +140,8 @@ def update_from_store(model, store, items=None, *, label="stable", force=False, 
     with artifacts.alone(artifacts.find_version(model).parent):
         manifest = artifacts.read_manifest(artifacts.find_version(model))
         told, last, erasures = manifest.get("update", {}), store.last_seq(), store.erasures()
-        facts = {"store": store.name, "seq": last, "erasures": len(erasures)}
-        if told.get("store") != store.name:
+        facts = {"store": store.id, "seq": last, "erasures": len(erasures)}
+        if told.get("store") != store.id:
             told = {}  # numbers of another store say nothing of this one
         known, erased = told.get("seq"), _erased(told, erasures, manifest)
         if erased:

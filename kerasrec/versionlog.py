@@ -23,7 +23,7 @@ class VersionLog:
     Args:
         module: the loaded version, or a `ServingModule`.
         manifest: what it says of itself.
-        recency: `Recency` at the end of its log.
+        recency: `Recency` at the end of its log; None where it is not asked for.
     """
 
     def __init__(self, module, manifest, recency):
@@ -46,16 +46,27 @@ class VersionLog:
 
     def remember(self, histories, num_items):
         """See `Recommender.remember`; takes `Histories`."""
-        decays = self._manifest["fusion"]["decays"]
-        if "transitions" not in decays or not self._has_growing_tables():
+        if not self.has_followers():
             return False
-        tables, chosen = self.fusion(num_items).tables, self._manifest.get("tables")
-        found = fit_again(tables, chosen, histories, num_items, parts=("transitions",))
-        table = found["transitions"]
+        self.set_followers(self.followers(histories, num_items))
+        return True
+
+    def has_followers(self):
+        """Whether there is a table "transitions" that can be exchanged."""
+        decays = self._manifest.get("fusion", {}).get("decays", {})
+        return "transitions" in decays and self._has_growing_tables()
+
+    def followers(self, histories, num_items):
+        """The table "transitions" fitted on `Histories` of a whole log, a `NeighbourTable`."""
+        tables = {"transitions": self._table("transitions")}
+        chosen = self._manifest.get("tables")
+        return fit_again(tables, chosen, histories, num_items)["transitions"]
+
+    def set_followers(self, table):
+        """Take another table "transitions"."""
         votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
         self._module.neighbours_transitions.assign(table.neighbours)
         self._module.votes_transitions.assign(votes)
-        return True
 
     def _has_growing_tables(self):
         """Whether the graph takes neighbour tables of any size (those of old versions do not)."""
@@ -90,8 +101,8 @@ class VersionLog:
         """See `Recommender.fusion`."""
         module, facts = self._module, self._manifest["fusion"]
         tables = {}
-        for name, decay in facts["decays"].items():
-            rows = [getattr(module, f"{kind}_{name}").numpy() for kind in ("neighbours", "votes")]
+        for name in facts["decays"]:
+            *rows, decay = self._table(name)
             rows = [np.pad(table, [(0, num_items + 1 - len(table)), (0, 0)]) for table in rows]
             tables[name] = NeighbourTable(*rows, decay)
         starts, first, prior, popular = self._moments()
@@ -108,6 +119,10 @@ class VersionLog:
             popular=popular,
             recency=self.recency,
         )
+
+    def _table(self, name):
+        rows = [getattr(self._module, f"{kind}_{name}").numpy() for kind in ("neighbours", "votes")]
+        return NeighbourTable(*rows, self._manifest["fusion"]["decays"][name])
 
     def _moments(self):
         return [getattr(self._module, name).numpy() for name in _MOMENTS]

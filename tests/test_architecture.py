@@ -16,7 +16,7 @@ backend artifacts nearest doctor
 cleaningreport columns events timestamps csvtable tables readers data
 cleaning datastats splits datasets sequences
 
-feedbacktables feedbackwriter feedbackevents feedbackstats feedback livelists
+feedbacktables feedbackwriter feedbackevents feedbackstats feedback livelists storedlog
 
 lists metrics transitions recency fusionweights fusion fusionchoice baselines evaluation plots
 report driftmetrics driftverdict
@@ -32,7 +32,7 @@ shortlist servinglimits indexedlists versiontexts versionlog recommender pipelin
 updating drifting simulation servingtransport clientinputs servingclient deployment
 
 servingmonitor servedversion modelversions predictcalls predictjson predictgrpc predictrest
-feedbackrest liverecency servingaccess serving
+feedbackrest livelog servingaccess serving
 
 demo userinput arguments showing feedbackcli loopcli cli
 """.split()
@@ -42,7 +42,7 @@ LIGHT = """
 artifacts nearest cleaningreport columns events timestamps csvtable tables readers data cleaning
 datastats splits datasets sequences lists metrics baselines evaluation plots report transitions
 recency fusionweights fusion feedbacktables feedbackwriter feedbackevents feedbackstats feedback
-livelists driftmetrics driftverdict
+livelists storedlog driftmetrics driftverdict
 """.split()
 
 

@@ -377,6 +377,17 @@ def test_forget(store):
     assert store.last_seq() > 4  # a seq is never given twice
 
 
+def test_forget_refuses_nothing_that_is_yet_to_come(store):
+    """A wrong clock has dated an event years ahead: what the user does tomorrow is stored."""
+    now = int(time.time())
+    store.add([event("u", "a", timestamp=now + 10**8), event("u", "b", timestamp=now - 10)])
+    assert store.forget("u") == 2
+    assert now <= store.erasures()[0].timestamp <= now + 60
+    sent = [event("u", "b", timestamp=now - 10), event("u", "c", timestamp=now + 86400)]
+    assert store.add(sent) == Added(1, 0, 1)
+    assert store.read()["item_id"].tolist() == ["c"]
+
+
 def test_another_process_respects_an_erasure(url):
     with FeedbackStore(url) as one, FeedbackStore(url) as other:
         other.add([event("u", "a")])

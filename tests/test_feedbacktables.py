@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from kerasrec.artifacts import ArtifactError
-from kerasrec.feedbacktables import ACTION, EVENTS, open_database, parse_url, sa
+from kerasrec.feedbacktables import ACTION, EVENTS, STORE, open_database, parse_url, sa
 
 
 def test_parse_url(tmp_path):
@@ -55,6 +55,46 @@ def test_a_store_that_must_be_there(tmp_path):
     assert not list(tmp_path.iterdir())
     open_database(tmp_path / "f.db").engine.dispose()
     open_database(tmp_path / "f.db", create=False).engine.dispose()
+
+
+def closed(database):
+    database.engine.dispose()
+    return database
+
+
+def test_a_store_has_an_id_wherever_it_lies(tmp_path, monkeypatch):
+    first = closed(open_database(tmp_path / "f.db")).id
+    monkeypatch.chdir(tmp_path)
+    for url in ("f.db", "./f.db", "sqlite:///f.db", f"sqlite:///{tmp_path}/f.db"):
+        assert closed(open_database(url)).id == first
+    assert closed(open_database("other.db")).id != first
+    (tmp_path / "f.db").rename(tmp_path / "moved.db")
+    assert closed(open_database("moved.db", create=False)).id == first
+    assert len(first) == 32 and str(tmp_path) not in first
+
+
+def test_a_store_of_a_server_has_an_id(postgres_server):
+    one, other = postgres_server.new_url(), postgres_server.new_url()
+    first = closed(open_database(one)).id
+    assert closed(open_database(one, create=False)).id == first
+    assert closed(open_database(other)).id != first
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return tmp_path / "f.db"
+    return request.getfixturevalue("postgres_server").new_url()
+
+
+def test_a_store_from_before_there_were_ids_gets_one(url):
+    database = open_database(url)
+    with database.writing() as connection:
+        connection.execute(sa.delete(STORE).where(STORE.c.key == "id"))
+    closed(database)
+    found = closed(open_database(url, create=False))
+    assert found.id != database.id and found.salt == database.salt
+    assert closed(open_database(url)).id == found.id
 
 
 def test_files_that_are_something_else_stay_as_they_are(tmp_path):

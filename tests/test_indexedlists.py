@@ -207,3 +207,22 @@ def test_what_is_popular_is_read_again(pair):
     lists.know()
     found = lists.serving_default(tf.constant([[""]]))["item_ids"].numpy()[0, 0]
     assert found == f"i{popular[1:].argmin()}".encode()
+
+
+def test_neighbours_are_read_again(pair):
+    """What item 5 alone is followed by becomes a candidate, and is listed as by the graph."""
+    signatures, lists = pair
+    module, history = lists._shortlist._module, tf.constant([["i4"]])
+    last = lists.serving_default(history)["item_ids"].numpy()[0, -1]
+    place = int(last[1:]) + 1
+    for name in ("transitions", "text"):
+        neighbours, votes = (getattr(module, f"{n}_{name}") for n in ("neighbours", "votes"))
+        near, given = neighbours.numpy(), votes.numpy()
+        near[5], given[5] = 0, 0
+        near[5, 0], given[5, 0] = place, 9
+        neighbours.assign(near)
+        votes.assign(given)
+    lists.remember()
+    found = lists.serving_default(history)["item_ids"].numpy()[0]
+    exact = signatures["serving_default"](history=history)["item_ids"].numpy()[0]
+    assert found[0] == exact[0] == last

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerasrec import artifacts
 from kerasrec.modelversions import ModelVersions
 from kerasrec.servedversion import ServedVersion, look_of
 from kerasrec.servinglimits import Refusal
@@ -27,6 +28,22 @@ def test_signatures_are_those_of_the_version(served_folder):
     with pytest.raises(Refusal, match='"zz" not found. Known: interest') as refused:
         version.signature("zz")
     assert refused.value.code == "FAILED_PRECONDITION"
+
+
+def test_what_follows_what_can_be_exchanged(served_folder, toy_histories):
+    version = ServedVersion("toy", 1, served_folder / "1")
+    assert version.has_followers
+    first = artifacts.read_catalogue(version.path)["item_id"].iloc[0]
+    history = tf.constant([["no such item"], [first]])
+    table = version.followers(toy_histories)
+    before = version.signature()({"history": history})
+    weights = np.zeros_like(table.weights)
+    neighbours = np.zeros_like(table.neighbours)
+    neighbours[1, 0], weights[1, 0] = 30, 100
+    version.set_followers(table._replace(neighbours=neighbours, weights=weights))
+    after = version.signature()({"history": history})
+    assert not np.array_equal(before["scores"][1], after["scores"][1])
+    np.testing.assert_array_equal(before["scores"][0], after["scores"][0])
 
 
 def test_a_step_of_warming_up_may_be_given_up(served_folder):

@@ -162,7 +162,8 @@ def store(week_log, tmp_path):
 def test_from_a_store(toy_base, week_log, grown_items, store):
     """New is what came in, not only what happened, since the parent."""
     first = update_from_store(toy_base, store, grown_items, force=True)
-    assert artifacts.read_manifest(first.version)["update"]["seq"] == store.last_seq()
+    told = artifacts.read_manifest(first.version)["update"]
+    assert (told["seq"], told["store"]) == (store.last_seq(), store.id)  # an id: no path leaks
     with pytest.raises(ValueError, match="Received: 0"):
         update_from_store(toy_base, store)
     stored = store.add(week_log).stored
@@ -211,7 +212,7 @@ def test_a_derived_version_and_another_store_forget_no_erasure(
     with FeedbackStore(tmp_path / "fresh.db") as fresh:
         fresh.add([{"user_id": "u", "item_id": "i"}, {"user_id": "v", "item_id": "i"}])
         fresh.forget("u")
-        with pytest.raises(ValueError, match="Import the week_log .* into the store first"):
+        with pytest.raises(ValueError, match="Import the log .* into the store first"):
             update_from_store(toy_base, fresh)
 
 

@@ -9,6 +9,7 @@ from kerasrec.fusion import fit_again
 from kerasrec.recency import NEVER
 from kerasrec.recommender import Recommender
 from kerasrec.sequences import make_histories
+from kerasrec.versionlog import VersionLog
 
 
 @pytest.fixture
@@ -43,6 +44,28 @@ def test_remember_fits_the_table_on_the_whole_log(parent, week_log):
     # a table or a log file is taken as well, and gives the same
     assert parent.remember(known)
     np.testing.assert_array_equal(parent.recommend(asked, k=5)["score"], new["score"])
+
+
+def test_followers_change_nothing_until_they_are_set(parent, week_log):
+    known = week_log.frame["item_id"].astype(str)
+    histories = parent.histories(week_log.replace(week_log.frame[parent.index_of(known) > 0]))
+    module, asked = parent._module, histories.select(range(40))
+    old = parent.recommend(asked, k=5)
+    version = VersionLog(module, parent.manifest, None)
+    assert version.has_followers()
+    table = version.followers(histories, len(parent.items))
+    assert table.decay == parent.manifest["fusion"]["decays"]["transitions"]
+    np.testing.assert_array_equal(parent.recommend(asked, k=5)["score"], old["score"])
+    version.set_followers(table)
+    np.testing.assert_array_equal(module.neighbours_transitions.numpy(), table.neighbours)
+    assert not np.array_equal(parent.recommend(asked, k=5)["score"], old["score"])
+
+
+def test_a_version_without_the_table_has_no_followers(parent):
+    decays = {"text": parent.manifest["fusion"]["decays"]["text"]}
+    fusion = {**parent.manifest["fusion"], "decays": decays}
+    version = VersionLog(parent._module, {**parent.manifest, "fusion": fusion}, None)
+    assert not version.has_followers()
 
 
 def test_fusion_is_what_the_graph_computes_with(parent):

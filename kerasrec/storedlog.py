@@ -1,0 +1,116 @@
+"""`StoredLog`: the newest events of a feedback store, kept in memory to fit tables on.
+
+Every event is read once. Users and items are kept as hashes, 30 bytes an event and no names.
+"""
+
+import time
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.sequences import EVENT_CODES, Histories
+
+#: events that are kept at most
+MOST = 2_000_000
+#: seq numbers of one read; between two the requests of a server have the interpreter
+AT_ONCE = 5_000
+
+
+class StoredLog:
+    """Events of a store in the order in which they were stored, impressions left out.
+
+    Attributes:
+        state: another one whenever the events are others.
+
+    Args:
+        most: events kept at most, the newest.
+    """
+
+    def __init__(self, most=MOST):
+        self._most, self._erasures = most, 0
+        self._clear()
+
+    def __len__(self):
+        return len(self._columns[0])
+
+    def _clear(self):
+        kinds = (np.uint64, np.uint64, np.int64, np.int16, np.float32)
+        self._columns = [np.zeros(0, kind) for kind in kinds]
+        self._seq = self._count = 0
+
+    @property
+    def state(self):
+        """See the class."""
+        return self._erasures, self._count
+
+    def read(self, store, is_over=lambda: False):
+        """Take in what is new; after an erasure everything anew, without who was forgotten.
+
+        Args:
+            store: `FeedbackStore`.
+            is_over: function that says whether to give up.
+        """
+        erasures = len(store.erasures())
+        if erasures != self._erasures:
+            self._clear()
+            self._erasures = erasures
+        last = until = store.last_seq()
+        parts, count = [], 0
+        while until > self._seq and count < self._most:  # backwards, as far as events are kept
+            if is_over():
+                return
+            began, after = time.perf_counter(), max(until - AT_ONCE, self._seq)
+            parts.append(_columns(store.interactions(after=after, until=until, order="seq").frame))
+            count += len(parts[-1][0])
+            until = after
+            pause(began)
+        self._seq = last
+        if count:
+            whole = zip(self._columns, *reversed(parts), strict=True)
+            self._columns = [np.concatenate(column)[-self._most :] for column in whole]
+            self._count += count
+
+    def histories(self, item_ids):
+        """`Histories` of the events of some items.
+
+        Args:
+            item_ids: of a catalogue, in its order.
+
+        Returns:
+            `Histories`; its `user_ids` are hashes. Within a second a user's events are in the order
+            in which they were stored.
+        """
+        users, items, times, events, weights = self._columns
+        index = pd.Index(hashed(item_ids)).get_indexer(items) + 1
+        order = np.lexsort((times, users))
+        order = order[index[order] > 0]
+        users = users[order]
+        starts = np.flatnonzero(np.diff(users, prepend=users[:1] + np.uint64(1)))
+        return Histories(
+            users[starts],
+            np.append(starts, len(users)).astype(np.int64),
+            index[order].astype(np.int32),
+            times[order],
+            events[order],
+            weights[order],
+        )
+
+
+def hashed(ids):
+    """uint64 of every id; two of a million are the same once in ten million stores."""
+    return pd.util.hash_array(np.asarray(ids, object), categorize=False)
+
+
+def pause(began):
+    """Rest as long as the work since `began` has taken, half a second at most."""
+    time.sleep(min(time.perf_counter() - began, 0.5))
+
+
+def _columns(frame):
+    ids = []
+    for name in ("user_id", "item_id"):
+        column = frame[name].cat
+        ids.append(hashed(column.categories)[column.codes.to_numpy()])
+    codes = np.array([EVENT_CODES.get(name, 0) for name in frame["event"].cat.categories], np.int16)
+    events = codes[frame["event"].cat.codes.to_numpy()]
+    return [*ids, frame["timestamp"].to_numpy(), events, frame["weight"].to_numpy(np.float32)]

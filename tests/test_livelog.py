@@ -1,0 +1,407 @@
+"""Served versions learn events of a store, as `Recommender.observe` and `remember` have it."""
+
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+
+import kerasrec
+from kerasrec import artifacts
+from kerasrec.backend import tf
+from kerasrec.feedback import FeedbackStore
+from kerasrec.livelog import LiveLog, _begin
+from kerasrec.modelversions import ModelVersions
+from kerasrec.predictcalls import Predictor
+from kerasrec.recency import HALF_LIVES, Recency
+from kerasrec.serving import Loop, running_server
+from kerasrec.servinglimits import Limits
+
+NAMES = ("starts", "first", "prior", "popularity")
+KINDS = ("click", "purchase", "dislike", "impression")
+
+
+@pytest.fixture
+def store(tmp_path):
+    with FeedbackStore(tmp_path / "f.db") as store:
+        yield store
+
+
+@pytest.fixture
+def predictor(served_folder):
+    return loaded(served_folder)
+
+
+def loaded(base):
+    versions = ModelVersions(base, policy="all")
+    versions.refresh()
+    return Predictor({"toy": versions}, Limits())
+
+
+def tables(predictor, number=1):
+    with predictor.models["toy"].use(version=number) as version:
+        return {name: getattr(version._loaded, name).numpy() for name in NAMES}
+
+
+def events_after(recommender, count=40):
+    ids, end = recommender.items.ids, recommender.log_end
+    return [
+        {
+            "user_id": f"u{n % 7}",
+            "item_id": "unknown" if n == 9 else ids[n % 5],
+            "event": KINDS[n % 4],
+            "timestamp": end + 60 * (n - 5),  # the first are older than the version's log
+        }
+        for n in range(count)
+    ]
+
+
+def test_as_a_recommender_that_observes(served_folder, predictor, store):
+    recommender = kerasrec.Recommender.load(served_folder / "1")
+    events, before = events_after(recommender), tables(predictor)
+    live = LiveLog(predictor, store)
+    assert live.refresh() == {("toy", 1): 0, ("toy", 2): 0}
+    store.add(events[:20])
+    first = live.refresh()
+    assert first["toy", 1] > 0 and live.refresh() == {("toy", 1): 0, ("toy", 2): 0}
+    store.add(events[20:])
+    count = first["toy", 1] + live.refresh()["toy", 1]
+    assert recommender.observe(store.interactions()) == count
+    found = tables(predictor)
+    # one more moment however often it looks; there are as many as may be, so the oldest went
+    assert found["starts"][:-1].tolist() == before["starts"][1:].tolist()
+    assert found["starts"][-1] == max(e["timestamp"] for e in events if e["event"] in KINDS[:2])
+    for name in NAMES:
+        np.testing.assert_allclose(
+            found[name], getattr(recommender._module, name).numpy(), rtol=1e-5, atol=1e-5
+        )
+    assert not np.array_equal(found["prior"][-1], before["prior"][-1])
+    assert np.array_equal(tables(predictor, 2)["prior"], found["prior"])
+
+
+def test_late_events_count_and_wrong_clocks_do_no_harm(served_folder, predictor, store):
+    recommender = kerasrec.Recommender.load(served_folder / "1")
+    ids, end, now = recommender.items.ids, recommender.log_end, int(time.time())
+    live = LiveLog(predictor, store)
+    store.add([{"user_id": "u", "item_id": ids[0], "timestamp": now + 10**6}] * 1)
+    assert live.refresh()["toy", 1] in (0, 1)
+    store.add([{"user_id": "u", "item_id": ids[1], "timestamp": end + 5}])
+    live.refresh()
+    followed = next(iter(live._followed.values()))
+    assert abs(followed._counts.time - now) < 60
+    extra = followed._counts.total - followed._saved.counts.total
+    assert extra[1] == extra[2] == 1 and extra.sum() == 2
+
+
+def test_a_store_that_is_not_the_whole_log_changes_nothing(base, store):
+    """The version knows of more traffic than the store sees, then of less than ten times that."""
+    path = base / "1" / artifacts.RECENCY
+    recency = Recency.load(path)
+    busy = recency.counts._replace(recent=recency.counts.recent + 100 / recency.counts.total.size)
+    recency._replace(counts=busy).save(path)
+    ids, end = kerasrec.Recommender.load(base).items.ids, busy.time + 30 * 86400
+    clicks = [{"user_id": f"u{n}", "item_id": ids[n % 9], "timestamp": end + n} for n in range(60)]
+    predictor = loaded(base)
+    live, before = LiveLog(predictor, store), tables(predictor)
+    store.add(clicks[:7])
+    assert live.refresh()["toy", 1] == 0
+    assert all(np.array_equal(before[name], tables(predictor)[name]) for name in NAMES)
+    store.add(clicks[7:])
+    assert live.refresh()["toy", 1] == 60  # nothing was lost meanwhile
+
+
+def test_a_busy_server_is_left_alone(served_folder, predictor, store):
+    store.add(events_after(kerasrec.Recommender.load(served_folder / "1")))
+    live, before = LiveLog(predictor, store), tables(predictor)
+    with predictor._slots:
+        assert live.refresh()["toy", 1] == 0
+    assert np.array_equal(before["prior"], tables(predictor)["prior"])
+    assert live.refresh()["toy", 1] > 0
+    for _ in range(2):  # every place is free again
+        assert predictor._slots.acquire(blocking=False)
+
+
+def test_no_request_sees_half_of_it(served_folder, store):
+    """Requests while the tables grow by a moment and are exchanged all the time."""
+    recommender = kerasrec.Recommender.load(served_folder / "1")
+    events, over, wrong = events_after(recommender, 400), threading.Event(), []
+    with running_server(served_folder, loop=Loop(store.name, observe=0.05)) as server:
+
+        def ask(number):
+            with httpx.Client(base_url=server.rest_address, timeout=30) as client:
+                while not over.is_set():
+                    answer = client.get(f"/v1/recommend?user=u{number}&log=0")
+                    if answer.status_code != 200 or len(answer.json()["items"]) != 10:
+                        wrong.append(answer.text)
+
+        threads = [threading.Thread(target=ask, args=[number]) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        with server.models["toy"].use() as version:
+            before = version.moments()[0][-1]
+            for start in range(0, 400, 20):
+                store.add(events[start : start + 20])
+                time.sleep(0.1)
+            until = time.monotonic() + 20
+            while version.moments()[0][-1] == before and time.monotonic() < until:
+                time.sleep(0.05)
+            assert version.moments()[0][-1] > before
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_a_store_that_fails_ends_nothing(served_folder, predictor, store, caplog):
+    """Its tables are gone for a while; when they are back the events count."""
+    store.add(events_after(kerasrec.Recommender.load(served_folder / "1")))
+    live, over = LiveLog(predictor, store), threading.Event()
+    before = tables(predictor)
+    with contextlib.closing(sqlite3.connect(store.name, isolation_level=None)) as other:
+        other.execute("ALTER TABLE feedback_events RENAME TO away")
+        thread = threading.Thread(target=live.run, args=[over, 0.01])
+        thread.start()
+        wait_for(lambda: "events of the store not learned" in caplog.text)
+        assert np.array_equal(before["prior"], tables(predictor)["prior"])
+        other.execute("ALTER TABLE away RENAME TO feedback_events")
+        wait_for(lambda: not np.array_equal(before["prior"], tables(predictor)["prior"]))
+        over.set()
+        thread.join()
+
+
+# --- events that came in late ---
+
+
+def updated(base, store, **changes):
+    """The version says that it was updated from the store as it is now."""
+    path = base / "1" / artifacts.MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    told = {"store": store.id, "seq": store.last_seq()}
+    path.write_text(json.dumps({**manifest, "update": told, **changes}), encoding="utf-8")
+
+
+@pytest.fixture
+def single(base):
+    """As `predictor`, with version 1 alone."""
+    return loaded(base)
+
+
+def late_and_new(recommender):
+    """Clicks on item 0 long before the end of the version's log, and on item 1 after it."""
+    ids, end = recommender.items.ids, recommender.log_end
+    late = [{"user_id": f"u{n}", "item_id": ids[0], "timestamp": end - 86400} for n in range(50)]
+    return late, [{**e, "item_id": ids[1], "timestamp": end + 100} for e in late]
+
+
+def test_what_came_in_after_an_update_counts_at_its_own_age(base, toy_interactions, store):
+    recommender = kerasrec.Recommender.load(base / "1")
+    late, new = late_and_new(recommender)
+    store.add(toy_interactions)
+    updated(base, store)
+    live = LiveLog(loaded(base), store)
+    assert live.refresh() == {("toy", 1): 0}  # what it has learned from is not counted twice
+    store.add(late + new)
+    assert live.refresh() == {("toy", 1): 100}
+    followed = next(iter(live._followed.values()))
+    saved, counts = followed._saved.counts, followed._counts
+    assert (counts.total - saved.total)[1:3].tolist() == [50, 50]
+    day = list(HALF_LIVES).index(24 * 3600)
+    grown = counts.recent[day] - saved.recent[day] * 0.5 ** (100 / 86400)
+    np.testing.assert_allclose(grown[1:4], [50 * 0.5 ** (86500 / 86400), 50, 0], atol=1e-6)
+
+
+def test_without_a_seq_the_end_of_the_log_decides(base, toy_interactions, store):
+    recommender = kerasrec.Recommender.load(base / "1")
+    late, new = late_and_new(recommender)
+    store.add(toy_interactions)
+    store.add(late + new)
+    assert LiveLog(loaded(base), store).refresh() == {("toy", 1): 50}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"),
+    [
+        ({}, (0, 101)),
+        ({"update": {"events": 30}}, (0, 101)),
+        ({"update": {"store": "other", "seq": 7}}, (0, 101)),
+        ({"update": {"store": "mine", "seq": 7}}, (7, None)),
+        ({"update": {"store": "mine", "seq": 7}, "observed": 100}, (0, 101)),
+        ({"update": {"store": "mine", "seq": 7}, "observed": 90}, (7, None)),  # of its parent
+    ],
+)
+def test_where_events_begin_that_a_version_does_not_know(manifest, expected):
+    assert _begin(manifest, 100, "mine") == expected
+
+
+def test_a_version_saved_after_observing_says_so(base, toy_interactions, store):
+    store.add(toy_interactions)
+    updated(base, store)
+    recommender = kerasrec.Recommender.load(base)
+    store.add(late_and_new(recommender)[1])
+    assert recommender.observe(store.interactions()) == 50
+    assert artifacts.read_manifest(recommender.save())["observed"] == recommender.log_end
+    live = LiveLog(loaded(base), store)
+    assert live.refresh() == {("toy", 1): 50, ("toy", 2): 0}
+
+
+# --- what follows what ---
+
+
+def followers(predictor, number=1):
+    with predictor.models["toy"].use(version=number) as version:
+        names = ("neighbours_transitions", "votes_transitions")
+        return [getattr(version._loaded, name).numpy() for name in names]
+
+
+def served(predictor, item, number=1):
+    with predictor.models["toy"].use(version=number) as version:
+        answer = version.signature()({"history": tf.constant([[item]])})
+        return [found.decode() for found in answer["item_ids"].numpy()[0]]
+
+
+def remembered(live):
+    """What the next fit gives, which is not at once."""
+    wait_for(lambda: time.monotonic() >= live._fit_from)
+    return live.remember()
+
+
+def wait_for(condition, seconds=30):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def pairs(recommender, first, then, users=120):
+    """Each of many users takes one of `first`, and a minute later what stands beside it."""
+    end = recommender.log_end
+    return [
+        {"user_id": f"n{n}-{place}", "item_id": item, "timestamp": end + 1 + n + minute * 60}
+        for n in range(users)
+        for place, both in enumerate(zip(first, then, strict=True))
+        for minute, item in enumerate(both)
+    ]
+
+
+@pytest.fixture
+def habit(served_folder):
+    """`(Recommender, a, b, events)`: b follows a; as many users take other items before others."""
+    recommender = kerasrec.Recommender.load(served_folder / "1")
+    ids = recommender.items.ids
+    a, b, *others = (str(item) for item in ids[[3, 60, 10, 11, 12, 13, 14, 15]])
+    return recommender, a, b, pairs(recommender, [a, *others[::2]], [b, *others[1::2]])
+
+
+def test_what_follows_what_as_a_recommender_remembers(habit, predictor, toy_interactions, store):
+    recommender, a, b, events = habit
+    store.add(toy_interactions)
+    live = LiveLog(predictor, store)
+    store.add(events)
+    live.refresh()
+    with_recency = served(predictor, a)
+    assert with_recency[0] != b
+    assert live.remember() == {("toy", 1): True, ("toy", 2): True}
+    assert served(predictor, a)[0] == served(predictor, a, 2)[0] == b
+    whole = store.interactions()
+    recommender.observe(whole)
+    assert recommender.remember(whole)
+    expected = recommender.recommend([[a]], k=50, at="now")
+    assert served(predictor, a) == expected["item_id"].tolist()
+    module = recommender._module
+    neighbours, votes = followers(predictor)
+    np.testing.assert_array_equal(neighbours, module.neighbours_transitions.numpy())
+    np.testing.assert_allclose(votes, module.votes_transitions.numpy(), rtol=1e-6)
+
+
+def test_a_table_is_fitted_when_there_is_something_new(habit, single, toy_interactions, store):
+    _, a, b, events = habit
+    live = LiveLog(single, store)
+    store.add(toy_interactions)
+    assert live.remember()["toy", 1]
+    assert live.remember() == {}  # so soon nothing is fitted again
+    assert remembered(live) == {("toy", 1): False}
+    shown = [{**event, "event": "impression"} for event in events]
+    store.add(shown)
+    assert not remembered(live)["toy", 1]
+    store.add(events)
+    assert remembered(live)["toy", 1] and served(single, a)[0] == b
+
+
+def test_an_erasure_is_a_reason_to_fit(habit, single, toy_interactions, store):
+    _, a, b, _ = habit
+    end = habit[0].log_end
+    store.add(toy_interactions)
+    live = LiveLog(single, store)
+    assert live.remember()["toy", 1]
+    before = followers(single)
+    for place in range(200):
+        item, time_ = (a, b)[place % 2], end + 60 * place
+        store.add([{"user_id": "fan", "item_id": item, "timestamp": time_}])
+    assert remembered(live)["toy", 1]
+    assert not np.array_equal(before[1], followers(single)[1])
+    store.forget("fan")
+    assert remembered(live)["toy", 1]
+    for old, new in zip(before, followers(single), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_store_without_the_training_log_leaves_the_table(
+    habit, single, toy_interactions, store, caplog
+):
+    _, a, b, events = habit
+    said = "what follows what stays as it was trained"
+    live, before = LiveLog(single, store), followers(single)
+    store.add(events)
+    store.add(toy_interactions.replace(toy_interactions.frame[::2]))
+    assert remembered(live) == {("toy", 1): False}
+    store.add(pairs(habit[0], [b], [a]))
+    assert remembered(live)["toy", 1] is False
+    for old, new in zip(before, followers(single), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert [record.message.partition(":")[0] for record in caplog.records] == [said]
+    assert {(r.version, r.trained_on) for r in caplog.records} == {(1, 1326)}
+    store.add(toy_interactions)  # now it is there
+    assert remembered(live)["toy", 1] is True
+
+
+def test_the_newest_events_are_enough_when_they_are_many(habit, single, store):
+    """Of a log of more events than are fitted on, the newest count, whatever was before."""
+    _, a, b, events = habit
+    live = LiveLog(single, store, most=900)
+    store.add(events[:600])
+    assert remembered(live) == {("toy", 1): False}
+    store.add(events[600:])
+    assert len(events) > 900
+    assert remembered(live)["toy", 1] and served(single, a)[0] == b
+
+
+def test_a_busy_server_keeps_its_table(habit, single, toy_interactions, store):
+    store.add(toy_interactions)
+    store.add(habit[-1])
+    live, before = LiveLog(single, store), followers(single)
+    with single._slots:
+        assert live.remember() == {("toy", 1): False}
+    np.testing.assert_array_equal(before[0], followers(single)[0])
+    assert remembered(live)["toy", 1]
+
+
+def test_a_server_learns_what_follows_what(habit, served_folder, toy_interactions, store):
+    """Over REST: events in, and the next user's list begins with what others took next."""
+    _, a, b, events = habit
+    store.add(toy_interactions)
+    with running_server(served_folder, loop=Loop(store.name, observe=0.1)) as server:
+        with httpx.Client(base_url=server.rest_address, timeout=30) as client:
+            for start in range(0, len(events), 100):
+                answer = client.post("/v1/feedback", json={"events": events[start : start + 100]})
+                assert answer.status_code == 200
+            client.post("/v1/feedback", json={"user_id": "me", "item_id": a})
+
+            def is_first():
+                answer = client.get("/v1/recommend?user=me&log=0").json()
+                return answer["items"][0]["item_id"] == b
+
+            wait_for(is_first)

@@ -1,0 +1,116 @@
+"""The newest events of a store in memory, beside the histories that the store itself gives."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kerasrec.data import Items
+from kerasrec.feedback import FeedbackStore
+from kerasrec.sequences import make_histories
+from kerasrec.storedlog import AT_ONCE, StoredLog, hashed
+
+NOW = 1_700_000_000
+ITEMS = ["a", "b", "c", "课程"]
+KINDS = ("click", "view", "purchase", "dislike", "impression", "rating")
+
+
+@pytest.fixture
+def store(tmp_path):
+    with FeedbackStore(tmp_path / "f.db") as store:
+        yield store
+
+
+def events(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "user_id": f"u{rng.integers(9)}",
+            "item_id": ITEMS[rng.integers(4)],
+            "event": KINDS[rng.integers(6)],
+            "value": float(rng.integers(1, 6)),
+            "timestamp": NOW + int(rng.integers(50)),
+            "event_id": f"{seed}-{n}",
+        }
+        for n in range(count)
+    ]
+
+
+def by_user(histories, hash_of=lambda ids: ids):
+    """What each user did, by the hash of the user."""
+    users, ends = hash_of(histories.user_ids), histories.offsets[1:-1]
+    columns = histories.items, histories.timestamps, histories.events, histories.values
+    parts = zip(*(np.split(column, ends) for column in columns), strict=True)
+    return {
+        int(user): [part.tolist() for part in of_user]
+        for user, of_user in zip(users, parts, strict=True)
+    }
+
+
+def test_histories_are_those_of_the_store(store):
+    held = StoredLog()
+    held.read(store)
+    assert len(held) == 0 and held.histories(ITEMS).num_users == 0
+    for seed in range(3):
+        store.add(events(200, seed))
+        before = held.state
+        held.read(store)
+        assert held.state != before
+        frame = store.interactions(order="seq")
+        want = by_user(make_histories(frame, Items(pd.DataFrame({"item_id": ITEMS}))), hashed)
+        assert by_user(held.histories(ITEMS)) == want and len(want) == 9
+    state = held.state
+    store.add([{"user_id": "u1", "item_id": "a", "event": "impression", "timestamp": NOW}])
+    held.read(store)
+    assert held.state == state  # nothing that counts
+
+
+def test_events_of_other_items_are_left_out(store):
+    store.add(events(300))
+    held = StoredLog()
+    held.read(store)
+    some = held.histories(["课程", "none", "b"])
+    frame = store.interactions().frame
+    assert set(some.items.tolist()) == {1, 3}
+    assert len(some.items) == frame["item_id"].isin(["课程", "b"]).sum()
+    nobody = held.histories(["none"])
+    assert nobody.num_users == 0 and nobody.offsets.tolist() == [0]
+
+
+def test_the_newest_are_kept(store):
+    clicks = [
+        {"user_id": "u", "item_id": "a", "timestamp": NOW + n, "event_id": str(n)}
+        for n in range(2 * AT_ONCE + 7)
+    ]
+    store.add(clicks)
+    held = StoredLog(most=30)
+    held.read(store)
+    assert held.histories(ITEMS).timestamps.tolist() == list(
+        range(NOW + 2 * AT_ONCE - 23, NOW + 2 * AT_ONCE + 7)
+    )
+    store.add([{"user_id": "u", "item_id": "b", "timestamp": NOW}])
+    held.read(store)
+    assert len(held) == 30 and held.histories(ITEMS).items.tolist() == [2] + [1] * 29
+    whole = StoredLog()
+    whole.read(store)
+    assert len(whole) == 2 * AT_ONCE + 8
+
+
+def test_who_was_forgotten_is_gone(store):
+    store.add(events(300))
+    held = StoredLog()
+    held.read(store)
+    state, user = held.state, int(hashed(["u3"])[0])
+    assert user in by_user(held.histories(ITEMS))
+    store.forget("u3")
+    held.read(store)
+    assert held.state != state and user not in by_user(held.histories(ITEMS))
+    assert len(held) == len(store.interactions())
+
+
+def test_a_read_that_is_given_up_is_made_good(store):
+    store.add(events(100))
+    held = StoredLog()
+    held.read(store, lambda: True)
+    assert len(held) == 0
+    held.read(store)
+    assert len(held) == len(store.interactions())
