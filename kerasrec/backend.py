@@ -195,6 +195,20 @@ def _without_chatter():
                     os.write(2, line)
 
 
+@contextlib.contextmanager
+def untraced():
+    """In here TensorFlow runs its functions operation by operation, in all threads.
+
+    For what is called a few times only: to trace a function takes longer.
+    """
+    tf, _ = load()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
 def set_seed(seed, *, deterministic=False):
     """Seed Python, numpy and TensorFlow.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kerasrec import artifacts, itemmatrix
+from kerasrec.backend import untraced
 from kerasrec.data import Items
 from kerasrec.derive import derive_version
 from kerasrec.exporter import export
@@ -72,8 +73,17 @@ class Child:
         before = since.frame["user_id"].astype(str).value_counts()
         fresh = histories.lengths - before.reindex(histories.user_ids, fill_value=0).to_numpy()
         part = replayed(histories, fresh, self.model.config["max_length"], self.seed)
+        if len(part.items):  # else newcomers alone, of one event each
+            self.history = self._trainer.fit(part, None)
+        self.parent.observe(histories)
+        chosen = self.manifest.get("tables")
+        num_items = len(self.items)
+        self.tables = fit_again(self.tables, chosen, histories, num_items, self._text_vectors)
+
+    @functools.cached_property
+    def _trainer(self):
         options = self.manifest["trainer"]
-        trainer = Trainer(
+        return Trainer(
             self.model,
             optimizer=options["optimizer"],
             learning_rate=GENTLE * options["learning_rate"],
@@ -84,10 +94,6 @@ class Child:
             deterministic=options["deterministic"],
             progress=False,
         )
-        if len(part.items):  # else newcomers alone, of one event each
-            self.history = trainer.fit(part, None)
-        self.parent.observe(histories)
-        self._fit_tables(histories)
 
     def choose_weights(self, interactions):
         """Weigh the parts of the score anew, on the new events, as the parent predicts them live.
@@ -120,10 +126,6 @@ class Child:
             self._chosen = fusion.arranged_as(self.parent.fusion())
             self.weighed = min(self.weighed + len(places), MAX_USERS)
         log.info("weights chosen on %d new events: %s", len(places), quality)
-
-    def _fit_tables(self, histories):
-        chosen = self.manifest.get("tables")
-        self.tables = fit_again(self.tables, chosen, histories, len(self.items), self._text_vectors)
 
     @functools.cached_property
     def _text_vectors(self):
@@ -213,7 +215,8 @@ class Child:
         recency = self.parent.fusion().recency
         made = Recommender.in_memory(module, self.items, recency, self.manifest)
         some = [list(self.items.ids[place : place + 3]) for place in range(0, len(self.items), 97)]
-        expected = made.recommend(some, k=K)
+        with untraced():
+            expected = made.recommend(some, k=K)
 
         def finish(folder, loaded):
             shutil.rmtree(folder / artifacts.TRAIN)

@@ -1,13 +1,14 @@
 """A new version from an existing one: other tables or export options in the same graph."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 
 from kerasrec import artifacts, itemmatrix
 from kerasrec.backend import tf
 from kerasrec.modelcard import CARD, model_card
-from kerasrec.warmup import read_signatures, replay_warmup, write_warmup
+from kerasrec.warmup import TEXT_SIGNATURES, read_signatures, replay_warmup, write_warmup
 
 
 def export_again(model, *, k=None, scorer_weight=None, item_matrix=None):
@@ -90,48 +91,49 @@ def derive_version(version, changes, *, variables, frame=None, recency=None, fin
     signatures = read_signatures(version)
     documents = {CARD: lambda facts: model_card(facts, signatures)}
     with artifacts.new_version(version.parent, facts, documents=documents) as (folder, result):
-        shutil.copytree(version, folder, dirs_exist_ok=True)
+        ignored = shutil.ignore_patterns("variables.*")
+        shutil.copytree(version, folder, ignore=ignored, dirs_exist_ok=True)
         if frame is not None:
             artifacts.write_item_ids(folder / artifacts.ITEM_IDS, frame["item_id"])
             artifacts.write_catalogue(folder, frame)
         if recency is not None:
             recency.save(folder / artifacts.RECENCY)
         write_warmup(folder, version.parent.name, artifacts.read_catalogue(folder))
-        _replace_variables(folder / "variables" / "variables", variables)
+        _write_variables(folder, version, variables)
         loaded = _check(folder)
         if finish is not None:
             finish(folder, loaded)
     return result["path"]
 
 
-def _replace_variables(prefix, values):
-    """Write a SavedModel's checkpoint again with other values under the same names."""
-    reader = tf.train.load_checkpoint(str(prefix))
+def _write_variables(folder, version, values):
+    """Write the checkpoint of a SavedModel with other values under the same names."""
+    place = Path("variables", "variables")
+    reader = tf.train.load_checkpoint(str(version / place))
     names = sorted(reader.get_variable_to_shape_map())
     replaced = {f"{name}/.ATTRIBUTES/VARIABLE_VALUE": value for name, value in values.items()}
     if unknown := sorted(set(replaced) - set(names)):
         raise artifacts.ArtifactError(
-            f"{prefix.parent.parent} has no variable {unknown[0].partition('/.')[0]}: another "
+            f"{version} has no variable {unknown[0].partition('/.')[0]}: another "
             "kerasrec exported it. Train it again."
         )
     tensors = [replaced[n] if n in replaced else tf.constant(reader.get_tensor(n)) for n in names]
-    new = prefix.with_name("variables-new")
     tf.raw_ops.SaveV2(
-        prefix=str(new), tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors
+        prefix=str(folder / place),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=tensors,
     )
-    for old in prefix.parent.glob("variables.*"):
-        old.unlink()
-    for file in prefix.parent.glob("variables-new.*"):
-        file.rename(file.with_name(file.name.replace("variables-new", "variables")))
 
 
 def _check(folder):
     """Load the copy and look every id up: each must give its own row of the vectors.
 
-    Its warm-up requests are sent to it too. Returns what was loaded.
+    Its warm-up requests are sent to it too, but for those of texts: the encoder, which is a copy,
+    would take longer than all others. Returns what was loaded.
     """
     loaded = tf.saved_model.load(str(folder))
-    replay_warmup(folder, loaded)
+    replay_warmup(folder, loaded, without=TEXT_SIGNATURES)
     ids = (folder / artifacts.ITEM_IDS).read_text(encoding="utf-8").split("\n")[:-1]
     vectors = loaded.signatures["item_vectors"](item_ids=tf.constant(ids))["vectors"]
     if not np.array_equal(vectors, itemmatrix.read_vectors(loaded)[1:]):

@@ -20,7 +20,7 @@ from kerasrec.recency import AT_NEWEST_EVENT
 from kerasrec.servingmodule import ServingModule
 from kerasrec.trainingstate import plain, write_training_state
 from kerasrec.validation import Ranker
-from kerasrec.warmup import read_signatures, read_warmup, write_warmup
+from kerasrec.warmup import TEXT_SIGNATURES, read_signatures, read_warmup, write_warmup
 
 DEFAULT_K = 50
 #: all that a tokenizer may stumble over
@@ -190,7 +190,7 @@ def _compare(module, folder, probe, texts):
     """Answers of the saved version in a process with TensorFlow alone, against `module`s."""
     calls = _probes(probe, texts)
     if not hasattr(module, "encode_items"):
-        calls = {name: inputs for name, inputs in calls.items() if name not in _OF_TEXTS}
+        calls = {name: inputs for name, inputs in calls.items() if name not in TEXT_SIGNATURES}
     with tempfile.TemporaryDirectory() as scratch:
         requests = {f"{n}/{key}": v for n, keys in read_warmup(folder) for key, v in keys.items()}
         np.savez(Path(scratch) / "requests.npz", **requests)
@@ -215,9 +215,6 @@ def _compare(module, folder, probe, texts):
                 f"The exported version answers {signature} differently after reloading; "
                 "nothing was published. This is a defect of kerasrec: please report it."
             )
-
-
-_OF_TEXTS = ("encode_items", "recommend_by_text")
 
 
 def _probes(probe, texts):

@@ -64,7 +64,7 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     asked = moments.of(recency.newest_times(validation.histories))
     popular_weights = _fit_prior(moments, asked, validation)
     tables = {name: _best_table(candidates, validation, k) for name, candidates in tables.items()}
-    prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
+    prior = moments.prior(popular_weights)
     data = _collect(ranker, validation, tables, moments, asked, prior)
     mixture = best_mixture(data, k)
     features, alone = features_of(data, mixture, _epsilon(moments)), _alone(data)
@@ -109,7 +109,7 @@ def choose_live(
     # the last moment holds the newest events themselves
     asked = np.minimum(moments.of(times), len(moments.starts) - 2)
     popular_weights = _fit_prior(moments, asked, validation)
-    prior = np.tensordot(popular_weights, moments.features, (0, 1)).astype(np.float32)
+    prior = moments.prior(popular_weights)
     lengths, collected = validation.histories.lengths, []
     for part in np.array_split(np.arange(len(times)), LIVE_BLOCKS):
         known = log.where(log.timestamps < times[part[0]])
@@ -198,7 +198,7 @@ def _weighted(data, fit, found, tables, moments, k):
         epsilon=epsilon,
         starts=moments.starts,
         first=moments.first,
-        prior=np.tensordot(of_prior, moments.features, (0, 1)).astype(np.float32),
+        prior=moments.prior(of_prior),
         popular=(popular_weights @ moments.features[-1]).astype(np.float32),
         recency=recency.Recency(moments.end, of_prior, popular_weights),
     )

@@ -94,6 +94,10 @@ class Moments(NamedTuple):
     first: np.ndarray
     end: Counts
 
+    def prior(self, weights):
+        """The features in a weighted sum, float32 `(num_moments, num_items + 1)`."""
+        return np.asarray(weights, np.float32) @ self.features
+
     def of(self, times):
         """Index of the moment in force at each time (UTC seconds; 0 = unknown: the last one)."""
         index = np.searchsorted(self.starts, times, side="right") - 1

@@ -36,13 +36,22 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then a cosine down to a tenth of the peak at `total_steps`."""
 
     def __init__(self, peak, warmup_steps, total_steps):
-        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+        self.peak = peak
+        # a variable, so that a second run needs no second trace
+        self._steps = tf.Variable([0.0, 0.0], trainable=False)
+        self.plan(warmup_steps, total_steps)
+
+    def plan(self, warmup_steps, total_steps):
+        """Take other numbers of steps."""
+        self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        self._steps.assign([warmup_steps, total_steps])
 
     def __call__(self, step):
         """Learning rate at a step."""
         step = tf.cast(step, tf.float32)
-        warm = (step + 1) / max(self.warmup_steps, 1)
-        share = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        warmup_steps, total_steps = self._steps[0], self._steps[1]
+        warm = (step + 1) / tf.maximum(warmup_steps, 1.0)
+        share = (step - warmup_steps) / tf.maximum(total_steps - warmup_steps, 1.0)
         cosine = 0.55 + 0.45 * tf.cos(math.pi * tf.clip_by_value(share, 0.0, 1.0))
         return self.peak * tf.minimum(warm, cosine)
 
@@ -103,6 +112,7 @@ class Trainer:
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
         self.run_folder = None if run_folder is None else Path(run_folder)
         self.seed, self.progress = seed, progress
+        self._schedule = None
 
     def _built(self, model, precision):
         if callable(model):
@@ -148,10 +158,7 @@ class Trainer:
         most = max(len(windows.starts) // MIN_STEPS, _MIN_BATCH)
         batch_size = min(self.batch_size, most)
         steps = sequences.num_batches(windows, batch_size=batch_size)
-        training = self.model.training
-        with self.strategy.scope():
-            training.compile(optimizer=self._optimizer(steps))
-            _make_slots(training)
+        self._begin(steps)
         run = _Run(self, validation, steps, _fingerprint(self, histories, validation))
         run.last = stop_after or self.epochs
         first = run.resume()
@@ -197,12 +204,24 @@ class Trainer:
         for _ in batches:
             pass
 
-    def _optimizer(self, steps):
-        schedule = WarmupCosine(self.learning_rate, steps, steps * self.epochs)
+    def _begin(self, steps):
+        """Compile; a second `fit` has the compiled step still and begins anew with its numbers."""
+        training = self.model.training
+        with self.strategy.scope():
+            if self._schedule is not None and isinstance(training.optimizer, LazyAdam):
+                self._schedule.plan(steps, steps * self.epochs)
+                for variable in training.optimizer.variables():
+                    variable.assign(tf.zeros_like(variable))
+                return
+            self._schedule = WarmupCosine(self.learning_rate, steps, steps * self.epochs)
+            training.compile(optimizer=self._optimizer())
+            _make_slots(training)
+
+    def _optimizer(self):
         if isinstance(self.optimizer, str):
-            config = {"learning_rate": schedule, "global_clipnorm": self.clip_norm}
+            config = {"learning_rate": self._schedule, "global_clipnorm": self.clip_norm}
             return named_optimizer(self.optimizer, config)
-        return self.optimizer(schedule) if _is_factory(self.optimizer) else self.optimizer
+        return self.optimizer(self._schedule) if _is_factory(self.optimizer) else self.optimizer
 
 
 def _make_slots(training):

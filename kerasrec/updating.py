@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec import artifacts
+from kerasrec.backend import untraced
 from kerasrec.childversion import Child
 from kerasrec.data import Items, join_interactions, read_interactions, read_items
 from kerasrec.events import PASSIVE_EVENTS
@@ -104,7 +105,8 @@ def _update(model, interactions, items, new, label, force, facts, seed):
     child = Child(parent, items, seed=seed)
     child.choose_weights(learned)
     child.learn(learned, since=earlier)
-    evaluation = judge(child.recommender(), parent, learned, held)
+    with untraced():
+        evaluation = judge(child.recommender(), parent, learned, held)
     better, reason = decide(evaluation)
     path = None
     if better or force:

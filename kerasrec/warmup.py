@@ -13,6 +13,8 @@ from kerasrec.artifacts import ArtifactError
 from kerasrec.backend import tf
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
+#: signatures that run the text encoder
+TEXT_SIGNATURES = ("encode_items", "recommend_by_text")
 _NUM_EXAMPLES = 3  # ids or titles of the catalogue in a request
 
 # field numbers of tensorflow_serving/apis/{prediction_log,predict,model}.proto
@@ -129,8 +131,13 @@ def read_warmup(version):
         raise ArtifactError(f"{path} cannot be read ({reason}). Export the model again.") from error
 
 
-def replay_warmup(version, loaded):
+def replay_warmup(version, loaded, *, without=()):
     """Send a version's requests to its loaded SavedModel, as a server does when it loads it.
+
+    Args:
+        version: Path of its folder.
+        loaded: the SavedModel.
+        without: signatures to which nothing is sent.
 
     Raises:
         ArtifactError: a signature without a request, or one that does not answer its own.
@@ -140,6 +147,8 @@ def replay_warmup(version, loaded):
     if asked != there:
         raise ArtifactError(f"{WARMUP} asks {asked}, the version answers {there}.")
     for signature, inputs in requests:
+        if signature in without:
+            continue
         try:
             loaded.signatures[signature](**{k: tf.constant(v) for k, v in inputs.items()})
         except (tf.errors.OpError, TypeError, ValueError) as error:
