@@ -295,14 +295,21 @@ def _locked(path, seconds, refusal):
         lock.release()
 
 
-def write_label(base, label, version):
+def write_label(base, label, version, *, instead_of=None):
     """Point a label at an existing version (this is also how a rollback is done).
 
     Of two processes that write at once none undoes what the other has written.
 
+    Args:
+        base: `saved_models/NAME`.
+        label: one of `LABELS`.
+        version: number of the version.
+        instead_of: number of the version that the label must name until now; None = whatever it is.
+
     Raises:
         ValueError: an unknown label.
-        ArtifactError: no such version; another process keeps the labels locked.
+        ArtifactError: no such version; the label names another one by now; another process keeps
+            the labels locked.
     """
     if label not in LABELS:
         raise ValueError(f"label must be one of {', '.join(LABELS)}. Received: {label!r}.")
@@ -314,7 +321,13 @@ def write_label(base, label, version):
     )
     # not the lock of `alone`: whoever holds that writes labels too
     with _locked(Path(base) / ".labels.lock", _LABEL_SECONDS, refusal):
-        text = json.dumps({**read_labels(base), label: version}, indent=1) + "\n"
+        labels = read_labels(base)
+        if instead_of not in (None, labels.get(label)):
+            raise ArtifactError(
+                f"The label {label} of {base} was moved from {instead_of} to {labels.get(label)} "
+                f"meanwhile and was left there. Version {version} is there, without a label."
+            )
+        text = json.dumps({**labels, label: version}, indent=1) + "\n"
         beside = Path(base) / ".labels-new"  # what a killed writer left is written over
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, Path(base) / "labels.json")

@@ -186,7 +186,9 @@ class Child:
         else:
             version = self._exported(changes)
         if label == "canary" or "stable" in labels:
-            artifacts.write_label(base, label, int(version.name))
+            # who has rolled back in the meantime has the last word
+            before = labels["stable"] if label == "stable" else None
+            artifacts.write_label(base, label, int(version.name), instead_of=before)
         return version
 
     def _has_room(self):

@@ -176,6 +176,19 @@ def test_read_manifest_without_one(tmp_path):
 # --- labels and names ---
 
 
+def test_a_label_that_has_moved_meanwhile_stays(tmp_path):
+    base = tmp_path / "toy"
+    for _ in range(3):
+        publish(base)
+    artifacts.write_label(base, "stable", 2)
+    artifacts.write_label(base, "stable", 1)  # somebody rolled back while 3 was being made
+    with pytest.raises(ArtifactError, match="was moved from 2 to 1 meanwhile and was left there"):
+        artifacts.write_label(base, "stable", 3, instead_of=2)
+    assert artifacts.read_labels(base) == {"stable": 1}
+    artifacts.write_label(base, "stable", 3, instead_of=1)
+    assert artifacts.read_labels(base) == {"stable": 3}
+
+
 def test_labels_refuse(tmp_path):
     base = tmp_path / "toy"
     publish(base)
