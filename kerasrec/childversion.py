@@ -214,7 +214,7 @@ class Child:
             for ref, name in places.items()
             if ref not in own and "id_table" not in ref.deref().name
         }
-        recency = self.parent.fusion().recency
+        recency = self.fusion().recency
         made = Recommender.in_memory(module, self.items, recency, self.manifest)
         some = [list(self.items.ids[place : place + 3]) for place in range(0, len(self.items), 97)]
         with untraced():
