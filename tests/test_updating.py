@@ -66,6 +66,46 @@ def test_update_publishes_a_child_that_knows_what_is_new(
     assert json.loads(out.stdout.splitlines()[-1]) == [item.decode() for item in expected]
 
 
+def test_weights_chosen_anew_go_into_the_graph_of_the_parent(toy_base, toy_interactions):
+    """Two weeks of many events: the second choice counts beside the first, by numbers of events."""
+    old = toy_interactions.frame
+    newest, rng = int(old["timestamp"].max()), np.random.default_rng(1)
+    items = old["item_id"].value_counts().index[:20].astype(str)
+    rows = [
+        (f"newcomer-{user}", item, newest + 14 * DAY * user // 240 + 60 * place)
+        for user in range(1, 240)
+        for place, item in enumerate(rng.choice(items, 4, replace=False))
+    ]
+    new = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    whole = pd.concat([old[["user_id", "item_id", "timestamp"]].astype({"user_id": str}), new])
+    whole = read_interactions(whole.reset_index(drop=True))
+    first_week = whole.frame["timestamp"] <= newest + 7 * DAY
+    found = [
+        update(toy_base, whole.replace(whole.frame[rows]), force=True).version
+        for rows in (first_week, slice(None))
+    ]
+    assert [version.name for version in found] == ["2", "3"]
+    versions = [Recommender.load(toy_base / name) for name in "123"]
+    graphs = {(v.version / "saved_model.pb").read_bytes() for v in versions}
+    assert len(graphs) == 1  # derived: other numbers in the same graph
+    facts = [v.manifest["fusion"] for v in versions]
+    assert facts[0]["weights"] != facts[1]["weights"] != facts[2]["weights"]
+    weighed = [v.manifest["update"]["weighed"] for v in versions[1:]]
+    assert 300 < weighed[0] < weighed[1] <= 4 * 239
+    for version in versions:
+        module, known = version._module, version.fusion()
+        names = list(version.manifest["fusion"]["weights"])
+        assert list(known.weights) == names
+        np.testing.assert_allclose(
+            module.part_weights.numpy(), list(known.weights.values()), rtol=1e-6
+        )
+        assert module.scorer_weight.numpy() == pytest.approx(version.manifest["scorer_weight"])
+        # what is recent is weighed as the version was published, also when it moves on
+        prior, popular = known.recency.priors()
+        np.testing.assert_allclose(module.prior.numpy()[-1], prior, atol=1e-4)
+        np.testing.assert_allclose(module.popularity.numpy(), popular, atol=1e-4)
+
+
 def test_a_child_of_a_child(toy_base, week_log, grown_items):
     """Half of the week, then all of it: the second update sees the second half alone as new."""
     times = week_log.frame["timestamp"]
