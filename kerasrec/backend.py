@@ -199,14 +199,16 @@ def _without_chatter():
 def untraced():
     """In here TensorFlow runs its functions operation by operation, in all threads.
 
-    For what is called a few times only: to trace a function takes longer.
+    For what is called a few times only: to trace a function takes longer. Nothing else may train in
+    this process meanwhile. Loaded versions run as they are.
     """
     tf, _ = load()
+    was = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
         yield
     finally:
-        tf.config.run_functions_eagerly(False)
+        tf.config.run_functions_eagerly(was)
 
 
 def set_seed(seed, *, deterministic=False):

@@ -82,6 +82,9 @@ def drift(model, interactions, *, since=None, step=86400, sample=2000, seed=0):
     recent popularity; surely more than `COLD` cold; items further from the last stretch of the
     version's log than any neighbouring stretches were in it. On fewer events nothing is warned of.
 
+    Judged is the version as it was saved. What a server with a store has learned since, of what is
+    recent and what follows what, is not in it.
+
     Args:
         model: `saved_models/NAME` (its stable label, else its largest version) or one version.
         interactions: `Interactions` or what `read_interactions` takes: the whole log, old events

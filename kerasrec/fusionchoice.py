@@ -99,8 +99,9 @@ def choose_live(
         k: cut of the NDCG that is looked at.
 
     Returns:
-        As `choose_fusion`; its moments are those of `log`, its tables those of the last block.
-        None where the catalogue is too large for more than one moment, or nobody has a history.
+        As `choose_fusion`, and `events`: how many events the weights rest on. Its moments are those
+        of `log`, its tables those of the last block. None where the catalogue is too large for more
+        than one moment, or nobody has a history.
     """
     num_items = len(next(iter(tables.values())).neighbours) - 1
     moments = recency.fit_moments(log, num_items)
@@ -129,22 +130,25 @@ def choose_live(
     mixture = best_mixture(data, k)
     features, alone = features_of(data, mixture, _epsilon(moments)), _alone(data)
     fitted = fit_weights(features, data, alone, k, ways=LIVE_FITS)
-    found = mixture, np.mean(list(fitted.values()), axis=0), popular_weights
+    found, count = (mixture, np.mean(list(fitted.values()), axis=0), popular_weights), len(times)
     if before is not None:
-        found = _mean(found, len(times), *before, ["model", *tables])
-    return _weighted(data, "live", found, tables, moments, k)
+        found, count = _mean(found, count, *before, ["model", *tables])
+    fusion, quality = _weighted(data, "live", found, tables, moments, k)
+    return fusion, {**quality, "events": count}
 
 
 def _mean(found, count, fusion, count_before, names):
-    """`found` and what a `Fusion` has of it, in the mean by numbers of events."""
+    """`found` and what a `Fusion` has of it, in the mean by numbers of events, and their sum."""
     pairs = np.array([fusion.weights.get(name, (0.0, 0.0)) for name in [*names, "mixture"]])
     weights = np.array([*pairs.T.ravel(), *fusion.recency.weights, fusion.scorer_weight])
     mixture = np.array([fusion.mixture.get(name, 0.0) for name in names])
     known = mixture, weights, fusion.recency.popular_weights
     if not mixture.any() or len(weights) != len(found[1]):
-        return found  # of a version without tables, or that counts what is recent otherwise
-    share = count_before / (count_before + count)
-    return tuple(share * old + (1 - share) * new for old, new in zip(known, found, strict=True))
+        return found, count  # a version without tables, or that counts what is recent otherwise
+    total = count_before + count
+    share = count_before / total
+    mean = tuple(share * old + (1 - share) * new for old, new in zip(known, found, strict=True))
+    return mean, total
 
 
 def _side_by_side(parts):

@@ -112,7 +112,7 @@ class Trainer:
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
         self.run_folder = None if run_folder is None else Path(run_folder)
         self.seed, self.progress = seed, progress
-        self._schedule = None
+        self._schedule, self._compiled = None, ()  # of the last `fit`
 
     def _built(self, model, precision):
         if callable(model):
@@ -208,7 +208,8 @@ class Trainer:
         """Compile; a second `fit` has the compiled step still and begins anew with its numbers."""
         training = self.model.training
         with self.strategy.scope():
-            if self._schedule is not None and isinstance(training.optimizer, LazyAdam):
+            is_ours = isinstance(self.optimizer, str) and isinstance(training.optimizer, LazyAdam)
+            if is_ours and self._compiled == _step_of(training):
                 self._schedule.plan(steps, steps * self.epochs)
                 for variable in training.optimizer.variables():
                     variable.assign(tf.zeros_like(variable))
@@ -216,12 +217,18 @@ class Trainer:
             self._schedule = WarmupCosine(self.learning_rate, steps, steps * self.epochs)
             training.compile(optimizer=self._optimizer())
             _make_slots(training)
+            self._compiled = _step_of(training)
 
     def _optimizer(self):
         if isinstance(self.optimizer, str):
             config = {"learning_rate": self._schedule, "global_clipnorm": self.clip_norm}
             return named_optimizer(self.optimizer, config)
         return self.optimizer(self._schedule) if _is_factory(self.optimizer) else self.optimizer
+
+
+def _step_of(training):
+    """What a compiled step belongs to: its optimizer and what it trains."""
+    return id(training.optimizer), *(id(variable) for variable in training.trainable_weights)
 
 
 def _make_slots(training):

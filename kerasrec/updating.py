@@ -98,6 +98,7 @@ def _update(model, interactions, items, new, label, force, facts, seed):
     started = time.perf_counter()
     if not interactions.has_time:
         raise ValueError("update needs times, to tell new events from old ones. Received: none.")
+    labels = artifacts.read_labels(artifacts.find_version(model).parent)
     parent = Recommender.load(model, index="exact")
     items = grown_catalogue(parent.items, items)
     interactions, new = _known_events(interactions, new, items, parent)
@@ -120,7 +121,8 @@ def _update(model, interactions, items, new, label, force, facts, seed):
                 f"While the update of {parent.version} was at work another version became the one "
                 "that answers; nothing was published. Start it again."
             )
-        path = child.publish(label, named, interactions, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        path = child.publish(label, named, interactions, seconds, labels=labels)
     seconds = time.perf_counter() - started
     return Updated(path, reason, evaluation, int(new.sum()), seconds)
 
@@ -225,8 +227,10 @@ def _retrain(model, interactions, items, label, facts, seed):
         "trainer": {**trainer, "seed": seed},
         "fusion": {"parts": manifest["parts"]} if "parts" in manifest else {},
     }
-    labels = artifacts.read_labels(base)
-    artifacts.write_label(base, "stable", labels.get("stable", manifest["version"]))
+    stable = artifacts.read_labels(base).get("stable")
+    if stable is None:  # or the new version would answer before it is labelled
+        stable = manifest["version"]
+        artifacts.write_label(base, "stable", stable)
     reason = "trained from nothing"
     if "erased" in facts:
         reason += f", without {facts['erased']['users']} erased users"
@@ -241,7 +245,8 @@ def _retrain(model, interactions, items, label, facts, seed):
         progress=False,
         facts={"parent": manifest["version"], "update": {"decision": reason, **facts}},
     )
-    artifacts.write_label(base, label, int(trained.version.name))
+    instead_of = stable if label == "stable" else None  # a rollback meanwhile has the last word
+    artifacts.write_label(base, label, int(trained.version.name), instead_of=instead_of)
     seconds = time.perf_counter() - started
     return Updated(trained.version, reason, None, len(interactions), seconds)
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import histories_of, planted_histories
 
 from kerasrec import trainer as trainer_module
-from kerasrec.backend import keras, tf
+from kerasrec.backend import keras, set_seed, tf
 from kerasrec.models import build_model
 from kerasrec.sequences import make_windows
 from kerasrec.trainer import Trainer, WarmupCosine
@@ -52,6 +52,34 @@ def test_fit_learns_the_pattern_and_restores_the_best_epoch(data, tmp_path):
     written = pd.read_csv(tmp_path / "history.csv")
     np.testing.assert_allclose(written["loss"], history["loss"], rtol=1e-6)
     assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def test_a_second_fit_is_as_that_of_a_new_trainer(data):
+    """The compiled step is used again; schedule and moments begin anew."""
+    histories, _ = data
+    still = dict(dropout=0.0, input_dropout=0.0, id_dropout=0.0, loss="softmax")
+    first = trainer(lambda: tiny(**still), deterministic=True)
+    first.fit(histories, None)
+    step, weights = first.model.training.train_function, first.model.training.get_weights()
+    set_seed(0, deterministic=True)  # as a new trainer does
+    again = first.fit(histories.select(np.arange(histories.num_users // 2)), None)
+    assert first.model.training.train_function is step
+    model = tiny(**still)
+    model.training.set_weights(weights)
+    other = trainer(model, deterministic=True)
+    new = other.fit(histories.select(np.arange(histories.num_users // 2)), None)
+    np.testing.assert_allclose(again["loss"], new["loss"], rtol=1e-5)
+    for one, two in zip(
+        first.model.training.get_weights(), model.training.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    # another trainer of the same model, or other layers to train: traced anew
+    trainer(first.model).fit(histories, None)
+    first.fit(histories, None)
+    step = first.model.training.train_function
+    first.model.training.layers[-1].trainable = False
+    first.fit(histories, None)
+    assert first.model.training.train_function is not step
 
 
 def test_fit_stops_when_validation_stops_improving(data):
