@@ -179,7 +179,7 @@ class PeriodLog:
         self.is_asked = first_of_pairs(self.histories) & self.histories.chosen
         learned = np.zeros(len(every) + 1, bool)
         learned[places[self.period == 0]] = True
-        learned[: len(ids) + 1] |= recommender.fusion().recency.counts.total > 0
+        learned[: len(ids) + 1] |= recommender.counts.total > 0
         learned[len(ids) + 1 :] = False
         self.is_cold = ~learned[places]
         self.types, self.type = self._types(frame)

@@ -4,6 +4,7 @@ Only here does the library know the differences between the two.
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -324,24 +325,18 @@ def _make_tables(engine, name, create):
         with _write_transaction(engine) as connection:
             _METADATA.create_all(connection)
             if not connection.execute(sa.select(STORE)).first():
-                _add_settings(connection, format=FORMAT, salt=secrets.token_hex(16))
+                settings = {"format": FORMAT, "salt": secrets.token_hex(16), "id": uuid.uuid4().hex}
+                rows = [{"key": key, "value": value} for key, value in settings.items()]
+                connection.execute(sa.insert(STORE), rows)
         found = _read_settings(engine)
     if found.get("format") != FORMAT:
         raise ArtifactError(
             f"{name}: expected a feedback store of format {FORMAT}. Received: format "
             f"{found.get('format')}. Use the kerasrec that made it."
         )
-    if "id" not in found:  # new, or from before stores had one
-        with _write_transaction(engine) as connection:
-            if not connection.execute(sa.select(STORE).where(STORE.c.key == "id")).first():
-                _add_settings(connection, id=uuid.uuid4().hex)
-        found = _read_settings(engine)
-    return found
-
-
-def _add_settings(connection, **settings):
-    rows = [{"key": key, "value": value} for key, value in settings.items()]
-    connection.execute(sa.insert(STORE), rows)
+    # a store from before there were ids has that of its salt: whoever opens it may be a reader
+    of_salt = hashlib.sha256(found["salt"].encode()).hexdigest()[:32]
+    return {"id": of_salt, **found}
 
 
 def _read_settings(engine):

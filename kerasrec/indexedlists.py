@@ -58,9 +58,9 @@ class IndexedLists:
         """Read what is popular and new again, after it has changed in the loaded version."""
         self._shortlist.know()
 
-    def remember(self):
-        """Read the neighbour tables again, after one has changed in the loaded version."""
-        self._shortlist.remember()
+    def take(self, name, matrix):
+        """Use another neighbour table, as `Shortlist.take`; the loaded version has it already."""
+        self._shortlist.take(name, matrix)
 
     def serving_default(self, history):
         """Tensors in, dict of tensors out, as the signature of the version."""

@@ -15,15 +15,15 @@ import pandas as pd
 from kerasrec import artifacts
 from kerasrec.recency import HALF_LIVES, Recency
 from kerasrec.servinglimits import Refusal
-from kerasrec.storedlog import AT_ONCE, MOST, StoredLog, pause
+from kerasrec.storedlog import AT_ONCE, MOST, StoredLog, pause, told_of
 
 log = logging.getLogger(__name__)
 _DAYS = int(np.flatnonzero(HALF_LIVES == 96 * 3600)[0])
 #: a store that sees fewer events than this share of those a version was trained on (about, over the
 #: last days) is not the whole log: the popular items would be those of a few users
 _SHARE = 0.1
-#: a store that holds fewer than this share of the events a version was trained on is not its log: a
-#: table of neighbours fitted on it would forget the others
+#: a store that holds fewer than this share of what a version was trained on, by the weights of the
+#: events that users chose, is not its log: a table fitted on it would forget the others
 _HELD = 0.9
 #: tables are not fitted again before so many times the seconds that the last fit took
 _REST = 20
@@ -32,9 +32,13 @@ _REST = 20
 class LiveLog:
     """Learns new events of a store with all loaded versions.
 
-    What is recent is brought up to date at every look. What follows what, the table "transitions",
-    is fitted anew where there are new events, 1/20 of the time at most, on all events of the store
-    or its newest `most`; also after an erasure, without who was forgotten.
+    What is recent is brought up to date at every look, where the store sees a tenth of the events
+    that the version knows of the last days; who is forgotten counts until the version is loaded
+    anew. What follows what, the table "transitions", is fitted once a version is loaded and again
+    after new events or an erasure, 1/20 of the time at most, so not at once: on all events of the
+    store or its newest `most`, without who was forgotten. Where the store does not hold what the
+    version was trained on, this table stays as it was trained, with who was forgotten since: that
+    is for `update_from_store`, which then trains from nothing.
 
     Args:
         predictor: `Predictor`; its models are kept up to date.
@@ -44,7 +48,7 @@ class LiveLog:
 
     def __init__(self, predictor, store, *, most=MOST):
         self._predictor, self._store = predictor, store
-        self._followed = weakref.WeakKeyDictionary()  # ServedVersion -> _Followed or None
+        self._tracked = weakref.WeakKeyDictionary()  # ServedVersion -> _Tracked or None
         self._log, self._most = StoredLog(most), most
         self._fit_from = 0.0  # on the clock of time.monotonic: no fit before
 
@@ -68,8 +72,8 @@ class LiveLog:
         """
         last = self._store.last_seq()
         return {
-            (version.model, version.number): self._bring(version, followed, last, is_over)
-            for version, followed in self._versions(is_over)
+            (version.model, version.number): self._bring(version, tracked, last, is_over)
+            for version, tracked in self._versions(is_over)
         }
 
     def remember(self, is_over=lambda: False):
@@ -83,63 +87,66 @@ class LiveLog:
         """
         if time.monotonic() < self._fit_from:
             return {}
-        if not any(f and f.has_followers for _, f in self._versions(is_over)):
+        if not any(f and f.has_transitions for _, f in self._versions(is_over)):
             return {}
         self._log.read(self._store, is_over)
         return {
-            (version.model, version.number): self._fit(version, followed, is_over)
-            for version, followed in self._versions(is_over)
+            (version.model, version.number): self._fit(version, tracked, is_over)
+            for version, tracked in self._versions(is_over)
         }
 
     def _versions(self, is_over):
-        """Yields the loaded versions, and of each its `_Followed`."""
+        """Yields the loaded versions, and of each its `_Tracked`."""
         for model in self._predictor.models.values():
             for number in model.numbers:
                 if is_over():
                     return
                 with contextlib.suppress(Refusal), model.use(version=number) as version:
-                    if version not in self._followed:
-                        self._followed[version] = _follow(version, self._store.id)
-                    yield version, self._followed[version]
+                    if version not in self._tracked:
+                        self._tracked[version] = _track(version, self._store)
+                    yield version, self._tracked[version]
 
-    def _bring(self, version, followed, last, is_over):
-        if followed is None:
+    def _bring(self, version, tracked, last, is_over):
+        if tracked is None:
             return 0
-        followed.read(self._store, last, is_over)
-        if not followed.waiting:
+        tracked.read(self._store, last, is_over)
+        if not tracked.waiting:
             return 0
-        facts = {"model": version.model, "version": version.number, "events": followed.waiting}
-        if not followed.is_whole():
+        facts = {"model": version.model, "version": version.number, "events": tracked.waiting}
+        if not tracked.is_whole():
             log.debug("too few events to say what is recent", extra=facts)
             return 0
-        if not self._exchange(facts, version.set_moments, *followed.tables()):
+        if not self._exchange(facts, version.set_moments, *tracked.tables()):
             return 0
-        followed.waiting = 0
+        tracked.waiting = 0
         log.debug("recent events observed", extra=facts)
         return facts["events"]
 
-    def _fit(self, version, followed, is_over):
+    def _fit(self, version, tracked, is_over):
         began, state = time.perf_counter(), self._log.state
-        if followed is None or not followed.has_followers or followed.looked_at == state:
+        if tracked is None or not tracked.has_transitions or tracked.looked_at == state:
             return False
-        histories = self._log.histories(followed.ids)
+        histories = self._log.histories(tracked.ids)
         facts = {"model": version.model, "version": version.number, "events": len(histories.items)}
-        if not followed.is_held(histories, self._most):
-            if not followed.is_told:
-                facts["trained_on"] = followed.trained_on
+        held, trained_on = tracked.held(histories, self._log)
+        is_full = len(histories.items) >= _HELD * self._most  # older ones are not needed
+        is_held = is_full or held >= _HELD * trained_on
+        found = version.transitions(histories) if is_held else ()
+        seconds = time.perf_counter() - began
+        self._fit_from = max(self._fit_from, time.monotonic()) + _REST * seconds
+        if not is_held:
+            if not tracked.is_told:
                 log.warning(
                     "what follows what stays as it was trained: the store does not hold the log "
                     "of the version; kerasrec feedback import puts it there",
-                    extra=facts,
+                    extra={**facts, "held": held, "trained_on": trained_on},
                 )
-            followed.is_told, followed.looked_at = True, state
+            tracked.is_told, tracked.looked_at = True, state
             return False
-        table = version.followers(histories)
-        facts["seconds"] = round(time.perf_counter() - began, 3)
-        self._fit_from = max(self._fit_from, time.monotonic()) + _REST * facts["seconds"]
-        if is_over() or not self._exchange(facts, version.set_followers, table):
+        facts["seconds"] = round(seconds, 3)
+        if is_over() or not self._exchange(facts, version.set_transitions, *found):
             return False
-        followed.looked_at = state
+        tracked.looked_at = state
         log.debug("what follows what learned", extra=facts)
         return True
 
@@ -154,26 +161,25 @@ class LiveLog:
         return True
 
 
-def _follow(version, store_id):
-    """`_Followed` of a version, None where it has no times or cannot take any."""
+def _track(version, store):
+    """`_Tracked` of a version, None where it has no times or cannot take any."""
     recency = Recency.load(version.path / artifacts.RECENCY)
     if not recency.counts.time or not len(recency.counts.recent):
         return None
-    return _Followed(version, recency, store_id)
+    return _Tracked(version, recency, store)
 
 
-class _Followed:
+class _Tracked:
     """What a version was saved with, and what has been counted since."""
 
-    def __init__(self, version, recency, store_id):
+    def __init__(self, version, recency, store):
         manifest = artifacts.read_manifest(version.path)
         self._saved, self._moments = recency, version.moments()
         self.ids = artifacts.read_catalogue(version.path)["item_id"].to_numpy(object)
         self._index, self._counts = pd.Index(self.ids), recency.counts
-        self._seq, self._since = _begin(manifest, recency.counts.time, store_id)
+        self._seq, self._since = _begin(manifest, recency.counts.time, store)
         self.waiting = 0  # events that are counted but not in the version's tables
-        self.has_followers = version.has_followers
-        self.trained_on = manifest["data"]["interactions"] if "data" in manifest else np.inf
+        self.has_transitions = version.has_transitions
         self.looked_at = (0, 0)  # state of the `StoredLog` at which its table was dealt with
         self.is_told = False  # whether the operator knows that the table stays
 
@@ -203,27 +209,35 @@ class _Followed:
         """Whether the store seems to get the events of all users."""
         return self._counts.recent[_DAYS].sum() >= _SHARE * self._saved.counts.recent[_DAYS].sum()
 
-    def is_held(self, histories, most):
-        """Whether `Histories` of the store hold what the version was trained on.
+    def held(self, histories, stored):
+        """What the store holds of what the version was trained on, and all of that.
 
-        As far as the newest `most` events reach: with as many since then nothing else is needed.
+        What users chose, by its weights; what was erased since counts as held, at the largest
+        weight, or a table would stay because of an erasure.
+
+        Args:
+            histories: `Histories` of the store.
+            stored: `StoredLog`.
         """
-        held = int((histories.timestamps <= self._saved.counts.time).sum())
-        room = most - (len(histories.items) - held)
-        return held >= _HELD * min(self.trained_on, room)
+        end, total = self._saved.counts.time, self._saved.counts.total.sum()
+        weights = histories.values[histories.chosen & (histories.timestamps <= end)]
+        erased = stored.erased_since(end) * weights.max(initial=1)
+        return round(float(weights.sum() + erased)), round(float(total))
 
     def tables(self):
         """`(starts, first, prior, popularity)`: those of the version and one more moment, now."""
         return self._saved._replace(counts=self._counts).at_end(*self._moments)
 
 
-def _begin(manifest, end, store_id):
+def _begin(manifest, end, store):
     """`(seq, time)` from which on events of a store are unknown to a version.
 
     A version that was updated from the same store knows it up to a seq, so that what was stored
-    later counts also where it happened earlier. Of another one nothing is known but the end of its
-    log: what had happened by then and came in later is taken for known.
+    later counts also where it happened earlier; not where it happened before the end of a log that
+    was learned from files, which may be imported at any time. Of another one nothing is known but
+    the end of its log: what had happened by then and came in later is taken for known.
     """
-    told = manifest.get("update", {})
-    is_updated = told.get("store") == store_id and manifest.get("observed") != end
-    return (told["seq"], None) if is_updated else (0, end + 1)
+    told = told_of(store, manifest)
+    if "seq" in told and manifest.get("observed") != end:
+        return told["seq"], told.get("since")
+    return 0, end + 1

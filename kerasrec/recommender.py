@@ -272,7 +272,7 @@ class Recommender:
         """
         learned = self._log.remember(self._whole_log(events), len(self.items))
         if learned and self._shortlist is not None:
-            self._shortlist.remember()
+            self._shortlist.remember("transitions")
         return learned
 
     def _whole_log(self, events):
@@ -284,7 +284,12 @@ class Recommender:
     @property
     def log_end(self):
         """Time of the newest event that it has learned or observed, UTC seconds; 0 = unknown."""
-        return self._log.recency.counts.time
+        return self.counts.time
+
+    @property
+    def counts(self):
+        """`recency.Counts` of what it has learned or observed, at `log_end`."""
+        return self._log.recency.counts
 
     def has_room_for(self, fusion):
         """Whether its graph can hold another `Fusion`: the same parts, weighed as that says.

@@ -4,6 +4,7 @@ from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.indexedlists import INDEXED, SCORES_PER_ROW, IndexedLists
 from kerasrec.servinglimits import Refusal
+from kerasrec.shortlist import sparse_table
 from kerasrec.versionlog import VersionLog
 from kerasrec.warmup import WARMUP
 
@@ -54,7 +55,7 @@ class ServedVersion:
         path: its folder.
         look: what the folder held, see `_look`.
         num_items: size of its catalogue.
-        has_followers: whether it has a table of what follows what that can be fitted anew.
+        has_transitions: whether it has a table of what follows what that can be fitted anew.
         lists: `IndexedLists` where an index answers for the graph, else None.
         definitions: signature name -> SignatureDef, as saved.
         signatures: signature name -> `Signature`.
@@ -69,7 +70,7 @@ class ServedVersion:
         self.definitions = _definitions(self.path)
         self._loaded = tf.saved_model.load(str(self.path))
         self._log = VersionLog(self._loaded, manifest, None)
-        self.has_followers = self._log.has_followers()
+        self.has_transitions = self._log.has_transitions()
         functions = dict(self._loaded.signatures)
         self.lists = IndexedLists.of(self._loaded, manifest, self.path)
         if self.lists is not None:
@@ -132,15 +133,22 @@ class ServedVersion:
         if self.lists is not None:
             self.lists.know()
 
-    def followers(self, histories):
-        """`NeighbourTable` of what follows what, fitted on `Histories` of a whole log."""
-        return self._log.followers(histories, self.num_items)
+    def transitions(self, histories):
+        """What follows what, fitted on `Histories` of a whole log.
 
-    def set_followers(self, table):
+        Returns:
+            What `set_transitions` takes: `NeighbourTable`, and where an index answers the same as a
+            sparse matrix, else None.
+        """
+        table = self._log.transitions(histories, self.num_items)
+        has_index = self.lists is not None
+        return table, sparse_table(table.neighbours, table.weights) if has_index else None
+
+    def set_transitions(self, table, matrix):
         """Take another table of what follows what; nobody may be asking, as for `set_moments`."""
-        self._log.set_followers(table)
+        self._log.set_transitions(table)
         if self.lists is not None:
-            self.lists.remember()
+            self.lists.take("transitions", matrix)
 
     def unload(self):
         """Let the memory go; nobody may use the version any more."""

@@ -97,7 +97,7 @@ class Shortlist:
         self._decays = [decays[name] for name in sorted(decays)]
         self._names = sorted(decays)
         self.know()
-        self.remember()
+        self._tables = [self._table(name) for name in self._names]
         vectors = itemmatrix.read_vectors(module)[1:]
         rng = np.random.default_rng(0)
         drawn = rng.permutation(len(vectors))[:_SAMPLE] + 1
@@ -105,18 +105,17 @@ class Shortlist:
         queries = self.interests(self.walks(_WALKS))
         self.index = ann.ItemIndex.build(vectors, queries, folder=folder)
 
-    def remember(self):
-        """Read the neighbour tables; again after they have changed."""
-        self._tables = [self._table(name) for name in self._names]
+    def remember(self, name):
+        """Read a neighbour table again, after it has changed in the module."""
+        self.take(name, self._table(name))
+
+    def take(self, name, matrix):
+        """Use a `sparse_table` in the place of the neighbour table of this name."""
+        self._tables[self._names.index(name)] = matrix
 
     def _table(self, name):
-        """A neighbour table of the version as a sparse matrix."""
-        neighbours = getattr(self._module, f"neighbours_{name}").numpy()
-        votes = getattr(self._module, f"votes_{name}").numpy()
-        real = (neighbours > 0) & (votes != 0)
-        ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
-        shape = (len(neighbours), len(neighbours))
-        return sparse.csr_array((votes[real], neighbours[real], ends), shape=shape)
+        rows = [getattr(self._module, f"{kind}_{name}").numpy() for kind in ("neighbours", "votes")]
+        return sparse_table(*rows)
 
     def know(self):
         """Read what is popular and new at every moment; again after that has changed."""
@@ -281,6 +280,14 @@ class Shortlist:
             for part in np.array_split(history, -(-len(history) // 256))
         ]
         return np.concatenate(parts)
+
+
+def sparse_table(neighbours, votes):
+    """A neighbour table `(num_items + 1, width)` as a matrix `(num_items + 1, num_items + 1)`."""
+    real = (neighbours > 0) & (votes != 0)
+    ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
+    shape = (len(neighbours), len(neighbours))
+    return sparse.csr_array((votes[real], neighbours[real], ends), shape=shape)
 
 
 def _best(scores, count):

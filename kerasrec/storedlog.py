@@ -3,6 +3,7 @@
 Every event is read once. Users and items are kept as hashes, 30 bytes an event and no names.
 """
 
+import logging
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from kerasrec.sequences import EVENT_CODES, Histories
 
+log = logging.getLogger(__name__)
 #: events that are kept at most
 MOST = 2_000_000
 #: seq numbers of one read; between two the requests of a server have the interpreter
@@ -27,7 +29,7 @@ class StoredLog:
     """
 
     def __init__(self, most=MOST):
-        self._most, self._erasures = most, 0
+        self._most, self._erasures = most, []
         self._clear()
 
     def __len__(self):
@@ -41,7 +43,11 @@ class StoredLog:
     @property
     def state(self):
         """See the class."""
-        return self._erasures, self._count
+        return len(self._erasures), self._count
+
+    def erased_since(self, time):
+        """Number of events of users that were forgotten later than a time, UTC seconds."""
+        return sum(erasure.rows for erasure in self._erasures if erasure.timestamp > time)
 
     def read(self, store, is_over=lambda: False):
         """Take in what is new; after an erasure everything anew, without who was forgotten.
@@ -50,8 +56,8 @@ class StoredLog:
             store: `FeedbackStore`.
             is_over: function that says whether to give up.
         """
-        erasures = len(store.erasures())
-        if erasures != self._erasures:
+        erasures = store.erasures()
+        if len(erasures) != len(self._erasures):
             self._clear()
             self._erasures = erasures
         last = until = store.last_seq()
@@ -94,6 +100,27 @@ class StoredLog:
             events[order],
             weights[order],
         )
+
+
+def told_of(store, manifest):
+    """What a version says of a store, the `update` of its manifest; {} where it means another.
+
+    A store that was restored from a copy has the id of the lost one, but other events under the
+    numbers after the copy: it is another one, and the log says so.
+    """
+    told = manifest.get("update", {})
+    if told.get("store") != store.id:
+        return {}
+    last, erasures, known = store.last_seq(), len(store.erasures()), told.get("erasures", 0)
+    # after an erasure the last number may be a smaller one
+    if erasures < known or (erasures == known and told.get("seq", 0) > last):
+        log.warning(
+            "the store is behind what the version learned from it, as after a restore: the times "
+            "of events decide what is new",
+            extra={"version": manifest.get("version"), "seq": told.get("seq"), "last": last},
+        )
+        return {}
+    return told
 
 
 def hashed(ids):

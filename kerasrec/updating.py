@@ -22,15 +22,18 @@ from kerasrec.data import Items, join_interactions, read_interactions, read_item
 from kerasrec.events import PASSIVE_EVENTS
 from kerasrec.gate import decide, figures_of, judge
 from kerasrec.pipeline import train
+from kerasrec.recency import Recency
 from kerasrec.recommender import Recommender
+from kerasrec.storedlog import told_of
 
 log = logging.getLogger(__name__)
 #: share of the new events that the child is judged on
 HELD_BACK = 0.2
 #: new events of known items that users chose, at least: fewer prove nothing
 FEWEST = 20
-#: what a version says of the store that it was learned from; its children say it too
-_OF_STORE = ("store", "seq", "erasures")
+#: what a version says of the store that it was learned from; its children say it too. Not its
+#: `seq`: a child of files may have learned events that were stored later
+_OF_STORE = ("store", "erasures")
 
 
 class TooFewEvents(ValueError):
@@ -142,11 +145,10 @@ def update_from_store(model, store, items=None, *, label="stable", force=False, 
     """
     _check_label(label)
     with artifacts.alone(artifacts.find_version(model).parent):
-        manifest = artifacts.read_manifest(artifacts.find_version(model))
-        told, last, erasures = manifest.get("update", {}), store.last_seq(), store.erasures()
+        version = artifacts.find_version(model)
+        manifest = artifacts.read_manifest(version)
+        told, last, erasures = told_of(store, manifest), store.last_seq(), store.erasures()
         facts = {"store": store.id, "seq": last, "erasures": len(erasures)}
-        if told.get("store") != store.id:
-            told = {}  # numbers of another store say nothing of this one
         known, erased = told.get("seq"), _erased(told, erasures, manifest)
         if erased:
             rows = sum(erasure.rows for erasure in erased)
@@ -162,8 +164,11 @@ def update_from_store(model, store, items=None, *, label="stable", force=False, 
                 )
             return _retrain(model, whole, items, label, facts, seed)
         if known is None:
+            # what it had learned by then is perhaps not in the store, but may come in later
+            facts["since"] = Recency.load(version / artifacts.RECENCY).counts.time + 1
             whole, new = store.interactions(until=last, order="content"), None
         else:
+            facts |= {key: told[key] for key in ("since",) if key in told}
             parts = [
                 store.interactions(order="content", until=known),
                 store.interactions(order="content", after=known, until=last),

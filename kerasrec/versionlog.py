@@ -46,33 +46,35 @@ class VersionLog:
 
     def remember(self, histories, num_items):
         """See `Recommender.remember`; takes `Histories`."""
-        if not self.has_followers():
+        if not self.has_transitions():
             return False
-        self.set_followers(self.followers(histories, num_items))
+        self.set_transitions(self.transitions(histories, num_items))
         return True
 
-    def has_followers(self):
+    def has_transitions(self):
         """Whether there is a table "transitions" that can be exchanged."""
         decays = self._manifest.get("fusion", {}).get("decays", {})
         return "transitions" in decays and self._has_growing_tables()
 
-    def followers(self, histories, num_items):
+    def transitions(self, histories, num_items):
         """The table "transitions" fitted on `Histories` of a whole log, a `NeighbourTable`."""
-        tables = {"transitions": self._table("transitions")}
+        decay = self._manifest["fusion"]["decays"]["transitions"]
+        known = {"transitions": NeighbourTable(None, None, decay)}  # no more of it is looked at
         chosen = self._manifest.get("tables")
-        return fit_again(tables, chosen, histories, num_items)["transitions"]
-
-    def set_followers(self, table):
-        """Take another table "transitions"."""
+        table = fit_again(known, chosen, histories, num_items)["transitions"]
         votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
+        return table._replace(weights=votes)
+
+    def set_transitions(self, table):
+        """Take another table "transitions"; its weights are 0 where there is no neighbour."""
         self._module.neighbours_transitions.assign(table.neighbours)
-        self._module.votes_transitions.assign(votes)
+        self._module.votes_transitions.assign(table.weights)
 
     def _has_growing_tables(self):
         """Whether the graph takes neighbour tables of any size (those of old versions do not)."""
         names = self._manifest["fusion"]["decays"]
-        tables = [getattr(self._module, f"neighbours_{name}") for name in names]
-        return all(table.shape[0] is None for table in tables)
+        tables = [getattr(self._module, f"neighbours_{name}", None) for name in names]
+        return all(table is not None and table.shape[0] is None for table in tables)
 
     def has_room_for(self, fusion):
         """See `Recommender.has_room_for`."""

@@ -17,8 +17,6 @@ import numpy as np
 from kerasrec import artifacts
 
 ROOT = Path(__file__).parents[1]
-#: where an update can be killed, in order of time; from which of them on `seconds` count
-PHASES = ("start", "writing", "renamed")
 INGEST = """
 import itertools, sys, time
 from kerasrec.feedback import FeedbackStore
@@ -67,6 +65,9 @@ def leftovers(base):
 
 def kill_update(process, base, phase, seconds, *, also=()):
     """Kill an update so many seconds after a phase has begun, and other processes with it.
+
+    Args:
+        phase: "start", "writing" (the new version has its first file) or "renamed".
 
     Returns:
         "learning", "writing", "unlabelled" or "labelled": how far it had come; or "ended": it had
@@ -165,7 +166,10 @@ def _distance(one, other):
         return np.inf
     if one.dtype.kind not in "fiub":
         return 0 if (one == other).all() else np.inf
-    return float(np.abs(one.astype(float) - other.astype(float)).max(initial=0))
+    one, other = one.astype(float), other.astype(float)
+    is_same = (one == other) | (np.isnan(one) & np.isnan(other))
+    far = np.abs(one[~is_same] - other[~is_same])
+    return float(np.nan_to_num(far, nan=np.inf, posinf=np.inf).max(initial=0))
 
 
 def _numbers(version):

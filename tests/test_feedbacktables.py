@@ -97,6 +97,19 @@ def test_a_store_from_before_there_were_ids_gets_one(url):
     assert closed(open_database(url)).id == found.id
 
 
+def test_a_reader_of_a_server_opens_a_store_from_before_there_were_ids(postgres_server):
+    name = postgres_server.new_database()
+    url = postgres_server.url(name)
+    database = open_database(url)
+    with database.writing() as connection:
+        connection.execute(sa.delete(STORE).where(STORE.c.key == "id"))
+    closed(database)
+    postgres_server.run(f"CREATE ROLE reader_{name} LOGIN PASSWORD 'r'")
+    postgres_server.run(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader_{name}", name)
+    reader = postgres_server.url(name, user=f"reader_{name}", password="r")
+    assert closed(open_database(reader, create=False)).id == closed(open_database(url)).id
+
+
 def test_files_that_are_something_else_stay_as_they_are(tmp_path):
     (tmp_path / "log.csv").write_text("user,item\n1,2\n")
     with sqlite3.connect(tmp_path / "other.db") as other:

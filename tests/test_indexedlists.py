@@ -12,6 +12,9 @@ from kerasrec.backend import tf
 from kerasrec.indexedlists import IndexedLists
 from kerasrec.modelversions import ModelVersions
 from kerasrec.recommender import Recommender
+from kerasrec.sequences import Histories
+from kerasrec.servedversion import ServedVersion
+from kerasrec.shortlist import sparse_table
 
 DAY = 86400
 
@@ -209,6 +212,30 @@ def test_what_is_popular_is_read_again(pair):
     assert found == f"i{popular[1:].argmin()}".encode()
 
 
+def test_a_served_version_exchanges_one_table(large_version, low_bar):
+    """What is made beside the requests is taken as it is; the other tables stay as they were."""
+    version = ServedVersion("large", 1, large_version)
+    rng = np.random.default_rng(0)
+    items = np.stack([rng.integers(1, 3001, 200)] * 2 + [np.full(200, 9)], axis=1)  # 9 follows all
+    histories = Histories(
+        np.arange(200).astype(object),
+        np.arange(0, 601, 3),
+        items.ravel().astype(np.int32),
+        np.zeros(600, np.int64),
+        np.zeros(600, np.int16),
+        np.ones(600, np.float32),
+    )
+    shortlist = version.lists._shortlist
+    before = dict(zip(shortlist._names, shortlist._tables, strict=True))
+    table, matrix = version.transitions(histories)
+    assert shortlist._tables == list(before.values())
+    version.set_transitions(table, matrix)
+    after = dict(zip(shortlist._names, shortlist._tables, strict=True))
+    assert after["transitions"] is matrix and after["text"] is before["text"]
+    read = shortlist._table("transitions")  # of the loaded version
+    assert (read != matrix).nnz == 0 and matrix.nnz > 0
+
+
 def test_neighbours_are_read_again(pair):
     """What item 5 alone is followed by becomes a candidate, and is listed as by the graph."""
     signatures, lists = pair
@@ -222,7 +249,7 @@ def test_neighbours_are_read_again(pair):
         near[5, 0], given[5, 0] = place, 9
         neighbours.assign(near)
         votes.assign(given)
-    lists.remember()
+        lists.take(name, sparse_table(near, given))
     found = lists.serving_default(history)["item_ids"].numpy()[0]
     exact = signatures["serving_default"](history=history)["item_ids"].numpy()[0]
     assert found[0] == exact[0] == last

@@ -20,9 +20,11 @@ from kerasrec.predictcalls import Predictor
 from kerasrec.recency import HALF_LIVES, Recency
 from kerasrec.serving import Loop, running_server
 from kerasrec.servinglimits import Limits
+from kerasrec.updating import TooFewEvents, update, update_from_store
 
 NAMES = ("starts", "first", "prior", "popularity")
 KINDS = ("click", "purchase", "dislike", "impression")
+NOW = 1_700_000_000
 
 
 @pytest.fixture
@@ -91,9 +93,9 @@ def test_late_events_count_and_wrong_clocks_do_no_harm(served_folder, predictor,
     assert live.refresh()["toy", 1] in (0, 1)
     store.add([{"user_id": "u", "item_id": ids[1], "timestamp": end + 5}])
     live.refresh()
-    followed = next(iter(live._followed.values()))
-    assert abs(followed._counts.time - now) < 60
-    extra = followed._counts.total - followed._saved.counts.total
+    tracked = next(iter(live._tracked.values()))
+    assert abs(tracked._counts.time - now) < 60
+    extra = tracked._counts.total - tracked._saved.counts.total
     assert extra[1] == extra[2] == 1 and extra.sum() == 2
 
 
@@ -206,8 +208,8 @@ def test_what_came_in_after_an_update_counts_at_its_own_age(base, toy_interactio
     assert live.refresh() == {("toy", 1): 0}  # what it has learned from is not counted twice
     store.add(late + new)
     assert live.refresh() == {("toy", 1): 100}
-    followed = next(iter(live._followed.values()))
-    saved, counts = followed._saved.counts, followed._counts
+    tracked = next(iter(live._tracked.values()))
+    saved, counts = tracked._saved.counts, tracked._counts
     assert (counts.total - saved.total)[1:3].tolist() == [50, 50]
     day = list(HALF_LIVES).index(24 * 3600)
     grown = counts.recent[day] - saved.recent[day] * 0.5 ** (100 / 86400)
@@ -229,12 +231,45 @@ def test_without_a_seq_the_end_of_the_log_decides(base, toy_interactions, store)
         ({"update": {"events": 30}}, (0, 101)),
         ({"update": {"store": "other", "seq": 7}}, (0, 101)),
         ({"update": {"store": "mine", "seq": 7}}, (7, None)),
+        ({"update": {"store": "mine", "seq": 7, "since": 60}}, (7, 60)),
+        ({"update": {"store": "mine", "erasures": 0}}, (0, 101)),  # a child of files
+        ({"update": {"store": "mine", "seq": 9}}, (0, 101)),  # the store is a restored copy
         ({"update": {"store": "mine", "seq": 7}, "observed": 100}, (0, 101)),
         ({"update": {"store": "mine", "seq": 7}, "observed": 90}, (7, None)),  # of its parent
     ],
 )
-def test_where_events_begin_that_a_version_does_not_know(manifest, expected):
-    assert _begin(manifest, 100, "mine") == expected
+def test_where_events_begin_that_a_version_does_not_know(manifest, expected, store):
+    store.add([{"user_id": "u", "item_id": "i", "timestamp": NOW + n} for n in range(8)])
+    if manifest.get("update", {}).get("store") == "mine":
+        manifest = {**manifest, "update": {**manifest["update"], "store": store.id}}
+    assert _begin(manifest, 100, store) == expected
+
+
+@pytest.mark.slow
+def test_after_real_updates_no_event_counts_twice(toy_base, toy_interactions, week_log, store):
+    """Version 2 is updated from a store of the new week alone, 3 from files that go on after it."""
+    end, ids = kerasrec.Recommender.load(toy_base).log_end, week_log.frame["item_id"].unique()
+    store.add(week_log.replace(week_log.frame[week_log.frame["timestamp"] > end]))
+    update_from_store(toy_base, store, force=True)
+    live = LiveLog(loaded(toy_base), store)
+    first = live.refresh()
+    assert first["toy", 1] > 100 and first["toy", 2] == 0
+    store.add(toy_interactions)  # the operator imports what version 1 was trained on
+    assert live.refresh() == {("toy", 1): 0, ("toy", 2): 0}
+    store.add([{"user_id": "late", "item_id": ids[0], "timestamp": end + 10}])
+    assert live.refresh() == {("toy", 1): 1, ("toy", 2): 1}
+    newest = store.newest()
+    more = [
+        {"user_id": f"z{n // 3}", "item_id": ids[n % 20], "timestamp": newest + 60 * n}
+        for n in range(1, 61)
+    ]
+    store.add(more)
+    update(toy_base, store.interactions(), force=True)
+    told = artifacts.read_manifest(toy_base / "3")["update"]
+    assert told["store"] == store.id and told["erasures"] == 0
+    assert LiveLog(loaded(toy_base), store).refresh()["toy", 3] == 0
+    with pytest.raises(TooFewEvents, match="Received: 0"):
+        update_from_store(toy_base, store)
 
 
 def test_a_version_saved_after_observing_says_so(base, toy_interactions, store):
@@ -251,7 +286,7 @@ def test_a_version_saved_after_observing_says_so(base, toy_interactions, store):
 # --- what follows what ---
 
 
-def followers(predictor, number=1):
+def transitions(predictor, number=1):
     with predictor.models["toy"].use(version=number) as version:
         names = ("neighbours_transitions", "votes_transitions")
         return [getattr(version._loaded, name).numpy() for name in names]
@@ -312,7 +347,7 @@ def test_what_follows_what_as_a_recommender_remembers(habit, predictor, toy_inte
     expected = recommender.recommend([[a]], k=50, at="now")
     assert served(predictor, a) == expected["item_id"].tolist()
     module = recommender._module
-    neighbours, votes = followers(predictor)
+    neighbours, votes = transitions(predictor)
     np.testing.assert_array_equal(neighbours, module.neighbours_transitions.numpy())
     np.testing.assert_allclose(votes, module.votes_transitions.numpy(), rtol=1e-6)
 
@@ -337,15 +372,15 @@ def test_an_erasure_is_a_reason_to_fit(habit, single, toy_interactions, store):
     store.add(toy_interactions)
     live = LiveLog(single, store)
     assert live.remember()["toy", 1]
-    before = followers(single)
+    before = transitions(single)
     for place in range(200):
         item, time_ = (a, b)[place % 2], end + 60 * place
         store.add([{"user_id": "fan", "item_id": item, "timestamp": time_}])
     assert remembered(live)["toy", 1]
-    assert not np.array_equal(before[1], followers(single)[1])
+    assert not np.array_equal(before[1], transitions(single)[1])
     store.forget("fan")
     assert remembered(live)["toy", 1]
-    for old, new in zip(before, followers(single), strict=True):
+    for old, new in zip(before, transitions(single), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
@@ -354,18 +389,51 @@ def test_a_store_without_the_training_log_leaves_the_table(
 ):
     _, a, b, events = habit
     said = "what follows what stays as it was trained"
-    live, before = LiveLog(single, store), followers(single)
+    live, before = LiveLog(single, store), transitions(single)
     store.add(events)
     store.add(toy_interactions.replace(toy_interactions.frame[::2]))
     assert remembered(live) == {("toy", 1): False}
     store.add(pairs(habit[0], [b], [a]))
     assert remembered(live)["toy", 1] is False
-    for old, new in zip(before, followers(single), strict=True):
+    for old, new in zip(before, transitions(single), strict=True):
         np.testing.assert_array_equal(old, new)
     assert [record.message.partition(":")[0] for record in caplog.records] == [said]
     assert {(r.version, r.trained_on) for r in caplog.records} == {(1, 1326)}
     store.add(toy_interactions)  # now it is there
     assert remembered(live)["toy", 1] is True
+
+
+def test_an_unheld_log_is_not_looked_at_all_the_time(single, toy_interactions, store):
+    store.add(toy_interactions.replace(toy_interactions.frame[::2]))
+    live, before = LiveLog(single, store), time.monotonic()
+    assert live.remember() == {("toy", 1): False}
+    assert live._fit_from > before
+
+
+def test_a_log_of_many_impressions_is_held(base, toy_interactions, store):
+    """The manifest counts them among the events that the version was trained on."""
+    path = base / "1" / artifacts.MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["data"]["interactions"] *= 2
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    store.add(toy_interactions)
+    assert LiveLog(loaded(base), store).remember() == {("toy", 1): True}
+
+
+def test_many_erasures_do_not_keep_the_table(single, toy_interactions, store):
+    """More than a tenth of the events are erased: the table is fitted without them all the same."""
+    store.add(toy_interactions)
+    users = toy_interactions.frame["user_id"].astype(str)
+    for user in users.unique()[: users.nunique() // 4]:
+        store.forget(user)
+    assert len(store.interactions()) < 0.85 * len(toy_interactions)
+    before = transitions(single)
+    assert LiveLog(single, store).remember() == {("toy", 1): True}
+    with single.models["toy"].use(version=1) as version:
+        left = kerasrec.Recommender.load(version.path).histories(store.interactions())
+        table, _ = version.transitions(left)
+    assert not np.array_equal(before[1], transitions(single)[1])
+    np.testing.assert_array_equal(transitions(single)[0], table.neighbours)
 
 
 def test_the_newest_events_are_enough_when_they_are_many(habit, single, store):
@@ -382,10 +450,10 @@ def test_the_newest_events_are_enough_when_they_are_many(habit, single, store):
 def test_a_busy_server_keeps_its_table(habit, single, toy_interactions, store):
     store.add(toy_interactions)
     store.add(habit[-1])
-    live, before = LiveLog(single, store), followers(single)
+    live, before = LiveLog(single, store), transitions(single)
     with single._slots:
         assert live.remember() == {("toy", 1): False}
-    np.testing.assert_array_equal(before[0], followers(single)[0])
+    np.testing.assert_array_equal(before[0], transitions(single)[0])
     assert remembered(live)["toy", 1]
 
 

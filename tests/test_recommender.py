@@ -178,7 +178,7 @@ def test_k_beyond_the_catalogue(recommender, ids):
 
 
 def test_popular_items_for_an_empty_history(recommender, ids, caplog):
-    popular = recommender._recency.priors()[1][1:]
+    popular = recommender._log.recency.priors()[1][1:]
     expected = [ids[row] for row in np.argsort(-popular, kind="stable")]  # ties: file order
     with caplog.at_level("INFO"):
         table = recommender.recommend({"x": []}, k=len(ids))
@@ -188,7 +188,7 @@ def test_popular_items_for_an_empty_history(recommender, ids, caplog):
 
 
 def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions, ids):
-    end = changed._recency.counts.time
+    end = changed._log.recency.counts.time
     before = changed.recommend([[]], k=82).set_index("item_id")["score"]
     rising = before.index[40]
     log = pd.DataFrame({"user_id": [f"v{n}" for n in range(60)], "item_id": rising})
@@ -196,7 +196,7 @@ def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions
     history = [[item for item in ids[:3] if item != rising]]
     times = (end, end + 59, end + 60, end + 10**6)
     asked = {at: changed.recommend(history, k=82, at=at) for at in times}
-    known = changed._recency
+    known = changed._log.recency
     assert changed.observe(toy_interactions) == 0  # nothing newer
     assert changed.observe(read_interactions(log)) == 60
     assert changed.observe(log) == 0  # known by now
@@ -211,22 +211,22 @@ def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions
         then, now = (
             table.set_index("item_id")["score"][rising] for table in (asked[at], found[at])
         )
-        grown = changed._recency.counts.features() - known.counts.features()
+        grown = changed._log.recency.counts.features() - known.counts.features()
         expected = known.weights @ grown[:, changed.index_of([rising])[0]]
         assert expected and now - then == pytest.approx(expected, abs=1e-3)
     changed.save()
     again = Recommender.load(changed.version.parent)
-    assert again._recency.counts.time == end + 60
+    assert again._log.recency.counts.time == end + 60
     pd.testing.assert_series_equal(again.recommend([[]], k=82).set_index("item_id")["score"], after)
 
 
 def test_events_of_the_future_are_not_observed(changed, caplog):
-    end = changed._recency.counts.time
+    end = changed._log.recency.counts.time
     log = pd.DataFrame({"user_id": ["v"], "item_id": [changed.items.ids[0]]})
     log["timestamp"] = int(pd.Timestamp("2096-01-01").timestamp())
     assert changed.observe(read_interactions(log)) == 0
     assert "events that lie in the future do not count as recent: 1" in caplog.text
-    assert changed._recency.counts.time == end
+    assert changed._log.recency.counts.time == end
 
 
 def test_at_chooses_the_moment(recommender, toy_interactions, ids):

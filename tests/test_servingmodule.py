@@ -146,7 +146,7 @@ def test_a_batch_answers_as_its_rows_alone(served, ids):
 
 
 def test_nothing_known_is_answered_by_what_is_popular_now(served, recommender, ids):
-    prior, popular = recommender._recency.priors()
+    prior, popular = recommender._log.recency.priors()
     expected = np.argsort(-popular[1:], kind="stable")[:50]
     for history in (tf.zeros((2, 0), tf.string), [[""], ["?"]], [["", ""], ["", "?"]]):
         answer = call(served, "serving_default", history=history)

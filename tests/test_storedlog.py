@@ -1,5 +1,8 @@
 """The newest events of a store in memory, beside the histories that the store itself gives."""
 
+import sqlite3
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,7 @@ import pytest
 from kerasrec.data import Items
 from kerasrec.feedback import FeedbackStore
 from kerasrec.sequences import make_histories
-from kerasrec.storedlog import AT_ONCE, StoredLog, hashed
+from kerasrec.storedlog import AT_ONCE, StoredLog, hashed, told_of
 
 NOW = 1_700_000_000
 ITEMS = ["a", "b", "c", "课程"]
@@ -114,3 +117,34 @@ def test_a_read_that_is_given_up_is_made_good(store):
     assert len(held) == 0
     held.read(store)
     assert len(held) == len(store.interactions())
+
+
+def test_what_was_erased_since(store):
+    store.add(events(300))
+    rows, began = store.forget("u3"), int(time.time()) - 60
+    held = StoredLog()
+    held.read(store)
+    assert held.erased_since(began) == rows > 0
+    assert held.erased_since(began + 3600) == 0
+
+
+def test_a_restored_copy_is_another_store(store, tmp_path, caplog):
+    """It has the id of the lost one, and other events under the numbers that came after."""
+    store.add(events(50))
+    copy = tmp_path / "copy.db"
+    with sqlite3.connect(store.name) as lost, sqlite3.connect(copy) as other:
+        lost.backup(other)
+    lost.close()
+    other.close()
+    store.add(events(50, seed=1))
+    told = {"store": store.id, "seq": store.last_seq(), "erasures": 0}
+    assert told_of(store, {"update": told}) == told and told_of(store, {}) == {}
+    assert told_of(store, {"update": {**told, "store": "another"}}) == {}
+    with FeedbackStore(copy) as restored:
+        assert restored.id == store.id and caplog.text == ""
+        assert told_of(restored, {"update": told, "version": 3}) == {}
+        assert [(r.version, r.seq, r.last) for r in caplog.records] == [(3, 100, 50)]
+        assert told_of(restored, {"update": {**told, "seq": 50, "erasures": 1}}) == {}
+    newest = store.read()["user_id"].iloc[-1]
+    store.forget(newest)
+    assert told_of(store, {"update": told}) == told  # its last number is smaller, and it is known

@@ -10,7 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import disappointing_log
-from loopchecks import broken_versions, difference, kill_update, send_shuffled, start_update
+from loopchecks import (
+    _distance,
+    broken_versions,
+    difference,
+    kill_update,
+    send_shuffled,
+    start_update,
+)
 
 from kerasrec import artifacts
 from kerasrec.artifacts import ArtifactError
@@ -254,6 +261,30 @@ def test_a_derived_version_and_another_store_forget_no_erasure(
         fresh.forget("u")
         with pytest.raises(ValueError, match="Import the log .* into the store first"):
             update_from_store(toy_base, fresh)
+
+
+def test_a_store_restored_from_a_copy_is_another_one(toy_base, store, caplog):
+    """Its numbers say nothing: new is what is later than the log of the version."""
+    path = toy_base / "1" / artifacts.MANIFEST
+    manifest = artifacts.read_manifest(toy_base / "1")
+    end = Recommender.load(toy_base).log_end
+    new = int((store.interactions().frame["timestamp"] > end).sum())
+    lost = {"store": store.id, "seq": store.last_seq() + 9, "erasures": 0}
+    path.write_text(json.dumps({**manifest, "update": lost}), encoding="utf-8")
+    found = update_from_store(toy_base, store, force=True)
+    assert "as after a restore" in caplog.text
+    told = artifacts.read_manifest(found.version)["update"]
+    assert (told["seq"], told["since"]) == (store.last_seq(), end + 1)
+    assert 0 < found.events <= new
+
+
+def test_differences_of_versions_are_seen():
+    """Also where a number has become none: NaN is no larger than any."""
+    same = [0.0, np.nan, np.inf]
+    assert _distance(same, same) == 0
+    assert _distance([1.0, np.nan], [1.5, np.nan]) == 0.5
+    for other in ([np.nan, np.nan, np.inf], [0.0, 1.0, np.inf], [0.0, np.nan, -np.inf]):
+        assert _distance(same, other) == np.inf
 
 
 def test_a_log_of_dates(toy_base, week_log, grown_items):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kerasrec.backend import tf
 from kerasrec.data import Items
 from kerasrec.fusion import fit_again
 from kerasrec.recency import NEVER
@@ -46,26 +47,32 @@ def test_remember_fits_the_table_on_the_whole_log(parent, week_log):
     np.testing.assert_array_equal(parent.recommend(asked, k=5)["score"], new["score"])
 
 
-def test_followers_change_nothing_until_they_are_set(parent, week_log):
+def test_transitions_change_nothing_until_they_are_set(parent, week_log):
     known = week_log.frame["item_id"].astype(str)
     histories = parent.histories(week_log.replace(week_log.frame[parent.index_of(known) > 0]))
     module, asked = parent._module, histories.select(range(40))
     old = parent.recommend(asked, k=5)
     version = VersionLog(module, parent.manifest, None)
-    assert version.has_followers()
-    table = version.followers(histories, len(parent.items))
+    assert version.has_transitions()
+    table = version.transitions(histories, len(parent.items))
     assert table.decay == parent.manifest["fusion"]["decays"]["transitions"]
     np.testing.assert_array_equal(parent.recommend(asked, k=5)["score"], old["score"])
-    version.set_followers(table)
+    version.set_transitions(table)
     np.testing.assert_array_equal(module.neighbours_transitions.numpy(), table.neighbours)
     assert not np.array_equal(parent.recommend(asked, k=5)["score"], old["score"])
 
 
-def test_a_version_without_the_table_has_no_followers(parent):
+def test_a_version_without_the_table_has_no_transitions(parent):
     decays = {"text": parent.manifest["fusion"]["decays"]["text"]}
     fusion = {**parent.manifest["fusion"], "decays": decays}
     version = VersionLog(parent._module, {**parent.manifest, "fusion": fusion}, None)
-    assert not version.has_followers()
+    assert not version.has_transitions()
+
+
+def test_a_version_of_an_old_format_has_no_transitions_to_exchange(parent):
+    """It has no neighbour tables of its own, though its manifest has their decays."""
+    version = VersionLog(tf.Module(), parent.manifest, None)
+    assert not version.has_transitions() and not version.remember(None, 0)
 
 
 def test_fusion_is_what_the_graph_computes_with(parent):
