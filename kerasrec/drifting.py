@@ -56,7 +56,8 @@ def drift(model, interactions, *, since=None, step=86400, sample=2000, seed=0):
     user as alike:
 
     - `period`: 0 = the log until the version's end (where the log given holds it; its distance is
-      that of its last two stretches), then 1, 2, ...; `begin`, `end`: ISO times, UTC, end excluded;
+      that of its last two stretches), then those that have events: 1, 2, ...; `begin`, `end`: ISO
+      times, UTC, end excluded;
       `events`, `users`; `new_users`: share of the period's users without an event before it.
     - `share_TYPE`: of the events that are of each type; `event_distance`: of this distribution from
       that of the last stretch before the version's end; `event_distance_before`: the largest
@@ -163,16 +164,19 @@ class PeriodLog:
         self.step, self.end, self.num_known, self.num_items = step, end, len(ids), len(every)
         self.histories = make_histories(interactions, items)
         times, places = self.histories.timestamps, self.histories.items
-        self.period = np.maximum((times - end - 1) // step + 1, 0)
-        count = int(self.period.max())
+        # those without an event, as between an old log and the first event of today, are left out
+        present, period = np.unique(
+            np.append(0, np.maximum((times - end - 1) // step + 1, 0)), return_inverse=True
+        )
+        self.period, count = period[1:], len(present) - 1
         if count > MOST_PERIODS:
             raise ValueError(
                 f"step must cut the events after {moment_of(end)} into {MOST_PERIODS:,} periods at "
-                f"most. Received: {step} seconds, {count:,} periods (the newest event is of "
-                f"{moment_of(times.max())}). Take a longer one."
+                f"most. Received: {step} seconds, {count:,} periods with events until "
+                f"{moment_of(times.max())}. Take a longer one, such as 7 days (--step 7d)."
             )
         first = int(times.min()) if (self.period == 0).any() else end
-        self.begins = [first, *(end + 1 + step * number for number in range(count))]
+        self.begins = [first, *(int(end + 1 + step * (number - 1)) for number in present[1:])]
         self.ends = [end + 1, *(begin + step for begin in self.begins[1:])]
         self.user = np.repeat(np.arange(self.histories.num_users), self.histories.lengths)
         # what a user has had already is neither listed nor asked for

@@ -1,5 +1,6 @@
 """The verbs of the loop on the command line: update, rollback, drift, simulate."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -87,10 +88,20 @@ def add_rollback(sub):
 
 def rollback(options):
     """Let an earlier version answer again (the label stable); servers follow within seconds."""
-    from kerasrec.artifacts import rollback
+    from kerasrec.artifacts import ArtifactError, read_manifest, rollback
 
-    before, now = rollback(Path(options.out) / options.name, options.to)
+    base = Path(options.out) / options.name
+    before, now = rollback(base, options.to)
     print(f"stable: version {now} (was {before})")
+    with contextlib.suppress(
+        ArtifactError, OSError, ValueError
+    ):  # one goes back from a damaged version, too
+        if "erased" in read_manifest(base / str(before)).get("update", {}) and now < before:
+            print(
+                f"Version {now} was trained with users who were erased before version {before}: "
+                "kerasrec update --store makes one without them.",
+                file=sys.stderr,
+            )
 
 
 def add_drift(sub):

@@ -139,15 +139,15 @@ def test_counts_by_hand(exported_version, toy_interactions):
     log = read_interactions(pd.concat([frame.assign(event="click"), new], ignore_index=True))
     found = drift(exported_version, log)
     table = found.table.set_index("period")
-    assert table.index.tolist() == [0, 1, 2, 3]
-    assert table["events"].tolist() == [len(frame), 3, 0, 1]
-    assert table["users"].tolist() == [150, 2, 0, 1]
-    np.testing.assert_allclose(table["new_users"], [np.nan, 0.5, np.nan, 0])
-    np.testing.assert_allclose(table["share_purchase"], [0, 1 / 3, 0, 0])
-    np.testing.assert_allclose(table["share_impression"], [0, 0, 0, 1])
-    np.testing.assert_allclose(table["cold"], [np.nan, 1 / 3, np.nan, 1])
-    np.testing.assert_allclose(table["outside"], [0, 1 / 3, np.nan, 0])
-    assert table["asked"].tolist()[1:] == table["judged"].tolist()[1:] == [2, 0, 0]
+    assert table.index.tolist() == [0, 1, 2]
+    assert table["events"].tolist() == [len(frame), 3, 1]
+    assert table["users"].tolist() == [150, 2, 1]
+    np.testing.assert_allclose(table["new_users"], [np.nan, 0.5, 0])
+    np.testing.assert_allclose(table["share_purchase"], [0, 1 / 3, 0])
+    np.testing.assert_allclose(table["share_impression"], [0, 0, 1])
+    np.testing.assert_allclose(table["cold"], [np.nan, 1 / 3, 1])
+    np.testing.assert_allclose(table["outside"], [0, 1 / 3, 0])
+    assert table["asked"].tolist()[1:] == table["judged"].tolist()[1:] == [2, 0]
     assert found.warnings == []
     [note] = found.notes
     assert note.startswith("Too few events to tell whether it has gone stale: 2 first choices of 2")
@@ -185,13 +185,31 @@ def test_a_sample_is_predicted(exported_version, toy_interactions):
         ({"step": 0}, "step .seconds. and sample must be at least 1. Received: 0 and 2000"),
         ({"sample": 0}, "must be at least 1"),
         ({"since": 1_500_000_000}, "since must not lie before the end of the version's log"),
-        ({"step": 60}, "into 1,000 periods at most. Received: 60 seconds, 14.,... periods"),
     ],
 )
 def test_bad_arguments(exported_version, toy_interactions, change, message):
     log = going_on(toy_interactions, count=1)
     with pytest.raises(ValueError, match=message):
         drift(exported_version, log, **change)
+
+
+def test_periods_without_events_are_left_out(exported_version, toy_interactions):
+    """As between an old log and the first event of today; too many with events are refused."""
+    log = going_on(toy_interactions, count=1)
+    whole = drift(exported_version, log, step=STEP).table
+    last = log.frame.iloc[[-1]]
+    far = last.assign(timestamp=last["timestamp"] + 4000 * STEP)
+    found = drift(exported_version, log.replace(pd.concat([log.frame, far])), step=STEP).table
+    assert found["period"].tolist() == [*whole["period"], len(whole)]
+    assert found["events"].tolist() == [*whole["events"], 1]
+    begins = pd.to_datetime(found["begin"])
+    assert (begins.iloc[-1] - begins.iloc[-2]).days > 3000 * STEP // DAY
+    pd.testing.assert_series_equal(found["ndcg@10"][: len(whole)], whole["ndcg@10"])
+    daily = pd.concat([last] * 1001).assign(
+        timestamp=last["timestamp"].iloc[0] + DAY * np.arange(1, 1002)
+    )
+    with pytest.raises(ValueError, match=r"into 1,000 periods at most.*Take a longer one, such as"):
+        drift(exported_version, log.replace(pd.concat([log.frame, daily])))
 
 
 def test_bad_logs(exported_version, toy_interactions):

@@ -1,5 +1,6 @@
 """update, rollback and simulate on the command line: one sentence for each mistake."""
 
+import json
 import shutil
 
 import pandas as pd
@@ -39,6 +40,22 @@ def test_update_and_rollback(files, capsys):
         "stable: version 2 (was 1)",
         "stable: version 1 (was 2)",
     ]
+
+
+def test_rollback_says_that_it_goes_behind_an_erasure(files, capsys):
+    """The version before learned from who was erased: said, and done all the same."""
+    base = files / "saved_models" / "toy"
+    shutil.copytree(base / "1", base / "2")
+    path = base / "2" / artifacts.MANIFEST
+    manifest = {**json.loads(path.read_text(encoding="utf-8")), "version": 2, "parent": 1}
+    manifest["update"] = {"erased": {"users": 1, "rows": 50}}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    assert main(["rollback", "--name", "toy"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "stable: version 1 (was 2)\n"
+    assert "Version 1 was trained with users who were erased before version 2" in shown.err
+    assert main(["rollback", "--name", "toy", "--to", "2"]) == 0
+    assert not capsys.readouterr().err
 
 
 def test_refused_is_exit_code_1(files, toy_interactions, capsys):
@@ -84,10 +101,6 @@ def test_refused_is_exit_code_1(files, toy_interactions, capsys):
         (
             ["drift", "--name", "toy", "--interactions", "log.csv", "--sample", "0"],
             "sample must be at least 1",
-        ),
-        (
-            ["drift", "--name", "toy", "--interactions", "log.csv", "--step", "1s"],
-            "into 1,000 periods at most",
         ),
         (["rollback", "--name", "toy"], "has no parent to go back to"),
         (["rollback", "--name", "toy", "--to", "7"], "has no version 7"),
