@@ -144,7 +144,7 @@ class Grpc:
         self._grpc, self._predict_pb2, self._status_pb2 = grpc, predict_pb2, get_model_status_pb2
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
-        self._metadata = list(_headers(api_key).items()) or None
+        self._metadata = list(key_header(api_key).items()) or None
         self._spec = {"name": model}
         if version is not None:
             self._version, self._label = int(version), None
@@ -208,7 +208,7 @@ class Rest:
             target = f"{'http' if ca is None else 'https'}://{target}"
         self._has_tls = target.startswith("https")
         self._client = httpx.Client(
-            base_url=target.rstrip("/"), headers=_headers(api_key), verify=_ssl_context(ca)
+            base_url=target.rstrip("/"), headers=key_header(api_key), verify=_ssl_context(ca)
         )
         self._path = f"/v1/models/{quote(model, safe='')}"
         given = {"model": model, "version": version, "label": label}
@@ -269,7 +269,7 @@ class Rest:
             return httpx.Response(answer.status_code, headers=headers, content=whole)
 
         try:
-            answer = _within(seconds, answered)
+            answer = within(seconds, answered)
         except (TimeoutError, httpx.TimeoutException) as error:
             raise Refused("DEADLINE_EXCEEDED", f"no answer in {seconds:.3g} s") from error
         except httpx.RemoteProtocolError as error:
@@ -294,7 +294,7 @@ class Rest:
         self._client.close()
 
 
-def _within(seconds, call):
+def within(seconds, call):
     """`call(is_over)`, or TimeoutError after so many seconds, after which `is_over()` is True.
 
     httpx counts the seconds anew for each of its steps.
@@ -353,7 +353,7 @@ def _ssl_context(ca):
         raise ValueError(f"ca must be a PEM file with certificates. {ca} is not.") from error
 
 
-def _headers(api_key):
+def key_header(api_key):
     """The header that carries a key; none without one."""
     if not re.fullmatch("[!-~]*", api_key or ""):
         raise ValueError("An API key must be of printable ASCII characters without spaces.")
