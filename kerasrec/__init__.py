@@ -57,6 +57,9 @@ _PUBLIC = {
     "run_baselines": "evaluation",
     "evaluate": "evaluation",
     "write_report": "report",
+    "Plan": "describing",
+    "LanguageModel": "describing",
+    "describe_plans": "describing",
     "ArtifactError": "artifacts",
     "SetupError": "backend",
 }

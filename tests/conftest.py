@@ -2,8 +2,13 @@
 
 import fcntl
 import gc
+import json
 import os
 import pickle
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -440,3 +445,54 @@ def large_version(common_folder):
     return made_once(
         common_folder, "large", lambda folder: export(model, folder / "large", **given)
     )
+
+
+@pytest.fixture
+def chat(monkeypatch):
+    """A server of OpenAI's protocol: its `url`, the requests that `came`, its next `answers`.
+
+    An answer is a text (what the model says), a number (seconds to sleep before it says so), or
+    `(status, headers, bytes)`. Where none is left it names the first title of the plan.
+    """
+    monkeypatch.setenv("NO_PROXY", "*")
+    stub = SimpleNamespace(answers=[], came=[])
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            stub.came.append((self.path, headers, body))
+            answer = stub.answers.pop(0) if stub.answers else 0
+            if isinstance(answer, int | float):
+                time.sleep(answer)
+                answer = f"推荐{json.loads(body['messages'][-1]['content'])['plan'][0]}。"
+            if isinstance(answer, str):
+                choice = {"message": {"role": "assistant", "content": answer}}
+                choice |= {"index": 0, "finish_reason": "stop"}
+                answer = (200, {}, json.dumps({"object": "chat.completion", "choices": [choice]}))
+            status, headers, content = answer
+            content = content.encode() if isinstance(content, str) else content
+            self.send_response(status)
+            for name, value in {**headers, "content-length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *words):
+            """Nothing."""
+
+        def handle(self):
+            try:
+                super().handle()
+            except ConnectionError:  # the client did not wait
+                pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    stub.url = f"http://127.0.0.1:{server.server_port}/v1"
+    yield stub
+    server.shutdown()
+    thread.join()
+    server.server_close()

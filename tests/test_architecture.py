@@ -29,7 +29,8 @@ validation optimizers trainer ensemble textpart options trainingstate
 
 graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard exporter derive ann
 shortlist servinglimits indexedlists versiontexts versionlog recommender pipeline gate childversion
-updating drifting simulation servingtransport clientinputs servingclient deployment
+updating drifting simulation servingtransport clientinputs servingclient deployment chatendpoint
+describing
 
 servingmonitor servedversion modelversions predictcalls predictjson predictgrpc predictrest
 feedbackrest livelog servingaccess serving
@@ -42,7 +43,7 @@ LIGHT = """
 artifacts nearest cleaningreport columns events timestamps csvtable tables readers data cleaning
 datastats splits datasets sequences lists metrics baselines evaluation plots report transitions
 recency fusionweights fusion feedbacktables feedbackwriter feedbackevents feedbackstats feedback
-livelists storedlog driftmetrics driftverdict
+livelists storedlog driftmetrics driftverdict servingtransport chatendpoint describing
 """.split()
 
 
@@ -86,7 +87,24 @@ def test_imports_point_down(module):
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_import_light_modules_only(module):
-    assert imports_of(modules()[module]) & set(ORDER) <= set(LIGHT)
+    path = modules()[module]
+    assert imports_of(path) & set(ORDER) <= {*LIGHT, "backend"}
+    # backend loads TensorFlow when it is asked for it, not before
+    assert taken_from_backend(path) <= {"cache_dir"}
+
+
+def taken_from_backend(path):
+    """What a file takes from `backend`."""
+    return {
+        node.attr
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "backend"
+    } | {
+        alias.name
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom) and node.module == "kerasrec.backend"
+        for alias in node.names
+    }
 
 
 def test_every_module_has_a_test_file():

@@ -11,12 +11,13 @@ import pytest
 import kerasrec
 
 NAMES = """
-ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES Recommender SEQUENCE_MODELS
-SetupError Split TextEncoder Trainer add_lora build_encoder build_model check_leakage clean deploy
-describe drift evaluate export fit_whitening hold_out_last join_interactions load_mooccube
-make_histories make_validation read_interactions read_items rollback run_baselines
-score_recommendations serve set_trainable simulate split_leave_one_out split_temporal split_users
-train update update_from_store write_report write_table
+ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES LanguageModel Plan
+Recommender SEQUENCE_MODELS SetupError Split TextEncoder Trainer add_lora build_encoder build_model
+check_leakage clean deploy describe describe_plans drift evaluate export fit_whitening
+hold_out_last join_interactions load_mooccube make_histories make_validation read_interactions
+read_items rollback run_baselines score_recommendations serve set_trainable simulate
+split_leave_one_out split_temporal split_users train update update_from_store write_report
+write_table
 """.split()
 
 
@@ -58,7 +59,7 @@ def test_data_half_needs_no_tensorflow():
         "histories = kerasrec.make_histories(split.train, items)\n"
         "import kerasrec.artifacts, kerasrec.metrics, kerasrec.baselines, kerasrec.evaluation\n"
         "import kerasrec.cli, kerasrec.doctor, kerasrec.datastats, kerasrec.report\n"
-        "import kerasrec.feedback\n"
+        "import kerasrec.feedback, kerasrec.describing\n"
         "print(histories.num_users)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

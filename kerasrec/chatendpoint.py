@@ -1,0 +1,196 @@
+"""One question to an endpoint that speaks OpenAI's protocol, `POST {url}/chat/completions`.
+
+Retries and deadlines are those of `servingtransport`. The key goes into the header only: no error
+repeats it, whatever the server says.
+"""
+
+import http.client
+import json
+import re
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from urllib.parse import unquote, urlsplit
+
+from kerasrec.servingtransport import Refused, key_header, with_retries, within
+
+_MOST_BYTES = 1 << 20  # of an answer
+_WORDS = 200  # characters of what a server says of an error
+_SECRET = 8  # characters from which a key is secret; "EMPTY" and "ollama" are words like others
+#: status of an HTTP answer -> name of a gRPC status code, what to do
+_STATUS = {
+    401: ("UNAUTHENTICATED", "; check api_key"),
+    403: ("PERMISSION_DENIED", "; check api_key"),
+    404: ("NOT_FOUND", "; check url and model"),
+    408: ("DEADLINE_EXCEEDED", ""),
+    429: ("RESOURCE_EXHAUSTED", ""),
+    504: ("DEADLINE_EXCEEDED", ""),
+}
+
+
+class ChatEndpoint:
+    """Where questions go.
+
+    Args:
+        url: where the protocol begins, such as `http://localhost:8000/v1`. A user and password in
+            it are sent as basic authorization.
+        api_key: sent as `Authorization: Bearer ...`.
+        timeout: seconds for an answer, with its retries.
+        retries: how often a request may be sent again when the server is busy or not there.
+
+    Raises:
+        ValueError: an argument is not of this kind.
+
+    >>> ChatEndpoint("http://me:word@localhost:8000/v1").address
+    'http://localhost:8000/v1/chat/completions'
+    """
+
+    def __init__(self, url, *, api_key=None, timeout=20.0, retries=1):
+        if timeout <= 0 or retries < 0:
+            raise ValueError(
+                "timeout must be above 0, retries at least 0. Received: "
+                f"timeout={timeout!r}, retries={retries!r}."
+            )
+        parts = _parts_of(url)
+        path = parts.path.rstrip("/").removesuffix("/chat/completions")
+        host = parts.netloc.rpartition("@")[2]
+        #: what may be shown: without user, password and query
+        self.address = f"{parts.scheme}://{host}{path}/chat/completions"
+        self._url = self.address + (f"?{parts.query}" if parts.query else "")
+        self._timeout, self._retries = timeout, retries
+        self._headers = {"content-type": "application/json", **key_header(api_key)}
+        self._secrets = [api_key] if api_key else []
+        if parts.username:
+            if api_key:
+                raise ValueError("Give api_key or a user in url, not both: one header has room.")
+            password = unquote(parts.password or "")
+            basic = b64encode(f"{unquote(parts.username)}:{password}".encode()).decode()
+            self._headers["authorization"] = f"Basic {basic}"
+            self._secrets = [secret for secret in (basic, password, parts.password) if secret]
+        self._opener = urllib.request.build_opener(_AsItIs)
+
+    def complete(self, question):
+        """The answer to a question.
+
+        Args:
+            question: dict, the body of the request: `model`, `messages`, ...
+
+        Returns:
+            `(text, is_whole)`; `is_whole` is False when the text was cut off at `max_tokens`.
+
+        Raises:
+            ValueError: the server refuses the request, or the answer is of another form.
+            PermissionError, LookupError, TimeoutError, ConnectionError: as `with_retries` says.
+        """
+        content = json.dumps(question, ensure_ascii=False).encode()
+        answer = with_retries(
+            lambda seconds: self._post(content, seconds),
+            self.address,
+            timeout=self._timeout,
+            retries=self._retries,
+        )
+        try:
+            text, is_whole = _content_of(answer)
+            if any(secret in text for secret in self._secrets if len(secret) >= _SECRET):
+                raise ValueError("one with the key")
+        except ValueError as error:
+            raise ValueError(
+                f"{self.address} must answer with a text in choices[0].message.content. Received: "
+                f"{error}."
+            ) from None
+        return text, is_whole
+
+    def hidden(self, words):
+        """Words of others without a secret that they repeat."""
+        for secret in self._secrets:
+            words = words.replace(secret, "***")
+        return words
+
+    def _post(self, content, seconds):
+        """Text of an answer with a status 2xx; everything else is `Refused`."""
+        request = urllib.request.Request(self._url, content, self._headers, method="POST")
+
+        def answered(is_over):
+            with self._opener.open(request, timeout=seconds) as answer:
+                whole = b""
+                while part := answer.read1(1 << 16):
+                    whole += part
+                    if is_over():
+                        raise TimeoutError
+                    if len(whole) > _MOST_BYTES:
+                        raise Refused("OUT_OF_RANGE", f"more than {_MOST_BYTES:,} bytes")
+            return answer.status, answer.headers, whole.decode("utf-8", "replace")
+
+        try:
+            status, headers, text = within(seconds, answered)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            if isinstance(reason, TimeoutError):
+                raise Refused("DEADLINE_EXCEEDED", f"no answer in {seconds:.3g} s") from None
+            words = self._line(str(reason) or type(reason).__name__)
+            raise Refused("UNAVAILABLE", words) from None
+        if 200 <= status < 300:
+            return text
+        usual = "UNAVAILABLE" if status >= 500 else "INVALID_ARGUMENT"
+        code, advice = _STATUS.get(status, (usual, ""))
+        wait = headers.get("retry-after", "")
+        pause = float(wait) if re.fullmatch("[0-9]+", wait) else 0.0
+        words = self._line(_error_of(text)) or http.client.responses.get(status, "nothing")
+        raise Refused(code, f"{words} (HTTP {status}{advice})", pause)
+
+    def _line(self, words):
+        return " ".join(self.hidden(words).split())[:_WORDS]
+
+
+class _AsItIs(urllib.request.HTTPErrorProcessor):
+    """Answers of any status are answers; none leads elsewhere, where the key would follow."""
+
+    def http_response(self, request, response):
+        return response
+
+    https_response = http_response
+
+
+def _parts_of(url):
+    """What an address consists of.
+
+    Raises:
+        ValueError: it is none; what is shown of it holds no password.
+    """
+    try:
+        parts = urlsplit(url if re.fullmatch("[!-~]+", url) else "")
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except (TypeError, ValueError):  # no text, or a port that is no number
+        pass
+    shown = re.sub(".*@", "***@", str(url)).partition("?")[0]
+    raise ValueError(
+        "url must be the address where the protocol begins, such as http://localhost:8000/v1. "
+        f"Received: {shown!r}."
+    )
+
+
+def _error_of(text):
+    """What an answer that is an error says of it."""
+    try:
+        error = json.loads(text)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return text
+
+
+def _content_of(answer):
+    """`(text, is_whole)` of the JSON of an answer; ValueError: what it is instead."""
+    try:
+        choice = json.loads(answer)["choices"][0]
+        text = choice["message"]["content"]
+        is_whole = choice.get("finish_reason") != "length"
+    except (ValueError, RecursionError):
+        raise ValueError("no JSON") from None
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ValueError("JSON of another form") from None
+    if text is None:  # all its tokens went into thoughts, or it refused
+        text = ""
+    if not isinstance(text, str):
+        raise ValueError(f"a content that is {type(text).__name__}")
+    return text, is_whole
