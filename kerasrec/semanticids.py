@@ -1,0 +1,232 @@
+"""Semantic ids: every item as a short tuple of codes, alike for items that are alike.
+
+Residual k-means (the codes of TIGER, Rajput et al. 2023, with k-means in the place of RQ-VAE) over
+the whitened text vector of an item joined with its trained item vector, so that the codes know both
+what an item says and who takes it (the idea of LETTER, Wang et al. 2024). A last code tells apart
+the items that share all others.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+#: items that the centres are fitted on, at most
+FITTED = 50_000
+#: values of a code: the power of two nearest to the root of the number of items, in between. More
+#: leave nothing to the later levels: an item alone under its first codes has no residual
+MIN_CODES, MAX_CODES = 8, 256
+#: the first level is used at least as evenly as if this share of its codes were used evenly
+LEAST_USAGE = 0.25
+#: items that may share all codes but the last, at most
+MOST_ALIKE = 256
+#: values of the last code, at least: there is room for new items
+ROOM = 16
+
+
+class CollapsedCodes(ValueError):
+    """Semantic ids that tell items apart too little to be of use."""
+
+
+class SemanticIds(NamedTuple):
+    """Codes of the items of a catalogue, and what gives new items theirs.
+
+    codes: int32 `(num_items, levels + 1)`, from 0; the last one tells apart what shares the others.
+    centers: float32 `(levels, num_codes, dim)`, of the joined vectors.
+    known: bool `(item_dim,)`, the columns of an item vector that are known of a new item; they are
+        the last ones of a centre but for the unknown ones.
+    room: values that the last code may have.
+    """
+
+    codes: np.ndarray
+    centers: np.ndarray
+    known: np.ndarray
+    room: int
+
+    @property
+    def sizes(self):
+        """Values that each code may have: tuple of ints, `levels + 1` of them."""
+        levels, num_codes, _ = self.centers.shape
+        return (*[num_codes] * levels, int(self.room))
+
+    def usage(self):
+        """How evenly the codes are used: one dict per level but the last.
+
+        `perplexity` is the exponential of the usage entropy: so many codes, evenly used, would be
+        as hard to guess. `unique` is the share of items that no other has the same codes as up to
+        there.
+        """
+        rows = []
+        for level in range(self.centers.shape[0]):
+            count = np.bincount(self.codes[:, level])
+            share = count[count > 0] / count.sum()
+            paths = np.unique(self.codes[:, : level + 1], axis=0, return_counts=True)[1]
+            rows.append(
+                {
+                    "level": level + 1,
+                    "codes": self.centers.shape[1],
+                    "used": len(share),
+                    "perplexity": round(float(np.exp(-(share * np.log(share)).sum())), 1),
+                    "unique": round(float((paths == 1).sum() / len(self.codes)), 4),
+                }
+            )
+        return rows
+
+    def with_items(self, item_vectors):
+        """The same with new items behind, coded by what is known of them: the text part.
+
+        Args:
+            item_vectors: float32 `(num_new, item_dim)`, as `Recommender.add_items` makes them.
+                Those with the same codes as others take the next free number, and where there is
+                none left, other codes near.
+        """
+        start = self.centers.shape[2] - len(self.known)
+        columns = start + np.flatnonzero(self.known)
+        centers = self.centers[:, :, columns]
+        rows = _text_columns(np.asarray(item_vectors, np.float32), self.known)[:, self.known]
+        paths, count = np.unique(self.codes[:, :-1], axis=0, return_counts=True)
+        taken = {tuple(path): int(n) for path, n in zip(paths, count, strict=True)}
+        added = [_place(row, centers, taken, self.room) for row in rows]
+        added = np.array(added, np.int32).reshape(-1, self.codes.shape[1])
+        return self._replace(codes=np.concatenate([self.codes, added]))
+
+
+def fit_semantic_ids(
+    item_vectors, text_vectors=None, *, known=None, levels=3, num_codes=None, seed=0
+):
+    """Fit the codes of a catalogue.
+
+    Args:
+        item_vectors: float32 `(num_items, item_dim)`, trained.
+        text_vectors: float32 `(num_items, text_dim)`, whitened; None = there are no texts.
+        known: bool `(item_dim,)`, the columns of the item vectors that a new item has too: the text
+            part; None = no column.
+        levels: codes of an item, without the one that tells apart.
+        num_codes: values of a code; None = as `default_codes` says; never more than there are
+            items.
+        seed: of k-means.
+
+    Returns:
+        `SemanticIds`.
+
+    Raises:
+        CollapsedCodes: the first level uses few of its codes, or too many items share all theirs.
+
+    >>> vectors = np.repeat(np.eye(4, dtype=np.float32), 2, axis=0)
+    >>> ids = fit_semantic_ids(vectors, levels=1, num_codes=4)
+    >>> ids.codes[:, 1].tolist(), len(np.unique(ids.codes, axis=0))
+    ([0, 1, 0, 1, 0, 1, 0, 1], 8)
+    """
+    item_vectors = np.asarray(item_vectors, np.float32)
+    num_items, dim = item_vectors.shape
+    known = np.zeros(dim, bool) if known is None else np.asarray(known, bool)
+    rest = _joined(item_vectors, text_vectors, known)
+    num_codes = min(num_codes or default_codes(num_items), num_items)
+    centers = np.zeros((levels, num_codes, rest.shape[1]), np.float32)
+    codes = np.zeros((num_items, levels + 1), np.int32)
+    for level in range(levels):
+        centers[level], codes[:, level] = _means(rest, num_codes, seed + level)
+        rest = rest - centers[level][codes[:, level]]
+    codes[:, -1] = _numbered(codes[:, :-1])
+    room = max(2 * int(codes[:, -1].max() + 1), ROOM)
+    ids = SemanticIds(codes, centers, known, room)
+    _check(ids)
+    return ids
+
+
+def default_codes(num_items):
+    """Values of a code in a catalogue of so many items.
+
+    >>> default_codes(96), default_codes(456), default_codes(12_101), default_codes(1_000_000)
+    (8, 16, 128, 256)
+    """
+    power = 2 ** round(math.log2(max(num_items, 1)) / 2)
+    return min(max(power, MIN_CODES), MAX_CODES)
+
+
+def _unit(vectors):
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def _text_columns(item_vectors, known):
+    """Item vectors with the text part at the length it has in the joined vectors, the rest zero."""
+    return _unit(np.where(known, item_vectors, 0)) * 0.5**0.5
+
+
+def _joined(item_vectors, text_vectors, known):
+    """`(num_items, dim)`: text and id part weigh the same; an item that few took has a short id."""
+    rest = np.where(known, 0, item_vectors)
+    length = np.sqrt((rest**2).sum(axis=1).mean())
+    own = _text_columns(item_vectors, known) + rest / max(length, 1e-9)
+    if text_vectors is None:
+        return own
+    return np.concatenate([_unit(np.asarray(text_vectors, np.float32)) * 0.5**0.5, own], axis=1)
+
+
+def _means(vectors, num_codes, seed):
+    """k-means: centres `(num_codes, dim)` and the code of every row."""
+    from sklearn.cluster import KMeans
+
+    rng = np.random.default_rng(seed)
+    sample = vectors
+    if len(vectors) > FITTED:
+        sample = vectors[rng.choice(len(vectors), FITTED, replace=False)]
+    distinct = len(np.unique(sample, axis=0))
+    count = min(num_codes, distinct)  # the others stay zero and are never the nearest of a new item
+    found = KMeans(count, n_init=1, max_iter=50, random_state=seed).fit(sample)
+    centers = np.zeros((num_codes, vectors.shape[1]), np.float32)
+    centers[:count] = found.cluster_centers_
+    return centers, found.predict(vectors).astype(np.int32)
+
+
+def _numbered(paths):
+    """Number of every row among those equal to it, in their order, from 0."""
+    _, group = np.unique(paths, axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    order = np.argsort(group, kind="stable")
+    first = np.flatnonzero(np.diff(group[order], prepend=-1))
+    counts = np.diff(first, append=len(order))
+    number = np.empty(len(order), np.int32)
+    number[order] = np.arange(len(order)) - np.repeat(first, counts)
+    return number
+
+
+def _check(ids):
+    first = ids.usage()[0]
+    if first["perplexity"] < LEAST_USAGE * first["codes"]:
+        raise CollapsedCodes(
+            f"The semantic ids have collapsed: the first level uses its {first['codes']} codes as "
+            f"if there were {first['perplexity']}, expected at least {LEAST_USAGE:.0%} of them. "
+            "Are most texts the same? Bring texts that tell items apart, or train the model longer."
+        )
+    most = int(ids.codes[:, -1].max()) + 1
+    if most > MOST_ALIKE:
+        raise CollapsedCodes(
+            f"The semantic ids have collapsed: {most} items share all their codes, expected at "
+            f"most {MOST_ALIKE}. Are their texts the same? Bring texts that tell items apart, or "
+            "more codes or levels."
+        )
+
+
+def _place(row, centers, taken, room):
+    """Codes of a new item; `taken`, path -> items that have it, is kept up to date.
+
+    The nearest code at each level; at the last one the nearest under which there is room.
+    """
+    path = []
+    for level, center in enumerate(centers):
+        used = center.any(axis=1)
+        distance = np.where(used, ((row - center) ** 2).sum(axis=1), np.inf)
+        if level + 1 < len(centers):
+            path.append(int(distance.argmin()))
+            row = row - center[path[-1]]
+            continue
+        for code in np.argsort(distance, kind="stable"):
+            whole = (*path, int(code))
+            if taken.get(whole, 0) < room:
+                taken[whole] = taken.get(whole, 0) + 1
+                return (*whole, taken[whole] - 1)
+    raise CollapsedCodes(
+        f"More new items have the same text than the codes can tell apart ({room} under each of "
+        f"{len(centers[-1])}). Give them texts of their own, or train anew."
+    )
