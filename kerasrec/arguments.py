@@ -131,6 +131,11 @@ def add_train(sub):
         help="at the end fit anew on all events, those to validate on too (about twice the time)",
     )
     sub.add_argument(
+        "--generator",
+        action="store_true",
+        help="train a generator of plans too, for `generate` (about twice the time)",
+    )
+    sub.add_argument(
         "--encoder",
         metavar="E",
         help="what reads the texts: e5-small (default, a small multilingual language model), the "
@@ -139,7 +144,9 @@ def add_train(sub):
     sub.add_argument("--quiet", action="store_true", help="no progress, no table of epochs")
     group = sub.add_argument_group("more options")
     group.add_argument(
-        "--config", metavar="YAML", help="file with the sections encoder, model, trainer, fusion"
+        "--config",
+        metavar="YAML",
+        help="file with the sections encoder, model, trainer, fusion, generator",
     )
     group.add_argument(
         "--set",
@@ -202,6 +209,52 @@ def add_recommend(sub):
     sub.add_argument("--keep-seen", action="store_true", help="items of the history may be listed")
     sub.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
     _at(sub)
+    sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
+    add_reading(sub)
+
+
+def add_generate(sub):
+    """Options of `generate`."""
+    sub.usage = "kerasrec generate --model M --histories F... --out F [options]"
+    _model(sub)
+    add_files(sub, "--histories", "what users did; their plans leave it out", required=True)
+    sub.add_argument(
+        "--users",
+        metavar="F",
+        help="plans for exactly these users (a table with a user column)",
+    )
+    sub.add_argument("--num-items", type=int, default=5, metavar="N", help="of a plan (default 5)")
+    sub.add_argument("--num-lists", type=int, default=1, metavar="N", help="plans per user (1)")
+    sub.add_argument(
+        "--beams", type=int, default=16, metavar="N", help="of the search (default 16)"
+    )
+    sub.add_argument(
+        "--diversity",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="between the plans of a user: an item counts exp(-D) for each plan that has it (0)",
+    )
+    group = sub.add_argument_group("drawn plans")
+    group.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="above 0: drawn, not searched"
+    )
+    group.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="among the likeliest with this share"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    group = sub.add_argument_group("what may be listed")
+    group.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
+    _at(sub)
+    group = sub.add_argument_group("a short text on each plan")
+    group.add_argument(
+        "--describe",
+        metavar="template|URL",
+        help="by a template, or by a language model behind an OpenAI-compatible address such as "
+        "http://localhost:8000/v1 (its key: $KERASREC_LLM_KEY); where that fails, by the template",
+    )
+    group.add_argument("--llm", metavar="NAME", help="of the language model, with a URL")
+    group.add_argument("--texts", metavar="F", help="csv or parquet to write the texts to")
     sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
     add_reading(sub)
 

@@ -19,6 +19,7 @@ ITEM_IDS = Path("assets") / "item_ids.txt"
 ITEMS = Path("assets.extra") / "items.csv.gz"
 ENCODER = Path("assets.extra") / "encoder"
 RECENCY = Path("assets.extra") / "recency.npz"
+GENERATOR = Path("assets.extra") / "generator.npz"
 TRAIN = Path("assets.extra") / "train"
 HISTORY = TRAIN / "history.csv"
 LABELS = ("stable", "canary")

@@ -230,6 +230,11 @@ def api_key():
     return os.environ.get("KERASREC_API_KEY", "")
 
 
+def language_model_key():
+    """The key of the language model that describes plans, $KERASREC_LLM_KEY; "" = none."""
+    return os.environ.get("KERASREC_LLM_KEY", "")
+
+
 def store_url(default="feedback.db"):
     """Path or URL of the feedback store: $KERASREC_STORE, else the default, in this folder."""
     return os.environ.get("KERASREC_STORE") or default

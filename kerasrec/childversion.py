@@ -221,6 +221,8 @@ class Child:
             for ref, name in places.items()
             if ref not in own and "id_table" not in ref.deref().name
         }
+        # the generator is not trained again; it plans the new items by their codes
+        values |= self.parent.plans.variables()
         recency = self.fusion().recency
         made = Recommender.in_memory(module, self.items, recency, self.manifest)
         some = [list(self.items.ids[place : place + 3]) for place in range(0, len(self.items), 97)]
@@ -231,6 +233,7 @@ class Child:
             shutil.rmtree(folder / artifacts.TRAIN)
             whitening = self.state.whitening
             write_training_state(folder, self.model, whitening, self.history)
+            self.parent.plans.save_to(folder)
             copy = Recommender.in_memory(loaded, self.items, recency, self.manifest)
             found = copy.recommend(some, k=K)
             # other forms round the vectors
@@ -251,7 +254,7 @@ class Child:
 
     def _exported(self, changes):
         own = ("format", "version", "created", "signatures", "packages", "options", "fusion")
-        own += ("item_matrix", "scorer_weight")
+        own += ("item_matrix", "scorer_weight", "generator")
         kept = {key: value for key, value in self.manifest.items() if key not in own}
         return export(
             self.model,
@@ -263,6 +266,7 @@ class Child:
             fusion=self.fusion(),
             history=self.history,
             k=self.manifest["k"],
+            generator=self.parent.plans.generator(),
         )
 
 

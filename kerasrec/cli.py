@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from kerasrec import arguments, backend, feedbackcli, loopcli
+from kerasrec import arguments, backend, feedbackcli, loopcli, plancli
 from kerasrec.arguments import Parser
 from kerasrec.artifacts import ArtifactError, find_version, read_manifest
 from kerasrec.nearest import nearest
@@ -211,7 +211,7 @@ def train(options):
     """Encode the texts, train, choose the fusion on validation, export a model.
 
     Events are taken as they are and the catalogue is all of --items. The sections of --config and
-    --set are encoder, model, trainer and fusion; a wrong option is answered with the right ones.
+    --set are encoder, model, trainer, fusion and generator; a wrong option is answered with the right ones.
     """
     _load_tensorflow(options)
     settings = training_options(options)
@@ -234,6 +234,7 @@ def train(options):
         preset=options.preset,
         options=settings,
         refit=options.refit,
+        generator=options.generator,
         progress=sys.stderr.isatty() and not options.quiet,
     )
     if not options.quiet:
@@ -435,6 +436,7 @@ VERBS = {
     "train": (arguments.add_train, train),
     "evaluate": (arguments.add_evaluate, evaluate),
     "recommend": (arguments.add_recommend, recommend),
+    "generate": (arguments.add_generate, plancli.generate),
     "similar": (arguments.add_similar, similar),
     "export": (arguments.add_export, export),
     "serve": (arguments.add_serve, serve),

@@ -16,11 +16,12 @@ from kerasrec.backend import tf
 from kerasrec.fusion import Fusion
 from kerasrec.graphtexts import graph_tokenizer
 from kerasrec.modelcard import CARD, model_card
+from kerasrec.planningmodule import PlanningModule
 from kerasrec.recency import AT_NEWEST_EVENT
 from kerasrec.servingmodule import ServingModule
 from kerasrec.trainingstate import plain, write_training_state
 from kerasrec.validation import Ranker
-from kerasrec.warmup import TEXT_SIGNATURES, read_signatures, read_warmup, write_warmup
+from kerasrec.warmup import read_signatures, read_warmup, write_warmup
 
 DEFAULT_K = 50
 #: all that a tokenizer may stumble over
@@ -39,6 +40,7 @@ def export(
     history=None,
     probe=None,
     k=DEFAULT_K,
+    generator=None,
 ):
     """Write the next version of a model, reload it in a fresh process and compare.
 
@@ -54,6 +56,7 @@ def export(
         history: DataFrame of the training run, kept with the version.
         probe: list of histories (lists of item ids) to compare on; default: a few of the catalogue.
         k: length of the lists of the signatures.
+        generator: `Generator` of plans, or None: the version then has no signature `generate`.
 
     Returns:
         Path of the version folder.
@@ -76,6 +79,7 @@ def export(
         "encodes_texts": encodes,
         "packages": _packages(),
         "asked": AT_NEWEST_EVENT,
+        "generator": None if generator is None else generator.description(),
         **manifest,
     }
     can_do = {}
@@ -84,7 +88,8 @@ def export(
         with tempfile.TemporaryDirectory() as scratch:
             asset = Path(scratch) / artifacts.ITEM_IDS.name
             artifacts.write_item_ids(asset, ids)
-            module = _module(model, asset, fusion, k, encoder, whitening)
+            module = serving_module(model, asset=asset, fusion=fusion, k=k, generator=generator)
+            _add_texts(module, asset, encoder, whitening)
             signatures = module.signatures()
             summary["signatures"] = sorted(signatures)
             with _few_words():
@@ -96,24 +101,27 @@ def export(
         artifacts.write_catalogue(folder, items.frame)
         if encoder is not None:
             encoder.save(folder / artifacts.ENCODER)
+        if generator is not None:
+            generator.save(folder / artifacts.GENERATOR)
         texts = [*items.frame["title"][:3], _PROBE_TEXT, ""]
         _compare(module, folder, probe, texts)
     return result["path"]
 
 
-def _module(model, asset, fusion, k, encoder, whitening):
-    module = ServingModule(
-        model,
-        item_vectors=Ranker(model).item_vectors(),
-        asset=asset,
-        fusion=fusion,
-        k=k,
-    )
-    if encoder is not None and model.text_part is not None:
+def serving_module(model, *, asset, fusion, k, generator=None):
+    """The `ServingModule` of a trained `Model`, without its encoder."""
+    vectors = Ranker(model).item_vectors()
+    given = dict(item_vectors=vectors, asset=asset, fusion=fusion, k=k)
+    if generator is None:
+        return ServingModule(model, **given)
+    return PlanningModule(model, generator=generator, **given)
+
+
+def _add_texts(module, asset, encoder, whitening):
+    if encoder is not None and module.text_part is not None:
         module.add_text_functions(whitening)
         if encoder.kind == "bert":
             module.add_encoder(encoder.model, graph_tokenizer(encoder.tokenizer, asset.parent))
-    return module
 
 
 @contextlib.contextmanager
@@ -188,9 +196,8 @@ def _as_saved():
 
 def _compare(module, folder, probe, texts):
     """Answers of the saved version in a process with TensorFlow alone, against `module`s."""
-    calls = _probes(probe, texts)
-    if not hasattr(module, "encode_items"):
-        calls = {name: inputs for name, inputs in calls.items() if name not in TEXT_SIGNATURES}
+    there = module.signatures()
+    calls = {name: inputs for name, inputs in _probes(probe, texts).items() if name in there}
     with tempfile.TemporaryDirectory() as scratch:
         requests = {f"{n}/{key}": v for n, keys in read_warmup(folder) for key, v in keys.items()}
         np.savez(Path(scratch) / "requests.npz", **requests)
@@ -237,6 +244,16 @@ def _probes(probe, texts):
         "score": {"history": history, "candidates": history},
         "similar": {"item_ids": history[:, -1]},
         "item_vectors": {"item_ids": history[:, -1]},
+        "generate": {
+            "history": history,
+            "timestamps": times,
+            "allow": none,
+            "deny": none,
+            # every other row is drawn
+            "temperature": np.arange(count, dtype=np.float32) % 2,
+            "top_p": np.full(count, 0.9, np.float32),
+            "seed": np.arange(count, dtype=np.int32),
+        },
         "encode_items": {"texts": np.array(texts, str)},
         "recommend_by_text": {
             "history_texts": np.array([texts, [*texts[:1], *[""] * (len(texts) - 1)]])
@@ -249,7 +266,7 @@ def _same(got, expected):
     item_ids = expected.pop("item_ids", None)
     if not all(np.allclose(got[k], v, atol=1e-4, rtol=1e-4) for k, v in expected.items()):
         return False
-    if item_ids is None:
+    if item_ids is None or "scores" not in expected:
         return True
     lead = -np.diff(np.maximum(expected["scores"][:, :2], -1e30), append=-1e30)[:, 0]
     best = np.array([i.decode() for i in item_ids[:, 0]], str)

@@ -227,3 +227,52 @@ class ItemVectors(keras.layers.Layer):
         """Arguments of the constructor."""
         mine = ("num_items", "text_units", "id_units", "id_dropout")
         return {**super().get_config(), **{key: getattr(self, key) for key in mine}}
+
+
+@_register
+class CodePart(keras.layers.Layer):
+    """Item vectors from semantic ids: the sum of a learned vector for each code of an item.
+
+    What a code learns from one item all items with it have. The dot product of an interest with it
+    is a sum of one number per code, so these are parallel heads over the codes (as in RPG, Hou et
+    al. 2025) that score the whole catalogue exactly.
+
+    Args:
+        num_items: size of the catalogue.
+        sizes: values that the code of each level may have.
+        units: width.
+
+    Call: `item_index (n,)` -> `(n, units)`; the row of item index 0 is zero.
+    """
+
+    def __init__(self, num_items, sizes, units, **kwargs):
+        super().__init__(**kwargs)
+        self.num_items, self.sizes, self.units = num_items, tuple(sizes), units
+
+    def build(self, input_shape):
+        """Creates the vectors and the table of codes; `set_codes` fills that."""
+        start = keras.initializers.RandomNormal(stddev=0.02)
+        self.vectors = self.add_weight("vectors", (sum(self.sizes), self.units), initializer=start)
+        self.table = self.add_weight(
+            "table",
+            (self.num_items + 1, len(self.sizes)),
+            dtype=tf.int32,
+            initializer="zeros",
+            trainable=False,
+        )
+        super().build(input_shape)
+
+    def set_codes(self, codes):
+        """Take int32 `(num_items, num_levels)` codes, from 0."""
+        offsets = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int32)
+        self.table.assign(np.concatenate([np.zeros_like(codes[:1]), codes + offsets]))
+
+    def call(self, item_index):
+        """See the class."""
+        vectors = tf.reduce_sum(tf.gather(self.vectors, tf.gather(self.table, item_index)), axis=-2)
+        return tf.where((item_index > 0)[:, None], vectors, 0.0)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        mine = {"num_items": self.num_items, "sizes": self.sizes, "units": self.units}
+        return {**super().get_config(), **mine}

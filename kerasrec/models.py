@@ -7,7 +7,7 @@ import numpy as np
 
 from kerasrec.backend import keras, tf
 from kerasrec.interest import INTERESTS, Interest, InterestLoss, LongShortFusion
-from kerasrec.itemvectors import ItemTokens, ItemVectors, StepItems, TextTable, Whitening
+from kerasrec.itemvectors import CodePart, ItemTokens, ItemVectors, StepItems, TextTable, Whitening
 from kerasrec.losses import LOSSES, NEGATIVES
 from kerasrec.scoring import Scorer, ScorerLoss
 from kerasrec.sequencemodels import SEQUENCE_MODELS
@@ -122,6 +122,8 @@ def build_model(
     num_items,
     *,
     text=None,
+    codes=None,
+    code_units=64,
     sequence="transformer",
     interest="mf",
     loss=None,
@@ -145,6 +147,10 @@ def build_model(
         num_items: size of the catalogue; item indices are 1..num_items.
         text: float32 `(num_items, text_dim)` ready (whitened) text vectors for a frozen encoder, a
             `TextEncoder` for one that learns, or None for items known by their id alone.
+        codes: int32 `(num_items, num_levels)`, semantic ids (`SemanticIds.codes`): a third
+            part of the item vectors, and with text_units and id_units 0 all of them; None = no such
+            part. That of a new item is zero.
+        code_units: width of that part.
         sequence: a name of `SEQUENCE_MODELS` or a callable with the same signature.
         interest: "mf" or "gmf".
         loss: a name of `LOSSES`, a callable with their signature, or None: softmax over the whole
@@ -168,8 +174,8 @@ def build_model(
     Raises:
         ValueError: an unknown name or an impossible combination.
     """
-    config = {name: value for name, value in locals().items() if name != "text"}
-    config = _resolve(config, text)
+    config = {name: value for name, value in locals().items() if name not in ("text", "codes")}
+    config = _resolve(config, text, codes)
     # Layers
     step_items = StepItems(
         num_items,
@@ -186,7 +192,13 @@ def build_model(
         id_dropout=id_dropout,
         name="item_vectors",
     )
-    dim = config["text_units"] + id_units
+    coded = None
+    if codes is not None:
+        coded = CodePart(num_items, np.max(codes, axis=0) + 1, code_units, name="code_part")
+        coded.build(None)
+        coded.set_codes(np.asarray(codes, np.int32))
+    vectors_of = _join_parts(text_of_items, items, coded)
+    dim = config["text_units"] + id_units + config["code_units"]
     drop = keras.layers.Dropout(input_dropout, noise_shape=None)
     features = EventFeatures(time_gaps=time_gaps, events=events, name="event_features")
     make_sequence = SEQUENCE_MODELS.get(sequence, sequence)
@@ -207,7 +219,7 @@ def build_model(
     names = ("history", "time_gap", "event", "target")
     history, time_gap, event, target = (keras.Input((None,), name=n, dtype="int32") for n in names)
     item_index, history_row, target_row, negative = step_items([history, target])
-    vectors = items([text_of_items(item_index), item_index])
+    vectors = vectors_of(item_index)
     states = states_of(tf.gather(vectors, history_row), history > 0, time_gap, event)
     packed, positive, batch_row = PackPositions(name="pack_positions")([states, target_row])
     step = [vectors, positive, negative]
@@ -221,17 +233,32 @@ def build_model(
         [given, history, time_gap, event], project(states[:, -1]), name="interest_model"
     )
     index = keras.Input((), name="item_index", dtype="int32")
-    item_model = keras.Model(index, items([text_of_items(index), index]), name="item_model")
+    item_model = keras.Model(index, vectors_of(index), name="item_model")
     text_model = None
     if text is not None and config["text_units"]:
         given_text = keras.Input((text_of_items.text_dim,), name="text")
-        text_model = keras.Model(given_text, items([given_text]), name="text_part")
+        of_text = items([given_text])
+        if coded is not None:
+            of_text = tf.pad(of_text, [[0, 0], [0, code_units]])
+        text_model = keras.Model(given_text, of_text, name="text_part")
     return Model(
         training, interest_model, item_model, text_model, encoder, scorer, interest_loss, config
     )
 
 
-def _resolve(config, text):
+def _join_parts(text_of_items, items, coded):
+    """Function item_index `(n,)` -> vectors `(n, dim)` of the parts that there are."""
+
+    def vectors_of(index):
+        parts = [] if coded is None else [coded(index)]
+        if items.text_units + items.id_units:
+            parts.insert(0, items([text_of_items(index), index]))
+        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=-1)
+
+    return vectors_of
+
+
+def _resolve(config, text, codes):
     """Defaults that depend on the data, and the checks of what was asked for."""
     num_items, loss = config["num_items"], config["loss"]
     learns = isinstance(text, TextEncoder)
@@ -246,7 +273,11 @@ def _resolve(config, text):
         raise ValueError(f"A model needs at least 2 items. Received: num_items={num_items}.")
     if text is None:
         config["text_units"] = 0
-    if not config["text_units"] + config["id_units"]:
+    if codes is None:
+        config["code_units"] = 0
+    elif len(codes) != num_items:
+        raise ValueError(f"codes needs one row per item ({num_items}). Received: {len(codes)}.")
+    if not config["text_units"] + config["id_units"] + config["code_units"]:
         raise ValueError(
             "Items need a text part or an id part: text_units and id_units are both 0."
         )
@@ -303,6 +334,7 @@ def _encoder_source(num_items, text):
 
 
 def model_options():
-    """Names and defaults of the options of `build_model`, without num_items and text."""
+    """Names and defaults of the options of `build_model`, without what is no plain option."""
     parameters = inspect.signature(build_model).parameters
-    return {name: p.default for name, p in parameters.items() if name not in ("num_items", "text")}
+    others = ("num_items", "text", "codes", "code_units")
+    return {name: p.default for name, p in parameters.items() if name not in others}

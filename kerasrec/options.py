@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kerasrec.ensemble import fit_members
 from kerasrec.fusion import PARTS, fit_tables
+from kerasrec.generative import fit_generator
 from kerasrec.interest import INTERESTS
 from kerasrec.losses import LOSSES
 from kerasrec.models import build_model
@@ -14,7 +15,7 @@ from kerasrec.sequencemodels import SEQUENCE_MODELS
 from kerasrec.textpart import MODES, text_part
 from kerasrec.trainer import Trainer, named_optimizer
 
-SECTIONS = ("encoder", "model", "trainer", "fusion")
+SECTIONS = ("encoder", "model", "trainer", "fusion", "generator")
 #: what differs from the defaults of the functions that take the options, see `known_options`
 PRESETS = {
     "fast": {"model": {"text_units": 32, "id_units": 32}, "trainer": {"epochs": 15}},
@@ -24,7 +25,16 @@ PRESETS = {
 #: least values of the numbers among the options; all others may be 0 and no less
 _AT_LEAST_1 = {
     *("max_tokens", "whitening_dim", "max_length", "num_blocks", "heads", "num_negatives"),
-    *("scorer_units", "batch_size", "epochs", "patience", "members"),
+    *(
+        "scorer_units",
+        "batch_size",
+        "epochs",
+        "patience",
+        "members",
+        "levels",
+        "max_items",
+        "units",
+    ),
 }
 _CHOICES = {
     "mode": MODES,
@@ -51,8 +61,18 @@ _ABOVE_0 = {"learning_rate", "clip_norm"}
 
 def known_options():
     """Section -> option names with their defaults."""
-    takers = ((text_part,), (build_model,), (Trainer, fit_members), (fit_tables,))
-    given = {"text", "text_vectors", "progress", "stop_after"}  # and what has no default
+    takers = ((text_part,), (build_model,), (Trainer, fit_members), (fit_tables,), (fit_generator,))
+    # and what has no default
+    given = {
+        "text",
+        "text_vectors",
+        "progress",
+        "stop_after",
+        "codes",
+        "code_units",
+        "ranker",
+        "known",
+    }
     return {
         section: {
             name: parameter.default

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,22 +13,26 @@ import pandas as pd
 from kerasrec import artifacts, sequences
 from kerasrec.data import join_interactions, read_interactions, read_items
 from kerasrec.ensemble import best_epochs, fit_members
-from kerasrec.exporter import export
+from kerasrec.exporter import export, serving_module
 from kerasrec.fusion import PARTS, fit_tables
 from kerasrec.fusionchoice import choose_fusion
+from kerasrec.generative import fit_generator, text_columns
 from kerasrec.models import build_model
 from kerasrec.options import known_options, resolve_preset
+from kerasrec.planningmodule import PLAN_ITEMS
 from kerasrec.recency import (
     AT_NEWEST_EVENT,
     AT_THE_END,
     Counts,
     asked_at_the_end,
     fit_moments,
+    newest_times,
 )
 from kerasrec.textpart import text_part
 from kerasrec.trainer import OPTIMIZERS
 from kerasrec.trainingstate import plain
 from kerasrec.validation import Ranker, hold_out_last, make_validation
+from kerasrec.versionplans import choose_trust
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ def train(
     preset="balanced",
     options=None,
     refit=False,
+    generator=False,
     progress=True,
     facts=None,
 ):
@@ -68,12 +74,14 @@ def train(
         valid: the same as `interactions`, to stop and tune on; None = the last event of each user.
         out: parent folder.
         preset: "fast", "balanced" or "accurate".
-        options: dict of sections `encoder`, `model`, `trainer`, `fusion`, each a dict of options
-            that override the preset. With `trainer.members` above 1 the model is trained with
-            that many seeds, and their average is one version (`ensemble`).
+        options: dict of sections `encoder`, `model`, `trainer`, `fusion`, `generator`, each a dict
+            of options that override the preset. With `trainer.members` above 1 the model is trained
+            with that many seeds, and their average is one version (`ensemble`).
         refit: whether, once epochs and weights are chosen, model and tables are fitted anew on all
             events, those of `valid` too, for as many epochs. The metrics stay those of the first
             fit. It takes about as long again.
+        generator: whether a generator of plans is trained too (`Recommender.generate`), after the
+            model and on what that was first trained on. It takes about as long again.
         facts: dict, what the manifest is to say besides.
 
     Returns:
@@ -136,6 +144,18 @@ def train(
         fusion = fusion.with_tables(tables, again)
     known = [log if timed else log.timeless() for log in (histories, later)]
     fusion = fusion.at_end(Counts.of(len(items), *known))
+    plans, plan_facts = None, {}
+    if generator:
+        plans, plan_facts = _plans(
+            model,
+            part.vectors,
+            fitted,
+            validation,
+            fusion,
+            items,
+            {"progress": progress, **options["generator"]},
+            only_end,
+        )
     log.info("exporting, and comparing what was exported")
     version = export(
         model,
@@ -153,6 +173,7 @@ def train(
             "parts": list(options["fusion"].get("parts", PARTS)),
             "refit": bool(refit),
             "epochs": len(history),
+            **plan_facts,
             "train_seconds": round(time.perf_counter() - started, 1),
             "learned_since": int(time.time() - (time.perf_counter() - started)),
             **(facts or {}),
@@ -162,8 +183,34 @@ def train(
         fusion=fusion,
         history=history,
         probe=_probe(items, fitted),
+        generator=plans,
     )
     return Trained(version, history, metrics, artifacts.read_manifest(version))
+
+
+def _plans(model, text_vectors, fitted, validation, fusion, items, options, only_end):
+    """`Generator` for a trained model, weighed on validation, and facts for the manifest."""
+    log.info("training the generator of plans")
+    vectors = Ranker(model).item_vectors().numpy()[1:]
+    known = text_columns(model.config, vectors.shape[1])
+    found, history = fit_generator(
+        vectors, text_vectors, fitted, validation, known=known, **options
+    )
+    asked_of = no_time if only_end else newest_times
+    with tempfile.TemporaryDirectory() as folder:
+        ids = Path(folder) / artifacts.ITEM_IDS.name
+        artifacts.write_item_ids(ids, items.ids)
+        module = serving_module(model, asset=ids, fusion=fusion, k=1, generator=found)
+        trust, prior, tried = choose_trust(module, validation, asked_of, PLAN_ITEMS)
+    log.info("plans: trust in the decoder %s, in the recommender %s", trust, prior)
+    return found._replace(trust=trust, prior=prior), {
+        "plans": {"tried": tried, "epochs": history.to_dict("records")}
+    }
+
+
+def no_time(histories):
+    """Lists that are asked for at the end of the log: int64 zeros `(num_users,)`."""
+    return np.zeros(histories.num_users, np.int64)
 
 
 def _check_repeats(options, refit):

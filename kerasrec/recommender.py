@@ -18,6 +18,7 @@ from kerasrec.recency import AT_THE_END, Recency, newest_times
 from kerasrec.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
 from kerasrec.timestamps import read_moment
 from kerasrec.versionlog import VersionLog
+from kerasrec.versionplans import Draws, VersionPlans
 from kerasrec.versiontexts import VersionTexts
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Recommender:
         version: Path of its folder.
         items: `Items`, the catalogue; row r has item index r + 1.
         index: `ann.ItemIndex` where one is used, with its `report`; else None.
+        plans: `VersionPlans`, what makes the plans of `generate`.
 
     >>> recommender = Recommender.load("saved_models/courses")            # doctest: +SKIP
     >>> recommender.recommend([["C_1", "C_7"]], k=3)                      # doctest: +SKIP
@@ -82,6 +84,7 @@ class Recommender:
         self._has_observed = False
         self._set_items(items.frame)
         self._texts = VersionTexts(module, manifest, version)
+        self.plans = VersionPlans(module, version)
 
     @classmethod
     def load(cls, model, *, index="auto"):
@@ -226,6 +229,77 @@ class Recommender:
             log.info("%d users without a known item get popular items", len(popular))
         table.attrs["popular_for"] = list(popular)
         return table
+
+    # --- plans ---
+
+    def generate(
+        self,
+        histories,
+        num_items=5,
+        beams=16,
+        *,
+        num_lists=1,
+        diversity=0.0,
+        candidates=None,
+        deny=None,
+        at=None,
+        temperature=0.0,
+        top_p=1.0,
+        seed=0,
+        batch_size=64,
+    ):
+        """What users will want next, as plans: items in order, each meant to follow those before.
+
+        No plan holds an item twice or one of the history, and added items are planned too. Users
+        without a known item get plans from what is popular and how histories begin.
+
+        Args:
+            histories, candidates, deny, at: as for `recommend`.
+            num_items: of a plan; at most half of the items that the decoder reads
+                (`generator.max_items`, 25 by default). Shorter where fewer items may be listed.
+            beams: of the search: more find likelier plans, for more work. 1 = greedy.
+            num_lists: plans per user, at most `beams`.
+            diversity: between the plans of a user: an item that m of the plans before hold counts
+                exp(-diversity * m) of what it would. 0 = the best beams of one search, which often
+                differ little.
+            temperature: above 0, plans are drawn instead of searched for, each of the num_lists on
+                its own: at 1 as likely as they are, below it likelier ones more often.
+            top_p: of each code only the likeliest ones that have this share together are drawn.
+            seed: of the draws; the same one draws the same for a user, whoever else is asked for.
+            batch_size: users per call of the model at most.
+
+        Returns:
+            DataFrame `user_id, list, rank, item_id, log_probability`, users in the order given,
+            lists and ranks from 1. The probability of an item is that of following the plan so far
+            among all that may be listed; the sum over a list is that of the plan.
+
+        Raises:
+            ValueError: a version without a generator, numbers out of range, or as for `recommend`.
+        """
+        draws = Draws(temperature, top_p, seed)
+        self.plans.check(num_items, beams, num_lists, diversity, draws)
+        histories = self._histories(histories)
+        index, logs = self.plans.index(
+            histories,
+            self._asked(histories, at),
+            num_items,
+            listed=(self._listed(candidates, "candidates"), self._listed(deny, "deny")),
+            beams=beams,
+            num_lists=num_lists,
+            diversity=diversity,
+            draws=draws,
+            batch_size=batch_size,
+        )
+        row, number, place = np.nonzero(index)
+        return pd.DataFrame(
+            {
+                "user_id": np.asarray(histories.user_ids, object)[row],
+                "list": number + 1,
+                "rank": place + 1,
+                "item_id": self._ids[index[row, number, place]],
+                "log_probability": logs[row, number, place],
+            }
+        )
 
     def _asked(self, histories, at):
         """int64 `(num_users,)`: when each list is asked for; 0 = at the end of the log."""
@@ -484,6 +558,7 @@ class Recommender:
         for name, rows in itemmatrix.grown(module, added).items():
             getattr(module, name).assign(rows)
         self._log.add_items(len(items))
+        self.plans.add_items(added)
         if self._shortlist is not None:
             self._shortlist.add(added)
         columns = self.items.frame.columns
@@ -503,12 +578,14 @@ class Recommender:
         changes = {"num_items": len(self.items)}
         if self._has_observed:  # its recency knows more of the log than `update` says
             changes["observed"] = self.log_end
+        variables = {name: getattr(self._module, name) for name in names}
         return derive_version(
             self.version,
             changes,
-            variables={name: getattr(self._module, name) for name in names},
+            variables=variables | self.plans.variables(),
             frame=self.items.frame,
             recency=self._log.recency,
+            finish=lambda folder, loaded: self.plans.save_to(folder),
         )
 
 

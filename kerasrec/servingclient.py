@@ -131,6 +131,16 @@ class Client:
         Returns:
             DataFrame `user_id, item_id, rank, score`.
         """
+        users, inputs, is_plain = self._listed(
+            histories, timestamps, allow, deny, keep_seen=keep_seen
+        )
+        if is_plain and not keep_seen:
+            return self._lists("serving_default", users, {"history": inputs["history"]}, k)
+        inputs["keep_seen"] = flat([bool(keep_seen)] * len(users), bool)
+        return self._lists("recommend", users, inputs, k)
+
+    def _listed(self, histories, timestamps, allow, deny, *, keep_seen=False):
+        """Users, the inputs `history, timestamps, allow, deny`, whether the first is all there is."""
         if allow is not None and not len(allow):
             raise ValueError("allow must name items. Received: an empty list; None allows all.")
         users, rows, times = histories_of(histories, timestamps)
@@ -141,8 +151,7 @@ class Client:
             refused = [] if deny is None else ids_of(deny, "deny")
             deny = [list(dict.fromkeys([*refused, *row])) for row in older]
         rows = [row[-NEWEST:] for row in rows]
-        if times is None and allow is None and deny is None and not keep_seen:
-            return self._lists("serving_default", users, {"history": padded(rows)}, k)
+        is_plain = times is None and allow is None and deny is None
         if times is None:
             times = [[0] * len(row) for row in rows]
         inputs = {
@@ -150,9 +159,8 @@ class Client:
             "timestamps": padded([row[-NEWEST:] for row in times], padding=0),
             "allow": padded([allow or []] * len(rows)),
             "deny": padded(deny or [[]] * len(rows)),
-            "keep_seen": flat([bool(keep_seen)] * len(rows), bool),
         }
-        return self._lists("recommend", users, inputs, k)
+        return users, inputs, is_plain
 
     def recommend_by_text(self, histories, k=None):
         """Best items for histories of texts (titles) that the model may never have seen.
@@ -166,6 +174,48 @@ class Client:
         """
         users, rows = text_histories(histories)
         return self._lists("recommend_by_text", users, {"history_texts": padded(rows)}, k)
+
+    def generate(
+        self,
+        histories,
+        *,
+        timestamps=None,
+        allow=None,
+        deny=None,
+        temperature=0.0,
+        top_p=1.0,
+        seed=0,
+    ):
+        """What users will want next, in order, as `Recommender.generate` gives it: one list each.
+
+        Length and beams are those that the version was exported with.
+
+        Args:
+            histories, timestamps, allow, deny: as for `recommend`.
+            temperature, top_p, seed: above 0 the plans are drawn, that of row r by the seed
+                seed + r.
+
+        Returns:
+            DataFrame `user_id, rank, item_id, log_probability`.
+        """
+        users, inputs, _ = self._listed(histories, timestamps, allow, deny)
+        count = len(users)
+        inputs["temperature"] = flat([float(temperature)] * count, np.float32)
+        inputs["top_p"] = flat([float(top_p)] * count, np.float32)
+        inputs["seed"] = flat([seed + row for row in range(count)], np.int32)
+        parts = self._ask("generate", count, inputs)
+        nothing = {"item_ids": np.zeros((0, 0), object), "log_probabilities": np.zeros((0, 0))}
+        parts = parts or [nothing]
+        ids, logs = (np.concatenate([part[name] for part in parts]) for name in nothing)
+        row, column = np.nonzero(ids != "")
+        return pd.DataFrame(
+            {
+                "user_id": np.array([*users, None], object)[:-1][row],
+                "rank": column + 1,
+                "item_id": ids[row, column],
+                "log_probability": logs[row, column].astype(np.float32),
+            }
+        )
 
     def similar(self, item_ids, k=None):
         """Items nearest to an item, or to each of a list of items, by cosine.

@@ -359,15 +359,22 @@ class ServingModule(tf.Module):
 
         The newest time of a row, also one beside the id `""`, is when the list is asked for.
         """
+        index, gaps, asked = self._timed(history, timestamps)
+        wanted, denied = self._wanted(allow), self._index(deny)
+        return self._recommend(index, gaps, wanted, denied, keep_seen, asked)
+
+    def _timed(self, history, timestamps):
+        """Item indices, buckets of time gaps, and the newest time, when a list is asked for."""
         index, order = self._history(history)
         times = tf.where(index > 0, tf.gather(timestamps, order, batch_dims=1), 0)
-        # an allow list of unknown ids only must not mean "all"
+        asked = tf.reduce_max(tf.pad(timestamps, [[0, 0], [1, 0]]), axis=1)
+        return index, gap_bucket(times), asked
+
+    def _wanted(self, allow):
+        """Item indices of an allow list; one of unknown ids only must not mean "all"."""
         wanted = self._index(allow)
         unknown = tf.reduce_any(allow != "", axis=1) & tf.reduce_all(wanted == 0, axis=1)
-        wanted = tf.where(unknown[:, None], -1, wanted)
-        asked = tf.reduce_max(tf.pad(timestamps, [[0, 0], [1, 0]]), axis=1)
-        gaps, denied = gap_bucket(times), self._index(deny)
-        return self._recommend(index, gaps, wanted, denied, keep_seen, asked)
+        return tf.where(unknown[:, None], -1, wanted)
 
     @tf.function(input_signature=[_IDS])
     def interest(self, history):

@@ -86,6 +86,9 @@ class Trainer:
         deterministic: same seed, same losses on one machine; slower.
         strategy: a `tf.distribute.Strategy`.
         precision: a Keras mixed precision policy such as "mixed_bfloat16".
+        ranker: function of the model that gives what ranks validation, as `Ranker` does. Anything
+            with `training` (a Keras model of the four inputs), `config` (with `max_length`) and a
+            ranker of its own can be trained.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Trainer:
         strategy=None,
         precision="float32",
         progress=True,
+        ranker=Ranker,
     ):
         set_seed(seed, deterministic=deterministic)
         self.strategy = strategy or tf.distribute.get_strategy()
@@ -111,7 +115,7 @@ class Trainer:
         self.optimizer, self.learning_rate, self.clip_norm = optimizer, learning_rate, clip_norm
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
         self.run_folder = None if run_folder is None else Path(run_folder)
-        self.seed, self.progress = seed, progress
+        self.seed, self.progress, self.ranker = seed, progress, ranker
         self._schedule, self._compiled = None, ()  # of the last `fit`
 
     def _built(self, model, precision):
@@ -265,7 +269,8 @@ def _fingerprint(trainer, histories, validation):
     options = {**trainer.model.config, "optimizer": trainer.optimizer}
     for name in ("batch_size", "epochs", "patience", "learning_rate", "clip_norm", "seed"):
         options[name] = getattr(trainer, name)
-    options["precision"] = trainer.model.item_vectors.output.dtype.name
+    kinds = {str(layer.compute_dtype) for layer in trainer.model.training.layers}
+    options["precision"] = " ".join(sorted(kinds))
     # a function's or an object's own text holds its address, which another process changes
     plain = (int, float, str, type(None))
     config = {
@@ -291,7 +296,7 @@ class _Run(keras.callbacks.Callback):
         self.trainer, self.validation, self.steps = trainer, validation, steps
         self.fingerprint = fingerprint
         self.folder = trainer.run_folder
-        self.ranker = Ranker(trainer.model)
+        self.ranker = trainer.ranker(trainer.model)
         self.rows, self.best, self.best_epoch = [], -1.0, -1
         self.kept = {}  # epoch -> weights, of the best epochs
         self.finished, self.bar, self.last = False, None, trainer.epochs

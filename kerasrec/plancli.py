@@ -1,0 +1,108 @@
+"""`kerasrec generate`: plans for the users of some histories, with a short text on each."""
+
+from kerasrec import backend
+from kerasrec.artifacts import find_version
+from kerasrec.userinput import UserError, moment, read_events, read_lines, read_users
+
+
+def generate(options):
+    """Write what each user will want next, as plans: items in order.
+
+    Needs a model that was trained with --generator. A plan holds no item twice and none of the
+    history. With --describe a short Chinese text is made for each plan and shown, or written to
+    --texts.
+    """
+    from kerasrec.data import check_output, write_table
+
+    describe = _describer(options)
+    at = moment(options.at)
+    for path in filter(None, (options.out, options.texts)):
+        check_output(path)
+    find_version(options.model)
+    candidates = read_lines(options.candidates, options.encoding)
+    interactions = read_events(options, options.histories)
+    users = read_users(options, interactions) if options.users else None
+    backend.load(quiet=not options.debug)
+    from kerasrec.recommender import Recommender
+
+    recommender = Recommender.load(options.model, index="exact")
+    histories = recommender.histories(interactions, users=users)
+    recommender.observe(interactions)
+    table = recommender.generate(
+        histories,
+        options.num_items,
+        options.beams,
+        num_lists=options.num_lists,
+        diversity=options.diversity,
+        candidates=candidates,
+        at=at,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    write_table(table, options.out, interactions.columns)
+    count = len(table.groupby(["user_id", "list"]))
+    print(f"{count:,} plans for {histories.num_users:,} users in {options.out}")
+    if options.describe:
+        _write_texts(recommender, histories, table, describe, options.texts)
+
+
+def _describer(options):
+    """What describes plans: None for the template, or a `LanguageModel`."""
+    from kerasrec.describing import LanguageModel
+
+    if options.describe is None:
+        if options.llm or options.texts:
+            raise UserError("--llm and --texts go with --describe template or --describe URL.")
+        return None
+    if options.describe == "template":
+        return None
+    if not options.describe.startswith(("http://", "https://")):
+        raise UserError(
+            "--describe must be template or the address of a language model that begins with "
+            f"http:// or https://. Received: {options.describe!r}."
+        )
+    if not options.llm:
+        raise UserError("--describe URL needs --llm NAME, the language model to ask there.")
+    return LanguageModel(
+        options.describe, model=options.llm, api_key=backend.language_model_key() or None
+    )
+
+
+def _write_texts(recommender, histories, table, describe, path):
+    from kerasrec.data import write_table
+    from kerasrec.describing import Plan, describe_plans
+
+    past = {
+        user: recommender.items.ids[part.items - 1]
+        for user, part in zip(histories.user_ids, _each(histories), strict=True)
+    }
+    keys, plans = [], []
+    for key, rows in table.groupby(["user_id", "list"], sort=False):
+        keys.append(key)
+        titles = recommender.titles(rows["item_id"])
+        plans.append(Plan(list(recommender.titles(past[key[0]])), list(titles)))
+    texts = describe_plans(plans, describe)
+    if path:
+        frame = table[["user_id", "list"]].drop_duplicates().reset_index(drop=True)
+        frame["text"] = [found.text for found in texts]
+        frame["source"] = [found.source for found in texts]
+        write_table(frame, path)
+        print(f"{len(frame):,} texts in {path}")
+    else:
+        for (user, number), found in list(zip(keys, texts, strict=True))[:_SHOWN]:
+            print(f"{user}, plan {number}: {found.text}")
+        if len(texts) > _SHOWN:
+            print(f"... and {len(texts) - _SHOWN:,} more; --texts F writes all")
+    problems = {found.problem for found in texts if found.problem}
+    count = sum(bool(found.problem) for found in texts)
+    if count:
+        print(f"{count:,} by the template instead: {sorted(problems)[0]}")
+
+
+#: texts that are shown where no file is given
+_SHOWN = 5
+
+
+def _each(histories):
+    return (histories.select([row]) for row in range(histories.num_users))

@@ -1,0 +1,144 @@
+"""`PlanningModule`: a `ServingModule` that also generates plans, lists of items in order."""
+
+from kerasrec.backend import tf
+from kerasrec.beamsearch import BeamSearch
+from kerasrec.codetrie import make_trie
+from kerasrec.scoring import exclude, exclude_all_but
+from kerasrec.servingmodule import ServingModule
+
+#: items of a plan and beams of the search for it, in the signature `generate`
+PLAN_ITEMS, BEAMS = 5, 16
+_ROWS = tf.TensorSpec((None, None), tf.int32)
+_FLOATS = tf.TensorSpec((None,), tf.float32)
+_INTS = tf.TensorSpec((None,), tf.int32)
+
+
+class PlanningModule(ServingModule):
+    """What a version with a generator holds; see `ServingModule`.
+
+    Args:
+        generator: `generative.Generator` of the catalogue.
+        others: of `ServingModule`.
+    """
+
+    def __init__(self, model, *, generator, plan_items=PLAN_ITEMS, beams=BEAMS, **others):
+        super().__init__(model, **others)
+        decoder = generator.decoder
+        self.planner = BeamSearch(
+            decoder,
+            make_trie(generator.ids.codes),
+            generator.tokens(),
+            vectors_of=self._vectors,
+            trust=generator.trust,
+        )
+        self.prior_trust = tf.Variable(float(generator.prior), trainable=False, name="prior_trust")
+        self.plan_items = tf.Variable(
+            min(plan_items, decoder.config["max_items"] - 1), name="items"
+        )
+        self.beams = tf.Variable(beams, trainable=False, name="beams")
+
+    @tf.function(
+        input_signature=[
+            _ROWS,
+            _ROWS,
+            _ROWS,
+            _ROWS,
+            _ROWS,
+            tf.TensorSpec((None,), tf.int64),
+            _ROWS,
+            tf.TensorSpec((), tf.float32),
+            tf.TensorSpec((), tf.int32),
+            tf.TensorSpec((), tf.int32),
+            _FLOATS,
+            _FLOATS,
+            _INTS,
+        ]
+    )
+    def generate_rows(
+        self,
+        history,
+        time_gap,
+        event,
+        allow,
+        deny,
+        asked,
+        earlier,
+        diversity,
+        num_items,
+        beams,
+        temperature,
+        top_p,
+        seed,
+    ):
+        """Plans of unseen items, the likeliest first: index and log p `(batch, beams, num_items)`.
+
+        Args:
+            history, time_gap, event, allow, deny, asked: as in `recommend_rows`.
+            earlier: item indices `(batch, n)` of other plans for the same row; an item that m of
+                them hold weighs exp(-diversity * m) of what it would.
+            num_items, beams, temperature, top_p, seed: as in `BeamSearch.search`.
+        """
+        history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
+        scores = self._fused(history, self.interest_rows(history[:, 1:], time_gap, event), asked)
+        scores, _ = self._or_popular(scores, history)
+        scores = exclude(scores, tf.concat([history, deny], axis=1))
+        scores = tf.cast(exclude_all_but(scores, allow), tf.float64)
+        best = tf.reduce_max(scores, axis=1, keepdims=True)
+        trust = tf.cast(self.prior_trust, tf.float64)
+        may = scores > -float("inf")
+        # an item far behind the best weighs little, never nothing
+        logs = tf.maximum(
+            trust * (scores - tf.where(tf.math.is_inf(best), tf.zeros_like(best), best)), -500.0
+        )
+        logs -= tf.cast(diversity, tf.float64) * _counts(earlier, tf.shape(scores)[1])
+        weights = tf.where(may, tf.exp(logs), 0.0)
+        draws = (temperature, top_p, seed)
+        return self.planner.search(history, weights, num_items, beams, draws)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, None), tf.string, name="history"),
+            tf.TensorSpec((None, None), tf.int64, name="timestamps"),
+            tf.TensorSpec((None, None), tf.string, name="allow"),
+            tf.TensorSpec((None, None), tf.string, name="deny"),
+            tf.TensorSpec((None,), tf.float32, name="temperature"),
+            tf.TensorSpec((None,), tf.float32, name="top_p"),
+            tf.TensorSpec((None,), tf.int32, name="seed"),
+        ]
+    )
+    def generate(self, history, timestamps, allow, deny, temperature, top_p, seed):
+        """The items that a user will want next, in order, none of them in the history.
+
+        With a temperature above 0 they are drawn, else searched for. Times, allow and deny lists as
+        in `recommend`.
+        """
+        index, gaps, asked = self._timed(history, timestamps)
+        plans, logs = self.generate_rows(
+            index,
+            gaps,
+            tf.zeros_like(index),
+            self._wanted(allow),
+            self._index(deny),
+            asked,
+            index[:, :0],
+            0.0,
+            self.plan_items,
+            self.beams,
+            temperature,
+            top_p,
+            seed,
+        )
+        named = self._named(plans[:, 0], logs[:, 0])
+        return {"item_ids": named["item_ids"], "log_probabilities": named["scores"]}
+
+    def signatures(self):
+        """Signature name -> function."""
+        return {**super().signatures(), "generate": self.generate}
+
+
+def _counts(index, num_columns):
+    """How often each item is among `index (batch, n)`: float64 `(batch, num_columns)`."""
+    batch, width = tf.unstack(tf.shape(index))
+    row = tf.repeat(tf.range(batch), width)
+    place = tf.stack([row, tf.reshape(index, [-1])], axis=1)
+    return tf.scatter_nd(place, tf.ones([batch * width], tf.float64), [batch, num_columns])

@@ -1,0 +1,221 @@
+"""`VersionPlans`: plans from a loaded version, and the codes of the items that it is told of."""
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from kerasrec import artifacts, sequences
+from kerasrec.backend import tf
+from kerasrec.codetrie import make_trie
+from kerasrec.generative import Generator, read_ids, some_of
+from kerasrec.validation import ranking_quality
+
+#: the trie's arrays among the variables of the search
+_TRIE = ("first_child", "num_children", "code", "start", "end", "leaves", "widest")
+
+
+#: what `choose_trust` tries: exponents of the decoder and of the recommender's shares
+TRUSTS = ((0, 1), (0.25, 1), (0.5, 1), (1, 1), (0.25, 0.7), (0.5, 0.7), (1, 0.5), (1, 0))
+#: validation users whose plans that looks at, at most
+JUDGED = 600
+
+
+class Draws(NamedTuple):
+    """How plans are chosen: searched for at temperature 0, else drawn; see `BeamSearch.search`."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+DRAWN_NONE = Draws()
+#: beams of a search at most: they take memory
+MOST_BEAMS = 256
+
+
+class VersionPlans:
+    """Plans from a loaded version.
+
+    Args:
+        module: the loaded version, or a `PlanningModule`.
+        version: its folder; None where it is none (yet).
+    """
+
+    def __init__(self, module, version):
+        self._module, self._version = module, version
+        self._ids = None  # read when items are added
+
+    @property
+    def can_plan(self):
+        """Whether there is a generator in the graph."""
+        return hasattr(self._module, "planner")
+
+    def check(self, num_items, beams, num_lists, diversity, draws):
+        """Raise ValueError where `index` does not take these, or there is no generator."""
+        if not self.can_plan:
+            raise ValueError(
+                "This version generates no plans. Train one that does: kerasrec train --generator, "
+                "or train(..., generator=True)."
+            )
+        longest = int(self._module.planner.longest.numpy())
+        for name, value, most in (
+            ("num_items", num_items, longest),
+            ("beams", beams, MOST_BEAMS),
+            ("num_lists", num_lists, beams),
+        ):
+            is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not (is_int and 1 <= value <= most):
+                raise ValueError(
+                    f"{name} must be a whole number from 1 to {most}. Received: {value!r}."
+                )
+        for name, value, most in (
+            ("diversity", diversity, np.inf),
+            ("temperature", draws.temperature, np.inf),
+            ("top_p", draws.top_p, 1.0),
+        ):
+            if not (_is_number(value) and 0 <= value <= most and np.isfinite(value)):
+                expected = "from 0 to 1" if most == 1 else "0 or above"
+                raise ValueError(f"{name} must be a number {expected}. Received: {value!r}.")
+
+    def index(
+        self,
+        histories,
+        asked,
+        num_items,
+        *,
+        listed=(),
+        beams=16,
+        num_lists=1,
+        diversity=0.0,
+        draws=DRAWN_NONE,
+        batch_size=64,
+    ):
+        """Plans as item indices: int32 and log p, `(num_users, num_lists, num_items)`.
+
+        Args:
+            histories: `Histories`, whole ones: what they hold is left out.
+            asked: int64 `(num_users,)`, when each plan is asked for.
+            listed: two int32 arrays, the item indices that alone may be listed and those that may
+                not; empty = no such rule.
+            others: of `Recommender.generate`, checked.
+        """
+        shape = (histories.num_users, num_lists, num_items)
+        index, logs = np.zeros(shape, np.int32), np.full(shape, -np.inf, np.float32)
+        seeds = np.array([_seed_of(user, draws.seed) for user in histories.user_ids], np.int32)
+        by_length = np.argsort(histories.lengths, kind="stable")
+        for start in range(0, len(by_length), batch_size):
+            rows = by_length[start : start + batch_size]
+            part = histories.select(rows)
+            inputs = sequences.model_inputs(part, int(part.lengths.max(initial=1)))
+            inputs = [tf.constant(inputs[name]) for name in ("history", "time_gap", "event")]
+            rules = listed or (np.zeros(0, np.int32), np.zeros(0, np.int32))
+            inputs += [tf.constant(np.tile(rule, (len(rows), 1))) for rule in rules]
+            inputs.append(tf.constant(asked[rows]))
+            options = (num_items, beams, num_lists, float(diversity), draws)
+            index[rows], logs[rows] = self._plans(inputs, seeds[rows], *options)
+        return index, logs
+
+    def _plans(self, inputs, seeds, num_items, beams, num_lists, diversity, draws):
+        size = len(seeds)
+        temperature, top_p = (
+            tf.fill([size], float(value)) for value in (draws.temperature, draws.top_p)
+        )
+
+        def run(earlier, seeds):
+            found = self._module.generate_rows(
+                *inputs,
+                tf.constant(earlier),
+                tf.constant(diversity),
+                tf.constant(num_items),
+                tf.constant(beams),
+                temperature,
+                top_p,
+                tf.constant(seeds),
+            )
+            return [part.numpy() for part in found]
+
+        earlier = np.zeros((size, 0), np.int32)
+        if num_lists == 1 or not diversity:
+            return [part[:, :num_lists] for part in run(earlier, seeds)]
+        lists = []
+        for number in range(num_lists):
+            index, logs = run(earlier, seeds + number)
+            lists.append((index[:, :1], logs[:, :1]))
+            earlier = np.concatenate([earlier, index[:, 0]], axis=1)
+        return [np.concatenate(parts, axis=1) for parts in zip(*lists, strict=True)]
+
+    def add_items(self, vectors):
+        """Code new items by their item vectors, `(num_new, dim)`, so that they are planned too."""
+        if not self.can_plan:
+            return
+        before = self.ids
+        self._ids = before.with_items(vectors)
+        planner, trie = self._module.planner, make_trie(self._ids.codes)
+        known = planner.tokens.numpy()
+        offsets = known[1] - before.codes[0]
+        new = self._ids.codes[len(before.codes) :] + offsets
+        planner.tokens.assign(np.concatenate([known, new.astype(np.int32)]))
+        for name, values in trie._asdict().items():
+            getattr(planner, f"trie_{name}").assign(values)
+
+    @property
+    def ids(self):
+        """`SemanticIds` of the catalogue, added items included."""
+        if self._ids is None:
+            self._ids = read_ids(self._version / artifacts.GENERATOR)
+        return self._ids
+
+    def variables(self):
+        """Name in a checkpoint -> value, of what grows with the catalogue."""
+        if not self.can_plan:
+            return {}
+        names = ["tokens", *(f"trie_{name}" for name in _TRIE)]
+        return {f"planner/{name}": getattr(self._module.planner, name) for name in names}
+
+    def generator(self):
+        """The `Generator` of the version with the codes of added items, to go on with; or None."""
+        if not self.can_plan:
+            return None
+        return Generator.load(self._version / artifacts.GENERATOR, ids=self.ids)
+
+    def save_to(self, folder):
+        """Write the codes of added items into the folder of a copy of the version."""
+        if self.can_plan and self._ids is not None:
+            self.generator().save(folder / artifacts.GENERATOR)
+
+
+def choose_trust(module, validation, asked_of, num_items):
+    """Weigh the decoder and what the recommender expects, by the plans of validation users.
+
+    Args:
+        module: `PlanningModule`; it is left with the best exponents of `TRUSTS`.
+        validation: `Validation`.
+        asked_of: function of `Histories` that gives when plans are asked for, int64.
+        num_items: of a plan.
+
+    Returns:
+        The two exponents, and a list of dicts `trust, prior, ndcg`: NDCG@num_items of the plans
+        against what users really took next.
+    """
+    some = some_of(validation, JUDGED)
+    plans, asked, rows = VersionPlans(module, None), asked_of(some.histories), []
+    for trust, prior in TRUSTS:
+        module.planner.trust.assign(trust)
+        module.prior_trust.assign(prior)
+        index, _ = plans.index(some.histories, asked, num_items)
+        quality = ranking_quality(index[:, 0], some, num_items)
+        rows.append({"trust": trust, "prior": prior, "ndcg": quality[f"ndcg@{num_items}"]})
+    best = max(rows, key=lambda row: row["ndcg"])
+    module.planner.trust.assign(best["trust"])
+    module.prior_trust.assign(best["prior"])
+    return best["trust"], best["prior"], rows
+
+
+def _is_number(value):
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _seed_of(user, seed):
+    """A seed of a user's own, which does not depend on who else is asked for."""
+    return zlib.crc32(f"{seed}/{user}".encode("utf-8", "surrogatepass")) & 0x3FFFFFFF
