@@ -33,6 +33,8 @@ _PUBLIC = {
     "set_trainable": "finetuning",
     "add_lora": "finetuning",
     "make_histories": "sequences",
+    "fit_semantic_ids": "semanticids",
+    "fit_generator": "generative",
     "LOSSES": "losses",
     "SEQUENCE_MODELS": "sequencemodels",
     "TextEncoder": "models",

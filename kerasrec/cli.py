@@ -211,7 +211,8 @@ def train(options):
     """Encode the texts, train, choose the fusion on validation, export a model.
 
     Events are taken as they are and the catalogue is all of --items. The sections of --config and
-    --set are encoder, model, trainer, fusion and generator; a wrong option is answered with the right ones.
+    --set are encoder, model, trainer, fusion and generator; a wrong option is answered with the
+    right ones.
     """
     _load_tensorflow(options)
     settings = training_options(options)

@@ -140,7 +140,7 @@ class Client:
         return self._lists("recommend", users, inputs, k)
 
     def _listed(self, histories, timestamps, allow, deny, *, keep_seen=False):
-        """Users, the inputs `history, timestamps, allow, deny`, whether the first is all there is."""
+        """Users, inputs `history, timestamps, allow, deny`, whether the first says it all."""
         if allow is not None and not len(allow):
             raise ValueError("allow must name items. Received: an empty list; None allows all.")
         users, rows, times = histories_of(histories, timestamps)

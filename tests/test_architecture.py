@@ -25,17 +25,19 @@ checkpoints torchfile text graphunigram architectures checkpointfolder e5small p
 storedvectors tfidf textvectors encoder
 
 losses sequencemodels interest itemvectors scoring models
-validation optimizers trainer ensemble textpart options trainingstate
+validation optimizers trainer ensemble textpart
+codetrie semanticids codedecoder beamsearch generative options trainingstate
 
-graphwordpiece graphtexts graphfusion itemmatrix servingmodule warmup modelcard exporter derive ann
-shortlist servinglimits indexedlists versiontexts versionlog recommender pipeline gate childversion
+graphwordpiece graphtexts graphfusion itemmatrix servingmodule planningmodule warmup modelcard
+exporter derive ann shortlist servinglimits indexedlists versiontexts versionlog versionplans
+recommender pipeline gate childversion
 updating drifting simulation servingtransport clientinputs servingclient deployment chatendpoint
 describing
 
 servingmonitor servedversion modelversions predictcalls predictjson predictgrpc predictrest
 feedbackrest livelog servingaccess serving
 
-demo userinput arguments showing feedbackcli loopcli cli
+demo userinput arguments showing feedbackcli loopcli plancli cli
 """.split()
 
 #: modules that must load where there is no TensorFlow (test_public_api loads them so)
@@ -140,7 +142,7 @@ def calls(path, name):
 
 def test_only_the_command_line_prints():
     printing = [module for module, path in modules().items() if calls(path, "print")]
-    assert sorted(printing) == ["cli", "feedbackcli", "loopcli"]
+    assert sorted(printing) == ["cli", "feedbackcli", "loopcli", "plancli"]
 
 
 def test_the_environment_is_read_in_one_place():
