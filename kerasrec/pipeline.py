@@ -191,11 +191,13 @@ def train(
 def _plans(model, text_vectors, fitted, validation, fusion, items, options, only_end):
     """`Generator` for a trained model, weighed on validation, and facts for the manifest."""
     log.info("training the generator of plans")
+    begin = time.perf_counter()
     vectors = Ranker(model).item_vectors().numpy()[1:]
     known = text_columns(model.config, vectors.shape[1])
     found, history = fit_generator(
         vectors, text_vectors, fitted, validation, known=known, **options
     )
+    seconds = round(time.perf_counter() - begin, 1)
     asked_of = no_time if only_end else newest_times
     with tempfile.TemporaryDirectory() as folder:
         ids = Path(folder) / artifacts.ITEM_IDS.name
@@ -204,7 +206,7 @@ def _plans(model, text_vectors, fitted, validation, fusion, items, options, only
         trust, prior, tried = choose_trust(module, validation, asked_of, PLAN_ITEMS)
     log.info("plans: trust in the decoder %s, in the recommender %s", trust, prior)
     return found._replace(trust=trust, prior=prior), {
-        "plans": {"tried": tried, "epochs": history.to_dict("records")}
+        "plans": {"tried": tried, "epochs": history.to_dict("records"), "seconds": seconds}
     }
 
 
