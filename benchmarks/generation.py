@@ -14,16 +14,15 @@ plans   five items in order against the five that came, beside the top five of t
 cold    split by time: targets that nobody had before, among the whole catalogue.
 speed   amazon-beauty, 12,101 items, four codes, 16 beams: one user, batches; training.
 
-Every part is done once and kept under --work; it is done again when code or data have changed. The
-tables go to standard output and, with --out, to OUT/GENERATION.md.
+Every part is done once and kept under --work: delete it there to have it done again. The tables go to standard output and, with --out, to OUT/GENERATION.md.
 """
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from datetime import date
@@ -454,14 +453,15 @@ PARTS = {
 
 
 def done(part, data, work):
-    """Figures of a part on a data set, from the last time if nothing has changed."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for path in [*sorted((HERE.parent / "kerasrec").glob("*.py")), data / "interactions.csv.gz"]:
-        digest.update(path.read_bytes())
-    kept, key = work / f"{part}-{data.name}.json", digest.hexdigest()
-    if kept.exists() and (found := json.loads(kept.read_text()))["made_of"] == key:
-        return found
-    found = {"made_of": key, "date": str(date.today()), **PARTS[part][0](data, work)}
+    """Figures of a part on a data set, from the last time if there are any."""
+    kept = work / f"{part}-{data.name}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
+    )
+    found = {"date": str(date.today()), "commit": commit.stdout.strip()}
+    found |= PARTS[part][0](data, work)
     kept.write_text(json.dumps(found))
     return found
 
@@ -477,7 +477,7 @@ def main():
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "generation")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    texts, days = [], set()
+    texts, days, commits = [], set(), set()
     for part in options.only:
         _, text_of, names, title = PARTS[part]
         texts.append(f"## {title}\n")
@@ -488,14 +488,15 @@ def main():
                 parser.error(f"--data {options.data} has no {name}/interactions.csv.gz")
             found = done(part, options.data / name, options.work)
             days.add(found["date"])
+            commits.add(found["commit"])
             texts.append(text_of(name, found) + "\n")
             print(texts[-1], flush=True)
     if options.out:
         machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
         head = (
             f"# Generation\n\nMeasured {' to '.join(sorted(days))} on {os.cpu_count()} cores "
-            f"({machine}) by `benchmarks/generation.py`;\n± is the standard error over users, "
-            "default options, seed 0.\n\n"
+            f"({machine}) by `benchmarks/generation.py`,\nat commit {', '.join(sorted(commits))}; "
+            "± is the standard error over users, default options, seed 0.\n\n"
         )
         (options.out / "GENERATION.md").write_text(head + "\n".join(texts))
 
