@@ -14,7 +14,8 @@ plans   five items in order against the five that came, beside the top five of t
 cold    split by time: targets that nobody had before, among the whole catalogue.
 speed   amazon-beauty, 12,101 items, four codes, 16 beams: one user, batches; training.
 
-Every part is done once and kept under --work: delete it there to have it done again. The tables go to standard output and, with --out, to OUT/GENERATION.md.
+Every part is done once and kept under --work: delete it there to have it done again. The tables go
+to standard output and, with --out, to OUT/GENERATION.md.
 """
 
 import argparse
