@@ -7,6 +7,7 @@ the items that share all others.
 """
 
 import math
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ FITTED = 50_000
 #: values of a code: the power of two nearest to the root of the number of items, in between. More
 #: leave nothing to the later levels: an item alone under its first codes has no residual
 MIN_CODES, MAX_CODES = 8, 256
+#: centres nearer than this are one: they differ by rounding, which k-means would tell apart gladly
+SAME = 1e-3
 #: the first level is used at least as evenly as if this share of its codes were used evenly
 LEAST_USAGE = 0.25
 #: items that may share all codes but the last, at most
@@ -32,9 +35,11 @@ class SemanticIds(NamedTuple):
     """Codes of the items of a catalogue, and what gives new items theirs.
 
     codes: int32 `(num_items, levels + 1)`, from 0; the last one tells apart what shares the others.
-    centers: float32 `(levels, num_codes, dim)`, of the joined vectors.
-    known: bool `(item_dim,)`, the columns of an item vector that are known of a new item; they are
-        the last ones of a centre but for the unknown ones.
+    centers: float32 `(levels, num_codes, dim)`: the whitened text vector, where there is one, then
+        the item vector, both scaled; inf for the codes that are left over where there are fewer
+        distinct items.
+    known: bool `(item_dim,)`, True for the columns of an item vector that a new item has too: its
+        text part. The others, the id part, are left out when a new item is coded.
     room: values that the last code may have.
     """
 
@@ -75,10 +80,19 @@ class SemanticIds(NamedTuple):
     def with_items(self, item_vectors):
         """The same with new items behind, coded by what is known of them: the text part.
 
+        An item with the text of an old one gets the same codes but for the last, as long as the
+        old one's place follows from the known columns; text vectors and an id part move it.
+
         Args:
-            item_vectors: float32 `(num_new, item_dim)`, as `Recommender.add_items` makes them.
-                Those with the same codes as others take the next free number, and where there is
-                none left, other codes near.
+            item_vectors: float32 `(num_new, item_dim)`, as `Recommender.add_items` makes them; may
+                be empty. Those with the same codes as others take the next free number, and where
+                there is none left, the nearest code of the last level that has one.
+
+        Returns:
+            `SemanticIds`; the codes of the old items are as they were.
+
+        Raises:
+            CollapsedCodes: there is no room left where an item belongs.
         """
         start = self.centers.shape[2] - len(self.known)
         columns = start + np.flatnonzero(self.known)
@@ -99,8 +113,9 @@ def fit_semantic_ids(
     Args:
         item_vectors: float32 `(num_items, item_dim)`, trained.
         text_vectors: float32 `(num_items, text_dim)`, whitened; None = there are no texts.
-        known: bool `(item_dim,)`, the columns of the item vectors that a new item has too: the text
-            part; None = no column.
+        known: bool `(item_dim,)`, True for the columns of the item vectors that a new item has too:
+            the text part; None = no column: nothing tells new items apart, they fill the first
+            codes that have room.
         levels: codes of an item, without the one that tells apart.
         num_codes: values of a code; None = as `default_codes` says; never more than there are
             items.
@@ -154,7 +169,10 @@ def _text_columns(item_vectors, known):
 
 
 def _joined(item_vectors, text_vectors, known):
-    """`(num_items, dim)`: text and id part weigh the same; an item that few took has a short id."""
+    """`(num_items, dim)`: text and id part weigh the same; an item that few took has a short id.
+
+    Of the text, half is the text vector and half the known columns: all that a new item has.
+    """
     rest = np.where(known, 0, item_vectors)
     length = np.sqrt((rest**2).sum(axis=1).mean())
     own = _text_columns(item_vectors, known) + rest / max(length, 1e-9)
@@ -164,19 +182,24 @@ def _joined(item_vectors, text_vectors, known):
 
 
 def _means(vectors, num_codes, seed):
-    """k-means: centres `(num_codes, dim)` and the code of every row."""
+    """k-means: centres `(num_codes, dim)`, inf for codes left over, and the code of every row."""
+    from scipy.spatial.distance import cdist
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     rng = np.random.default_rng(seed)
     sample = vectors
     if len(vectors) > FITTED:
         sample = vectors[rng.choice(len(vectors), FITTED, replace=False)]
-    distinct = len(np.unique(sample, axis=0))
-    count = min(num_codes, distinct)  # the others stay zero and are never the nearest of a new item
-    found = KMeans(count, n_init=1, max_iter=50, random_state=seed).fit(sample)
-    centers = np.zeros((num_codes, vectors.shape[1]), np.float32)
-    centers[:count] = found.cluster_centers_
-    return centers, found.predict(vectors).astype(np.int32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than codes
+        found = KMeans(num_codes, n_init=1, max_iter=50, random_state=seed).fit(sample)
+    means = found.cluster_centers_
+    first = (cdist(means, means) < SAME).argmax(axis=1)  # the first one that is the same
+    kept, codes = np.unique(first[found.predict(vectors)], return_inverse=True)
+    centers = np.full((num_codes, vectors.shape[1]), np.inf, np.float32)
+    centers[: len(kept)] = means[kept]
+    return centers, codes.reshape(-1).astype(np.int32)
 
 
 def _numbered(paths):
@@ -215,8 +238,7 @@ def _place(row, centers, taken, room):
     """
     path = []
     for level, center in enumerate(centers):
-        used = center.any(axis=1)
-        distance = np.where(used, ((row - center) ** 2).sum(axis=1), np.inf)
+        distance = ((row - center) ** 2).sum(axis=1)
         if level + 1 < len(centers):
             path.append(int(distance.argmin()))
             row = row - center[path[-1]]

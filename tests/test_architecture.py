@@ -18,8 +18,8 @@ cleaning datastats splits datasets sequences
 
 feedbacktables feedbackwriter feedbackevents feedbackstats feedback livelists storedlog
 
-lists metrics transitions recency fusionweights fusion fusionchoice baselines evaluation plots
-report driftmetrics driftverdict
+lists metrics transitions recency semanticids codetrie fusionweights fusion fusionchoice baselines
+evaluation plots report driftmetrics driftverdict
 
 checkpoints torchfile text graphunigram architectures checkpointfolder e5small pooling finetuning
 storedvectors tfidf textvectors encoder
@@ -45,7 +45,8 @@ LIGHT = """
 artifacts nearest cleaningreport columns events timestamps csvtable tables readers data cleaning
 datastats splits datasets sequences lists metrics baselines evaluation plots report transitions
 recency fusionweights fusion feedbacktables feedbackwriter feedbackevents feedbackstats feedback
-livelists storedlog driftmetrics driftverdict servingtransport chatendpoint describing
+livelists storedlog driftmetrics driftverdict servingtransport chatendpoint describing semanticids
+codetrie
 """.split()
 
 
