@@ -8,7 +8,7 @@ those of `yardstick/`, but for the split of the plans: each user's last five eve
 users with ten or more; the five before them validate, of users who then have ten or more.
 
 codes   leave-one-out, next item, models alone (no tables, no recency): the dense model, the same
-        with semantic ids as a third part of the item vectors, and items through their codes only.
+        with codes as a third part of the item vectors, and items through their codes only.
 plans   five items in order against the five that came, beside the top five of the same version and
         of its dense model alone, all made once, at the end of what is known.
 cold    split by time: targets that nobody had before, among the whole catalogue.
@@ -142,7 +142,7 @@ def trained(data, work, protocol, seed=0):
 
 def codes(data, work):
     """Rows of the models alone on one data set."""
-    from kerasrec import build_model, fit_semantic_ids
+    from kerasrec import build_model, fit_product_codes, fit_semantic_ids
     from kerasrec.generative import text_columns
     from kerasrec.textpart import text_part
     from kerasrec.trainer import Trainer
@@ -153,12 +153,12 @@ def codes(data, work):
     timed = bool(of.fitted.timestamps.any())
     rows, scores = [], {}
 
-    def measure(label, *, text=part.text, epochs=30, **options):
+    def measure(label, *, text=part.text, **options):
         def build():
             return build_model(len(of.items), text=text, time_gaps=timed, **options)
 
         begin = time.perf_counter()
-        trainer = Trainer(build, progress=False, epochs=epochs)
+        trainer = Trainer(build, progress=False)
         trainer.fit(of.fitted, of.validation)
         seconds = time.perf_counter() - begin
         ranker = Ranker(trainer.model)
@@ -178,17 +178,14 @@ def codes(data, work):
     vectors = ranker.item_vectors().numpy()[1:]
     known = text_columns(model.config, vectors.shape[1])
     ids = fit_semantic_ids(vectors, part.vectors, known=known)
-    measure("dense + semantic ids", codes=ids.codes)
+    unordered = fit_product_codes(vectors, part.vectors)
     alone = dict(text=None, text_units=0, id_units=0, code_units=128)
-    measure("codes only, 3 levels", codes=ids.codes, epochs=60, **alone)
-    many = fit_semantic_ids(vectors, part.vectors, known=known, levels=LEVELS, num_codes=256)
-    measure(f"codes only, {LEVELS} levels", codes=many.codes, epochs=60, **alone)
+    measure("dense + 32 codes as a third part", codes=unordered)
+    measure("32 codes only", codes=unordered, **alone)
+    measure("semantic ids only: 3 residual codes", codes=ids.codes, **alone)
     for row in rows:
         row["difference"] = interval(scores[row["model"]] - scores["dense"])
     return {"rows": rows, "usage": ids.usage()}
-
-
-LEVELS = 16
 
 
 def user_ndcg(lists, of):

@@ -34,6 +34,7 @@ _PUBLIC = {
     "add_lora": "finetuning",
     "make_histories": "sequences",
     "fit_semantic_ids": "semanticids",
+    "fit_product_codes": "semanticids",
     "fit_generator": "generative",
     "LOSSES": "losses",
     "SEQUENCE_MODELS": "sequencemodels",

@@ -321,6 +321,7 @@ def _start_from(embedding, centers, sizes):
     rng = np.random.default_rng(0)
     for size, center in zip(sizes, centers, strict=True):
         if center is not None:
+            center = np.where(np.isfinite(center), center, 0)  # a code that is left over
             turned = center @ rng.normal(size=(center.shape[1], units))
             scale = np.sqrt((turned**2).mean())
             table[start : start + size] = 0.02 * turned / max(scale, 1e-9)

@@ -149,6 +149,35 @@ def fit_semantic_ids(
     return ids
 
 
+def fit_product_codes(item_vectors, text_vectors=None, *, parts=32, num_codes=None, seed=0):
+    """Unordered codes for parallel heads: the joined vectors, turned and cut, k-means in each part.
+
+    Product quantisation behind a random rotation, as RPG (Hou et al. 2025) takes them for heads
+    that predict all codes at once: no code depends on another, so each is used well. Items may
+    share all of theirs; a last code does not tell them apart.
+
+    Args:
+        item_vectors, text_vectors, seed: as for `fit_semantic_ids`.
+        parts: codes of an item.
+        num_codes: values of a code; None = an eighth of the number of items, from `MIN_CODES` to
+            `MAX_CODES`; never more than there are items.
+
+    Returns:
+        int32 `(num_items, parts)`.
+
+    >>> fit_product_codes(np.repeat(np.eye(4), 2, axis=0), parts=2, num_codes=4).shape
+    (8, 2)
+    """
+    item_vectors = np.asarray(item_vectors, np.float32)
+    joined = _joined(item_vectors, text_vectors, np.zeros(item_vectors.shape[1], bool))
+    rng = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(rng.normal(size=(joined.shape[1], joined.shape[1])))
+    cut = np.array_split(joined @ turn, parts, axis=1)
+    default = min(max(len(joined) // 8, MIN_CODES), MAX_CODES)
+    num_codes = min(num_codes or default, len(joined))
+    return np.stack([_means(part, num_codes, seed)[1] for part in cut], axis=1)
+
+
 def default_codes(num_items):
     """Values of a code in a catalogue of so many items.
 
