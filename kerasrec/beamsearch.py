@@ -161,7 +161,8 @@ class BeamSearch(tf.Module):
             draws: None for beam search, or `(temperature, top_p, seed)`, each `(batch,)`, the first
                 two float32 and the last int32. A row with a temperature above 0 has in every beam a
                 plan drawn at that temperature, of each code among the likeliest ones that have the
-                share `top_p` together; the same seed draws the same. Other rows are searched.
+                share `top_p` together; the same seed draws the same. Its plans are in the order
+                in which they were drawn. Other rows are searched.
 
         Returns:
             Item index int32 `(batch, beams, num_items)`, 0 where nothing was left to list, and
@@ -232,8 +233,10 @@ class BeamSearch(tf.Module):
                 [(cache, cache) for _ in own],
             ),
         )
-        total, order = tf.math.top_k(total, beams)
-        taken, logs = (tf.gather(part, order, batch_dims=1) for part in (taken, logs))
+        _, order = tf.math.top_k(total, beams)
+        if draws is not None:  # the likeliest of several draws is no draw
+            order = tf.where(draws[0][:, None] > 0, tf.range(beams)[None], order)
+        total, taken, logs = (tf.gather(part, order, batch_dims=1) for part in (total, taken, logs))
         exists = (total[:, :, None] > -float("inf")) & (taken >= 0)
         index = tf.gather(self.trie_leaves, tf.maximum(taken, 0))
         return tf.where(exists, index, 0), tf.where(exists, logs, -float("inf"))

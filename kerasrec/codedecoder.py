@@ -212,7 +212,7 @@ def build_decoder(
         codes: int32 `(num_items, num_levels)`, semantic ids, from 0.
         sizes: values that each code may have, `(num_levels,)`.
         vectors: float32 `(num_items, dim)`, what else is known of the items; read, not predicted.
-        max_items: of a line, those generated included.
+        max_items: of a line, those generated included; at least 2.
         units, num_blocks, heads, dropout: of the transformer.
         centers: list with an array `(size, dim)` per level, or None instead of it: where the tokens
             of that level start, turned into `units` columns.
@@ -221,8 +221,12 @@ def build_decoder(
         `CodeDecoder`.
 
     Raises:
-        ValueError: units are no multiple of heads.
+        ValueError: units are no multiple of heads, or a line has no room for a plan.
     """
+    if max_items < 2:
+        raise ValueError(
+            f"max_items must be at least 2, one to read and one to generate. Received: {max_items}."
+        )
     if units % heads:
         raise ValueError(f"units must be a multiple of heads ({heads}). Received: {units}.")
     bert4keras = import_bert4keras()

@@ -32,9 +32,8 @@ class PlanningModule(ServingModule):
             trust=generator.trust,
         )
         self.prior_trust = tf.Variable(float(generator.prior), trainable=False, name="prior_trust")
-        self.plan_items = tf.Variable(
-            min(plan_items, decoder.config["max_items"] - 1), name="items"
-        )
+        longest = int(self.planner.longest.numpy())
+        self.plan_items = tf.Variable(min(plan_items, longest), trainable=False, name="items")
         self.beams = tf.Variable(beams, trainable=False, name="beams")
 
     @tf.function(

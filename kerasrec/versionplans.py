@@ -192,13 +192,14 @@ def choose_trust(module, validation, asked_of, num_items):
         module: `PlanningModule`; it is left with the best exponents of `TRUSTS`.
         validation: `Validation`.
         asked_of: function of `Histories` that gives when plans are asked for, int64.
-        num_items: of a plan.
+        num_items: of a plan; fewer where the decoder reads few.
 
     Returns:
         The two exponents, and a list of dicts `trust, prior, ndcg`: NDCG@num_items of the plans
         against what users really took next.
     """
     some = some_of(validation, JUDGED)
+    num_items = min(num_items, int(module.planner.longest.numpy()))
     plans, asked, rows = VersionPlans(module, None), asked_of(some.histories), []
     for trust, prior in TRUSTS:
         module.planner.trust.assign(trust)

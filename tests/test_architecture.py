@@ -116,7 +116,7 @@ def test_every_module_has_a_test_file():
 
 
 def test_every_test_is_collected():
-    helpers = {"conftest", "loopchecks", "numpybert", "postgres"}
+    helpers = {"conftest", "loopchecks", "numpybert", "postgres", "slowplans"}
     for name, path in sources(TESTS).items():
         names = [n.name for n in ast.walk(parsed(path)) if isinstance(n, ast.FunctionDef)]
         tests = [
