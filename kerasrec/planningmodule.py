@@ -3,7 +3,7 @@
 from kerasrec.backend import tf
 from kerasrec.beamsearch import BeamSearch
 from kerasrec.codetrie import make_trie
-from kerasrec.scoring import exclude, exclude_all_but
+from kerasrec.scoring import NUM_RERANKED, exclude, exclude_all_but, rerank
 from kerasrec.servingmodule import ServingModule
 
 #: items of a plan and beams of the search for it, in the signature `generate`
@@ -78,10 +78,11 @@ class PlanningModule(ServingModule):
             num_items, beams, temperature, top_p, seed: as in `BeamSearch.search`.
         """
         history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
-        scores = self._fused(history, self.interest_rows(history[:, 1:], time_gap, event), asked)
-        scores, _ = self._or_popular(scores, history)
+        interest = self.interest_rows(history[:, 1:], time_gap, event)
+        scores, known = self._or_popular(self._fused(history, interest, asked), history)
         scores = exclude(scores, tf.concat([history, deny], axis=1))
-        scores = tf.cast(exclude_all_but(scores, allow), tf.float64)
+        scores = self._reranked(exclude_all_but(scores, allow), interest, known)
+        scores = tf.cast(scores, tf.float64)
         best = tf.reduce_max(scores, axis=1, keepdims=True)
         trust = tf.cast(self.prior_trust, tf.float64)
         may = scores > -float("inf")
@@ -93,6 +94,20 @@ class PlanningModule(ServingModule):
         weights = tf.where(may, tf.exp(logs), 0.0)
         draws = (temperature, top_p, seed)
         return self.planner.search(history, weights, num_items, beams, draws)
+
+    def _reranked(self, scores, interest, known):
+        """Scores with the MLP's part in those that `recommend_rows` would re-rank."""
+
+        def with_scorer():
+            weight = tf.where(known, self.scorer_weight, 0.0)
+            given = (scores, interest, self._vectors, self.scorer, weight)
+            index, values = rerank(*given, NUM_RERANKED)
+            row = tf.repeat(tf.range(tf.shape(index)[0]), tf.shape(index)[1])
+            place = tf.stack([row, tf.reshape(index, [-1])], axis=1)
+            values = tf.where(index > 0, values, -float("inf"))
+            return tf.tensor_scatter_nd_update(scores, place, tf.reshape(values, [-1]))
+
+        return tf.cond(self.scorer_weight > 0, with_scorer, lambda: scores)
 
     @tf.function(
         input_signature=[

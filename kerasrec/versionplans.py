@@ -16,7 +16,7 @@ _TRIE = ("first_child", "num_children", "code", "start", "end", "leaves", "wides
 
 
 #: what `choose_trust` tries: exponents of the decoder and of the recommender's shares
-TRUSTS = ((0, 1), (0.25, 1), (0.5, 1), (1, 1), (0.25, 0.7), (0.5, 0.7), (1, 0.5), (1, 0))
+TRUSTS = ((0, 1), (0.1, 1), (0.25, 1), (0.5, 1), (1, 1), (0.25, 0.7), (0.5, 0.7), (1, 0.5), (1, 0))
 #: validation users whose plans that looks at, at most
 JUDGED = 600
 
