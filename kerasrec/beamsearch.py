@@ -206,12 +206,17 @@ class BeamSearch(tf.Module):
                 own = list(zip(own[::2], own[1::2], strict=True))
                 node, gain = (tf.gather(part, chosen, batch_dims=2) for part in (node, gain))
                 total, gained = total + gain, gained + gain
-                vectors = None
-                if level + 1 == levels:
-                    leaf = tf.gather(self.trie_start, node)
-                    vectors = self.vectors_of(tf.gather(self.trie_leaves, leaf))
                 tokens = tf.gather(self.trie_code, node) + self._offsets[level]
-                states, own = self._step(tokens, count + place, caches, count, own, vectors)
+                if level + 1 < levels:
+                    states, own = self._step(tokens, count + place, caches, count, own)
+            leaf = tf.gather(self.trie_start, node)
+            vectors = self.vectors_of(tf.gather(self.trie_leaves, leaf))
+            # nobody reads what the last item of a plan would leave behind
+            states, own = tf.cond(
+                number + 1 < num_items,
+                lambda: self._step(tokens, count + place, caches, count, own, vectors),
+                lambda: (states, own),
+            )
             leaf = tf.where(alive, leaf, -1)
             taken = tf.concat([taken, leaf[:, :, None]], axis=2)
             gained = tf.where(alive, gained, -float("inf"))
