@@ -554,11 +554,11 @@ class Recommender:
             added = self.encode(items.texts(self.manifest.get("text_template", "{title}")))
         else:
             raise ValueError("This version was not trained on ready vectors: leave vectors out.")
+        self.plans.add_items(added)  # first: there may be no codes left
         module = self._module
         for name, rows in itemmatrix.grown(module, added).items():
             getattr(module, name).assign(rows)
         self._log.add_items(len(items))
-        self.plans.add_items(added)
         if self._shortlist is not None:
             self._shortlist.add(added)
         columns = self.items.frame.columns

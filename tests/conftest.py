@@ -215,6 +215,36 @@ def exported_version(trained):
     return trained.version.parent
 
 
+# === A tiny version that generates plans ===
+
+
+@pytest.fixture(scope="session")
+def planning_version(toy_interactions, toy_items, common_folder):
+    """Path of `saved_models/plans`, version 1, with a generator. Tests must not change it."""
+    from kerasrec.pipeline import train
+
+    options = {
+        "encoder": {"name": "tfidf", "whitening_dim": 16},
+        "model": {"text_units": 8, "id_units": 8, "max_length": 20, "scorer_units": 8},
+        "trainer": {"epochs": 1, "batch_size": 64, "learning_rate": 1e-2},
+        "fusion": {"parts": ["transitions", "recency"]},
+        "generator": {
+            **{"levels": 2, "max_items": 12, "units": 16, "num_blocks": 1, "heads": 2},
+            **{"epochs": 2, "learning_rate": 1e-2},
+        },
+    }
+    given = dict(name="plans", options=options, generator=True, progress=False)
+
+    def make(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            # both have a say, though so small a decoder had better be left out
+            patch.setattr("kerasrec.versionplans.TRUSTS", ((0.5, 0.5), (1, 0.2)))
+            found = train(toy_interactions, toy_items, out=folder / "saved_models", **given)
+        return found.version.parent
+
+    return made_once(common_folder, "plans", make)
+
+
 # === The toy model, and what happens after its log ===
 
 

@@ -1,0 +1,138 @@
+"""The signature `generate` of a version with a generator, called as TensorFlow Serving calls it."""
+
+import numpy as np
+import pytest
+
+from kerasrec import artifacts
+from kerasrec.backend import tf
+from kerasrec.planningmodule import BEAMS, PLAN_ITEMS, _counts
+from kerasrec.recommender import Recommender
+from kerasrec.warmup import read_signatures, read_warmup
+
+
+@pytest.fixture(scope="module")
+def served(planning_version):
+    return tf.saved_model.load(str(planning_version / "1"))
+
+
+@pytest.fixture(scope="module")
+def recommender(planning_version):
+    return Recommender.load(planning_version)
+
+
+@pytest.fixture(scope="module")
+def ids(recommender):
+    return list(recommender.items.ids)
+
+
+def rows(histories):
+    width = max(len(history) for history in histories)
+    return tf.constant([list(row) + [""] * (width - len(row)) for row in histories], tf.string)
+
+
+def generate(served, histories, *, temperature=0.0, top_p=1.0, seed=0, **inputs):
+    """Item ids and log-probabilities of the plans."""
+    history, count = rows(histories), len(histories)
+    none = tf.zeros((count, 0), tf.string)
+    given = {
+        "history": history,
+        "timestamps": tf.zeros(history.shape, tf.int64),
+        "allow": none,
+        "deny": none,
+        "temperature": tf.constant(np.full(count, temperature, np.float32)),
+        "top_p": tf.fill([count], float(top_p)),
+        "seed": tf.range(count) + seed,
+    }
+    given |= {name: tf.constant(value) for name, value in inputs.items()}
+    answer = served.signatures["generate"](**given)
+    found = [[i.decode() for i in row] for row in answer["item_ids"].numpy()]
+    return found, answer["log_probabilities"].numpy()
+
+
+def test_the_signature_is_listed_and_warmed_up(planning_version):
+    version = planning_version / "1"
+    inputs, outputs = read_signatures(version)["generate"]
+    assert set(inputs) == {
+        *("history", "timestamps", "allow", "deny"),
+        *("temperature", "top_p", "seed"),
+    }
+    assert set(outputs) == {"item_ids", "log_probabilities"}
+    assert "generate" in artifacts.read_manifest(version)["signatures"]
+    requests = dict(read_warmup(version))
+    assert requests["generate"]["temperature"].tolist() == [0.0]
+
+
+def test_plans_of_the_signature_are_those_of_the_recommender(served, recommender, ids):
+    histories = [ids[:3], [], ids[10:40], [ids[70], "?"], ["?"]]
+    found, logs = generate(served, histories)
+    table = recommender.generate(histories, PLAN_ITEMS, BEAMS)
+    for user, part in table.groupby("user_id"):
+        assert part["item_id"].tolist() == found[user]
+        np.testing.assert_allclose(part["log_probability"], logs[user], atol=1e-4)
+    assert table["user_id"].nunique() == 5 and len(found[0]) == PLAN_ITEMS
+
+
+def test_an_item_that_is_not_known_and_blanks_change_nothing(served, ids):
+    plain, _ = generate(served, [ids[:3]])
+    for history in ([*ids[:3], "", ""], ["", ids[0], "?", ids[1], ids[2]]):
+        assert generate(served, [history])[0] == plain
+
+
+def test_nothing_seen_is_planned(served, ids):
+    found, logs = generate(served, [ids[:79], ids[2:], ids])
+    assert set(found[0]) - {""} == set(ids[79:]) and found[0][3:] == ["", ""]
+    assert set(found[1]) - {""} == set(ids[:2]) and found[1][2:] == [""] * 3
+    assert found[2] == [""] * 5 and (logs[2] == -np.inf).all()
+    assert (logs[0][:3] > -np.inf).all() and (logs[0][3:] == -np.inf).all()
+
+
+def test_allow_and_deny(served, ids):
+    found, _ = generate(
+        served,
+        [ids[:2], ids[:2], ids[:2], []],
+        allow=[[ids[5], ids[9], ids[0]], ["", "", ""], ["?", "", ""], [ids[9], "?", ids[5]]],
+        deny=[[ids[9], ""], [ids[7], "?"], ["", ""], [ids[5], ""]],
+    )
+    assert [[i for i in found[row] if i] for row in (0, 2, 3)] == [[ids[5]], [], [ids[9]]]
+    assert ids[7] not in found[1] and all(found[1])
+    denied, _ = generate(served, [ids[:2]], deny=[found[1]])
+    assert not set(denied[0]) & set(found[1])
+
+
+def test_drawn_plans_of_the_signature(served, ids):
+    found, logs = generate(served, [ids[:3]] * 6, temperature=1.0)
+    assert len({tuple(plan) for plan in found}) > 1
+    again, _ = generate(served, [ids[:3]] * 6, temperature=1.0)
+    assert again == found and (logs < 0).all()
+    for plan in found:
+        assert len(set(plan)) == 5 and not set(plan) & set(ids[:3])
+    # rows are what they are alone: row r has the seed seed + r
+    assert generate(served, [ids[:3]], temperature=1.0, seed=4)[0][0] == found[4]
+    searched, _ = generate(served, [ids[:3]])
+    mixed, _ = generate(served, [ids[:3]] * 2, temperature=[0.0, 1.0])
+    assert mixed == [searched[0], found[1]]
+
+
+def test_an_empty_batch(served):
+    found, logs = generate_nothing(served)
+    assert found.shape == logs.shape == (0, 5)
+
+
+def generate_nothing(served):
+    none = tf.zeros((0, 3), tf.string)
+    answer = served.signatures["generate"](
+        history=none,
+        timestamps=tf.zeros((0, 3), tf.int64),
+        allow=none,
+        deny=none,
+        temperature=tf.zeros(0),
+        top_p=tf.zeros(0),
+        seed=tf.zeros(0, tf.int32),
+    )
+    return answer["item_ids"], answer["log_probabilities"]
+
+
+def test_counts_by_hand():
+    found = _counts(tf.constant([[1, 3, 3], [0, 2, 1]]), 5).numpy()
+    assert found.tolist() == [[0, 1, 0, 2, 0], [1, 1, 1, 0, 0]]
+    assert not _counts(tf.zeros((2, 0), tf.int32), 3).numpy().any()
