@@ -45,7 +45,8 @@ def test_a_grown_model_gives_old_items_their_vectors(toy_base, grown_items):
     )
 
 
-@pytest.mark.parametrize("has_room", [True, False])  # in the graph of the parent, or a new one
+# in the graph of the parent, or a new one
+@pytest.mark.parametrize("has_room", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_child_plans_with_its_parents_generator(
     planning_version, grown_items, toy_interactions, tmp_path, monkeypatch, has_room
 ):

@@ -13,7 +13,8 @@ import kerasrec
 NAMES = """
 ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES LanguageModel Plan
 Recommender SEQUENCE_MODELS SetupError Split TextEncoder Trainer add_lora build_encoder build_model
-check_leakage clean deploy describe describe_plans drift evaluate export fit_whitening
+check_leakage clean deploy describe describe_plans drift evaluate export fit_generator
+fit_semantic_ids fit_whitening
 hold_out_last join_interactions load_mooccube make_histories make_validation read_interactions
 read_items rollback run_baselines score_recommendations serve set_trainable simulate
 split_leave_one_out split_temporal split_users train update update_from_store write_report
