@@ -194,6 +194,16 @@ class CodeLoss(import_bert4keras().layers.Loss):
         return tf.reduce_sum(total) / tf.maximum(tf.cast(tf.size(total), tf.float32), 1.0)
 
 
+def check_decoder(*, max_items=24, units=128, heads=4, **_):
+    """Raise the ValueError of `build_decoder` where it does not take these options."""
+    if max_items < 2:
+        raise ValueError(
+            f"max_items must be at least 2, one to read and one to generate. Received: {max_items}."
+        )
+    if units % heads:
+        raise ValueError(f"units must be a multiple of heads ({heads}). Received: {units}.")
+
+
 def build_decoder(
     codes,
     sizes,
@@ -223,12 +233,7 @@ def build_decoder(
     Raises:
         ValueError: units are no multiple of heads, or a line has no room for a plan.
     """
-    if max_items < 2:
-        raise ValueError(
-            f"max_items must be at least 2, one to read and one to generate. Received: {max_items}."
-        )
-    if units % heads:
-        raise ValueError(f"units must be a multiple of heads ({heads}). Received: {units}.")
+    check_decoder(max_items=max_items, units=units, heads=heads)
     bert4keras = import_bert4keras()
     models = bert4keras.models
     num_items, num_levels = codes.shape

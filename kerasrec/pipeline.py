@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec import artifacts, sequences
+from kerasrec.codedecoder import check_decoder
 from kerasrec.data import join_interactions, read_interactions, read_items
 from kerasrec.ensemble import best_epochs, fit_members
 from kerasrec.exporter import export, serving_module
@@ -98,6 +99,8 @@ def train(
     artifacts.check_item_ids(items.ids)
     artifacts.check_writable(out)
     options = resolve_preset(preset, options or {})
+    if generator:  # before the work
+        check_decoder(**options["generator"])
     interactions, valid = (
         given if given is None or hasattr(given, "frame") else read_interactions(given)
         for given in (interactions, valid)

@@ -44,7 +44,8 @@ def generate(options):
     count = len(table.groupby(["user_id", "list"]))
     print(f"{count:,} plans for {histories.num_users:,} users in {options.out}")
     if options.describe:
-        _write_texts(recommender, histories, table, describe, options.texts)
+        names = interactions.columns
+        _write_texts(recommender, histories, table, describe, options.texts, names)
 
 
 def _describer(options):
@@ -56,6 +57,8 @@ def _describer(options):
             raise UserError("--llm and --texts go with --describe template or --describe URL.")
         return None
     if options.describe == "template":
+        if options.llm:
+            raise UserError("--llm goes with --describe URL; a template asks no language model.")
         return None
     if not options.describe.startswith(("http://", "https://")):
         raise UserError(
@@ -69,7 +72,7 @@ def _describer(options):
     )
 
 
-def _write_texts(recommender, histories, table, describe, path):
+def _write_texts(recommender, histories, table, describe, path, names):
     from kerasrec.data import write_table
     from kerasrec.describing import Plan, describe_plans
 
@@ -87,7 +90,7 @@ def _write_texts(recommender, histories, table, describe, path):
         frame = table[["user_id", "list"]].drop_duplicates().reset_index(drop=True)
         frame["text"] = [found.text for found in texts]
         frame["source"] = [found.source for found in texts]
-        write_table(frame, path)
+        write_table(frame, path, names)
         print(f"{len(frame):,} texts in {path}")
     else:
         for (user, number), found in list(zip(keys, texts, strict=True))[:_SHOWN]:

@@ -26,7 +26,7 @@ storedvectors tfidf textvectors encoder
 
 losses sequencemodels interest itemvectors scoring models
 validation optimizers trainer ensemble textpart
-codetrie semanticids codedecoder beamsearch generative options trainingstate
+codedecoder beamsearch generative options trainingstate
 
 graphwordpiece graphtexts graphfusion itemmatrix servingmodule planningmodule warmup modelcard
 exporter derive ann shortlist servinglimits indexedlists versiontexts versionlog versionplans

@@ -362,13 +362,17 @@ def test_rows_without_a_temperature_are_searched(searched):
         np.testing.assert_allclose(found[1][row], expected[1][row], atol=1e-5)
 
 
-@pytest.mark.parametrize(("temperature", "beams"), [(1.0, 1), (1.0, 4), (2.0, 1)])
-def test_draws_are_as_frequent_as_they_are_likely(temperature, beams):
+@pytest.fixture(scope="module")
+def six_items():
     decoder, codes, vectors = tiny_decoder(6, seed=2, num_blocks=1)
+    return SlowPlans(decoder, codes, vectors), search_of(decoder, codes)[1]
+
+
+@pytest.mark.parametrize(("temperature", "beams"), [(1.0, 1), (1.0, 4), (2.0, 1)])
+def test_draws_are_as_frequent_as_they_are_likely(six_items, temperature, beams):
+    slow, run = six_items
     weights = weights_of([[]], 6, seed=8)
-    slow = SlowPlans(decoder, codes, vectors)
     logs = slow.next_items([2, 5], [], weights[0], temperature)
-    _, run = search_of(decoder, codes)
     count = 4000
     rows = np.tile([[2, 5]], (count, 1))
     draws = (np.full(count, temperature), np.ones(count), np.arange(count))

@@ -1,9 +1,15 @@
 """What a child learns from, and what it keeps of its parent."""
 
+import shutil
+
 import numpy as np
+import pytest
 from conftest import histories_of
 
-from kerasrec.childversion import replayed
+from kerasrec import artifacts
+from kerasrec.backend import tf
+from kerasrec.childversion import Child, replayed
+from kerasrec.generative import read_ids
 from kerasrec.recommender import Recommender
 from kerasrec.trainingstate import Rebuilt, read_training_state
 from kerasrec.updating import grown_catalogue
@@ -37,3 +43,45 @@ def test_a_grown_model_gives_old_items_their_vectors(toy_base, grown_items):
         == old
         == read_training_state(toy_base / "1").options["num_items"]
     )
+
+
+# in the graph of the parent, or a new one
+@pytest.mark.parametrize("has_room", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_child_plans_with_its_parents_generator(
+    planning_version, grown_items, toy_interactions, tmp_path, monkeypatch, has_room
+):
+    base = shutil.copytree(planning_version, tmp_path / "plans")
+    parent = Recommender.load(base / "1")
+    items = grown_catalogue(parent.items, grown_items)
+    child = Child(parent, items, seed=0)
+    monkeypatch.setattr(Child, "_has_room", lambda self: has_room)
+    facts = {"ndcg": {"child": 0.5}}
+    version = child.publish("stable", facts, toy_interactions, 1.0, labels={})
+    published, ids = Recommender.load(version), list(items.ids)
+    # what is new is planned, and what was there keeps its codes
+    histories = [ids[:3], [], ["new-1", ids[5]]]
+    for new in ("new-1", "new-2", "new-3"):
+        found = published.generate([ids[:3]], candidates=[new])
+        assert found["item_id"].tolist() == [new]
+    old, known = read_ids(base / "1" / artifacts.GENERATOR), read_ids(version / artifacts.GENERATOR)
+    np.testing.assert_array_equal(known.codes[: len(old.codes)], old.codes)
+    assert len(known.codes) == len(items) == len(np.unique(known.codes, axis=0))
+    before, now = parent.manifest["generator"], published.manifest["generator"]
+    assert (now["trust"], now["prior"]) == (before["trust"], before["prior"])
+    # as the parent that was told of the items would, for whoever asks
+    expected = parent.generate(histories, 5, 16)
+    found = published.generate(histories, 5, 16)
+    assert found["item_id"].tolist() == expected["item_id"].tolist()
+    np.testing.assert_allclose(found["log_probability"], expected["log_probability"], atol=1e-3)
+    served, none = tf.saved_model.load(str(version)), tf.zeros((1, 0), tf.string)
+    answer = served.signatures["generate"](
+        history=tf.constant([ids[:3]]),
+        timestamps=tf.zeros((1, 3), tf.int64),
+        allow=none,
+        deny=none,
+        temperature=tf.zeros(1),
+        top_p=tf.ones(1),
+        seed=tf.zeros(1, tf.int32),
+    )
+    planned = [item.decode() for item in answer["item_ids"].numpy()[0]]
+    assert planned == found[found["user_id"] == 0]["item_id"].tolist()

@@ -15,6 +15,7 @@ from kerasrec.generative import (
     some_of,
     text_columns,
 )
+from kerasrec.pipeline import train
 from kerasrec.sequences import model_inputs
 from kerasrec.validation import Validation, hold_out_last
 
@@ -209,3 +210,21 @@ def test_some_of_keeps_all_targets_of_a_user():
     users = [int(user[1:]) for user in some.histories.user_ids]
     expected = [(users.index(row), item) for row, item in ((0, 5), (0, 6), (2, 7)) if row in users]
     assert list(zip(some.target_rows, some.target_items, strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"units": 10, "heads": 4}, "multiple of heads"), ({"max_items": 1}, "2")],
+)
+def test_bad_options_are_refused_before_the_work(
+    toy_interactions, toy_items, tmp_path, monkeypatch, options, message
+):
+    def work(*_, **__):
+        raise AssertionError("it has begun to work")
+
+    monkeypatch.setattr("kerasrec.pipeline.text_part", work)
+    given = dict(name="m", out=tmp_path, options={"generator": options}, progress=False)
+    with pytest.raises(ValueError, match=message):
+        train(toy_interactions, toy_items, generator=True, **given)
+    with pytest.raises(AssertionError):
+        train(toy_interactions, toy_items, **given)  # of no use without a generator

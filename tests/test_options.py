@@ -43,6 +43,7 @@ def test_resolve_preset_puts_the_users_options_over_it():
         "model": options.PRESETS["fast"]["model"],
         "trainer": {"epochs": 3},
         "fusion": {},
+        "generator": {},
     }
     assert options.PRESETS["fast"]["trainer"]["epochs"] == 15
 

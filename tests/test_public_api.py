@@ -60,7 +60,6 @@ def test_data_half_needs_no_tensorflow():
         "import kerasrec.artifacts, kerasrec.metrics, kerasrec.baselines, kerasrec.evaluation\n"
         "import kerasrec.cli, kerasrec.doctor, kerasrec.datastats, kerasrec.report\n"
         "import kerasrec.feedback, kerasrec.describing\n"
-        "import kerasrec.semanticids, kerasrec.codetrie\n"
         "print(histories.num_users)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,9 +1,12 @@
 """The client against `serve`, over both protocols: the answers are those of `Recommender`."""
 
+import httpx
 import numpy as np
+import pandas as pd
 import pytest
 
 import kerasrec
+from kerasrec.serving import running_server
 from kerasrec.servingclient import Client
 
 PROTOCOLS = ("grpc", "rest")
@@ -189,6 +192,84 @@ def test_the_server_is_quoted(client, server):
         with Client(target, model="none", protocol=protocol) as wrong:
             with pytest.raises(LookupError, match=f"{target} said NOT_FOUND: .*none"):
                 wrong.recommend([[]])
+
+
+# --- plans ---
+
+
+@pytest.fixture(scope="module")
+def planning_server(planning_version):
+    with running_server(planning_version) as running:
+        yield running
+
+
+@pytest.fixture(params=PROTOCOLS)
+def planner(planning_server, request):
+    options = {"model": "plans", "timeout": 60, "batch_size": 2, "protocol": request.param}
+    with Client(address(planning_server, request.param), **options) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def planning(planning_version):
+    return kerasrec.Recommender.load(planning_version)
+
+
+def same_plans(found, expected):
+    assert list(found.columns) == ["user_id", "rank", "item_id", "log_probability"]
+    assert len(found) == len(expected) > 0
+    for column in ("user_id", "rank", "item_id"):
+        assert found[column].tolist() == expected[column].tolist(), column
+    np.testing.assert_allclose(found["log_probability"], expected["log_probability"], atol=1e-4)
+
+
+def test_plans_are_those_of_the_recommender(planner, planning, toy_interactions):
+    ids = list(planning.items.ids)
+    histories = {"a": ids[:4], "nobody": [], "b": ids[9:8:-1], "c": ["no such item", ids[7]]}
+    same_plans(planner.generate(histories), planning.generate(histories))
+    found = planner.generate(histories, allow=ids[:14], deny=ids[10:12])
+    same_plans(found, planning.generate(histories, candidates=ids[:14], deny=ids[10:12]))
+    log = toy_interactions.frame[toy_interactions.frame["user_id"].cat.codes < 5]
+    some = toy_interactions.replace(log)
+    same_plans(planner.generate(some), planning.generate(some))
+    assert planner.generate([]).empty and planner.generate([ids]).empty
+
+
+def test_drawn_plans_depend_on_the_seed_and_the_row(planner, planning):
+    ids = list(planning.items.ids)
+    found = planner.generate([ids[:4]] * 5, temperature=1.0, seed=3)  # in three requests
+    pd.testing.assert_frame_equal(planner.generate([ids[:4]] * 5, temperature=1.0, seed=3), found)
+    plans = found.groupby("user_id")["item_id"].agg(tuple)
+    assert plans.nunique() > 1
+    last = planner.generate([ids[:4]], temperature=1.0, seed=7)
+    assert tuple(last["item_id"]) == plans[4]
+    greedy = planner.generate([ids[:4]] * 2, temperature=1.0, top_p=0.0)
+    expected = planning.generate([ids[:4]], 5, 1)["item_id"].tolist()
+    assert greedy["item_id"].tolist() == expected * 2
+
+
+def test_a_server_without_a_generator_says_so(client):
+    with pytest.raises((ValueError, LookupError), match="said .*generate"):
+        client.generate([[]])
+
+
+def test_plans_over_plain_rest(planning_server, planning):
+    ids = list(planning.items.ids)
+    row = {
+        **{"history": ids[:3], "timestamps": [0, 0, 0], "allow": [""], "deny": [""]},
+        **{"temperature": 0.0, "top_p": 1.0, "seed": 0},
+    }
+    answer = httpx.post(
+        f"{planning_server.rest_address}/v1/models/plans:predict",
+        json={"signature_name": "generate", "instances": [row, row]},
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+    one, other = answer.json()["predictions"]
+    assert one == other and set(one) == {"item_ids", "log_probabilities"}
+    expected = planning.generate([ids[:3]])
+    assert one["item_ids"] == expected["item_id"].tolist()
+    np.testing.assert_allclose(one["log_probabilities"], expected["log_probability"], atol=1e-4)
 
 
 @pytest.mark.parametrize(
