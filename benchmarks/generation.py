@@ -8,9 +8,11 @@ those of `yardstick/`, but for the split of the plans: each user's last five eve
 users with ten or more; the five before them validate, of users who then have ten or more.
 
 codes   leave-one-out, next item, models alone (no tables, no recency): the dense model, the same
-        with codes as a third part of the item vectors, and items through their codes only.
+        with codes as a third part of the item vectors, and items through their codes only. The
+        codes are made of the dense model's vectors, so its seconds come on top of theirs.
 plans   five items in order against the five that came, beside the top five of the same version and
-        of its dense model alone, all made once, at the end of what is known.
+        of its dense model alone, all made once, at the end of what is known of each user; other
+        users' later events are trained on, as in leave-one-out.
 cold    split by time: targets that nobody had before, among the whole catalogue.
 speed   amazon-beauty, 12,101 items, four codes, 16 beams: one user, batches; training.
 
@@ -180,6 +182,7 @@ def codes(data, work):
     ids = fit_semantic_ids(vectors, part.vectors, known=known)
     unordered = fit_product_codes(vectors, part.vectors)
     alone = dict(text=None, text_units=0, id_units=0, code_units=128)
+    measure("dense, as wide as with codes", id_units=128)
     measure("dense + 32 codes as a third part", codes=unordered)
     measure("32 codes only", codes=unordered, **alone)
     measure("semantic ids only: 3 residual codes", codes=ids.codes, **alone)
@@ -230,9 +233,11 @@ def exponents(recommender, trust, prior):
     for variable, value in zip(variables, (trust, prior), strict=True):
         if value is not None:
             variable.assign(value)
-    yield
-    for variable, value in zip(variables, before, strict=True):
-        variable.assign(value)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
 
 
 def plans(data, work):

@@ -222,7 +222,10 @@ class Child:
             if ref not in own and "id_table" not in ref.deref().name
         }
         # the generator is not trained again; it plans the new items by their codes
-        values |= self.parent.plans.variables()
+        plans = self.parent.plans
+        values |= plans.variables()
+        if plans.can_plan:
+            changes = {**changes, "generator": {**self.manifest["generator"], **plans.facts()}}
         recency = self.fusion().recency
         made = Recommender.in_memory(module, self.items, recency, self.manifest)
         some = [list(self.items.ids[place : place + 3]) for place in range(0, len(self.items), 97)]

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasrec.backend import import_bert4keras, keras, tf
+from kerasrec.events import PASSIVE_EVENTS
+from kerasrec.semanticids import level_offsets
 from kerasrec.sequencemodels import FreshTruncatedNormal
+from kerasrec.sequences import EVENT_CODES
 
 _register = keras.utils.register_keras_serializable("kerasrec")
 #: tokens that are no codes: padding and the beginning of a line
@@ -24,7 +27,7 @@ class CodeDecoder(NamedTuple):
     training: Keras model with the loss inside; the inputs of `Model.training`, of which it looks at
         `history` and `target` alone.
     transformer: Keras model tokens `(batch, length)` -> states `(batch, length, units)`.
-    items: `ItemTokensOf` layer, item index `(...)` -> tokens `(..., num_levels)`.
+    items: `CodesOfItems` layer, item index `(...)` -> tokens `(..., num_levels)`.
     heads: `CodeHeads` layer.
     config: the options of `build_decoder`, and `max_length`, `num_items`.
     """
@@ -40,7 +43,8 @@ class CodeDecoder(NamedTuple):
 class CodesOfItems(keras.layers.Layer):
     """The codes of items as tokens, looked up: item index `(...)` -> int32 `(..., num_levels)`.
 
-    Each level has tokens of its own. Those of item index 0 are padding.
+    Each level has tokens of its own. Those of item index 0 are padding. Beside them it holds item
+    vectors, which the decoder reads.
     """
 
     def __init__(self, num_items, sizes, dim, **kwargs):
@@ -50,10 +54,10 @@ class CodesOfItems(keras.layers.Layer):
     @property
     def offsets(self):
         """The token of code 0 of each level, int `(num_levels,)`."""
-        return _FIRST_CODE + np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int32)
+        return _FIRST_CODE + level_offsets(self.sizes)
 
     def build(self, input_shape):
-        """Creates the table; `set_codes` fills it."""
+        """Creates the tables; `set_items` fills them."""
         shape = (self.num_items + 1, len(self.sizes))
         options = dict(shape=shape, dtype=tf.int32, initializer="zeros", trainable=False)
         self.table = self.add_weight("table", **options)
@@ -84,22 +88,25 @@ class CodesOfItems(keras.layers.Layer):
 class Line(keras.layers.Layer):
     """Items of a history and the last target, one after the other, as a line of tokens.
 
-    Call: `[history (batch, time), target (batch, time)]` -> tokens `(batch, (time + 1) * levels)`,
+    Call: `[history, target, event]`, each `(batch, time)` -> tokens `(batch, (time + 1) * levels)`,
     which begin with `BEGIN` and lack the last code; item vectors, see `spread`; and the items
     wanted at each place, int32 `(batch, time + 1)`, 0 where an event is nothing to predict. Padding
     moves behind the items: nothing then looks at it.
     """
 
-    def __init__(self, items, **kwargs):
+    def __init__(self, items, max_length, **kwargs):
         super().__init__(**kwargs)
-        self.items = items
+        self.items, self.max_length = items, max_length
 
     def call(self, inputs):
         """See the class."""
-        history, target = inputs
+        history, target, event = inputs
         line = tf.concat([history, target[:, -1:]], axis=1)
         before = tf.pad(history, [[0, 0], [1, 0]])[:, :-1]
-        first = tf.where(before == 0, history, 0)
+        first = tf.where((before == 0) & ~_passive(event), history, 0)
+        # a row as long as it may be is a window that can begin in the middle of a history
+        is_whole = tf.reduce_sum(tf.cast(history > 0, tf.int32), axis=1) < self.max_length
+        first = tf.where(is_whole[:, None], first, 0)
         # the target of an event is wanted at the place of the next one
         wanted = tf.pad(target, [[0, 0], [1, 0]]) + tf.pad(first, [[0, 0], [0, 1]])
         line, wanted = align_left(line, wanted)
@@ -118,6 +125,12 @@ def spread(vectors, levels):
     apart = tf.pad(vectors[:, :, None], [[0, 0], [0, 0], [levels - 1, 0], [0, 0]])
     apart = tf.reshape(apart, [batch, items * levels, dim])
     return tf.pad(apart, [[0, 0], [1, 0], [0, 0]])
+
+
+def _passive(event):
+    """bool: the events that nobody chose, by their codes."""
+    codes = [EVENT_CODES[name] for name in PASSIVE_EVENTS]
+    return tf.reduce_any(event[..., None] == tf.constant(codes), axis=-1)
 
 
 def align_left(history, *others):
@@ -194,7 +207,7 @@ class CodeLoss(import_bert4keras().layers.Loss):
         return tf.reduce_sum(total) / tf.maximum(tf.cast(tf.size(total), tf.float32), 1.0)
 
 
-def check_decoder(*, max_items=24, units=128, heads=4, **_):
+def check_decoder(*, max_items=25, units=128, heads=4, **_):
     """Raise the ValueError of `build_decoder` where it does not take these options."""
     if max_items < 2:
         raise ValueError(
@@ -209,7 +222,7 @@ def build_decoder(
     sizes,
     vectors,
     *,
-    max_items=24,
+    max_items=25,
     units=128,
     num_blocks=2,
     heads=4,
@@ -305,8 +318,8 @@ def build_decoder(
     # Functional model
     names = ("history", "time_gap", "event", "target")
     events = [keras.Input((None,), name=name, dtype="int32") for name in names]
-    history, _, _, target = events
-    tokens, given, wanted = Line(items, name="line")([history, target])
+    history, _, event, target = events
+    tokens, given, wanted = Line(items, max_items - 1, name="line")([history, target, event])
     states = transformer([tokens, given])
     outputs = CodeLoss(items, code_heads, name="code_loss")([states, wanted])
     training = keras.Model(events, outputs, name="training")

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 VALIDATED = 2000
 #: beams of that search
 BEAMS = 16
-_ROWS = 256
+#: numbers held at once for the items that may be listed
+_CELLS = 2**23
 
 
 class Generator(NamedTuple):
@@ -139,7 +140,8 @@ def fit_generator(
     Raises:
         CollapsedCodes: the items are too alike to be told apart by codes.
     """
-    ids = fit_semantic_ids(item_vectors, text_vectors, known=known, levels=levels)
+    options = dict(known=known, levels=levels, seed=seed)
+    ids = fit_semantic_ids(item_vectors, text_vectors, **options)
     for row in ids.usage():
         log.info("semantic ids, %s", ", ".join(f"{key} {value}" for key, value in row.items()))
     trie = make_trie(ids.codes)
@@ -229,8 +231,9 @@ class PlanRanker:
         index, logs = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
         by_length = np.argsort(histories.lengths, kind="stable")
         width = len(self.search.tokens.numpy())
-        for start in range(0, len(by_length), _ROWS):
-            rows = by_length[start : start + _ROWS]
+        at_once = max(min(256, _CELLS // width), 1)
+        for start in range(0, len(by_length), at_once):
+            rows = by_length[start : start + at_once]
             part = histories.select(rows)
             given = np.ones((len(rows), width)) if weights is None else weights[rows]
             given = np.array(given, np.float64)

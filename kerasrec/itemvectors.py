@@ -7,6 +7,7 @@ rows in training (row dropout), so the text part alone must work: that is what a
 import numpy as np
 
 from kerasrec.backend import keras, tf
+from kerasrec.semanticids import level_offsets
 
 #: length of the text part at the start
 TEXT_NORM = 0.5
@@ -264,8 +265,8 @@ class CodePart(keras.layers.Layer):
 
     def set_codes(self, codes):
         """Take int32 `(num_items, num_levels)` codes, from 0."""
-        offsets = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int32)
-        self.table.assign(np.concatenate([np.zeros_like(codes[:1]), codes + offsets]))
+        codes = np.concatenate([np.zeros_like(codes[:1]), codes + level_offsets(self.sizes)])
+        self.table.assign(codes)
 
     def call(self, item_index):
         """See the class."""

@@ -194,11 +194,12 @@ def build_model(
     )
     coded = None
     if codes is not None:
-        coded = CodePart(num_items, np.max(codes, axis=0) + 1, code_units, name="code_part")
+        sizes = [int(size) for size in np.max(codes, axis=0) + 1]
+        coded = CodePart(num_items, sizes, code_units, name="code_part")
         coded.build(None)
         coded.set_codes(np.asarray(codes, np.int32))
     vectors_of = _join_parts(text_of_items, items, coded)
-    dim = config["text_units"] + id_units + config["code_units"]
+    dim = config["text_units"] + id_units + (0 if codes is None else code_units)
     drop = keras.layers.Dropout(input_dropout, noise_shape=None)
     features = EventFeatures(time_gaps=time_gaps, events=events, name="event_features")
     make_sequence = SEQUENCE_MODELS.get(sequence, sequence)
@@ -274,10 +275,10 @@ def _resolve(config, text, codes):
     if text is None:
         config["text_units"] = 0
     if codes is None:
-        config["code_units"] = 0
-    elif len(codes) != num_items:
-        raise ValueError(f"codes needs one row per item ({num_items}). Received: {len(codes)}.")
-    if not config["text_units"] + config["id_units"] + config["code_units"]:
+        del config["code_units"]
+    else:
+        _check_codes(codes, num_items)
+    if not config["text_units"] + config["id_units"] + config.get("code_units", 0):
         raise ValueError(
             "Items need a text part or an id part: text_units and id_units are both 0."
         )
@@ -291,6 +292,17 @@ def _resolve(config, text, codes):
         )
     config["num_negatives"] = min(config["num_negatives"], num_items)
     return config
+
+
+def _check_codes(codes, num_items):
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer) or codes.min(initial=0) < 0:
+        raise ValueError(
+            "codes must be whole numbers of at least 0, (num_items, num_levels). Received: "
+            f"{codes.dtype} of shape {codes.shape}, least {codes.min(initial=0)}."
+        )
+    if len(codes) != num_items:
+        raise ValueError(f"codes needs one row per item ({num_items}). Received: {len(codes)}.")
 
 
 def _lists_catalogue(config, text):

@@ -29,6 +29,7 @@ from kerasrec.recency import (
     fit_moments,
     newest_times,
 )
+from kerasrec.semanticids import CollapsedCodes
 from kerasrec.textpart import text_part
 from kerasrec.trainer import OPTIMIZERS
 from kerasrec.trainingstate import plain
@@ -82,7 +83,8 @@ def train(
             events, those of `valid` too, for as many epochs. The metrics stay those of the first
             fit. It takes about as long again.
         generator: whether a generator of plans is trained too (`Recommender.generate`), after the
-            model and on what that was first trained on. It takes about as long again.
+            model and on the same events. It takes about as long again. Where the items are too
+            alike for semantic ids the version comes without one, and a warning says so.
         facts: dict, what the manifest is to say besides.
 
     Returns:
@@ -91,7 +93,7 @@ def train(
     Raises:
         ValueError: unknown options, data that nothing can be learned from, times in one of
             `interactions` and `valid` only, refit or members with an optimizer that is made
-            already, or members with an encoder that learns.
+            already, members with an encoder that learns, or refit with a generator.
     """
     started = time.perf_counter()
     artifacts.check_name(name)
@@ -107,6 +109,11 @@ def train(
     )
     _check_times(interactions, valid)
     _check_repeats(options, refit)
+    if refit and generator:
+        raise ValueError(
+            "refit trains the model anew on what the generator is weighed by. Give refit or "
+            "generator, not both."
+        )
     histories = sequences.make_histories(interactions, items)
     fitted, validation, later = _split(histories, items, valid)
     only_end = asked_at_the_end(fitted, later)
@@ -145,20 +152,13 @@ def train(
         )
         again = fit_tables(every, len(items), part.vectors, **options["fusion"])
         fusion = fusion.with_tables(tables, again)
+    plans, plan_facts = None, {}
+    if generator:  # weighed before the fusion knows what was held out
+        wanted = {"progress": progress, **options["generator"]}
+        given = (fitted, validation, fusion, items, wanted, only_end)
+        plans, plan_facts = _plans(model, part.vectors, *given)
     known = [log if timed else log.timeless() for log in (histories, later)]
     fusion = fusion.at_end(Counts.of(len(items), *known))
-    plans, plan_facts = None, {}
-    if generator:
-        plans, plan_facts = _plans(
-            model,
-            part.vectors,
-            fitted,
-            validation,
-            fusion,
-            items,
-            {"progress": progress, **options["generator"]},
-            only_end,
-        )
     log.info("exporting, and comparing what was exported")
     version = export(
         model,
@@ -167,7 +167,7 @@ def train(
         manifest={
             "name": name,
             "preset": preset,
-            **_described(options),
+            **_described(options, generator),
             "data": fingerprint(interactions, items),
             "validation": "last event of each user" if valid is None else "given",
             "asked": AT_THE_END if only_end else AT_NEWEST_EVENT,
@@ -197,9 +197,12 @@ def _plans(model, text_vectors, fitted, validation, fusion, items, options, only
     begin = time.perf_counter()
     vectors = Ranker(model).item_vectors().numpy()[1:]
     known = text_columns(model.config, vectors.shape[1])
-    found, history = fit_generator(
-        vectors, text_vectors, fitted, validation, known=known, **options
-    )
+    given = (vectors, text_vectors, fitted, validation)
+    try:
+        found, history = fit_generator(*given, known=known, **options)
+    except CollapsedCodes as error:  # the model has been trained for long
+        log.warning("the version comes without a generator of plans. %s", error)
+        return None, {"plans": {"refused": str(error)}}
     seconds = round(time.perf_counter() - begin, 1)
     asked_of = no_time if only_end else newest_times
     with tempfile.TemporaryDirectory() as folder:
@@ -208,9 +211,8 @@ def _plans(model, text_vectors, fitted, validation, fusion, items, options, only
         module = serving_module(model, asset=ids, fusion=fusion, k=1, generator=found)
         trust, prior, tried = choose_trust(module, validation, asked_of, PLAN_ITEMS)
     log.info("plans: trust in the decoder %s, in the recommender %s", trust, prior)
-    return found._replace(trust=trust, prior=prior), {
-        "plans": {"tried": tried, "epochs": history.to_dict("records"), "seconds": seconds}
-    }
+    facts = {"tried": tried, "epochs": history.to_dict("records"), "seconds": seconds}
+    return found._replace(trust=trust, prior=prior), {"plans": facts}
 
 
 def no_time(histories):
@@ -296,16 +298,18 @@ def _check_not_known(validation):
         log.warning("%s already; these can never be found", what)
 
 
-def _described(options):
-    """Encoder and trainer options as used, defaults included; `export` adds those of the model."""
-    defaults = known_options()
-    encoder, trainer = ({**defaults[s], **options[s]} for s in ("encoder", "trainer"))
-    template = encoder["template"]
-    return {
-        "encoder_options": plain(encoder),
-        "trainer": plain(trainer),
-        "text_template": template,
+def _described(options, generator):
+    """Options as used, defaults included; `export` adds those of the model."""
+    used = {section: {**known, **options[section]} for section, known in known_options().items()}
+    described = {
+        "encoder_options": plain(used["encoder"]),
+        "trainer": plain(used["trainer"]),
+        "text_template": used["encoder"]["template"],
     }
+    if generator:
+        used["generator"].pop("run_folder")  # it belongs to one run
+        described["generator_options"] = plain(used["generator"])
+    return described
 
 
 def fingerprint(interactions, items):

@@ -1,7 +1,7 @@
 """`kerasrec generate`: plans for the users of some histories, with a short text on each."""
 
 from kerasrec import backend
-from kerasrec.artifacts import find_version
+from kerasrec.artifacts import find_version, read_manifest
 from kerasrec.userinput import UserError, moment, read_events, read_lines, read_users
 
 
@@ -15,10 +15,14 @@ def generate(options):
     from kerasrec.data import check_output, write_table
 
     describe = _describer(options)
+    _check_flags(options)
     at = moment(options.at)
     for path in filter(None, (options.out, options.texts)):
         check_output(path)
-    find_version(options.model)
+    if not read_manifest(find_version(options.model)).get("generator"):
+        raise UserError(
+            f"{options.model} generates no plans. Train one that does: kerasrec train --generator."
+        )
     candidates = read_lines(options.candidates, options.encoding)
     interactions = read_events(options, options.histories)
     users = read_users(options, interactions) if options.users else None
@@ -27,7 +31,9 @@ def generate(options):
 
     recommender = Recommender.load(options.model, index="exact")
     histories = recommender.histories(interactions, users=users)
-    recommender.observe(interactions)
+    newer = recommender.observe(interactions)
+    if newer:
+        print(f"{newer:,} events are newer than the version; they count as recent")
     table = recommender.generate(
         histories,
         options.num_items,
@@ -46,6 +52,15 @@ def generate(options):
     if options.describe:
         names = interactions.columns
         _write_texts(recommender, histories, table, describe, options.texts, names)
+
+
+def _check_flags(options):
+    if options.texts and options.texts == options.out:
+        raise UserError(f"--out and --texts must be two files. Received: {options.out} for both.")
+    if options.diversity and options.num_lists == 1:
+        raise UserError("--diversity goes with --num-lists above 1.")
+    if not options.temperature and (options.top_p != 1 or options.seed):
+        raise UserError("--top-p and --seed go with --temperature above 0: without it, no draws.")
 
 
 def _describer(options):

@@ -86,11 +86,9 @@ class PlanningModule(ServingModule):
         best = tf.reduce_max(scores, axis=1, keepdims=True)
         trust = tf.cast(self.prior_trust, tf.float64)
         may = scores > -float("inf")
-        # an item far behind the best weighs little, never nothing
-        logs = tf.maximum(
-            trust * (scores - tf.where(tf.math.is_inf(best), tf.zeros_like(best), best)), -500.0
-        )
+        logs = trust * (scores - tf.where(tf.math.is_inf(best), tf.zeros_like(best), best))
         logs -= tf.cast(diversity, tf.float64) * _counts(earlier, tf.shape(scores)[1])
+        logs = tf.maximum(logs, -500.0)  # an item far behind weighs little, never nothing
         weights = tf.where(may, tf.exp(logs), 0.0)
         draws = (temperature, top_p, seed)
         return self.planner.search(history, weights, num_items, beams, draws)
@@ -104,8 +102,11 @@ class PlanningModule(ServingModule):
             index, values = rerank(*given, NUM_RERANKED)
             row = tf.repeat(tf.range(tf.shape(index)[0]), tf.shape(index)[1])
             place = tf.stack([row, tf.reshape(index, [-1])], axis=1)
+            # the others stay below, as in `rerank`
+            least = tf.where(index > 0, values, float("inf"))
+            held = tf.minimum(scores, tf.reduce_min(least, axis=1, keepdims=True))
             values = tf.where(index > 0, values, -float("inf"))
-            return tf.tensor_scatter_nd_update(scores, place, tf.reshape(values, [-1]))
+            return tf.tensor_scatter_nd_update(held, place, tf.reshape(values, [-1]))
 
         return tf.cond(self.scorer_weight > 0, with_scorer, lambda: scores)
 

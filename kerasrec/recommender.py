@@ -14,11 +14,12 @@ from kerasrec import ann, artifacts, itemmatrix, sequences
 from kerasrec.backend import tf
 from kerasrec.data import Items, read_interactions, read_items
 from kerasrec.derive import derive_version
+from kerasrec.draws import Draws
 from kerasrec.recency import AT_THE_END, Recency, newest_times
 from kerasrec.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
 from kerasrec.timestamps import read_moment
 from kerasrec.versionlog import VersionLog
-from kerasrec.versionplans import Draws, VersionPlans
+from kerasrec.versionplans import VersionPlans
 from kerasrec.versiontexts import VersionTexts
 
 log = logging.getLogger(__name__)
@@ -260,8 +261,8 @@ class Recommender:
             beams: of the search: more find likelier plans, for more work. 1 = greedy.
             num_lists: plans per user, at most `beams`.
             diversity: between the plans of a user: an item that m of the plans before hold counts
-                exp(-diversity * m) of what it would. 0 = the best beams of one search, which often
-                differ little.
+                exp(-diversity * m) of what it would; 100 at most. 0 = the best beams of one search,
+                which often differ little.
             temperature: above 0, plans are drawn instead of searched for, each of the num_lists on
                 its own: at 1 as likely as they are, below it likelier ones more often.
             top_p: of each code only the likeliest ones that have this share together are drawn.
@@ -277,7 +278,7 @@ class Recommender:
             ValueError: a version without a generator, numbers out of range, or as for `recommend`.
         """
         draws = Draws(temperature, top_p, seed)
-        self.plans.check(num_items, beams, num_lists, diversity, draws)
+        self.plans.check(num_items, beams, num_lists, diversity, draws, batch_size)
         histories = self._histories(histories)
         index, logs = self.plans.index(
             histories,
@@ -578,6 +579,8 @@ class Recommender:
         changes = {"num_items": len(self.items)}
         if self._has_observed:  # its recency knows more of the log than `update` says
             changes["observed"] = self.log_end
+        if self.plans.can_plan:
+            changes["generator"] = {**self.manifest["generator"], **self.plans.facts()}
         variables = {name: getattr(self._module, name) for name in names}
         return derive_version(
             self.version,

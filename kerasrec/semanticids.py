@@ -178,6 +178,15 @@ def fit_product_codes(item_vectors, text_vectors=None, *, parts=32, num_codes=No
     return np.stack([_means(part, num_codes, seed)[1] for part in cut], axis=1)
 
 
+def level_offsets(sizes):
+    """Where the codes of each level begin when all are numbered through, int32 `(num_levels,)`.
+
+    >>> level_offsets((4, 4, 2)).tolist()
+    [0, 4, 8]
+    """
+    return np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
+
+
 def default_codes(num_items):
     """Values of a code in a catalogue of so many items.
 

@@ -46,6 +46,10 @@ def _dimensions(shape):
     return None if shape.unknown_rank else tuple(dimension.size for dimension in shape.dim)
 
 
+#: numbers that a row of `generate` needs besides those of the items, about
+PLAN_PER_ROW = 1 << 18
+
+
 class ServedVersion:
     """A loaded version, and how many requests it works on.
 
@@ -100,6 +104,8 @@ class ServedVersion:
 
     def scores_per_row(self, name):
         """How many scores a signature computes for a row, about: all items or the candidates."""
+        if name == "generate":  # what the beams of a plan keep, and what each item weighs
+            return PLAN_PER_ROW + 6 * self.num_items
         return SCORES_PER_ROW if self.lists is not None and name in INDEXED else self.num_items
 
     def warm_up(self, check):

@@ -23,6 +23,7 @@ from kerasrec.clientinputs import (
     padded,
     text_histories,
 )
+from kerasrec.draws import Draws
 from kerasrec.servingtransport import TRANSPORTS, with_retries
 
 log = logging.getLogger(__name__)
@@ -192,17 +193,17 @@ class Client:
 
         Args:
             histories, timestamps, allow, deny: as for `recommend`.
-            temperature, top_p, seed: above 0 the plans are drawn, that of row r by the seed
-                seed + r.
+            temperature, top_p, seed: as for `Recommender.generate`; the same seed draws the same.
 
         Returns:
             DataFrame `user_id, rank, item_id, log_probability`.
         """
+        draws = Draws(temperature, top_p, seed).checked()
         users, inputs, _ = self._listed(histories, timestamps, allow, deny)
         count = len(users)
         inputs["temperature"] = flat([float(temperature)] * count, np.float32)
         inputs["top_p"] = flat([float(top_p)] * count, np.float32)
-        inputs["seed"] = flat([seed + row for row in range(count)], np.int32)
+        inputs["seed"] = flat(draws.seeds(users), np.int32)
         parts = self._ask("generate", count, inputs)
         nothing = {"item_ids": np.zeros((0, 0), object), "log_probabilities": np.zeros((0, 0))}
         parts = parts or [nothing]

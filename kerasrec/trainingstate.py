@@ -88,6 +88,11 @@ class Rebuilt:
         before = options["num_items"]
         new = None if items is None else Items(items.frame[before:].reset_index(drop=True))
         options["num_items"] = before if items is None else len(items)
+        if "code_units" in options:
+            raise artifacts.ArtifactError(
+                f"{version} has codes in its item vectors, and a version does not keep those for "
+                "further training. Build the model again: build_model(codes=...)."
+            )
         members = options.pop("members", 1)
         text = None if self._manifest["encoder"] is None else self._text(new)
         self.model = average_models([build_model(text=text, **options) for _ in range(members)])

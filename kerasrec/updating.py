@@ -231,6 +231,7 @@ def _retrain(model, interactions, items, label, facts, seed):
         },
         "trainer": {**trainer, "seed": seed},
         "fusion": {"parts": manifest["parts"]} if "parts" in manifest else {},
+        "generator": manifest.get("generator_options", {}),
     }
     stable = artifacts.read_labels(base).get("stable")
     if stable is None:  # or the new version would answer before it is labelled
@@ -247,6 +248,7 @@ def _retrain(model, interactions, items, label, facts, seed):
         preset=manifest["preset"],
         options=options,
         refit=manifest.get("refit", False),
+        generator="generator_options" in manifest,
         progress=False,
         facts={"parent": manifest["version"], "update": {"decision": reason, **facts}},
     )

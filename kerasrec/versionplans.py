@@ -1,16 +1,17 @@
 """`VersionPlans`: plans from a loaded version, and the codes of the items that it is told of."""
 
-import zlib
-from typing import NamedTuple
-
 import numpy as np
 
 from kerasrec import artifacts, sequences
 from kerasrec.backend import tf
 from kerasrec.codetrie import make_trie
+from kerasrec.draws import MOST_DIVERSITY, Draws, check_number, is_whole
 from kerasrec.generative import Generator, read_ids, some_of
 from kerasrec.validation import ranking_quality
 
+SEARCHED = Draws()
+#: numbers of one call for all items together, about
+_CELLS = 2**22
 #: the trie's arrays among the variables of the search
 _TRIE = ("first_child", "num_children", "code", "start", "end", "leaves", "widest")
 
@@ -19,17 +20,6 @@ _TRIE = ("first_child", "num_children", "code", "start", "end", "leaves", "wides
 TRUSTS = ((0, 1), (0.1, 1), (0.25, 1), (0.5, 1), (1, 1), (0.25, 0.7), (0.5, 0.7), (1, 0.5), (1, 0))
 #: validation users whose plans that looks at, at most
 JUDGED = 600
-
-
-class Draws(NamedTuple):
-    """How plans are chosen: searched for at temperature 0, else drawn; see `BeamSearch.search`."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-
-DRAWN_NONE = Draws()
 #: beams of a search at most: they take memory
 MOST_BEAMS = 256
 
@@ -51,7 +41,7 @@ class VersionPlans:
         """Whether there is a generator in the graph."""
         return hasattr(self._module, "planner")
 
-    def check(self, num_items, beams, num_lists, diversity, draws):
+    def check(self, num_items, beams, num_lists, diversity, draws, batch_size=1):
         """Raise ValueError where `index` does not take these, or there is no generator."""
         if not self.can_plan:
             raise ValueError(
@@ -63,20 +53,14 @@ class VersionPlans:
             ("num_items", num_items, longest),
             ("beams", beams, MOST_BEAMS),
             ("num_lists", num_lists, beams),
+            ("batch_size", batch_size, 2**20),
         ):
-            is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not (is_int and 1 <= value <= most):
+            if not (is_whole(value) and 1 <= value <= most):
                 raise ValueError(
                     f"{name} must be a whole number from 1 to {most}. Received: {value!r}."
                 )
-        for name, value, most in (
-            ("diversity", diversity, np.inf),
-            ("temperature", draws.temperature, np.inf),
-            ("top_p", draws.top_p, 1.0),
-        ):
-            if not (_is_number(value) and 0 <= value <= most and np.isfinite(value)):
-                expected = "from 0 to 1" if most == 1 else "0 or above"
-                raise ValueError(f"{name} must be a number {expected}. Received: {value!r}.")
+        check_number("diversity", diversity, MOST_DIVERSITY)
+        draws.checked()
 
     def index(
         self,
@@ -88,7 +72,7 @@ class VersionPlans:
         beams=16,
         num_lists=1,
         diversity=0.0,
-        draws=DRAWN_NONE,
+        draws=SEARCHED,
         batch_size=64,
     ):
         """Plans as item indices: int32 and log p, `(num_users, num_lists, num_items)`.
@@ -102,7 +86,8 @@ class VersionPlans:
         """
         shape = (histories.num_users, num_lists, num_items)
         index, logs = np.zeros(shape, np.int32), np.full(shape, -np.inf, np.float32)
-        seeds = np.array([_seed_of(user, draws.seed) for user in histories.user_ids], np.int32)
+        seeds = draws.seeds(histories.user_ids)
+        batch_size = min(batch_size, max(_CELLS // len(self._module.planner.tokens.numpy()), 1))
         by_length = np.argsort(histories.lengths, kind="stable")
         for start in range(0, len(by_length), batch_size):
             rows = by_length[start : start + batch_size]
@@ -173,6 +158,10 @@ class VersionPlans:
         names = ["tokens", *(f"trie_{name}" for name in _TRIE)]
         return {f"planner/{name}": getattr(self._module.planner, name) for name in names}
 
+    def facts(self):
+        """What a manifest says of the codes of the catalogue: `usage` and `most_alike`."""
+        return {"usage": self.ids.usage(), "most_alike": int(self.ids.codes[:, -1].max()) + 1}
+
     def generator(self):
         """The `Generator` of the version with the codes of added items, to go on with; or None."""
         if not self.can_plan:
@@ -211,12 +200,3 @@ def choose_trust(module, validation, asked_of, num_items):
     module.planner.trust.assign(best["trust"])
     module.prior_trust.assign(best["prior"])
     return best["trust"], best["prior"], rows
-
-
-def _is_number(value):
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def _seed_of(user, seed):
-    """A seed of a user's own, which does not depend on who else is asked for."""
-    return zlib.crc32(f"{seed}/{user}".encode("utf-8", "surrogatepass")) & 0x3FFFFFFF

@@ -18,8 +18,8 @@ cleaning datastats splits datasets sequences
 
 feedbacktables feedbackwriter feedbackevents feedbackstats feedback livelists storedlog
 
-lists metrics transitions recency semanticids codetrie fusionweights fusion fusionchoice baselines
-evaluation plots report driftmetrics driftverdict
+lists draws metrics transitions recency semanticids codetrie fusionweights fusion fusionchoice
+baselines evaluation plots report driftmetrics driftverdict
 
 checkpoints torchfile text graphunigram architectures checkpointfolder e5small pooling finetuning
 storedvectors tfidf textvectors encoder
@@ -43,10 +43,10 @@ demo userinput arguments showing feedbackcli loopcli plancli cli
 #: modules that must load where there is no TensorFlow (test_public_api loads them so)
 LIGHT = """
 artifacts nearest cleaningreport columns events timestamps csvtable tables readers data cleaning
-datastats splits datasets sequences lists metrics baselines evaluation plots report transitions
-recency fusionweights fusion feedbacktables feedbackwriter feedbackevents feedbackstats feedback
-livelists storedlog driftmetrics driftverdict servingtransport chatendpoint describing semanticids
-codetrie
+datastats splits datasets sequences lists draws metrics baselines evaluation plots report
+transitions recency fusionweights fusion feedbacktables feedbackwriter feedbackevents feedbackstats
+feedback livelists storedlog driftmetrics driftverdict servingtransport chatendpoint describing
+semanticids codetrie
 """.split()
 
 

@@ -1,0 +1,51 @@
+"""How plans are chosen, and the checks of it that `Recommender` and `Client` share."""
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+#: plans that are alike cannot be pressed further apart: exp(-100) is nothing
+MOST_DIVERSITY = 100.0
+
+
+class Draws(NamedTuple):
+    """Plans are searched for at temperature 0, else drawn; see `BeamSearch.search`."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def checked(self):
+        """The same; raises ValueError where a number is out of range."""
+        check_number("temperature", self.temperature, np.inf)
+        check_number("top_p", self.top_p, 1.0)
+        if not is_whole(self.seed):
+            raise ValueError(f"seed must be a whole number. Received: {self.seed!r}.")
+        return self
+
+    def seeds(self, users):
+        """A seed of each user's own, which does not depend on who else is asked for.
+
+        Returns:
+            int32 `(num_users,)`.
+
+        >>> Draws(seed=1).seeds(["a", "b"]).tolist() == Draws(seed=1).seeds(["a"]).tolist() + [
+        ...     int(Draws(seed=1).seeds(["b"])[0])]
+        True
+        """
+        texts = (f"{int(self.seed)}/{user}".encode("utf-8", "surrogatepass") for user in users)
+        return np.array([zlib.crc32(text) & 0x3FFFFFFF for text in texts], np.int32)
+
+
+def is_whole(value):
+    """Whether it is a whole number, of numpy or not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_number(name, value, most):
+    """Raise ValueError unless it is a finite number from 0 to `most`."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (is_number and 0 <= value <= most and np.isfinite(value)):
+        expected = "0 or above" if most == np.inf else f"from 0 to {most:g}"
+        raise ValueError(f"{name} must be a number, {expected}. Received: {value!r}.")
