@@ -25,7 +25,7 @@ class CodeDecoder(NamedTuple):
     """The named parts of a decoder; they share their layers.
 
     training: Keras model with the loss inside; the inputs of `Model.training`, of which it looks at
-        `history` and `target` alone.
+        `history`, `event` and `target` alone.
     transformer: Keras model tokens `(batch, length)` -> states `(batch, length, units)`.
     items: `CodesOfItems` layer, item index `(...)` -> tokens `(..., num_levels)`.
     heads: `CodeHeads` layer.

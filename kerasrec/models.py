@@ -194,10 +194,11 @@ def build_model(
     )
     coded = None
     if codes is not None:
-        sizes = [int(size) for size in np.max(codes, axis=0) + 1]
+        codes = np.asarray(codes, np.int32)
+        sizes = [int(size) + 1 for size in codes.max(axis=0)]
         coded = CodePart(num_items, sizes, code_units, name="code_part")
         coded.build(None)
-        coded.set_codes(np.asarray(codes, np.int32))
+        coded.set_codes(codes)
     vectors_of = _join_parts(text_of_items, items, coded)
     dim = config["text_units"] + id_units + (0 if codes is None else code_units)
     drop = keras.layers.Dropout(input_dropout, noise_shape=None)
@@ -296,7 +297,8 @@ def _resolve(config, text, codes):
 
 def _check_codes(codes, num_items):
     codes = np.asarray(codes)
-    if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer) or codes.min(initial=0) < 0:
+    is_table = codes.ndim == 2 and codes.shape[1] > 0 and np.issubdtype(codes.dtype, np.integer)
+    if not is_table or codes.min(initial=0) < 0:
         raise ValueError(
             "codes must be whole numbers of at least 0, (num_items, num_levels). Received: "
             f"{codes.dtype} of shape {codes.shape}, least {codes.min(initial=0)}."

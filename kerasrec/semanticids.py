@@ -158,18 +158,26 @@ def fit_product_codes(item_vectors, text_vectors=None, *, parts=32, num_codes=No
 
     Args:
         item_vectors, text_vectors, seed: as for `fit_semantic_ids`.
-        parts: codes of an item.
+        parts: codes of an item; at most as many as the joined vectors are wide.
         num_codes: values of a code; None = an eighth of the number of items, from `MIN_CODES` to
             `MAX_CODES`; never more than there are items.
 
     Returns:
         int32 `(num_items, parts)`.
 
+    Raises:
+        ValueError: more parts than the joined vectors have numbers.
+
     >>> fit_product_codes(np.repeat(np.eye(4), 2, axis=0), parts=2, num_codes=4).shape
     (8, 2)
     """
     item_vectors = np.asarray(item_vectors, np.float32)
     joined = _joined(item_vectors, text_vectors, np.zeros(item_vectors.shape[1], bool))
+    if not 1 <= parts <= joined.shape[1]:
+        raise ValueError(
+            f"parts must be from 1 to the width of the joined vectors ({joined.shape[1]}): each "
+            f"part needs a number of its own. Received: {parts}."
+        )
     rng = np.random.default_rng(seed)
     turn, _ = np.linalg.qr(rng.normal(size=(joined.shape[1], joined.shape[1])))
     cut = np.array_split(joined @ turn, parts, axis=1)

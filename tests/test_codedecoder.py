@@ -7,6 +7,9 @@ from kerasrec.backend import keras, tf
 from kerasrec.codedecoder import align_left, build_decoder, line_of_tokens, spread
 from kerasrec.sequences import batches, make_windows
 
+#: codes of events, as they stand in the batches
+IMPRESSION, VIEW, RATING, DISLIKE = 1, 2, 7, 8
+
 
 @pytest.fixture(scope="module")
 def small():
@@ -17,8 +20,10 @@ def line_layer(decoder):
     return decoder.training.get_layer("line")
 
 
-def lines(decoder, history, target):
-    given = [tf.constant(part, tf.int32) for part in (history, target)]
+def lines(decoder, history, target, event=None):
+    """Tokens, vectors and wanted items; events are views unless given."""
+    event = np.full(np.shape(history), VIEW) if event is None else event
+    given = [tf.constant(part, tf.int32) for part in (history, target, event)]
     return [part.numpy() for part in line_layer(decoder)(given)]
 
 
@@ -85,13 +90,39 @@ def test_events_that_nobody_chose_are_read_and_not_wanted(small):
     assert tokens[0, 4:7].tolist() == small[0].items(2).numpy().tolist()
 
 
+def test_a_first_item_that_nobody_chose_is_not_wanted(small):
+    history, target = [[0, 4, 6]] * 5, [[0, 6, 9]] * 5
+    first = [IMPRESSION, DISLIKE, VIEW, RATING, 0]  # 0: of no known kind
+    _, _, wanted = lines(small[0], history, target, [[0, code, VIEW] for code in first])
+    assert wanted[:, 0].tolist() == [0, 0, 4, 4, 4]
+    assert wanted[:, 1:].tolist() == [[6, 9, 0]] * 5
+    # that a later one was not chosen says its target alone
+    _, _, wanted = lines(small[0], [[7, 2, 5]], [[0, 5, 9]], [[VIEW, DISLIKE, IMPRESSION]])
+    assert wanted.tolist() == [[7, 0, 5, 9]]
+
+
+def test_a_window_as_long_as_it_may_be_begins_with_what_is_not_wanted(small):
+    assert small[0].config["max_length"] == 5
+    history = [[0, 7, 2, 5, 9], [7, 2, 5, 9, 1], [0, 0, 0, 0, 4], [0, 0, 0, 0, 0]]
+    target = [[0, 2, 5, 9, 1], [2, 5, 9, 1, 3], [0, 0, 0, 0, 6], [0, 0, 0, 0, 0]]
+    _, _, wanted = lines(small[0], history, target)
+    assert wanted.tolist() == [
+        [7, 2, 5, 9, 1, 0],
+        [0, 2, 5, 9, 1, 3],  # what came before the 7 is cut off
+        [4, 6, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+
+
 def test_a_window_of_histories_wants_every_item_once(small):
-    histories = histories_of([[7, 2, 5, 9], [4, 6], [1]])
+    histories = histories_of([[7, 2, 5, 9], [4, 6], [1], [8, 7, 6, 5, 4, 3, 2, 1]])
     batch = next(batches(make_windows(histories, 5), batch_size=8, seed=0))
-    _, _, wanted = lines(small[0], batch["history"], batch["target"])
+    _, _, wanted = lines(small[0], *(batch[name] for name in ("history", "target", "event")))
     assert sorted([item for item in row if item] for row in wanted.tolist()) == [
         [4, 6],
+        [5, 4, 3, 2, 1],  # the newest window is full, and the one before it ends with its first
         [7, 2, 5, 9],
+        [8, 7, 6],
     ]
 
 
@@ -110,7 +141,8 @@ def test_loss_by_hand(small):
     history = np.array([[0, 0, 4], [7, 2, 5], [0, 3, 1]], np.int32)
     target = np.array([[0, 0, 6], [0, 5, 9], [0, 1, 0]], np.int32)
     # (line, whether its items are wanted)
-    rows = [([4, 6], [1, 1]), ([7, 2, 5, 9], [1, 0, 1, 1]), ([3, 1], [1, 1])]
+    rows = [([4, 6], [1, 1]), ([7, 2, 5, 9], [1, 0, 1, 1]), ([3, 1], [0, 1])]
+    event = np.array([[0, 0, VIEW], [VIEW, VIEW, VIEW], [0, DISLIKE, VIEW]], np.int32)
     losses = []
     for line, is_wanted in rows:
         states = slow.states(line)
@@ -121,8 +153,7 @@ def test_loss_by_hand(small):
             ]
             if is_wanted[place]:
                 losses.append(-sum(logs))
-    other = np.ones_like(history)
-    found = loss_of(decoder, [history, other, other, target])
+    found = loss_of(decoder, [history, np.ones_like(history), event, target])
     np.testing.assert_allclose(found, np.mean(losses), rtol=1e-4)
 
 
@@ -133,8 +164,9 @@ def test_nothing_wanted_costs_nothing(small):
 
 def test_padding_changes_no_loss(small):
     history, target = np.array([[7, 2]], np.int32), np.array([[2, 5]], np.int32)
-    wide = [np.pad(part, [[0, 0], [3, 0]]) for part in (history, target)]
-    losses = [loss_of(small[0], [h, h, h, t]) for h, t in ((history, target), wide)]
+    given = [history, history, np.full_like(history, VIEW), target]
+    wide = [np.pad(part, [[0, 0], [3, 0]]) for part in given]
+    losses = [loss_of(small[0], inputs) for inputs in (given, wide)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 

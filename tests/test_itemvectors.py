@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import keras, tf
-from kerasrec.itemvectors import ItemTokens, ItemVectors, StepItems, TextTable, Whitening
+from kerasrec.itemvectors import CodePart, ItemTokens, ItemVectors, StepItems, TextTable, Whitening
 from kerasrec.textvectors import fit_whitening
 
 HISTORY = np.array([[0, 3, 5], [2, 3, 9]], np.int32)
@@ -178,6 +178,33 @@ def test_id_dropout_spares_items_without_a_text_part():
     np.testing.assert_array_equal(found, [[3, 4], [5, 6], [0, 0]])
 
 
+# === CodePart ===
+
+
+def test_code_part_by_hand():
+    layer = CodePart(3, (2, 3), 2)
+    layer.build(None)
+    layer.set_codes(np.array([[1, 0], [0, 2], [1, 2]], np.int32))
+    # of the first code 0 and 1, then of the second 0, 1 and 2
+    layer.vectors.assign([[1, 10], [2, 20], [3, 30], [4, 40], [5, 50]])
+    found = layer(tf.constant([2, 0, 1, 3, 2])).numpy()
+    # 1 + 5, padding, 2 + 3, 2 + 5
+    np.testing.assert_allclose(found, [[6, 60], [0, 0], [5, 50], [7, 70], [6, 60]])
+    assert layer(tf.zeros(0, tf.int32)).shape == (0, 2)
+    assert [weight.name.split(":")[0] for weight in layer.trainable_weights] == ["vectors"]
+
+
+def test_what_a_code_learns_all_items_with_it_have():
+    layer = CodePart(3, (2, 3), 2)
+    layer.build(None)
+    layer.set_codes(np.array([[1, 0], [0, 2], [1, 2]], np.int32))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(tf.constant([1, 0])))
+    gradient = tf.convert_to_tensor(tape.gradient(loss, layer.vectors)).numpy()
+    # neither item 2's codes nor the codes at which padding looks
+    assert gradient.tolist() == [[0, 0], [1, 1], [1, 1], [0, 0], [0, 0]]
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -186,6 +213,7 @@ def test_id_dropout_spares_items_without_a_text_part():
         ItemTokens(3, 5),
         Whitening(6, 4),
         ItemVectors(3, text_units=2, id_units=2, id_dropout=0.1),
+        CodePart(3, (4, 2), 5),
     ],
     ids=lambda layer: layer.name,
 )

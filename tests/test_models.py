@@ -227,6 +227,85 @@ def test_model_options_are_those_of_build_model():
     build_model(3, **{**options, "id_units": 4})
 
 
+# === Codes ===
+
+#: two levels of 6 and 5 codes, no row twice
+CODES = np.stack([np.arange(NUM_ITEMS) % 6, np.arange(NUM_ITEMS) // 6], axis=1)
+
+
+def code_vectors(model):
+    """The vectors of the codes of each item, summed, and a zero row before them."""
+    vectors = model.training.get_layer("code_part").vectors.numpy()
+    return np.concatenate([np.zeros((1, vectors.shape[1])), vectors[CODES + [0, 6]].sum(axis=1)])
+
+
+def test_codes_are_a_third_part_of_the_item_vectors():
+    model = build(codes=CODES, code_units=4)
+    found = model.item_vectors(ALL_ITEMS).numpy()
+    assert found.shape == (31, 8 + 8 + 4) and model.config["code_units"] == 4
+    np.testing.assert_allclose(found[:, 16:], code_vectors(model), atol=1e-6)
+    np.testing.assert_array_equal(found[0], 0)
+    # of a new item no code is known
+    of_text = model.text_part(TEXT[:3]).numpy()
+    assert of_text.shape == (3, 20) and np.abs(of_text[:, :8]).min(axis=1).all()
+    np.testing.assert_array_equal(of_text[:, 8:], 0)
+    np.testing.assert_allclose(of_text[:, :8], found[1:4, :8], atol=1e-6)
+    assert "code_units" not in build().config
+
+
+@pytest.mark.parametrize("given", [CODES.tolist(), CODES.astype(np.uint8), CODES])
+def test_items_of_codes_alone_learn(given):
+    model = build(text=None, text_units=0, id_units=0, codes=given, code_units=16)
+    np.testing.assert_allclose(model.item_vectors(ALL_ITEMS), code_vectors(model), atol=1e-6)
+    assert model.text_part is None
+    if given is CODES:
+        losses = train(model)
+        assert losses[-1] < losses[0]
+        assert planted_ranks(model).mean() < 8  # by chance 13.5
+        np.testing.assert_array_equal(model.item_vectors([0]), 0)
+
+
+def test_codes_of_one_byte_have_room_for_256_values():
+    codes = np.arange(255, -1, -1, dtype=np.uint8)[:, None]
+    model = build_model(256, codes=codes, code_units=4, id_units=0)
+    vectors = model.training.get_layer("code_part").vectors.numpy()
+    np.testing.assert_array_equal(model.item_vectors(np.array([1, 256]))[:, :4], vectors[[255, 0]])
+
+
+def test_codes_alone_train_on_the_toy_data(toy_histories, toy_items):
+    keras.utils.set_random_seed(0)
+    codes = np.stack([np.arange(len(toy_items)) % 9, np.arange(len(toy_items)) // 9], axis=1)
+    model = build_model(len(toy_items), codes=codes, code_units=8, id_units=0, max_length=20)
+    windows = sequences.make_windows(toy_histories, 20)
+    model.training.compile(keras.optimizers.Adam(0.01))
+    losses = [
+        model.training.train_on_batch([batch[name] for name in NAMES])
+        for seed in range(3)
+        for batch in sequences.batches(windows, batch_size=64, seed=seed)
+    ]
+    assert np.isfinite(losses).all() and np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (
+            CODES - 1,
+            r"whole numbers of at least 0, .*int64 of shape \(30, 2\), least -1",
+        ),
+        (CODES.astype(float), "codes must be whole numbers .*Received: float64 of shape"),
+        (CODES > 2, "codes must be whole numbers .*Received: bool of shape"),
+        (CODES[:, 0], r"\(num_items, num_levels\). Received: int64 of shape \(30,\)"),
+        (CODES[:0], r"codes needs one row per item \(30\). Received: 0."),
+        (CODES[:29], r"codes needs one row per item \(30\). Received: 29."),
+        (CODES[:, :0], r"codes must be .*num_levels\). Received: int64 of shape \(30, 0\)"),
+    ],
+)
+def test_bad_codes_are_refused(codes, message):
+    with pytest.raises(ValueError, match=message):
+        build(codes=codes)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -158,7 +158,27 @@ def test_where_the_language_model_fails_the_template_answers(generate, chat):
     [
         (["--beams", 0], "beams must be a whole number from 1 to 256. Received: 0."),
         (["--num-items", 99], "num_items must be a whole number from 1 to 6. Received: 99."),
-        (["--top-p", 2], "top_p must be a number from 0 to 1. Received: 2.0."),
+        (
+            ["--temperature", 1, "--top-p", 2],
+            "top_p must be a number, from 0 to 1. Received: 2.0.",
+        ),
+        (
+            ["--num-lists", 2, "--diversity", 101],
+            "diversity must be a number, from 0 to 100. Received: 101.0.",
+        ),
+        (["--diversity", 1], "--diversity goes with --num-lists above 1."),
+        (
+            ["--top-p", 0.5],
+            "--top-p and --seed go with --temperature above 0: without it, no draws.",
+        ),
+        (
+            ["--seed", 1, "--temperature", 0],
+            "--top-p and --seed go with --temperature above 0: without it, no draws.",
+        ),
+        (
+            ["--describe", "template", "--texts", "plans.csv"],
+            "--out and --texts must be two files. Received: plans.csv for both.",
+        ),
         (
             ["--llm", "tiny"],
             "--llm and --texts go with --describe template or --describe URL.",
@@ -189,11 +209,17 @@ def test_mistakes_are_one_sentence(generate, files, words, sentence):
     assert not (files / "plans.csv").exists()
 
 
-def test_a_model_without_a_generator(generate, exported_version):
+def test_a_model_without_a_generator_is_refused_before_the_events_are_read(
+    generate, exported_version, files
+):
+    (files / "log.csv").write_text("no,such\ncolumns,1\n")
     code, shown, complaint = generate(model=exported_version)
-    assert (code, shown) == (2, "") and complaint.count("\n") == 1
-    assert complaint.startswith("kerasrec generate: This version generates no plans. Train one")
-    assert "--generator" in complaint
+    assert (code, shown) == (2, "")
+    assert complaint == (
+        f"kerasrec generate: {exported_version} generates no plans. Train one that does: "
+        "kerasrec train --generator.\n"
+    )
+    assert not (files / "plans.csv").exists()
 
 
 def test_a_file_that_cannot_be_written(generate):

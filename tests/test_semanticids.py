@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from kerasrec import fit_whitening, load_mooccube, make_histories
 from kerasrec.codetrie import make_trie
-from kerasrec.semanticids import CollapsedCodes, SemanticIds, default_codes, fit_semantic_ids
+from kerasrec.semanticids import (
+    CollapsedCodes,
+    SemanticIds,
+    default_codes,
+    fit_product_codes,
+    fit_semantic_ids,
+    level_offsets,
+)
 from kerasrec.tfidf import TfidfEncoder
 
 SIGNS = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
@@ -183,6 +190,54 @@ def test_default_codes():
     for num_items in range(64, 60_000, 77):  # the root is in between: at most half a power away
         ratio = default_codes(num_items) / math.sqrt(num_items)
         assert 0.7071 <= ratio <= 1.4143
+
+
+# === Product codes ===
+
+
+def test_product_codes_shape_range_and_seed():
+    rng = np.random.default_rng(0)
+    item, text = (rng.normal(size=(200, dim)).astype(np.float32) for dim in (5, 7))
+    codes = fit_product_codes(item, text, parts=4)
+    assert codes.shape == (200, 4) and codes.dtype == np.int32
+    # an eighth of the items; each of 200 random points is not far from one of 25 means
+    assert codes.min() == 0 and codes.max(axis=0).tolist() == [24] * 4
+    np.testing.assert_array_equal(fit_product_codes(item, text, parts=4), codes)
+    assert (fit_product_codes(item, text, parts=4, seed=1) != codes).any()
+    assert (fit_product_codes(item, parts=4) != codes).any()
+    assert fit_product_codes(item, parts=2, num_codes=3).max(axis=0).tolist() == [2, 2]
+    few = fit_product_codes(item[:5], text[:5], parts=3, num_codes=99)
+    assert [sorted(column) for column in few.T.tolist()] == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_product_codes_are_alike_for_items_that_are_alike():
+    corner = np.repeat(range(8), 3)
+    codes = fit_product_codes(corners(3, width=8), parts=4, num_codes=8)
+    np.testing.assert_array_equal(codes[::3], codes[1::3])
+    np.testing.assert_array_equal(codes[::3], codes[2::3])
+    # each part sees its share of the turned corners only, and all of them together tell apart
+    assert len(np.unique(codes, axis=0)) == 8
+    text = corners(3, width=8)
+    found = fit_product_codes(np.ones((24, 3)), text, parts=2, num_codes=8)
+    assert len(np.unique(found, axis=0)) == 8 == len(np.unique(corner))
+
+
+@pytest.mark.parametrize("parts", [0, 6, 32])
+def test_more_parts_than_numbers_are_refused(parts):
+    vectors = np.random.default_rng(0).normal(size=(30, 5))
+    with pytest.raises(ValueError) as raised:
+        fit_product_codes(vectors, parts=parts)
+    assert str(raised.value) == (
+        "parts must be from 1 to the width of the joined vectors (5): each part needs a number of "
+        f"its own. Received: {parts}."
+    )
+    assert fit_product_codes(vectors, parts=5).shape == (30, 5)
+
+
+def test_level_offsets():
+    offsets = level_offsets([3, 1, 4])
+    assert offsets.tolist() == [0, 3, 4] and offsets.dtype == np.int32
+    assert level_offsets((7,)).tolist() == [0]
 
 
 # === Collapse ===

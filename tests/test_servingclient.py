@@ -2,7 +2,6 @@
 
 import httpx
 import numpy as np
-import pandas as pd
 import pytest
 
 import kerasrec
@@ -235,17 +234,47 @@ def test_plans_are_those_of_the_recommender(planner, planning, toy_interactions)
     assert planner.generate([]).empty and planner.generate([ids]).empty
 
 
-def test_drawn_plans_depend_on_the_seed_and_the_row(planner, planning):
+def test_drawn_plans_are_those_of_the_recommender(planner, planning, toy_interactions):
     ids = list(planning.items.ids)
-    found = planner.generate([ids[:4]] * 5, temperature=1.0, seed=3)  # in three requests
-    pd.testing.assert_frame_equal(planner.generate([ids[:4]] * 5, temperature=1.0, seed=3), found)
-    plans = found.groupby("user_id")["item_id"].agg(tuple)
-    assert plans.nunique() > 1
-    last = planner.generate([ids[:4]], temperature=1.0, seed=7)
-    assert tuple(last["item_id"]) == plans[4]
+    draws = dict(temperature=1.0, top_p=0.9)
+    rows = [ids[:4]] * 5  # in three requests
+    for seed in (3, -7, 2**40):
+        same_plans(
+            planner.generate(rows, seed=seed, **draws), planning.generate(rows, seed=seed, **draws)
+        )
+    found = planner.generate(rows, seed=3, **draws).groupby("user_id")["item_id"].agg(tuple)
+    assert found.nunique() > 1
+    # a user draws the same whoever is asked for besides
+    named = {"b": ids[:4], "课": [], 7: ids[:4]}
+    whole = planner.generate(named, seed=3, **draws)
+    same_plans(whole, planning.generate(named, seed=3, **draws))
+    alone = planner.generate({"课": []}, seed=3, **draws)["item_id"].tolist()
+    assert alone == whole[whole["user_id"] == "课"]["item_id"].tolist()
+    log = toy_interactions.frame[toy_interactions.frame["user_id"].cat.codes < 4]
+    some = toy_interactions.replace(log)
+    same_plans(planner.generate(some, **draws), planning.generate(some, **draws))
     greedy = planner.generate([ids[:4]] * 2, temperature=1.0, top_p=0.0)
     expected = planning.generate([ids[:4]], 5, 1)["item_id"].tolist()
     assert greedy["item_id"].tolist() == expected * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"temperature": -1}, "temperature must be a number, 0 or above. Received: -1."),
+        ({"temperature": "1"}, "temperature must be a number, 0 or above. Received: '1'."),
+        ({"temperature": float("nan")}, "temperature must be a number, 0 or above. Received: nan."),
+        ({"top_p": 1.5}, "top_p must be a number, from 0 to 1. Received: 1.5."),
+        ({"seed": 0.5}, "seed must be a whole number. Received: 0.5."),
+    ],
+)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_bad_draws_are_refused_before_any_request(protocol, given, message):
+    # nobody is there: a request would be a ConnectionError
+    with Client("localhost:1", model="plans", protocol=protocol, retries=0) as client:
+        with pytest.raises(ValueError) as raised:
+            client.generate([[]], **given)
+    assert str(raised.value) == message
 
 
 def test_a_server_without_a_generator_says_so(client):

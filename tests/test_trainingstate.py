@@ -11,6 +11,8 @@ from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 from kerasrec import artifacts
 from kerasrec.artifacts import ArtifactError
 from kerasrec.encoder import build_encoder
+from kerasrec.exporter import export
+from kerasrec.models import build_model
 from kerasrec.recommender import Recommender
 from kerasrec.trainingstate import Rebuilt, plain, read_training_state
 from kerasrec.validation import Ranker
@@ -54,6 +56,25 @@ def test_rebuild_refuses_another_encoder(copy):
         ArtifactError, match="The encoder tfidf is not the one that .*/1 was trained with"
     ):
         Rebuilt(copy).encoder.encode(["唐诗"])
+
+
+def test_rebuild_refuses_a_version_with_codes(toy_items, tmp_path):
+    """A version does not keep the sizes of the codes, so its graph cannot be built again."""
+    codes = np.stack(np.divmod(np.arange(len(toy_items)), 10), axis=1)
+    model = build_model(len(toy_items), codes=codes, code_units=4, id_units=0, max_length=6)
+    base = tmp_path / "saved_models" / "codes"
+    version = export(model, base, items=toy_items, manifest={"name": "codes"})
+    assert read_training_state(version).options["code_units"] == 4
+    recommender = Recommender.load(version)
+    vectors = recommender.item_vectors(toy_items.ids)
+    np.testing.assert_allclose(vectors, Ranker(model).item_vectors()[1:], atol=1e-6)
+    assert len(recommender.recommend([list(toy_items.ids[:3])], k=5)) == 5
+    with pytest.raises(ArtifactError) as raised:
+        Rebuilt(version)
+    assert str(raised.value) == (
+        f"{version} has codes in its item vectors, and a version does not keep those for further "
+        "training. Build the model again: build_model(codes=...)."
+    )
 
 
 def test_rebuild_knows_what_a_folder_is(copy, toy_items, tmp_path):

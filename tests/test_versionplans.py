@@ -99,10 +99,15 @@ def test_diversity_keeps_plans_apart(recommender, ids):
 
 def test_items_run_out_only_where_they_must(recommender, ids):
     """An item of an earlier plan weighs little, never nothing."""
-    found = recommender.generate([ids[:1]], 2, candidates=ids[1:4], num_lists=2, diversity=9.0)
-    plans = plans_of(found)
-    assert len(plans[0, 1]) == len(plans[0, 2]) == 2
-    assert set(plans[0, 1]) | set(plans[0, 2]) == set(ids[1:4])
+    for diversity in (9.0, 100, 100.0):
+        given = dict(candidates=ids[1:4], num_lists=2, diversity=diversity)
+        plans = plans_of(recommender.generate([ids[:1]], 2, **given))
+        assert len(plans[0, 1]) == len(plans[0, 2]) == 2
+        assert set(plans[0, 1]) | set(plans[0, 2]) == set(ids[1:4])
+    # also where every item is in many plans before
+    given = dict(candidates=ids[1:4], num_lists=16, diversity=100.0)
+    plans = plans_of(recommender.generate([ids[:1]], 2, **given))
+    assert [len(set(plan)) for plan in plans.values()] == [2] * 16
 
 
 def test_drawn_plans(recommender, ids):
@@ -141,12 +146,16 @@ def test_drawn_plans(recommender, ids):
             {"beams": 4, "num_lists": 5},
             "num_lists must be a whole number from 1 to 4. Received: 5.",
         ),
-        ({"diversity": -1}, "diversity must be a number 0 or above. Received: -1."),
-        ({"diversity": np.inf}, "diversity must be a number 0 or above. Received: inf."),
-        ({"temperature": "1"}, "temperature must be a number 0 or above. Received: '1'."),
-        ({"temperature": np.nan}, "temperature must be a number 0 or above. Received: nan."),
-        ({"top_p": 1.5}, "top_p must be a number from 0 to 1. Received: 1.5."),
-        ({"top_p": True}, "top_p must be a number from 0 to 1. Received: True."),
+        ({"diversity": -1}, "diversity must be a number, from 0 to 100. Received: -1."),
+        ({"diversity": np.inf}, "diversity must be a number, from 0 to 100. Received: inf."),
+        ({"diversity": 101}, "diversity must be a number, from 0 to 100. Received: 101."),
+        ({"diversity": np.nan}, "diversity must be a number, from 0 to 100. Received: nan."),
+        ({"temperature": "1"}, "temperature must be a number, 0 or above. Received: '1'."),
+        ({"temperature": np.nan}, "temperature must be a number, 0 or above. Received: nan."),
+        ({"top_p": 1.5}, "top_p must be a number, from 0 to 1. Received: 1.5."),
+        ({"seed": 1.0}, "seed must be a whole number. Received: 1.0."),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 to 1048576. Received: 0."),
+        ({"top_p": True}, "top_p must be a number, from 0 to 1. Received: True."),
     ],
 )
 def test_bad_arguments(recommender, given, message):
