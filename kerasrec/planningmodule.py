@@ -8,6 +8,9 @@ from kerasrec.servingmodule import ServingModule
 
 #: items of a plan and beams of the search for it, in the signature `generate`
 PLAN_ITEMS, BEAMS = 5, 16
+#: between the score of the last item that is re-ranked and the best of the others, at least: more
+#: than rounding, less than anything that counts
+_APART = 1e-3
 _ROWS = tf.TensorSpec((None, None), tf.int32)
 _FLOATS = tf.TensorSpec((None,), tf.float32)
 _INTS = tf.TensorSpec((None,), tf.int32)
@@ -102,9 +105,13 @@ class PlanningModule(ServingModule):
             index, values = rerank(*given, NUM_RERANKED)
             row = tf.repeat(tf.range(tf.shape(index)[0]), tf.shape(index)[1])
             place = tf.stack([row, tf.reshape(index, [-1])], axis=1)
-            # the others stay below, as in `rerank`
+            # the others stay below, in the order in which `rerank` has them
+            others = tf.fill([tf.size(index)], -float("inf"))
+            others = tf.tensor_scatter_nd_update(scores, place, others)
+            best = tf.reduce_max(others, axis=1, keepdims=True)
             least = tf.where(index > 0, values, float("inf"))
-            held = tf.minimum(scores, tf.reduce_min(least, axis=1, keepdims=True))
+            least = tf.reduce_min(least, axis=1, keepdims=True)
+            held = scores - tf.maximum(best - least + _APART, 0.0)
             values = tf.where(index > 0, values, -float("inf"))
             return tf.tensor_scatter_nd_update(held, place, tf.reshape(values, [-1]))
 

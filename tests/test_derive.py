@@ -144,3 +144,37 @@ def test_a_killed_export_leaves_no_half_version(exported_version, tmp_path, kill
             shutil.rmtree(toy / str(number))
     beside = [path.name for path in toy.parent.iterdir() if path != toy]
     assert all(name.startswith(".writing-toy-") for name in beside)
+
+
+# --- plans ---
+
+
+def test_plans_of_rounded_item_vectors(planning_version, tmp_path):
+    base = shutil.copytree(planning_version, tmp_path / "plans")
+    version = export_again(base, item_matrix="int8")
+    facts = artifacts.read_manifest(version)
+    assert facts["item_matrix"] == "int8" and "generate" in facts["signatures"]
+    assert facts["generator_options"]["max_items"] == 12  # a later version is trained with them
+    before, rounded = Recommender.load(base / "1"), Recommender.load(version)
+    ids = list(before.items.ids)
+    histories = [ids[:3], [], ids[10:70], [ids[70], "?"]]
+    found = rounded.generate(histories, 4, num_lists=2)
+    assert len(found) == 4 * 2 * 4
+    for user, plan in found.groupby("user_id"):
+        assert not set(plan["item_id"]) & set(histories[user])
+    first = [r.generate(histories, 1) for r in (before, rounded)]
+    assert (first[0]["item_id"] == first[1]["item_id"]).mean() >= 0.75
+    np.testing.assert_allclose(*(table["log_probability"] for table in first), atol=0.2)
+    # what the signature says is what the Recommender says
+    served, none = tf.saved_model.load(str(version)), tf.zeros((1, 0), tf.string)
+    answer = served.signatures["generate"](
+        history=tf.constant([ids[:3]]),
+        timestamps=tf.zeros((1, 3), tf.int64),
+        allow=none,
+        deny=none,
+        temperature=tf.zeros(1),
+        top_p=tf.ones(1),
+        seed=tf.zeros(1, tf.int32),
+    )
+    planned = [item.decode() for item in answer["item_ids"].numpy()[0]]
+    assert planned == rounded.generate([ids[:3]])["item_id"].tolist()

@@ -1,12 +1,21 @@
 """The signature `generate` of a version with a generator, called as TensorFlow Serving calls it."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kerasrec import artifacts
-from kerasrec.backend import tf
+from kerasrec.backend import keras, tf
+from kerasrec.codedecoder import build_decoder
+from kerasrec.data import Items
+from kerasrec.exporter import serving_module
+from kerasrec.fusion import Fusion
+from kerasrec.generative import Generator
+from kerasrec.models import build_model
 from kerasrec.planningmodule import BEAMS, PLAN_ITEMS, _counts
+from kerasrec.recency import AT_NEWEST_EVENT
 from kerasrec.recommender import Recommender
+from kerasrec.semanticids import fit_semantic_ids
 from kerasrec.warmup import read_signatures, read_warmup
 
 
@@ -136,3 +145,63 @@ def test_counts_by_hand():
     found = _counts(tf.constant([[1, 3, 3], [0, 2, 1]]), 5).numpy()
     assert found.tolist() == [[0, 1, 0, 2, 0], [1, 1, 1, 0, 0]]
     assert not _counts(tf.zeros((2, 0), tf.int32), 3).numpy().any()
+
+
+# --- by the recommender alone ---
+
+
+@pytest.fixture(scope="module")
+def by_scores(tmp_path_factory):
+    """A Recommender in memory of 150 items whose MLP turns them about, with trust in it alone."""
+    keras.utils.set_random_seed(0)
+    num_items, rng = 150, np.random.default_rng(0)
+    ids = [f"i{number}" for number in range(num_items)]
+    model = build_model(num_items, id_units=8, max_length=10, scorer_units=4)
+    model.scorer.output_kernel.assign(rng.normal(size=(4, 1)))
+    vectors = model.item_vectors(np.arange(1, num_items + 1)).numpy()
+    codes = fit_semantic_ids(vectors, levels=1)
+    options = dict(max_items=12, units=4, num_blocks=1, heads=1)
+    decoder = build_decoder(codes.codes, codes.sizes, vectors, **options)
+    generator = Generator(codes, decoder, trust=0.0, prior=1.0)
+    popular = rng.normal(size=num_items + 1).astype(np.float32)
+    fusion = Fusion.alone(num_items)._replace(scorer_weight=2.0, popular=popular)
+    asset = tmp_path_factory.mktemp("ids") / artifacts.ITEM_IDS.name
+    artifacts.write_item_ids(asset, ids)
+    module = serving_module(model, asset=asset, fusion=fusion, k=1, generator=generator)
+    items, facts = Items(pd.DataFrame({"item_id": ids, "title": ids})), {"asked": AT_NEWEST_EVENT}
+    return Recommender.in_memory(module, items, fusion.recency, facts)
+
+
+def lists_of(table):
+    """User -> item ids in their order."""
+    return {user: rows["item_id"].tolist() for user, rows in table.groupby("user_id")}
+
+
+def test_without_the_decoder_plans_are_the_reranked_lists(by_scores):
+    ids = list(by_scores.items.ids)
+    histories = {"a": ids[:3], "b": ids[30:33], "none": [], "many": ids[:60]}
+    listed = by_scores.recommend(histories, k=150)
+    expected = lists_of(listed)
+    assert [len(expected[user]) for user in histories] == [147, 147, 150, 90]
+    # lists of one item, one for each item that is left; behind the first 100 nothing is re-ranked
+    found = lists_of(by_scores.generate(histories, 1, 256, num_lists=150))
+    assert found == expected
+    # it is not the order without the MLP, and some of the others are held down
+    module = by_scores._module
+    module.scorer_weight.assign(0.0)
+    plain = lists_of(by_scores.recommend(histories, k=150))
+    assert lists_of(by_scores.generate(histories, 1, 256, num_lists=150)) == plain
+    module.scorer_weight.assign(2.0)
+    assert plain["a"] != expected["a"] and plain["none"] == expected["none"]
+    scores = listed[listed["user_id"] == "a"]["score"].to_numpy()
+    assert (scores[99:102] == scores[99]).all()
+
+
+def test_without_the_decoder_a_plan_is_the_start_of_a_list(by_scores):
+    ids = list(by_scores.items.ids)
+    histories = {"a": ids[:3], "b": ids[30:33], "none": []}
+    expected = lists_of(by_scores.recommend(histories, k=5))
+    assert lists_of(by_scores.generate(histories, 5, 64)) == expected
+    few = ids[40:50]
+    expected = lists_of(by_scores.recommend(histories, k=5, candidates=few))
+    assert lists_of(by_scores.generate(histories, 5, 64, candidates=few)) == expected

@@ -258,6 +258,13 @@ def test_drawn_plans_are_those_of_the_recommender(planner, planning, toy_interac
     assert greedy["item_id"].tolist() == expected * 2
 
 
+def test_plans_of_a_history_too_long_to_be_sent(planner, planning):
+    ids = list(planning.items.ids)
+    history = [*ids[:60], *[ids[60]] * 999]
+    found = planner.generate([history])
+    assert found["rank"].tolist() == [1, 2, 3, 4, 5] and not set(found["item_id"]) & set(history)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
