@@ -478,6 +478,7 @@ def main():
     parser.add_argument("--sets", nargs="+", metavar="NAME", help="of the data sets")
     parser.add_argument("--out", type=Path, help="folder that GENERATION.md is written to")
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "generation")
+    parser.add_argument("--kept", action="store_true", help="show what is kept, measure nothing")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     texts, days, commits = [], set(), set()
@@ -486,6 +487,8 @@ def main():
         texts.append(f"## {title}\n")
         for name in names:
             if options.sets and name not in options.sets:
+                continue
+            if options.kept and not (options.work / f"{part}-{name}.json").exists():
                 continue
             if not (options.data / name / "interactions.csv.gz").is_file():
                 parser.error(f"--data {options.data} has no {name}/interactions.csv.gz")
