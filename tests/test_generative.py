@@ -7,6 +7,7 @@ import pytest
 from conftest import histories_of
 
 from kerasrec.codetrie import make_trie
+from kerasrec.ensemble import average_models
 from kerasrec.generative import (
     Generator,
     PlanRanker,
@@ -15,6 +16,7 @@ from kerasrec.generative import (
     some_of,
     text_columns,
 )
+from kerasrec.models import build_model
 from kerasrec.pipeline import train
 from kerasrec.sequences import model_inputs
 from kerasrec.validation import Validation, hold_out_last
@@ -181,6 +183,20 @@ def test_text_columns_of_an_average():
     assert text_columns({"text_units": 2, "members": 2}, 6).tolist() == [1, 1, 0, 1, 1, 0]
     assert text_columns({"text_units": 0}, 3).tolist() == [0, 0, 0]
     assert text_columns({"text_units": 2, "members": 1}, 2).tolist() == [1, 1]
+
+
+def test_text_columns_are_those_of_a_text_part():
+    """Of one model and of an average, whose members' vectors stand side by side."""
+    text = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    models = [build_model(9, text=text, text_units=3, id_units=5) for _ in range(2)]
+    for model in (models[0], average_models(models)):
+        vectors = model.text_part(text).numpy()
+        known = text_columns(model.config, vectors.shape[1])
+        assert known.sum() == 3 * model.config.get("members", 1)
+        assert vectors[:, known].any(axis=0).all()
+        whole = model.item_vectors(np.arange(1, 10)).numpy()
+        assert whole.shape == vectors.shape
+        np.testing.assert_allclose(whole[:, known], vectors[:, known], atol=1e-6)
 
 
 def test_some_of_a_validation(toy_histories):

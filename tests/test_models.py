@@ -259,10 +259,10 @@ def test_items_of_codes_alone_learn(given):
     np.testing.assert_allclose(model.item_vectors(ALL_ITEMS), code_vectors(model), atol=1e-6)
     assert model.text_part is None
     if given is CODES:
-        losses = train(model)
+        losses = train(model, steps=60)
         assert losses[-1] < losses[0]
-        assert planted_ranks(model).mean() < 8  # by chance 13.5
-        np.testing.assert_array_equal(model.item_vectors([0]), 0)
+        assert planted_ranks(model).mean() < 4  # by chance 13.5
+        np.testing.assert_array_equal(model.item_vectors(np.array([0])), 0)
 
 
 def test_codes_of_one_byte_have_room_for_256_values():

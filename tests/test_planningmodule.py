@@ -158,6 +158,8 @@ def by_scores(tmp_path_factory):
     ids = [f"i{number}" for number in range(num_items)]
     model = build_model(num_items, id_units=8, max_length=10, scorer_units=4)
     model.scorer.output_kernel.assign(rng.normal(size=(4, 1)))
+    # or shares would differ by more than e^30, which rounding does not tell apart
+    model.loss.log_temperature.assign(np.log(0.2))
     vectors = model.item_vectors(np.arange(1, num_items + 1)).numpy()
     codes = fit_semantic_ids(vectors, levels=1)
     options = dict(max_items=12, units=4, num_blocks=1, heads=1)
@@ -184,8 +186,7 @@ def test_without_the_decoder_plans_are_the_reranked_lists(by_scores):
     expected = lists_of(listed)
     assert [len(expected[user]) for user in histories] == [147, 147, 150, 90]
     # lists of one item, one for each item that is left; behind the first 100 nothing is re-ranked
-    found = lists_of(by_scores.generate(histories, 1, 256, num_lists=150))
-    assert found == expected
+    assert lists_of(by_scores.generate(histories, 1, 256, num_lists=150)) == expected
     # it is not the order without the MLP, and some of the others are held down
     module = by_scores._module
     module.scorer_weight.assign(0.0)
@@ -193,8 +194,8 @@ def test_without_the_decoder_plans_are_the_reranked_lists(by_scores):
     assert lists_of(by_scores.generate(histories, 1, 256, num_lists=150)) == plain
     module.scorer_weight.assign(2.0)
     assert plain["a"] != expected["a"] and plain["none"] == expected["none"]
-    scores = listed[listed["user_id"] == "a"]["score"].to_numpy()
-    assert (scores[99:102] == scores[99]).all()
+    scores = listed[listed["user_id"] == "b"]["score"].to_numpy()
+    assert (scores[100:] == scores[99]).any() and scores[0] - scores[-1] < 20
 
 
 def test_without_the_decoder_a_plan_is_the_start_of_a_list(by_scores):

@@ -276,6 +276,7 @@ def test_retrain_begins_from_nothing_with_the_options_of_the_parent(
         assert (toy_base / "1" / name).read_bytes() == (exported_version / "1" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_retrain_of_a_version_with_a_generator_trains_one_anew(
     planning_version, toy_interactions, tmp_path
 ):
