@@ -484,7 +484,7 @@ def main():
     texts, days, commits = [], set(), set()
     for part in options.only:
         _, text_of, names, title = PARTS[part]
-        texts.append(f"## {title}\n")
+        parts = []
         for name in names:
             if options.sets and name not in options.sets:
                 continue
@@ -495,8 +495,9 @@ def main():
             found = done(part, options.data / name, options.work)
             days.add(found["date"])
             commits.add(found["commit"])
-            texts.append(text_of(name, found) + "\n")
-            print(texts[-1], flush=True)
+            parts.append(text_of(name, found) + "\n")
+            print(parts[-1], flush=True)
+        texts += [f"## {title}\n", *parts] if parts else []
     if options.out:
         machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
         head = (
