@@ -194,10 +194,14 @@ def _as_saved():
     return save_context.save_context(tf.saved_model.SaveOptions())
 
 
+#: signatures whose function has another name
+_FUNCTIONS = {"item_vectors": "vectors_of"}
+
+
 def _compare(module, folder, probe, texts):
     """Answers of the saved version in a process with TensorFlow alone, against `module`s."""
-    there = module.signatures()
-    calls = {name: inputs for name, inputs in _probes(probe, texts).items() if name in there}
+    calls = _probes(probe, texts)
+    calls = {name: calls[name] for name in calls if hasattr(module, _FUNCTIONS.get(name, name))}
     with tempfile.TemporaryDirectory() as scratch:
         requests = {f"{n}/{key}": v for n, keys in read_warmup(folder) for key, v in keys.items()}
         np.savez(Path(scratch) / "requests.npz", **requests)
@@ -212,7 +216,7 @@ def _compare(module, folder, probe, texts):
         with np.load(answers) as saved:
             answer = {name: saved[name] for name in saved.files}
     for signature, inputs in calls.items():
-        function = getattr(module, "vectors_of" if signature == "item_vectors" else signature)
+        function = getattr(module, _FUNCTIONS.get(signature, signature))
         given = {key: tf.constant(value) for key, value in inputs.items()}
         with _as_saved():
             outputs = function(**given)
