@@ -1,5 +1,7 @@
 """`kerasrec generate`: plans for the users of some histories, with a short text on each."""
 
+from pathlib import Path
+
 from kerasrec import backend
 from kerasrec.artifacts import find_version, read_manifest
 from kerasrec.userinput import UserError, moment, read_events, read_lines, read_users
@@ -55,7 +57,7 @@ def generate(options):
 
 
 def _check_flags(options):
-    if options.texts and options.texts == options.out:
+    if options.texts and Path(options.texts).resolve() == Path(options.out).resolve():
         raise UserError(f"--out and --texts must be two files. Received: {options.out} for both.")
     if options.diversity and options.num_lists == 1:
         raise UserError("--diversity goes with --num-lists above 1.")

@@ -1,5 +1,9 @@
 """`kerasrec generate` on small real files."""
 
+import os
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
@@ -59,6 +63,20 @@ def generate(planning_version, recommender, files, capsys, monkeypatch):
         return code, shown.out, shown.err
 
     return call
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own(planning_version, files):
+    words = ["generate", "--model", planning_version, "--histories", "log.csv"]
+    words += ["--columns", "user_id=uid", "item_id=course", "timestamp=ts", "--out", "plans.csv"]
+    words += ["--describe", "template", "--texts", "texts.csv"]
+    command = [sys.executable, "-m", "kerasrec.cli", *map(str, words)]
+    # that of this process, which has loaded TensorFlow for tests
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "3 plans for 3 users in plans.csv\n3 texts in texts.csv\n"
+    assert len(pd.read_csv("plans.csv")) == 15 and len(pd.read_csv("texts.csv")) == 3
 
 
 def test_plans_go_into_a_file_with_the_names_of_the_log(generate, recommender):
@@ -176,7 +194,7 @@ def test_where_the_language_model_fails_the_template_answers(generate, chat):
             "--top-p and --seed go with --temperature above 0: without it, no draws.",
         ),
         (
-            ["--describe", "template", "--texts", "plans.csv"],
+            ["--describe", "template", "--texts", "./plans.csv"],
             "--out and --texts must be two files. Received: plans.csv for both.",
         ),
         (

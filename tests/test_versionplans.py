@@ -222,21 +222,18 @@ def test_added_items_are_planned_and_saved(changed, planning_version, ids):
     assert len(again.plans.ids.codes) == len(codes) + 1
 
 
-def test_where_no_codes_are_left_nothing_changes(changed, ids, monkeypatch):
+def test_where_no_codes_are_left_nothing_changes(changed, ids):
     before = changed.generate([ids[:3]], 4)
-    monkeypatch.setattr("kerasrec.semanticids._place", out_of_codes)
-    with pytest.raises(CollapsedCodes):
-        changed.add_items(NEW)
-    assert len(changed.items) == len(ids) and changed.index_of(["new-1"]).tolist() == [0]
+    codes = changed.plans.ids
+    count = codes.sizes[-2] * codes.room + 1  # under one first code
+    alike = {"item_id": [f"alike-{n}" for n in range(count)], "title": "大学英语"}
+    with pytest.raises(CollapsedCodes, match="More new items have the same text than"):
+        changed.add_items(pd.DataFrame(alike))
+    assert len(changed.items) == len(ids) and changed.index_of(["alike-0"]).tolist() == [0]
     pd.testing.assert_frame_equal(changed.generate([ids[:3]], 4), before)
-    monkeypatch.undo()
     changed.add_items(NEW)
     listed = changed.recommend([ids[:3]], k=1, candidates=["new-2"])
     assert listed["item_id"].tolist() == ["new-2"]
-
-
-def out_of_codes(*_):
-    raise CollapsedCodes("none left")
 
 
 # --- trust ---
