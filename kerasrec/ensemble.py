@@ -92,7 +92,10 @@ def average_models(models):
     """
     if not models:
         raise ValueError("average_models needs at least one model. Received: none.")
-    differ = {key for m in models for key in m.config if m.config[key] != models[0].config[key]}
+    first = models[0].config
+    differ = {
+        key for m in models for key in {*first, *m.config} if m.config.get(key) != first.get(key)
+    }
     if differ:
         raise ValueError(
             "average_models needs models of the same options. Received: models that differ in "

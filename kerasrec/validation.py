@@ -60,14 +60,22 @@ def hold_out_last(histories):
 
 
 def ranking_quality(lists, validation, k=10):
-    """NDCG@k and recall@k of top lists.
+    """NDCG@k and recall@k of top lists: dict of floats, the means of `quality_per_user`."""
+    return {
+        f"{name}@{k}": float(values.mean()) if len(values) else 0.0
+        for name, values in quality_per_user(lists, validation, k).items()
+    }
+
+
+def quality_per_user(lists, validation, k):
+    """NDCG and recall of the first k places of top lists.
 
     Args:
         lists: int32 `(num_users, >= k)`, best first, one row per history of `validation`; 0 = none.
         validation: `Validation`.
 
     Returns:
-        dict of floats, means over users.
+        dict `ndcg`, `recall` of float arrays, one value per user with targets.
     """
     width = int(max(lists.max(initial=0), validation.target_items.max(initial=0))) + 1
     wanted = np.unique(validation.target_rows * width + validation.target_items)
@@ -78,9 +86,7 @@ def ranking_quality(lists, validation, k=10):
     ideal = np.concatenate([[0], np.cumsum(discount)])[np.minimum(num_targets, k)]
     has = num_targets > 0
     ndcg = (hits * discount[: hits.shape[1]]).sum(1)[has] / ideal[has]
-    recall = hits.sum(1)[has] / num_targets[has]
-    mean = [float(values.mean()) if len(values) else 0.0 for values in (ndcg, recall)]
-    return {f"ndcg@{k}": mean[0], f"recall@{k}": mean[1]}
+    return {"ndcg": ndcg, "recall": hits.sum(1)[has] / num_targets[has]}
 
 
 def rows_at_once(num_items):

@@ -7,7 +7,8 @@ from kerasrec.backend import tf
 from kerasrec.codetrie import make_trie
 from kerasrec.draws import MOST_DIVERSITY, Draws, check_number, is_whole
 from kerasrec.generative import Generator, read_ids, some_of
-from kerasrec.validation import ranking_quality
+from kerasrec.metrics import mean_and_error
+from kerasrec.validation import quality_per_user
 
 SEARCHED = Draws()
 #: numbers of one call for all items together, about
@@ -16,7 +17,8 @@ _CELLS = 2**22
 _TRIE = ("first_child", "num_children", "code", "start", "end", "leaves", "widest")
 
 
-#: what `choose_trust` tries: exponents of the decoder and of the recommender's shares
+#: what `choose_trust` tries: exponents of the decoder and of the recommender's shares; first the
+#: simplest, the recommender alone
 TRUSTS = ((0, 1), (0.1, 1), (0.25, 1), (0.5, 1), (1, 1), (0.25, 0.7), (0.5, 0.7), (1, 0.5), (1, 0))
 #: validation users whose plans that looks at, at most
 JUDGED = 600
@@ -177,26 +179,49 @@ class VersionPlans:
 def choose_trust(module, validation, asked_of, num_items):
     """Weigh the decoder and what the recommender expects, by the plans of validation users.
 
+    `simplest_of` says which of `TRUSTS` is taken.
+
     Args:
-        module: `PlanningModule`; it is left with the best exponents of `TRUSTS`.
+        module: `PlanningModule`; it is left with the exponents that are chosen.
         validation: `Validation`.
         asked_of: function of `Histories` that gives when plans are asked for, int64.
         num_items: of a plan; fewer where the decoder reads few.
 
     Returns:
-        The two exponents, and a list of dicts `trust, prior, ndcg`: NDCG@num_items of the plans
-        against what users really took next.
+        The two exponents, and a list of dicts `trust, prior, ndcg, se`: NDCG@num_items of the plans
+        against what users really took next, and the standard error of its difference to the first.
     """
     some = some_of(validation, JUDGED)
     num_items = min(num_items, int(module.planner.longest.numpy()))
     plans, asked, rows = VersionPlans(module, None), asked_of(some.histories), []
+    first = None
     for trust, prior in TRUSTS:
-        module.planner.trust.assign(trust)
-        module.prior_trust.assign(prior)
+        _trust(module, trust, prior)
         index, _ = plans.index(some.histories, asked, num_items)
-        quality = ranking_quality(index[:, 0], some, num_items)
-        rows.append({"trust": trust, "prior": prior, "ndcg": quality[f"ndcg@{num_items}"]})
+        ndcg = quality_per_user(index[:, 0], some, num_items)["ndcg"]
+        first = ndcg if first is None else first
+        error = mean_and_error(ndcg - first)[1]
+        mean = mean_and_error(ndcg)[0]
+        rows.append({"trust": trust, "prior": prior, "ndcg": mean, "se": error})
+    taken = simplest_of(rows)
+    _trust(module, taken["trust"], taken["prior"])
+    return taken["trust"], taken["prior"], rows
+
+
+def simplest_of(rows):
+    """The first row unless the best is better by more than the standard error of the difference.
+
+    The one-standard-error rule of Breiman et al. 1984, *Classification and Regression Trees*,
+    3.4.3: a decoder that learned little would else be let in by chance.
+
+    >>> alone, both = {"trust": 0, "ndcg": 0.2, "se": 0.0}, {"trust": 1, "ndcg": 0.21, "se": 0.02}
+    >>> simplest_of([alone, both])["trust"], simplest_of([alone, both | {"se": 0.005}])["trust"]
+    (0, 1)
+    """
     best = max(rows, key=lambda row: row["ndcg"])
-    module.planner.trust.assign(best["trust"])
-    module.prior_trust.assign(best["prior"])
-    return best["trust"], best["prior"], rows
+    return best if best["ndcg"] - rows[0]["ndcg"] > best["se"] else rows[0]
+
+
+def _trust(module, trust, prior):
+    module.planner.trust.assign(trust)
+    module.prior_trust.assign(prior)

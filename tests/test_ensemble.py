@@ -8,6 +8,7 @@ from conftest import planted_histories
 from kerasrec.backend import tf
 from kerasrec.ensemble import average_models, best_epochs, fit_members
 from kerasrec.models import TextEncoder, build_model
+from kerasrec.semanticids import fit_product_codes
 from kerasrec.trainer import Trainer
 from kerasrec.validation import Ranker, hold_out_last
 
@@ -133,6 +134,10 @@ def test_average_models_refuses(tiny_bert):
         average_models([])
     with pytest.raises(ValueError, match="same options. Received: .* differ in heads, max_length"):
         average_models([tiny(), tiny(heads=1), tiny(max_length=9)])
+    codes = fit_product_codes(np.random.default_rng(0).normal(size=(NUM_ITEMS, 8)), parts=4)
+    for models in ([tiny(), tiny(codes=codes)], [tiny(codes=codes), tiny()]):
+        with pytest.raises(ValueError, match="differ in code_units"):
+            average_models(models)
     tokens = np.ones((NUM_ITEMS, 4), np.int32)
     whitening = type("W", (), {"mean": np.zeros(16), "matrix": np.eye(16)})
     learns = TextEncoder(tiny_bert.model, tokens, tokens * 0, whitening)
