@@ -22,7 +22,9 @@ class BeamSearch(tf.Module):
 
         p(code) ~ p_decoder(code | history, plan so far) ** trust * weight of the items below it
 
-    so with trust 0 items are listed by their weights, and with equal weights by the decoder.
+    so with trust 0 items are listed by their weights, and with equal weights by the decoder. Which
+    beams live on is decided by what the best item below each code could still have, not by what
+    all items there have together: many middling ones would else push out one that is better.
 
     Attributes:
         trust: variable, see above.
@@ -187,9 +189,9 @@ class BeamSearch(tf.Module):
             node = tf.zeros([batch, beams], tf.int32)
             alive, gained = tf.ones_like(node, tf.bool), tf.zeros_like(total)
             for level in range(levels):
-                children, log_p, any_left = left.children(node, states, taken, level)
+                children, log_p, ahead, any_left = left.children(node, states, taken, level)
                 place = number * levels + level
-                parent, chosen = self._choose(total, log_p, draws, place)
+                parent, chosen = self._choose(total, log_p, ahead, draws, place)
                 taken, logs, gained, alive, total, node, gain, *own = (
                     tf.gather(part, parent, batch_dims=1)
                     for part in (
@@ -246,10 +248,10 @@ class BeamSearch(tf.Module):
         index = tf.gather(self.trie_leaves, tf.maximum(taken, 0))
         return tf.where(exists, index, 0), tf.where(exists, logs, -float("inf"))
 
-    def _choose(self, total, log_p, draws, place):
+    def _choose(self, total, log_p, ahead, draws, place):
         """Parent and child of every new beam, each int32 `(batch, beams)`."""
         beams, width = tf.shape(log_p)[1], tf.shape(log_p)[2]
-        scores = tf.reshape(total[:, :, None] + log_p, [-1, beams * width])
+        scores = tf.reshape(total[:, :, None] + log_p + ahead, [-1, beams * width])
         _, best = tf.math.top_k(scores, beams)
         parent, chosen = best // width, best % width
         if draws is None:
@@ -276,12 +278,29 @@ class _Left:
         self.mass = tf.pad(tf.cumsum(self.weights, axis=1), [[0, 0], [1, 0]])
         is_left = tf.cast(by_place > 0, tf.int32)
         self.count = tf.pad(tf.cumsum(is_left, axis=1), [[0, 0], [1, 0]])
+        self.best = self._best_below()
+
+    def _best_below(self):
+        """The largest weight below each node, `(batch, num_nodes)`."""
+        search, first, size = self.search, 0, 1
+        by_place = tf.transpose(self.weights)
+        best = [tf.reduce_max(by_place, axis=0, keepdims=True)]
+        for _ in search.sizes:  # the nodes of a level are neighbours
+            size = tf.reduce_sum(search.trie_num_children[first : first + size])
+            first = search.trie_first_child[first]
+            start = search.trie_start[first : first + size]
+            opens = tf.scatter_nd(start[:, None], tf.ones_like(start), [tf.shape(by_place)[0]])
+            best.append(tf.math.segment_max(by_place, tf.cumsum(opens) - 1))
+        return tf.transpose(tf.concat(best, axis=0))
 
     def children(self, node, states, taken, level):
-        """Nodes below `node (batch, beams)`, `(batch, beams, width)`, their log p, whether any.
+        """What may come below `node (batch, beams)`, each `(batch, beams, width)` but the last.
 
-        Where nothing is left the first child costs nothing, so that the beam lives on; what it then
-        lists is no item.
+        Returns:
+            The nodes, their log p, and `ahead`, the log share of the best item among those left
+            below a node, by weight (it may be too high where items of the plan lie there). Last,
+            whether anything is left, `(batch, beams)`: where nothing is, the first child costs
+            nothing, so that the beam lives on; what it then lists is no item.
         """
         search = self.search
         number = tf.range(search.trie_widest[level])
@@ -292,12 +311,15 @@ class _Left:
         is_left = exists & (count > 0)
         decoder = tf.nn.log_softmax(search._logits(states, level))
         decoder = tf.gather(decoder, tf.gather(search.trie_code, child), batch_dims=2)
-        mass = tf.cast(tf.math.log(tf.maximum(mass, _TINY)), tf.float32)
+        best = tf.minimum(tf.gather(self.best, child, batch_dims=1), mass)
+        mass, best = (
+            tf.cast(tf.math.log(tf.maximum(part, _TINY)), tf.float32) for part in (mass, best)
+        )
         log_p = tf.nn.log_softmax(tf.where(is_left, search.trust * decoder + mass, _NONE))
         log_p = tf.where(is_left, log_p, -float("inf"))
         any_left = tf.reduce_any(is_left, axis=2)
         free = tf.where(number == 0, 0.0, -float("inf"))
-        return child, tf.where(any_left[:, :, None], log_p, free), any_left
+        return child, tf.where(any_left[:, :, None], log_p, free), best - mass, any_left
 
     def _below(self, child, taken):
         """Weight and number of the items below `child` that are left."""

@@ -243,7 +243,8 @@ class CodePart(keras.layers.Layer):
         sizes: values that the code of each level may have.
         units: width.
 
-    Call: `item_index (n,)` -> `(n, units)`; the row of item index 0 is zero.
+    Call: `item_index (n,)` -> `(n, units)`; the row of item index 0 is zero, and so is that of an
+    item without codes.
     """
 
     def __init__(self, num_items, sizes, units, **kwargs):
@@ -264,16 +265,45 @@ class CodePart(keras.layers.Layer):
         super().build(input_shape)
 
     def set_codes(self, codes):
-        """Take int32 `(num_items, num_levels)` codes, from 0."""
-        codes = np.concatenate([np.zeros_like(codes[:1]), codes + level_offsets(self.sizes)])
-        self.table.assign(codes)
+        """Take int32 `(num_items, num_levels)` codes, from 0; -1 = not known."""
+        codes = np.where(codes < 0, -1, codes + level_offsets(self.sizes))
+        self.table.assign(np.concatenate([np.full_like(codes[:1], -1), codes]))
 
     def call(self, item_index):
         """See the class."""
-        vectors = tf.reduce_sum(tf.gather(self.vectors, tf.gather(self.table, item_index)), axis=-2)
-        return tf.where((item_index > 0)[:, None], vectors, 0.0)
+        row = tf.gather(self.table, item_index)
+        vectors = tf.where((row >= 0)[..., None], tf.gather(self.vectors, tf.maximum(row, 0)), 0.0)
+        return tf.reduce_sum(vectors, axis=-2)
 
     def get_config(self):
         """Arguments of the constructor."""
         mine = {"num_items": self.num_items, "sizes": self.sizes, "units": self.units}
         return {**super().get_config(), **mine}
+
+
+@_register
+class DropKnown(keras.layers.Layer):
+    """In training, leaves a share of the items nothing but their text part, as new items are.
+
+    Args:
+        text_units: width of the text part, which comes first.
+        rate: share of the items.
+
+    Call: item vectors `(n, dim)` -> the same shape.
+    """
+
+    def __init__(self, text_units, rate, **kwargs):
+        super().__init__(**kwargs)
+        self.text_units, self.rate = text_units, rate
+
+    def call(self, vectors, training=False):
+        """See the class."""
+        if not training or not self.rate:
+            return vectors
+        keep = tf.random.uniform((tf.shape(vectors)[0], 1)) >= self.rate
+        text = tf.range(tf.shape(vectors)[1]) < self.text_units
+        return tf.where(keep | text, vectors, 0.0)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {**super().get_config(), "text_units": self.text_units, "rate": self.rate}

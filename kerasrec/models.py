@@ -7,7 +7,15 @@ import numpy as np
 
 from kerasrec.backend import keras, tf
 from kerasrec.interest import INTERESTS, Interest, InterestLoss, LongShortFusion
-from kerasrec.itemvectors import CodePart, ItemTokens, ItemVectors, StepItems, TextTable, Whitening
+from kerasrec.itemvectors import (
+    CodePart,
+    DropKnown,
+    ItemTokens,
+    ItemVectors,
+    StepItems,
+    TextTable,
+    Whitening,
+)
 from kerasrec.losses import LOSSES, NEGATIVES
 from kerasrec.scoring import Scorer, ScorerLoss
 from kerasrec.sequencemodels import SEQUENCE_MODELS
@@ -15,6 +23,8 @@ from kerasrec.sequences import EVENT_CODES, NUM_GAP_BUCKETS
 
 #: up to this many items the default loss is the full softmax, beyond it the sampled one
 FULL_SOFTMAX_ITEMS = 4000
+#: width of the part of item vectors that comes from codes, about
+CODE_UNITS = 64
 #: share of training histories whose time gaps and event types are hidden
 UNKNOWN_SHARE = 0.1
 
@@ -123,7 +133,8 @@ def build_model(
     *,
     text=None,
     codes=None,
-    code_units=64,
+    code_sizes=None,
+    code_units=None,
     sequence="transformer",
     interest="mf",
     loss=None,
@@ -147,10 +158,11 @@ def build_model(
         num_items: size of the catalogue; item indices are 1..num_items.
         text: float32 `(num_items, text_dim)` ready (whitened) text vectors for a frozen encoder, a
             `TextEncoder` for one that learns, or None for items known by their id alone.
-        codes: int32 `(num_items, num_levels)`, semantic ids (`SemanticIds.codes`): a third
-            part of the item vectors, and with text_units and id_units 0 all of them; None = no such
-            part. That of a new item is zero.
-        code_units: width of that part.
+        codes: int32 `(num_items, num_levels)`, from `fit_product_codes` or `SemanticIds.codes`: a
+            third part of the item vectors, and with text_units and id_units 0 all of them; -1 = not
+            known, None = no such part. That of a new item is zero.
+        code_sizes: values that each code may have; None = as many as codes has.
+        code_units: width of that part; None = 64, or the next multiple of heads.
         sequence: a name of `SEQUENCE_MODELS` or a callable with the same signature.
         interest: "mf" or "gmf".
         loss: a name of `LOSSES`, a callable with their signature, or None: softmax over the whole
@@ -185,22 +197,22 @@ def build_model(
         name="step_items",
     )
     encoder, text_of_items = _text_source(num_items, text)
+    text_units, code_units = config["text_units"], config.get("code_units", 0)
     items = ItemVectors(
         num_items,
-        text_units=config["text_units"],
+        text_units=text_units,
         id_units=id_units,
-        id_dropout=id_dropout,
+        id_dropout=id_dropout if codes is None else 0.0,
         name="item_vectors",
     )
     coded = None
     if codes is not None:
-        codes = np.asarray(codes, np.int32)
-        sizes = [int(size) + 1 for size in codes.max(axis=0)]
-        coded = CodePart(num_items, sizes, code_units, name="code_part")
+        coded = CodePart(num_items, config["code_sizes"], code_units, name="code_part")
         coded.build(None)
-        coded.set_codes(codes)
-    vectors_of = _join_parts(text_of_items, items, coded)
-    dim = config["text_units"] + id_units + (0 if codes is None else code_units)
+        coded.set_codes(np.asarray(codes, np.int32))
+    drop_known = DropKnown(text_units, id_dropout if text_units else 0.0, name="drop_known")
+    vectors_of = _join_parts(text_of_items, items, coded, drop_known)
+    dim = text_units + id_units + code_units
     drop = keras.layers.Dropout(input_dropout, noise_shape=None)
     features = EventFeatures(time_gaps=time_gaps, events=events, name="event_features")
     make_sequence = SEQUENCE_MODELS.get(sequence, sequence)
@@ -237,7 +249,7 @@ def build_model(
     index = keras.Input((), name="item_index", dtype="int32")
     item_model = keras.Model(index, vectors_of(index), name="item_model")
     text_model = None
-    if text is not None and config["text_units"]:
+    if text is not None and text_units:
         given_text = keras.Input((text_of_items.text_dim,), name="text")
         of_text = items([given_text])
         if coded is not None:
@@ -248,14 +260,16 @@ def build_model(
     )
 
 
-def _join_parts(text_of_items, items, coded):
+def _join_parts(text_of_items, items, coded, drop_known):
     """Function item_index `(n,)` -> vectors `(n, dim)` of the parts that there are."""
 
     def vectors_of(index):
-        parts = [] if coded is None else [coded(index)]
-        if items.text_units + items.id_units:
-            parts.insert(0, items([text_of_items(index), index]))
-        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=-1)
+        if coded is None:
+            return items([text_of_items(index), index])
+        if not items.text_units + items.id_units:
+            return coded(index)
+        parts = [items([text_of_items(index), index]), coded(index)]
+        return drop_known(tf.concat(parts, axis=-1))
 
     return vectors_of
 
@@ -275,10 +289,12 @@ def _resolve(config, text, codes):
         raise ValueError(f"A model needs at least 2 items. Received: num_items={num_items}.")
     if text is None:
         config["text_units"] = 0
-    if codes is None:
-        del config["code_units"]
-    else:
+    sizes, units = config.pop("code_sizes"), config.pop("code_units")
+    if codes is not None:
         _check_codes(codes, num_items)
+        most = np.asarray(codes).max(axis=0)
+        config["code_sizes"] = list(sizes or [max(int(code) + 1, 1) for code in most])
+        config["code_units"] = units or CODE_UNITS + -CODE_UNITS % config["heads"]
     if not config["text_units"] + config["id_units"] + config.get("code_units", 0):
         raise ValueError(
             "Items need a text part or an id part: text_units and id_units are both 0."
@@ -298,10 +314,10 @@ def _resolve(config, text, codes):
 def _check_codes(codes, num_items):
     codes = np.asarray(codes)
     is_table = codes.ndim == 2 and codes.shape[1] > 0 and np.issubdtype(codes.dtype, np.integer)
-    if not is_table or codes.min(initial=0) < 0:
+    if not is_table or codes.min(initial=0) < -1:
         raise ValueError(
-            "codes must be whole numbers of at least 0, (num_items, num_levels). Received: "
-            f"{codes.dtype} of shape {codes.shape}, least {codes.min(initial=0)}."
+            "codes must be whole numbers from 0 (-1 = not known), (num_items, num_levels). "
+            f"Received: {codes.dtype} of shape {codes.shape}, least {codes.min(initial=0)}."
         )
     if len(codes) != num_items:
         raise ValueError(f"codes needs one row per item ({num_items}). Received: {len(codes)}.")
@@ -350,5 +366,5 @@ def _encoder_source(num_items, text):
 def model_options():
     """Names and defaults of the options of `build_model`, without what is no plain option."""
     parameters = inspect.signature(build_model).parameters
-    others = ("num_items", "text", "codes", "code_units")
+    others = ("num_items", "text", "codes", "code_sizes", "code_units")
     return {name: p.default for name, p in parameters.items() if name not in others}

@@ -4,6 +4,7 @@ import inspect
 import math
 from pathlib import Path
 
+from kerasrec.codedmodels import fit_models
 from kerasrec.ensemble import fit_members
 from kerasrec.fusion import PARTS, fit_tables
 from kerasrec.generative import fit_generator
@@ -61,24 +62,19 @@ _ABOVE_0 = {"learning_rate", "clip_norm"}
 
 def known_options():
     """Section -> option names with their defaults."""
-    takers = ((text_part,), (build_model,), (Trainer, fit_members), (fit_tables,), (fit_generator,))
+    fits = (Trainer, fit_members, fit_models)
+    takers = ((text_part,), (build_model,), fits, (fit_tables,), (fit_generator,))
     # and what has no default
-    given = {
-        "text",
-        "text_vectors",
-        "progress",
-        "stop_after",
-        "codes",
-        "code_units",
-        "ranker",
-        "known",
-    }
+    given = {"text", "text_vectors", "progress", "stop_after", "code_sizes", "code_units"}
+    given |= {"ranker", "known"}
     return {
         section: {
             name: parameter.default
             for function in functions
             for name, parameter in inspect.signature(function).parameters.items()
-            if name not in given and parameter.default is not inspect.Parameter.empty
+            if name not in given
+            and parameter.default is not inspect.Parameter.empty
+            and (name != "codes" or section == "trainer")  # those of `build_model` are an array
         }
         for section, functions in zip(SECTIONS, takers, strict=True)
     }

@@ -12,6 +12,7 @@ import pandas as pd
 
 from kerasrec import artifacts, sequences
 from kerasrec.codedecoder import check_decoder
+from kerasrec.codedmodels import fit_models
 from kerasrec.data import join_interactions, read_interactions, read_items
 from kerasrec.ensemble import best_epochs, fit_members
 from kerasrec.exporter import export, serving_module
@@ -123,11 +124,12 @@ def train(
         "events": len(np.unique(histories.events)) > 1,
     }
 
-    def build():
-        return build_model(len(items), text=part.text, **{**inputs, **options["model"]})
+    def build(**codes):
+        return build_model(len(items), text=part.text, **{**inputs, **options["model"]}, **codes)
 
     log.info("training on the histories of %s users", f"{fitted.num_users:,}")
-    model, history = fit_members(build, fitted, validation, progress=progress, **options["trainer"])
+    how = {"progress": progress, **options["trainer"]}
+    model, history, build, code_facts = fit_models(build, fitted, validation, part.vectors, **how)
     users = f"{validation.histories.num_users:,}"
     log.info("choosing tables and weights on %s validation users", users)
     tables = fit_tables(fitted, len(items), part.vectors, **options["fusion"])
@@ -176,6 +178,7 @@ def train(
             "parts": list(options["fusion"].get("parts", PARTS)),
             "refit": bool(refit),
             "epochs": len(history),
+            **code_facts,
             **plan_facts,
             "train_seconds": round(time.perf_counter() - started, 1),
             "learned_since": int(time.time() - (time.perf_counter() - started)),
@@ -222,25 +225,33 @@ def no_time(histories):
 
 def _check_repeats(options, refit):
     """Training more than once needs what begins anew each time."""
-    members, mode = options["trainer"].get("members", 1), options["encoder"].get("mode", "frozen")
-    made_already = isinstance(options["trainer"].get("optimizer"), OPTIMIZERS)
-    if (refit or members > 1) and made_already:
-        repeats = "refit trains twice" if refit else f"members={members} trains several times"
+    members, codes = (options["trainer"].get(name) for name in ("members", "codes"))
+    repeats = []
+    if (members or 1) > 1:
+        repeats.append((f"members={members}", "trains several times"))
+    if codes:
+        repeats.append(("codes=True", "trains twice"))
+    mode = options["encoder"].get("mode", "frozen")
+    if repeats and mode != "frozen":
+        name, given = repeats[0][0].split("=")[0], f"{repeats[0][0]}, mode={mode!r}"
         raise ValueError(
-            f"{repeats}, and an optimizer that is made already keeps its state. Give its "
-            "name, or a function that takes the learning rate and makes one."
+            f"trainer.{name} needs encoder.mode='frozen', or every model would train an encoder of "
+            f"its own. Received: {given}. Change one of them."
         )
-    if members > 1 and mode != "frozen":
+    if refit:
+        repeats.append(("refit", "trains twice"))
+    if repeats and isinstance(options["trainer"].get("optimizer"), OPTIMIZERS):
         raise ValueError(
-            "trainer.members above 1 needs encoder.mode='frozen', or every member would train an "
-            f"encoder of its own. Received: members={members}, mode={mode!r}. Change one of them."
+            f"{' '.join(repeats[0])}, and an optimizer that is made already keeps its state. Give "
+            "its name, or a function that takes the learning rate and makes one."
         )
 
 
 def _elsewhere(options):
     """Trainer options of a second run: its run folder lies in that of the first."""
     folder = options.get("run_folder")
-    return options if folder is None else {**options, "run_folder": Path(folder) / "refit"}
+    rest = {name: value for name, value in options.items() if name != "codes"}
+    return rest if folder is None else {**rest, "run_folder": Path(folder) / "refit"}
 
 
 def _check_times(interactions, valid):

@@ -88,10 +88,13 @@ class Rebuilt:
         before = options["num_items"]
         new = None if items is None else Items(items.frame[before:].reset_index(drop=True))
         options["num_items"] = before if items is None else len(items)
-        if "code_units" in options:
+        if "code_sizes" in options:  # `set_weights` fills in those that are known
+            shape = (options["num_items"], len(options["code_sizes"]))
+            options["codes"] = np.full(shape, -1, np.int32)
+        elif "code_units" in options:
             raise artifacts.ArtifactError(
-                f"{version} has codes in its item vectors, and a version does not keep those for "
-                "further training. Build the model again: build_model(codes=...)."
+                f"{version} was written by a kerasrec that did not keep the sizes of its codes for "
+                "further training. Train it anew."
             )
         members = options.pop("members", 1)
         text = None if self._manifest["encoder"] is None else self._text(new)
@@ -186,4 +189,6 @@ def _plain(value):
         return str(value)
     if isinstance(value, int | float | str | None):
         return value
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
     return getattr(value, "__name__", type(value).__name__)

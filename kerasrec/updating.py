@@ -34,6 +34,8 @@ FEWEST = 20
 #: what a version says of the store that it was learned from; its children say it too. Not its
 #: `seq`: a child of files may have learned events that were stored later
 _OF_STORE = ("store", "erasures")
+#: what a manifest says of a model beside its options
+_OF_THE_DATA = ("num_items", "members", "code_sizes", "code_units")
 
 
 class TooFewEvents(ValueError):
@@ -226,9 +228,7 @@ def _retrain(model, interactions, items, label, facts, seed):
     trainer = {k: v for k, v in manifest["trainer"].items() if k not in ("run_folder", "strategy")}
     options = {
         "encoder": manifest["encoder_options"],
-        "model": {
-            k: v for k, v in manifest["options"].items() if k not in ("num_items", "members")
-        },
+        "model": {k: v for k, v in manifest["options"].items() if k not in _OF_THE_DATA},
         "trainer": {**trainer, "seed": seed},
         "fusion": {"parts": manifest["parts"]} if "parts" in manifest else {},
         "generator": manifest.get("generator_options", {}),

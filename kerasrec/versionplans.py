@@ -17,9 +17,9 @@ _CELLS = 2**22
 _TRIE = ("first_child", "num_children", "code", "start", "end", "leaves", "widest")
 
 
-#: what `choose_trust` tries: exponents of the decoder and of the recommender's shares; first the
-#: simplest, the recommender alone
-TRUSTS = ((0, 1), (0.1, 1), (0.25, 1), (0.5, 1), (1, 1), (0.25, 0.7), (0.5, 0.7), (1, 0.5), (1, 0))
+#: what `choose_trust` tries: exponents of the decoder and of the recommender's shares, from the
+#: recommender alone to the decoder alone
+TRUSTS = ((0, 1), (0.1, 1), (0.25, 1), (0.25, 0.7), (0.5, 1), (0.5, 0.7), (1, 1), (1, 0.5), (1, 0))
 #: validation users whose plans that looks at, at most
 JUDGED = 600
 #: beams of a search at most: they take memory
@@ -189,37 +189,39 @@ def choose_trust(module, validation, asked_of, num_items):
 
     Returns:
         The two exponents, and a list of dicts `trust, prior, ndcg, se`: NDCG@num_items of the plans
-        against what users really took next, and the standard error of its difference to the first.
+        against what users really took next, and the standard error of its difference to the best.
     """
     some = some_of(validation, JUDGED)
     num_items = min(num_items, int(module.planner.longest.numpy()))
-    plans, asked, rows = VersionPlans(module, None), asked_of(some.histories), []
-    first = None
+    plans, asked, found = VersionPlans(module, None), asked_of(some.histories), []
     for trust, prior in TRUSTS:
         _trust(module, trust, prior)
         index, _ = plans.index(some.histories, asked, num_items)
-        ndcg = quality_per_user(index[:, 0], some, num_items)["ndcg"]
-        first = ndcg if first is None else first
-        error = mean_and_error(ndcg - first)[1]
-        mean = mean_and_error(ndcg)[0]
-        rows.append({"trust": trust, "prior": prior, "ndcg": mean, "se": error})
+        found.append(quality_per_user(index[:, 0], some, num_items)["ndcg"])
+    best = max(found, key=np.mean)
+    rows = [
+        {"trust": trust, "prior": prior, "ndcg": ndcg.mean(), "se": mean_and_error(best - ndcg)[1]}
+        for (trust, prior), ndcg in zip(TRUSTS, found, strict=True)
+    ]
+    rows = [{name: float(value) for name, value in row.items()} for row in rows]
     taken = simplest_of(rows)
     _trust(module, taken["trust"], taken["prior"])
     return taken["trust"], taken["prior"], rows
 
 
 def simplest_of(rows):
-    """The first row unless the best is better by more than the standard error of the difference.
+    """The first of the rows that are no worse than the best by more than the standard error.
 
     The one-standard-error rule of Breiman et al. 1984, *Classification and Regression Trees*,
-    3.4.3: a decoder that learned little would else be let in by chance.
+    3.4.3. The decoder is made of what was known before validation, and knows less and less of what
+    comes after it: it has no more of a say than is proven.
 
-    >>> alone, both = {"trust": 0, "ndcg": 0.2, "se": 0.0}, {"trust": 1, "ndcg": 0.21, "se": 0.02}
-    >>> simplest_of([alone, both])["trust"], simplest_of([alone, both | {"se": 0.005}])["trust"]
+    >>> rows = [{"trust": 0, "ndcg": 0.2, "se": 0.02}, {"trust": 1, "ndcg": 0.21, "se": 0.0}]
+    >>> simplest_of(rows)["trust"], simplest_of([rows[0] | {"se": 0.005}, rows[1]])["trust"]
     (0, 1)
     """
-    best = max(rows, key=lambda row: row["ndcg"])
-    return best if best["ndcg"] - rows[0]["ndcg"] > best["se"] else rows[0]
+    best = max(row["ndcg"] for row in rows)
+    return next(row for row in rows if best - row["ndcg"] <= row["se"])
 
 
 def _trust(module, trust, prior):

@@ -25,7 +25,7 @@ checkpoints torchfile text graphunigram architectures checkpointfolder e5small p
 storedvectors tfidf textvectors encoder
 
 losses sequencemodels interest itemvectors scoring models
-validation optimizers trainer ensemble textpart
+validation optimizers trainer ensemble codedmodels textpart
 codedecoder beamsearch generative options trainingstate
 
 graphwordpiece graphtexts graphfusion itemmatrix servingmodule planningmodule warmup modelcard

@@ -155,11 +155,40 @@ def by_bert4keras(slow, history, num_items, weights, beams):
 
 
 @pytest.mark.parametrize("history", [[], [6, 2, 8]])
-@pytest.mark.parametrize("beams", [1, 2, 4])
-def test_the_best_plan_is_that_of_bert4keras(searched, slow, history, beams):
+def test_the_best_plan_is_that_of_bert4keras(searched, slow, history):
     weights = weights_of([history], seed=5)
-    index, _ = searched[1](padded([history]), weights, 3, beams)
-    assert index[0, 0].tolist() == by_bert4keras(slow, history, 3, weights[0], beams)
+    index, _ = searched[1](padded([history]), weights, 3, 14)
+    # it takes no more beams than there are tokens
+    assert index[0, 0].tolist() == by_bert4keras(slow, history, 3, weights[0], 14)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 4])
+def test_with_few_beams_plans_are_no_less_likely_than_those_of_bert4keras(searched, slow, beams):
+    """It looks ahead: beams live on by the best item below a code, not by all of them."""
+    found = []
+    for seed, history in enumerate([[], [6, 2, 8], [1], [9, 9, 4], []]):
+        weights = weights_of([history], seed=seed)
+        index, logs = searched[1](padded([history]), weights, 3, beams)
+        of_plan = {tuple(plan): sum(p) for plan, p in slow.plans(history, 3, weights[0])}
+        own, best = tuple(index[0, 0].tolist()), max(of_plan.values())
+        theirs = tuple(by_bert4keras(slow, history, 3, weights[0], beams))
+        assert logs[0, 0].sum() == pytest.approx(of_plan[own], abs=1e-4)
+        found.append([of_plan[own] - best, of_plan[theirs] - best])
+    own, theirs = np.mean(found, axis=0)
+    assert theirs < own <= 0 if beams == 1 else theirs <= own <= 0
+
+
+def test_the_best_item_below_a_code_decides_not_their_sum(searched):
+    """With a single beam and no trust in the decoder the heaviest item comes."""
+    search, run = searched
+    search.trust.assign(0.0)
+    try:
+        for seed in range(20):
+            weights = weights_of([[]], seed=seed)
+            index, _ = run(padded([[]]), weights, 1, 1)
+            assert index[0, 0, 0] == weights[0].argmax()
+    finally:
+        search.trust.assign(1.0)
 
 
 # --- (d) whatever is asked ---
@@ -341,14 +370,17 @@ def test_more_beams_are_more_draws(searched):
 
 
 @pytest.mark.parametrize("given", [{"temperature": 1e-5}, {"top_p": 1e-6}, {"top_p": 0.0}])
-def test_hardly_anything_drawn_is_greedy(searched, given):
+def test_hardly_anything_drawn_is_greedy(searched, slow, given):
+    """One likeliest code after the other, as bert4keras' search with a single beam has them."""
     rows = [[4], [], [1, 2, 3]]
     weights = weights_of(rows, seed=3)
-    greedy = searched[1](padded(rows, 5), weights, 3, 1)
     index, logs = draw(searched, rows, weights, [0, 1, 2], **given)
-    for beam in range(2):
-        np.testing.assert_array_equal(index[:, beam], greedy[0][:, 0])
-        np.testing.assert_allclose(logs[:, beam], greedy[1][:, 0], atol=1e-5)
+    for row, history in enumerate(rows):
+        expected = by_bert4keras(slow, history, 3, weights[row], 1)
+        of_plan = dict((tuple(plan), p) for plan, p in slow.plans(history, 3, weights[row]))
+        for beam in range(2):
+            assert index[row, beam].tolist() == expected
+            np.testing.assert_allclose(logs[row, beam], of_plan[tuple(expected)], atol=1e-4)
 
 
 def test_rows_without_a_temperature_are_searched(searched):

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import keras, tf
-from kerasrec.itemvectors import CodePart, ItemTokens, ItemVectors, StepItems, TextTable, Whitening
+from kerasrec.itemvectors import (
+    CodePart,
+    DropKnown,
+    ItemTokens,
+    ItemVectors,
+    StepItems,
+    TextTable,
+    Whitening,
+)
 from kerasrec.textvectors import fit_whitening
 
 HISTORY = np.array([[0, 3, 5], [2, 3, 9]], np.int32)
@@ -194,6 +202,16 @@ def test_code_part_by_hand():
     assert [weight.name.split(":")[0] for weight in layer.trainable_weights] == ["vectors"]
 
 
+def test_code_part_of_what_has_no_codes():
+    layer = CodePart(3, (2, 3), 2)
+    layer.build(None)
+    layer.vectors.assign([[1, 10], [2, 20], [3, 30], [4, 40], [5, 50]])
+    layer.set_codes(np.array([[1, 0], [-1, -1], [-1, 2]], np.int32))
+    # 2 + 3, nothing, 5 alone
+    found = layer(tf.constant([1, 2, 3])).numpy()
+    np.testing.assert_allclose(found, [[5, 50], [0, 0], [5, 50]])
+
+
 def test_what_a_code_learns_all_items_with_it_have():
     layer = CodePart(3, (2, 3), 2)
     layer.build(None)
@@ -214,6 +232,7 @@ def test_what_a_code_learns_all_items_with_it_have():
         Whitening(6, 4),
         ItemVectors(3, text_units=2, id_units=2, id_dropout=0.1),
         CodePart(3, (4, 2), 5),
+        DropKnown(2, 0.1),
     ],
     ids=lambda layer: layer.name,
 )

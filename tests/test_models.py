@@ -250,7 +250,36 @@ def test_codes_are_a_third_part_of_the_item_vectors():
     assert of_text.shape == (3, 20) and np.abs(of_text[:, :8]).min(axis=1).all()
     np.testing.assert_array_equal(of_text[:, 8:], 0)
     np.testing.assert_allclose(of_text[:, :8], found[1:4, :8], atol=1e-6)
-    assert "code_units" not in build().config
+    assert model.config["code_sizes"] == [6, 5] and not {"code_units", "code_sizes"} & set(
+        build().config
+    )
+
+
+def test_an_item_without_codes_has_its_other_parts_alone():
+    codes = CODES.copy()
+    codes[4] = -1
+    model = build(codes=codes, heads=3, text_units=6, id_units=6)
+    found = model.item_vectors(ALL_ITEMS).numpy()
+    assert model.config["code_units"] == 66  # the next multiple of the heads
+    np.testing.assert_array_equal(found[5, 12:], 0)
+    assert np.abs(found[5, :12]).max() > 0 and np.abs(found[4, 12:]).min() > 0
+    # nothing known, as where a version is built again before it has its weights
+    empty = build(codes=np.full_like(CODES, -1), code_sizes=[6, 5], code_units=4)
+    assert empty.config["code_sizes"] == [6, 5]
+    np.testing.assert_array_equal(empty.item_vectors(ALL_ITEMS)[:, 16:], 0)
+
+
+def test_a_share_of_the_items_is_trained_by_text_alone():
+    model = build(codes=CODES, code_units=4, id_dropout=0.5)
+    for weight in model.training.trainable_weights:
+        if "id_table" in weight.name:
+            weight.assign(tf.ones_like(weight))
+    found = model.item_vectors(ALL_ITEMS, training=True).numpy()
+    whole = model.item_vectors(ALL_ITEMS).numpy()
+    dropped = (found[1:, 8:] == 0).all(axis=1)
+    assert 5 < dropped.sum() < 25  # of 30; id part and codes go together
+    np.testing.assert_allclose(found[1:][~dropped], whole[1:][~dropped], atol=1e-6)
+    np.testing.assert_allclose(found[:, :8], whole[:, :8], atol=1e-6)
 
 
 @pytest.mark.parametrize("given", [CODES.tolist(), CODES.astype(np.uint8), CODES])
@@ -290,8 +319,8 @@ def test_codes_alone_train_on_the_toy_data(toy_histories, toy_items):
     ("codes", "message"),
     [
         (
-            CODES - 1,
-            r"whole numbers of at least 0, .*int64 of shape \(30, 2\), least -1",
+            CODES - 2,
+            r"whole numbers from 0 \(-1 = not known\), .*int64 of shape \(30, 2\), least -2",
         ),
         (CODES.astype(float), "codes must be whole numbers .*Received: float64 of shape"),
         (CODES > 2, "codes must be whole numbers .*Received: bool of shape"),

@@ -12,6 +12,7 @@ def test_known_options_are_the_arguments_of_the_functions():
     assert {"epochs", "optimizer", "run_folder"} <= known["trainer"].keys()
     assert known["encoder"]["model"] is None and "model" not in known["trainer"]
     assert known["trainer"]["members"] == 1 and known["trainer"]["seed"] == 0
+    assert known["trainer"]["codes"] is False and "codes" not in known["model"]
     for hidden in (
         "stop_after",
         "build",

@@ -18,6 +18,7 @@ from kerasrec.encoder import build_encoder, load_text_encoder
 from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
 from kerasrec.trainingstate import Rebuilt
+from kerasrec.updating import retrain, update
 from kerasrec.validation import Ranker, make_validation
 
 KINDS = ("none", "vectors", "frozen", "lora", "members")
@@ -304,6 +305,43 @@ def test_refit_of_members_goes_on_in_their_run_folders(small, tmp_path):
     np.testing.assert_allclose(*vectors, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_version_of_items_with_codes(toy_interactions, toy_items, tmp_path):
+    """Trained, loaded, told of new items, updated, trained anew."""
+    given = options({"name": "tfidf"})
+    given["trainer"] |= {"codes": True, "epochs": 3, "learning_rate": 3e-3}
+    new = toy_items.frame["item_id"].tolist()[-2:]  # nobody has taken them
+    log = toy_interactions.frame.sort_values("timestamp")
+    old, late = (toy_interactions.replace(part) for part in (log[:-60], log[-60:]))
+    trained = train(old, toy_items, name="m", out=tmp_path, options=given, progress=False)
+    facts = trained.manifest["codes"]
+    assert facts["taken"] and facts["with"] - facts["without"] > facts["se"]
+    known = trained.manifest["options"]
+    assert len(known["code_sizes"]) == 8 and known["code_units"] == 64
+    assert trained.manifest["trainer"]["codes"] is True
+    recommender = Recommender.load(trained.version)
+    vectors = recommender.item_vectors(toy_items.ids)
+    rebuilt = Rebuilt(trained.version)
+    assert vectors.shape == (82, 4 + 4 + 64) and np.abs(vectors[:, 8:]).max(axis=1).min() > 0
+    np.testing.assert_allclose(Ranker(rebuilt.model).item_vectors()[1:], vectors, atol=1e-5)
+    more = pd.DataFrame({"item_id": ["n1"], "title": toy_items.frame["title"][:1]})
+    recommender.add_items(more)
+    added = recommender.item_vectors(["n1"])
+    assert np.abs(added[:, :4]).max() > 0 and not added[:, 4:].any()
+    listed = recommender.recommend([["n1"], new], k=5)
+    grown = Items(pd.concat([toy_items.frame, more], ignore_index=True))
+    whole = toy_interactions.replace(log)
+    updated = update(trained.version.parent, whole, grown, force=True)
+    child = Recommender.load(updated.version)
+    assert updated.events == len(late) and child.manifest["num_items"] == 83
+    assert not child.item_vectors(["n1"])[:, 8:].any()
+    assert np.abs(child.item_vectors(toy_items.ids) - vectors).max() > 1e-4
+    assert len(child.recommend([["n1"], new], k=5)) == len(listed)
+    anew = retrain(trained.version.parent, whole, grown).version
+    assert artifacts.read_manifest(anew)["trainer"]["codes"] is True
+    assert artifacts.read_manifest(anew)["num_items"] == 83
+
+
 def test_fingerprint_changes_with_the_data(small):
     interactions, items = small
     same = fingerprint(interactions, items)["sha256"]
@@ -422,6 +460,17 @@ def test_refit_refuses_an_optimizer_that_is_made_already(small, tmp_path):
     given["trainer"]["members"] = 2
     with pytest.raises(ValueError, match="members=2 trains several times.*Give its name"):
         train(*small, name="m", out=tmp_path, options=given, progress=False)
+
+
+def test_codes_refuse_what_cannot_begin_anew(small, tmp_path):
+    for encoder, optimizer, message in (
+        ("lora", "adam", r"trainer.codes needs encoder.mode='frozen'.*codes=True, mode='lora'"),
+        ("frozen", keras.optimizers.legacy.SGD(0.1), "codes=True trains twice.*Give its name"),
+    ):
+        given = {"trainer": {"codes": True, "optimizer": optimizer}, "encoder": {"mode": encoder}}
+        with pytest.raises(ValueError, match=message):
+            train(*small, name="m", out=tmp_path, options=given, progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("mode", ["finetune", "lora"])

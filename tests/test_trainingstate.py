@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
 from kerasrec import artifacts
 from kerasrec.artifacts import ArtifactError
+from kerasrec.data import Items
 from kerasrec.encoder import build_encoder
 from kerasrec.exporter import export
 from kerasrec.models import build_model
@@ -58,8 +60,8 @@ def test_rebuild_refuses_another_encoder(copy):
         Rebuilt(copy).encoder.encode(["唐诗"])
 
 
-def test_rebuild_refuses_a_version_with_codes(toy_items, tmp_path):
-    """A version does not keep the sizes of the codes, so its graph cannot be built again."""
+def test_rebuild_of_a_version_with_codes(toy_items, tmp_path):
+    """Old items keep their codes, new ones have none; without the sizes there is no graph."""
     codes = np.stack(np.divmod(np.arange(len(toy_items)), 10), axis=1)
     model = build_model(len(toy_items), codes=codes, code_units=4, id_units=0, max_length=6)
     base = tmp_path / "saved_models" / "codes"
@@ -69,12 +71,19 @@ def test_rebuild_refuses_a_version_with_codes(toy_items, tmp_path):
     vectors = recommender.item_vectors(toy_items.ids)
     np.testing.assert_allclose(vectors, Ranker(model).item_vectors()[1:], atol=1e-6)
     assert len(recommender.recommend([list(toy_items.ids[:3])], k=5)) == 5
-    with pytest.raises(ArtifactError) as raised:
+    again = Ranker(Rebuilt(version).model).item_vectors()
+    np.testing.assert_allclose(again, Ranker(model).item_vectors(), atol=1e-6)
+    more = pd.DataFrame({"item_id": ["n1", "n2"], "title": "新课"})
+    grown = Items(pd.concat([toy_items.frame, more], ignore_index=True))
+    found = Ranker(Rebuilt(version, grown).model).item_vectors()
+    np.testing.assert_allclose(found[:-2], again, atol=1e-6)
+    assert not found[-2:].numpy().any()
+    options = version / artifacts.TRAIN / "options.json"
+    facts = json.loads(options.read_text(encoding="utf-8"))
+    del facts["code_sizes"]  # as written before those were kept
+    options.write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="did not keep the sizes of its codes .*Train it anew"):
         Rebuilt(version)
-    assert str(raised.value) == (
-        f"{version} has codes in its item vectors, and a version does not keep those for further "
-        "training. Build the model again: build_model(codes=...)."
-    )
 
 
 def test_rebuild_knows_what_a_folder_is(copy, toy_items, tmp_path):
