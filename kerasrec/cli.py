@@ -216,6 +216,8 @@ def train(options):
     """
     _load_tensorflow(options)
     settings = training_options(options)
+    if settings.get("generator") and not options.generator:
+        print("The options of the section generator count with --generator only.")
     items = read_catalogue(options)
     interactions = read_events(options, options.interactions)
     interactions = clean_for_training(options, interactions, items)

@@ -291,17 +291,19 @@ def describe_plans(plans, describe=None, *, cache=None):
     """
     plans, describe = _checked_arguments(plans, describe, cache)
     cached = describe.cached if isinstance(describe, LanguageModel) else lambda plan: ""
-    found, in_a_row = [], 0
+    found, in_a_row, last = [], 0, ""
     for plan in plans:
         if describe is None or not _cleaned(plan).titles:
             found.append(Description(describe_by_template(plan), "template"))
         elif text := cached(plan):
             found.append(Description(text, "cache"))
         else:
-            text, problem = "", f"It was not asked: {_PATIENCE} plans in a row had failed."
             if in_a_row < _PATIENCE:
                 text, problem = _asked(describe, plan)
-                in_a_row = in_a_row + 1 if problem else 0
+                in_a_row, last = (in_a_row + 1 if problem else 0), problem
+            else:
+                why = f"{_PATIENCE} plans in a row had failed, the last one so: {last}"
+                text, problem = "", f"It was not asked: {why}"
             if problem:
                 found.append(Description(describe_by_template(plan), "template", problem))
             else:

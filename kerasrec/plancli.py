@@ -49,8 +49,12 @@ def generate(options):
         seed=options.seed,
     )
     write_table(table, options.out, interactions.columns)
-    count = len(table.groupby(["user_id", "list"]))
-    print(f"{count:,} plans for {histories.num_users:,} users in {options.out}")
+    lengths = table.groupby(["user_id", "list"]).size()
+    print(f"{len(lengths):,} plans for {histories.num_users:,} users in {options.out}")
+    if popular := len(table.attrs["popular_for"]):
+        print(f"{popular:,} of the users have no known item: theirs begin with what is popular")
+    if short := int((lengths < options.num_items).sum()):
+        print(f"{short:,} plans are shorter: no more items may be listed")
     if options.describe:
         names = interactions.columns
         _write_texts(recommender, histories, table, describe, options.texts, names)
@@ -114,10 +118,6 @@ def _write_texts(recommender, histories, table, describe, path, names):
             print(f"{user}, plan {number}: {found.text}")
         if len(texts) > _SHOWN:
             print(f"... and {len(texts) - _SHOWN:,} more; --texts F writes all")
-    problems = {found.problem for found in texts if found.problem}
-    count = sum(bool(found.problem) for found in texts)
-    if count:
-        print(f"{count:,} by the template instead: {sorted(problems)[0]}")
 
 
 #: texts that are shown where no file is given

@@ -225,6 +225,10 @@ class Recommender:
             for _ in pool.map(answer, batches):
                 pass  # an error of a call is raised here
         table = self._table(histories.user_ids, index, scores)
+        return self._with_popular(table, histories)
+
+    def _with_popular(self, table, histories):
+        """The table, which says for whom it has what is popular."""
         popular = histories.user_ids[histories.lengths == 0]
         if len(popular):
             log.info("%d users without a known item get popular items", len(popular))
@@ -264,15 +268,19 @@ class Recommender:
                 exp(-diversity * m) of what it would; 100 at most. 0 = the best beams of one search,
                 which often differ little.
             temperature: above 0, plans are drawn instead of searched for, each of the num_lists on
-                its own: at 1 as likely as they are, below it likelier ones more often.
-            top_p: of each code only the likeliest ones that have this share together are drawn.
+                its own: at 1 as likely as they are, below it likelier ones more often. Drawn is
+                code by code: near 0 the likeliest code each time, not the likeliest item.
+            top_p: of each code only the likeliest ones that have this share together are drawn;
+                without a temperature there are no draws and it says nothing.
             seed: of the draws; the same one draws the same for a user, whoever else is asked for.
             batch_size: users per call of the model at most.
 
         Returns:
             DataFrame `user_id, list, rank, item_id, log_probability`, users in the order given,
             lists and ranks from 1. The probability of an item is that of following the plan so far
-            among all that may be listed; the sum over a list is that of the plan.
+            among all that may be listed; the sum over a list is that of the plan. With a diversity
+            it is that of the search, in which items of earlier lists weigh less. `attrs` as for
+            `recommend`.
 
         Raises:
             ValueError: a version without a generator, numbers out of range, or as for `recommend`.
@@ -292,7 +300,7 @@ class Recommender:
             batch_size=batch_size,
         )
         row, number, place = np.nonzero(index)
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "user_id": np.asarray(histories.user_ids, object)[row],
                 "list": number + 1,
@@ -301,6 +309,7 @@ class Recommender:
                 "log_probability": logs[row, number, place],
             }
         )
+        return self._with_popular(table, histories)
 
     def _asked(self, histories, at):
         """int64 `(num_users,)`: when each list is asked for; 0 = at the end of the log."""

@@ -159,9 +159,9 @@ def test_describe_by_a_language_model(generate, recommender, chat, monkeypatch):
 def test_where_the_language_model_fails_the_template_answers(generate, chat):
     chat.answers[:] = [(401, {}, "{}")] * 9
     given = ("--describe", chat.url, "--llm", "tiny", "--num-items", 2, "--texts", "t.csv")
-    code, shown, _ = generate(*given)
-    assert code == 0
-    assert shown.splitlines()[-1].startswith("3 by the template instead: ")
+    code, shown, told = generate(*given)
+    assert code == 0 and "by the template" not in shown
+    assert told.count("3 of 3 plans have the template's text: ") == 1
     texts = pd.read_csv("t.csv")
     assert (
         set(texts["source"]) == {"template"} and texts["text"].str.contains("为您推荐|依次").all()
