@@ -52,6 +52,7 @@ VARIANTS = {
     "refit": ["--refit"],
     "fast": ["--preset", "fast"],
     "accurate": ["--preset", "accurate"],
+    "codes": ["--set", "trainer.codes=true"],
     "rnn": ["--set", "model.sequence=rnn"],
     "bert": ["--set", "model.sequence=bert"],
     "gmf": ["--set", "model.interest=gmf"],
