@@ -153,7 +153,7 @@ def make_anew(recommender, of):
     from kerasrec.generative import Generator
     from kerasrec.pipeline import no_time
     from kerasrec.planningmodule import PLAN_ITEMS
-    from kerasrec.recency import AT_THE_END, Counts, newest_times
+    from kerasrec.recency import AT_THE_END, NEVER, Counts, newest_times
     from kerasrec.trainingstate import Rebuilt
     from kerasrec.versionplans import VersionPlans, choose_trust
 
@@ -169,7 +169,9 @@ def make_anew(recommender, of):
 
     fusion = recommender.fusion()
     # weighed before what was held out is known, as in `train`
-    module = graph(fusion.at_end(Counts.of(items, of.fitted)))
+    counts = Counts.of(items, of.fitted)
+    first = np.where(counts.total > 0, fusion.first, NEVER).astype(np.int32)
+    module = graph(fusion._replace(first=first).at_end(counts))
     asked_of = no_time if recommender.manifest["asked"] == AT_THE_END else newest_times
     trust, prior, _ = choose_trust(module, of.validation, asked_of, PLAN_ITEMS)
     generator = generator._replace(trust=trust, prior=prior)

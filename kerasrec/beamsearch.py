@@ -281,26 +281,43 @@ class _Left:
         self.best = self._best_below()
 
     def _best_below(self):
-        """The largest weight below each node, `(batch, num_nodes)`."""
-        search, first, size = self.search, 0, 1
-        by_place = tf.transpose(self.weights)
-        best = [tf.reduce_max(by_place, axis=0, keepdims=True)]
+        """What is best below each node, each `(batch, num_nodes)`.
+
+        Returns:
+            The largest weight, float32, the place of its leaf, and the second largest.
+        """
+        search, (first, size), levels = self.search, (0, 1), []
         for _ in search.sizes:  # the nodes of a level are neighbours
+            levels.append((first, size))
             size = tf.reduce_sum(search.trie_num_children[first : first + size])
             first = search.trie_first_child[first]
-            start = search.trie_start[first : first + size]
-            opens = tf.scatter_nd(start[:, None], tf.ones_like(start), [tf.shape(by_place)[0]])
-            best.append(tf.math.segment_max(by_place, tf.cumsum(opens) - 1))
-        return tf.transpose(tf.concat(best, axis=0))
+        best = tf.cast(tf.transpose(self.weights), tf.float32)  # of the leaves
+        place = tf.range(size)[:, None] + tf.zeros_like(best, tf.int32)
+        second = tf.zeros_like(best)
+        found = [(best, place, second)]
+        for first, size in reversed(levels):
+            child = search.trie_first_child[first : first + size]
+            opens = tf.scatter_nd(
+                (child - child[0])[:, None], tf.ones_like(child), [tf.shape(best)[0]]
+            )
+            parent = tf.cumsum(opens) - 1
+            most = tf.math.segment_max(best, parent)
+            none = tf.shape(self.weights)[1]
+            is_most = best == tf.gather(most, parent)
+            where = tf.math.segment_min(tf.where(is_most, place, none), parent)
+            others = tf.where(place == tf.gather(where, parent), second, best)
+            best, place, second = most, where, tf.math.segment_max(others, parent)
+            found.append((best, place, second))
+        return [tf.transpose(tf.concat(parts[::-1], axis=0)) for parts in zip(*found, strict=True)]
 
     def children(self, node, states, taken, level):
         """What may come below `node (batch, beams)`, each `(batch, beams, width)` but the last.
 
         Returns:
             The nodes, their log p, and `ahead`, the log share of the best item among those left
-            below a node, by weight (it may be too high where items of the plan lie there). Last,
-            whether anything is left, `(batch, beams)`: where nothing is, the first child costs
-            nothing, so that the beam lives on; what it then lists is no item.
+            below a node, by weight (too high where the plan holds the two best). Last, whether
+            anything is left, `(batch, beams)`: where nothing is, the first child costs nothing, so
+            that the beam lives on; what it then lists is no item.
         """
         search = self.search
         number = tf.range(search.trie_widest[level])
@@ -311,9 +328,12 @@ class _Left:
         is_left = exists & (count > 0)
         decoder = tf.nn.log_softmax(search._logits(states, level))
         decoder = tf.gather(decoder, tf.gather(search.trie_code, child), batch_dims=2)
-        best = tf.minimum(tf.gather(self.best, child, batch_dims=1), mass)
+        best, place, second = (tf.gather(part, child, batch_dims=1) for part in self.best)
+        is_taken = tf.reduce_any(taken[:, :, None] == place[..., None], axis=3)
+        best = tf.cast(tf.where(is_taken, second, best), mass.dtype)
         mass, best = (
-            tf.cast(tf.math.log(tf.maximum(part, _TINY)), tf.float32) for part in (mass, best)
+            tf.cast(tf.math.log(tf.maximum(part, _TINY)), tf.float32)
+            for part in (mass, tf.minimum(best, mass))
         )
         log_p = tf.nn.log_softmax(tf.where(is_left, search.trust * decoder + mass, _NONE))
         log_p = tf.where(is_left, log_p, -float("inf"))

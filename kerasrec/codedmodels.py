@@ -46,7 +46,7 @@ def fit_models(
 
     Args:
         build: function that builds a `Model`; takes `codes` (`build_model`) or nothing.
-        histories, validation: as in `Trainer.fit`.
+        histories, validation: as in `Trainer.fit`; with codes there must be a validation.
         text_vectors: float32 `(num_items, text_dim)`, whitened; None = there are no texts.
         codes: whether there is a second model; it takes about as long again.
         run_folder: as in `fit_members`; the second model has the folder `codes` in it.
@@ -54,15 +54,19 @@ def fit_models(
 
     Returns:
         `Fitted`.
+
+    Raises:
+        ValueError: codes without a validation.
     """
+    if codes and validation is None:
+        raise ValueError("codes=True needs a validation to choose by. Received: None.")
     model, history = fit_members(build, histories, validation, run_folder=run_folder, **options)
     if not codes:
         return Fitted(model, history, build, {})
     vectors = Ranker(model).item_vectors().numpy()[1:]
     log.info("training once more, with codes of the items")
-    parts = min(PARTS, vectors.shape[1])
-    again = functools.partial(build, codes=fit_product_codes(vectors, text_vectors, parts=parts))
     folder = run_folder and Path(run_folder) / "codes"
+    again = functools.partial(build, codes=_codes_of(vectors, text_vectors, folder))
     coded, coded_history = fit_members(again, histories, validation, run_folder=folder, **options)
     plain, better = (_ndcg(found, validation) for found in (model, coded))
     gain, error = mean_and_error(better - plain)
@@ -76,6 +80,18 @@ def fit_models(
     if taken:
         return Fitted(coded, coded_history, again, facts)
     return Fitted(model, history, build, facts)
+
+
+def _codes_of(vectors, text_vectors, folder):
+    """Codes of the items; those of a run that goes on, where there are any."""
+    kept = folder and folder / "codes.npy"
+    if kept and kept.exists():
+        return np.load(kept)
+    codes = fit_product_codes(vectors, text_vectors, parts=min(PARTS, vectors.shape[1]))
+    if kept:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(kept, codes)
+    return codes
 
 
 def _ndcg(model, validation):

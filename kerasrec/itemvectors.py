@@ -271,9 +271,8 @@ class CodePart(keras.layers.Layer):
 
     def call(self, item_index):
         """See the class."""
-        row = tf.gather(self.table, item_index)
-        vectors = tf.where((row >= 0)[..., None], tf.gather(self.vectors, tf.maximum(row, 0)), 0.0)
-        return tf.reduce_sum(vectors, axis=-2)
+        vectors = tf.pad(self.vectors, [[1, 0], [0, 0]])  # -1 looks at a row of zeros
+        return tf.reduce_sum(tf.gather(vectors, 1 + tf.gather(self.table, item_index)), axis=-2)
 
     def get_config(self):
         """Arguments of the constructor."""

@@ -172,7 +172,7 @@ def build_model(
         max_length: newest events of a history that are seen.
         num_blocks, heads, dropout: of the sequence model.
         input_dropout: of the item vectors going into it.
-        id_dropout: share of id rows zeroed per step.
+        id_dropout: share of id rows zeroed per step, and with them the codes of these items.
         num_negatives: for sampled losses, shared by all positions of a step.
         scorer_units: hidden units of the MLP scorer.
         residual: whether the decayed means of the item vectors are added to the sequence model's
@@ -292,12 +292,15 @@ def _resolve(config, text, codes):
     sizes, units = config.pop("code_sizes"), config.pop("code_units")
     if codes is not None:
         _check_codes(codes, num_items)
-        most = np.asarray(codes).max(axis=0)
-        config["code_sizes"] = list(sizes or [max(int(code) + 1, 1) for code in most])
-        config["code_units"] = units or CODE_UNITS + -CODE_UNITS % config["heads"]
+        least = [max(int(code) + 1, 1) for code in np.asarray(codes).max(axis=0)]
+        config["code_sizes"] = least if sizes is None else [int(size) for size in sizes]
+        if len(config["code_sizes"]) != len(least) or (np.less(config["code_sizes"], least)).any():
+            raise ValueError(f"codes needs code_sizes of at least {least}. Received: {sizes!r}.")
+        wide = CODE_UNITS + -CODE_UNITS % config["heads"]
+        config["code_units"] = wide if units is None else units
     if not config["text_units"] + config["id_units"] + config.get("code_units", 0):
         raise ValueError(
-            "Items need a text part or an id part: text_units and id_units are both 0."
+            "Items need a text part, an id part or codes: text_units and id_units are both 0."
         )
     if loss is None:
         full = num_items <= FULL_SOFTMAX_ITEMS and not learns

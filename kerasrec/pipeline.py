@@ -79,7 +79,8 @@ def train(
         preset: "fast", "balanced" or "accurate".
         options: dict of sections `encoder`, `model`, `trainer`, `fusion`, `generator`, each a dict
             of options that override the preset. With `trainer.members` above 1 the model is trained
-            with that many seeds, and their average is one version (`ensemble`).
+            with that many seeds, and their average is one version (`ensemble`). With
+            `trainer.codes` it is trained once more with codes of the items (`codedmodels`).
         refit: whether, once epochs and weights are chosen, model and tables are fitted anew on all
             events, those of `valid` too, for as many epochs. The metrics stay those of the first
             fit. It takes about as long again.
@@ -93,8 +94,8 @@ def train(
 
     Raises:
         ValueError: unknown options, data that nothing can be learned from, times in one of
-            `interactions` and `valid` only, refit or members with an optimizer that is made
-            already, members with an encoder that learns, or refit with a generator.
+            `interactions` and `valid` only, refit, members or codes with an optimizer that is
+            made already, members or codes with an encoder that learns, or refit with a generator.
     """
     started = time.perf_counter()
     artifacts.check_name(name)

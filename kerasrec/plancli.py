@@ -54,7 +54,9 @@ def generate(options):
     if popular := len(table.attrs["popular_for"]):
         print(f"{popular:,} of the users have no known item: theirs begin with what is popular")
     if short := int((lengths < options.num_items).sum()):
-        print(f"{short:,} plans are shorter: no more items may be listed")
+        print(f"{short:,} of them are shorter: no more items may be listed")
+    if empty := histories.num_users * options.num_lists - len(lengths):
+        print(f"{empty:,} plans are missing: no item may be listed, or none in another order")
     if options.describe:
         names = interactions.columns
         _write_texts(recommender, histories, table, describe, options.texts, names)

@@ -110,7 +110,8 @@ class Ranker:
     def item_vectors(self):
         """float32 `(num_items + 1, dim)`; row 0 is padding."""
         index = np.arange(self.model.config["num_items"] + 1, dtype=np.int32)
-        rows = 64 if self.model.encoder is not None else 65536
+        codes = len(self.model.config.get("code_sizes", [0]))  # a vector each
+        rows = 64 if self.model.encoder is not None else 65536 // codes
         parts = np.split(index, range(rows, len(index), rows))
         vectors = tf.concat([self._vectors_of(tf.constant(part)) for part in parts], axis=0)
         return tf.cast(vectors, tf.float32)  # mixed precision computes them in 16 bits

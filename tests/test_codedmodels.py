@@ -10,6 +10,7 @@ from conftest import planted_histories
 from kerasrec.codedmodels import fit_models
 from kerasrec.ensemble import fit_members
 from kerasrec.models import build_model
+from kerasrec.semanticids import fit_product_codes
 from kerasrec.validation import Ranker, hold_out_last, quality_per_user
 
 NUM_ITEMS = 30
@@ -28,6 +29,10 @@ def data():
 def ndcg(model, validation):
     lists = Ranker(model).top(validation.histories, 10)
     return quality_per_user(lists, validation, 10)["ndcg"]
+
+
+def first_vectors(model):
+    return Ranker(model).item_vectors().numpy()[1:]
 
 
 def test_without_codes_it_is_fit_members(data):
@@ -65,7 +70,16 @@ def test_the_better_of_two_models_is_kept(data, text, tmp_path):
     again = found.build()  # the same codes, fresh weights
     tables = [m.training.get_layer("code_part").table.numpy() for m in (found.model, again)]
     np.testing.assert_array_equal(*tables)
-    assert (tmp_path / "state.json").exists() and (tmp_path / "codes" / "state.json").exists()
+    kept = np.load(tmp_path / "codes" / "codes.npy")
+    np.testing.assert_array_equal(kept, fit_product_codes(first_vectors(first), text, parts=width))
+    # a run that goes on takes the codes that it began with
+    again = fit_models(made, *data, text, **given)
+    assert again.facts == found.facts
+
+
+def test_codes_need_a_validation(data):
+    with pytest.raises(ValueError, match="codes=True needs a validation"):
+        fit_models(build, data[0], None, TEXT, codes=True, epochs=1, **OPTIONS)
 
 
 def test_a_model_that_is_no_better_is_left(data):

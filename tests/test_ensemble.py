@@ -136,7 +136,7 @@ def test_average_models_refuses(tiny_bert):
         average_models([tiny(), tiny(heads=1), tiny(max_length=9)])
     codes = fit_product_codes(np.random.default_rng(0).normal(size=(NUM_ITEMS, 8)), parts=4)
     for models in ([tiny(), tiny(codes=codes)], [tiny(codes=codes), tiny()]):
-        with pytest.raises(ValueError, match="differ in code_units"):
+        with pytest.raises(ValueError, match="differ in code_sizes, code_units"):
             average_models(models)
     tokens = np.ones((NUM_ITEMS, 4), np.int32)
     whitening = type("W", (), {"mean": np.zeros(16), "matrix": np.eye(16)})

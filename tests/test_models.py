@@ -269,6 +269,12 @@ def test_an_item_without_codes_has_its_other_parts_alone():
     np.testing.assert_array_equal(empty.item_vectors(ALL_ITEMS)[:, 16:], 0)
 
 
+@pytest.mark.parametrize("sizes", [[6], [6, 4], [5, 5]])
+def test_code_sizes_have_room_for_the_codes(sizes):
+    with pytest.raises(ValueError, match=r"code_sizes of at least \[6, 5\]. Received: \["):
+        build(codes=CODES, code_sizes=sizes)
+
+
 def test_a_share_of_the_items_is_trained_by_text_alone():
     model = build(codes=CODES, code_units=4, id_dropout=0.5)
     for weight in model.training.trainable_weights:
@@ -327,6 +333,7 @@ def test_codes_alone_train_on_the_toy_data(toy_histories, toy_items):
         (CODES[:, 0], r"\(num_items, num_levels\). Received: int64 of shape \(30,\)"),
         (CODES[:0], r"codes needs one row per item \(30\). Received: 0."),
         (CODES[:29], r"codes needs one row per item \(30\). Received: 29."),
+        (np.full((30, 1), -2), "least -2"),
         (CODES[:, :0], r"codes must be .*num_levels\). Received: int64 of shape \(30, 0\)"),
     ],
 )
@@ -341,8 +348,8 @@ def test_bad_codes_are_refused(codes, message):
         ({"sequence": "lstm"}, "sequence must be one of rnn, transformer, bert. Received: 'lstm'"),
         ({"interest": "ncf"}, "interest must be one of mf, gmf. Received: 'ncf'"),
         ({"loss": "hinge"}, "loss must be one of mse, .*Received: 'hinge'"),
-        ({"text_units": 0, "id_units": 0}, "need a text part or an id part"),
-        ({"text": None, "id_units": 0}, "need a text part or an id part"),
+        ({"text_units": 0, "id_units": 0}, "need a text part, an id part or codes"),
+        ({"text": None, "id_units": 0}, "need a text part, an id part or codes"),
         ({"text": TEXT[:5]}, r"one row per item \(30\). Received: 5"),
         ({"heads": 3}, "multiple of heads=3"),
     ],
