@@ -253,9 +253,9 @@ def test_drawn_plans_are_those_of_the_recommender(planner, planning, toy_interac
     log = toy_interactions.frame[toy_interactions.frame["user_id"].cat.codes < 4]
     some = toy_interactions.replace(log)
     same_plans(planner.generate(some, **draws), planning.generate(some, **draws))
-    greedy = planner.generate([ids[:4]] * 2, temperature=1.0, top_p=0.0)
-    expected = planning.generate([ids[:4]], 5, 1)["item_id"].tolist()
-    assert greedy["item_id"].tolist() == expected * 2
+    likeliest = planner.generate([ids[:4]] * 2, temperature=1.0, top_p=0.0)
+    expected = planning.generate([ids[:4]], 5, temperature=1.0, top_p=0.0)["item_id"].tolist()
+    assert likeliest["item_id"].tolist() == expected * 2
 
 
 def test_plans_of_a_history_too_long_to_be_sent(planner, planning):
