@@ -528,7 +528,7 @@ def main():
     parser.add_argument("--kept", action="store_true", help="show what is kept, measure nothing")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    texts, days, commits = [], set(), set()
+    texts, days = [], set()
     for part in options.only:
         _, text_of, names, title = PARTS[part]
         parts = []
@@ -541,16 +541,16 @@ def main():
                 parser.error(f"--data {options.data} has no {name}/interactions.csv.gz")
             found = done(part, options.data / name, options.work)
             days.add(found["date"])
-            commits.add(found["commit"])
-            parts.append(text_of(name, found) + "\n")
+            parts.append(f"{text_of(name, found)}\n\nCommit {found['commit']}.\n")
             print(parts[-1], flush=True)
         texts += [f"## {title}\n", *parts] if parts else []
     if options.out:
         machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
         head = (
             f"# Generation\n\nMeasured {' to '.join(sorted(days))} on {os.cpu_count()} cores "
-            f"({machine}) by `benchmarks/generation.py`,\nat commit {', '.join(sorted(commits))}; "
-            "± is the standard error over users, default options, seed 0.\n\n"
+            f"({machine}) by `benchmarks/generation.py`;\n± is the standard error over users, "
+            "default options, seed 0. A version that was kept may have been trained by an earlier\n"
+            "commit; its graph, and so the search, is that of the commit that is named.\n\n"
         )
         (options.out / "GENERATION.md").write_text(head + "\n".join(texts))
 

@@ -91,7 +91,7 @@ class Rebuilt:
         if "code_sizes" in options:  # `set_weights` fills in those that are known
             shape = (options["num_items"], len(options["code_sizes"]))
             options["codes"] = np.full(shape, -1, np.int32)
-        elif "code_units" in options:
+        elif options.pop("code_units", 0):
             raise artifacts.ArtifactError(
                 f"{version} was written by a kerasrec that did not keep the sizes of its codes for "
                 "further training. Train it anew."

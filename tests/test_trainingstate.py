@@ -80,7 +80,7 @@ def test_rebuild_of_a_version_with_codes(toy_items, tmp_path):
     assert not found[-2:].numpy().any()
     options = version / artifacts.TRAIN / "options.json"
     facts = json.loads(options.read_text(encoding="utf-8"))
-    del facts["code_sizes"]  # as written before those were kept
+    del facts["code_sizes"]  # as a draft of this wrote it
     options.write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(ArtifactError, match="did not keep the sizes of its codes .*Train it anew"):
         Rebuilt(version)
