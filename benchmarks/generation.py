@@ -150,12 +150,13 @@ def make_anew(recommender, of):
     """
     from kerasrec import artifacts
     from kerasrec.exporter import serving_module
+    from kerasrec.generating import choose_trust
     from kerasrec.generative import Generator
     from kerasrec.pipeline import no_time
     from kerasrec.planningmodule import PLAN_ITEMS
     from kerasrec.recency import AT_THE_END, NEVER, Counts, newest_times
     from kerasrec.trainingstate import Rebuilt
-    from kerasrec.versionplans import VersionPlans, choose_trust
+    from kerasrec.versionplans import VersionPlans
 
     version, items = recommender.version, len(of.items)
     model = Rebuilt(version).model
@@ -185,7 +186,7 @@ def make_anew(recommender, of):
 def codes(data, work):
     """Rows of the models alone on one data set."""
     from kerasrec import build_model, fit_product_codes, fit_semantic_ids
-    from kerasrec.generative import text_columns
+    from kerasrec.generating import text_columns
     from kerasrec.textpart import text_part
     from kerasrec.trainer import Trainer
     from kerasrec.validation import Ranker

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kerasrec.nearest import nearest
+from kerasrec.checks import did_you_mean
 from kerasrec.userinput import UserError
 
 SHAPE = argparse.RawDescriptionHelpFormatter
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             name = word.partition("=")[0]
             if name.startswith("--") and name != "--" and name not in known:
-                raise UserError(f"unknown option {name}. {nearest(name, known)}")
+                raise UserError(f"unknown option {name}. {did_you_mean(name, known)}")
 
 
 def add_files(group, name, text, *aliases, **options):

@@ -14,6 +14,8 @@ import time
 import uuid
 from pathlib import Path
 
+from kerasrec.checks import ArtifactError
+
 MANIFEST = Path("assets.extra") / "manifest.json"
 ITEM_IDS = Path("assets") / "item_ids.txt"
 ITEMS = Path("assets.extra") / "items.csv.gz"
@@ -27,10 +29,6 @@ _FORMAT = 2
 _DAY = 86400
 _LABEL_SECONDS = 30  # to write a label takes milliseconds
 _PARTS = (Path("saved_model.pb"), Path("variables") / "variables.index", ITEM_IDS, ITEMS)
-
-
-class ArtifactError(Exception):
-    """A version that is missing, foreign or only half written."""
 
 
 def check_name(name):

@@ -11,9 +11,8 @@ from kerasrec.architectures import (
     detect_model,
     from_hugging_face,
 )
-from kerasrec.checkpoints import Checkpoint, read_safetensors, read_tf_checkpoint
+from kerasrec.tensorfiles import Checkpoint, read_safetensors, read_tf_checkpoint, read_torch
 from kerasrec.text import WordPieceTokenizer, read_vocab
-from kerasrec.torchfile import read_torch
 
 logger = logging.getLogger(__name__)
 

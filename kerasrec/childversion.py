@@ -10,6 +10,7 @@ import numpy as np
 
 from kerasrec import artifacts, itemmatrix
 from kerasrec.backend import untraced
+from kerasrec.checks import ArtifactError
 from kerasrec.data import Items
 from kerasrec.derive import derive_version
 from kerasrec.exporter import export
@@ -241,7 +242,7 @@ class Child:
             found = copy.recommend(some, k=K)
             # other forms round the vectors
             if form == "float32" and not np.allclose(found["score"], expected["score"], atol=5e-3):
-                raise artifacts.ArtifactError(
+                raise ArtifactError(
                     "The child answers otherwise in the graph of its parent; nothing was "
                     "published. This is a defect of kerasrec: please report it."
                 )

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasrec.backend import import_bert4keras, keras, tf
+from kerasrec.codes import level_offsets
 from kerasrec.events import PASSIVE_EVENTS
-from kerasrec.semanticids import level_offsets
 from kerasrec.sequencemodels import FreshTruncatedNormal
 from kerasrec.sequences import EVENT_CODES
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from kerasrec import artifacts, itemmatrix
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.modelcard import CARD, model_card
 from kerasrec.warmup import TEXT_SIGNATURES, read_signatures, replay_warmup, write_warmup
 
@@ -58,7 +59,7 @@ def _in_form(version, form):
         itemmatrix.stored(np.zeros((1, 1)), form)  # raises
     loaded = tf.saved_model.load(str(version))
     if not hasattr(loaded, "half_vectors"):
-        raise artifacts.ArtifactError(
+        raise ArtifactError(
             f"{version} was exported by a kerasrec that knew float32 item vectors only. Train it "
             "again to store them in another form."
         )
@@ -113,7 +114,7 @@ def _write_variables(folder, version, values):
     names = sorted(reader.get_variable_to_shape_map())
     replaced = {f"{name}/.ATTRIBUTES/VARIABLE_VALUE": value for name, value in values.items()}
     if unknown := sorted(set(replaced) - set(names)):
-        raise artifacts.ArtifactError(
+        raise ArtifactError(
             f"{version} has no variable {unknown[0].partition('/.')[0]}: another "
             "kerasrec exported it. Train it again."
         )
@@ -137,7 +138,7 @@ def _check(folder):
     ids = (folder / artifacts.ITEM_IDS).read_text(encoding="utf-8").split("\n")[:-1]
     vectors = loaded.signatures["item_vectors"](item_ids=tf.constant(ids))["vectors"]
     if not np.array_equal(vectors, itemmatrix.read_vectors(loaded)[1:]):
-        raise artifacts.ArtifactError(
+        raise ArtifactError(
             f"The copy of {folder.name} does not give every item its vector; nothing was "
             "published. This is a defect of kerasrec: please report it."
         )

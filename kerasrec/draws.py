@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kerasrec.checks import check_number, is_whole
+
 #: plans that are alike cannot be pressed further apart: exp(-100) is nothing
 MOST_DIVERSITY = 100.0
 
@@ -36,16 +38,3 @@ class Draws(NamedTuple):
         """
         texts = (f"{int(self.seed)}/{user}".encode("utf-8", "surrogatepass") for user in users)
         return np.array([zlib.crc32(text) & 0x3FFFFFFF for text in texts], np.int32)
-
-
-def is_whole(value):
-    """Whether it is a whole number, of numpy or not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def check_number(name, value, most):
-    """Raise ValueError unless it is a finite number from 0 to `most`."""
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (is_number and 0 <= value <= most and np.isfinite(value)):
-        expected = "0 or above" if most == np.inf else f"from 0 to {most:g}"
-        raise ValueError(f"{name} must be a number, {expected}. Received: {value!r}.")

@@ -25,12 +25,10 @@ from kerasrec.architectures import build_transformer, used_config
 from kerasrec.backend import tf
 from kerasrec.checkpointfolder import read_folder
 from kerasrec.e5small import read_e5_small
-from kerasrec.finetuning import add_lora, merge_lora, set_trainable
-from kerasrec.pooling import build_text_model, check_pooling
-from kerasrec.storedvectors import StoredVectors
+from kerasrec.plainencoders import StoredVectors, TfidfEncoder
 from kerasrec.text import load_tokenizer, pad_rows, save_tokenizer
+from kerasrec.textmodel import add_lora, build_text_model, check_pooling, merge_lora, set_trainable
 from kerasrec.textvectors import VectorCache, text_keys
-from kerasrec.tfidf import TfidfEncoder
 
 __all__ = [
     "BertEncoder",

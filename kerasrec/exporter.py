@@ -13,6 +13,7 @@ import numpy as np
 
 from kerasrec import artifacts
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.fusion import Fusion
 from kerasrec.graphtexts import graph_tokenizer
 from kerasrec.modelcard import CARD, model_card
@@ -212,7 +213,7 @@ def _compare(module, folder, probe, texts):
         done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:]
-            raise artifacts.ArtifactError(f"The exported version does not load: {last}.")
+            raise ArtifactError(f"The exported version does not load: {last}.")
         with np.load(answers) as saved:
             answer = {name: saved[name] for name in saved.files}
     for signature, inputs in calls.items():
@@ -222,7 +223,7 @@ def _compare(module, folder, probe, texts):
             outputs = function(**given)
         got = {key: answer[f"{signature}/{key}"] for key in outputs}
         if not _same(got, {key: value.numpy() for key, value in outputs.items()}):
-            raise artifacts.ArtifactError(
+            raise ArtifactError(
                 f"The exported version answers {signature} differently after reloading; "
                 "nothing was published. This is a defect of kerasrec: please report it."
             )

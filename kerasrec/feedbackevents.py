@@ -10,9 +10,9 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from kerasrec.checks import did_you_mean
 from kerasrec.data import Interactions
 from kerasrec.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
-from kerasrec.nearest import nearest
 from kerasrec.readers import MISSING_IDS, read_interaction_table
 from kerasrec.tables import FrameTable
 from kerasrec.timestamps import FIRST_SECOND, LAST_SECOND, read_moment
@@ -78,7 +78,7 @@ def _row(event, number, now):
         )
     for key in event:
         if key not in FIELDS:
-            raise ValueError(f"{where}: unknown field {key!r}. {nearest(key, FIELDS)}")
+            raise ValueError(f"{where}: unknown field {key!r}. {did_you_mean(key, FIELDS)}")
     get = event.get
     row = {
         "event_id": _optional_text(get("event_id"), where, "event_id"),

@@ -13,8 +13,8 @@ import time
 from concurrent import futures
 from functools import partial
 
-from kerasrec.artifacts import ArtifactError
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.feedbacktables import sa
 from kerasrec.livelists import LiveLists
 from kerasrec.servinglimits import Gate, Refusal

@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from kerasrec.artifacts import ArtifactError
+from kerasrec.checks import ArtifactError
 
 try:
     import sqlalchemy as sa

@@ -1,11 +1,10 @@
-"""`fit_generator`: semantic ids and a decoder that plans what a user will want next, in order.
+"""Semantic ids and the decoder that is trained on them: kept, read, and ranked by.
 
-The plan is made by `beamsearch`; what is listed and how likely it is depends on the decoder and on
-what the recommender itself expects, weighed on validation.
+The plan itself is made by `beamsearch`; what is listed and how likely it is depends on the decoder
+and on what the recommender itself expects.
 """
 
 import json
-import logging
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,15 +13,9 @@ from kerasrec import sequences
 from kerasrec.backend import tf
 from kerasrec.beamsearch import BeamSearch
 from kerasrec.codedecoder import build_decoder
-from kerasrec.codetrie import make_trie
-from kerasrec.semanticids import SemanticIds, fit_semantic_ids
-from kerasrec.trainer import Trainer
-from kerasrec.validation import Validation
+from kerasrec.codes import SemanticIds
 
-log = logging.getLogger(__name__)
-#: users whose next item is searched for after each epoch, at most
-VALIDATED = 2000
-#: beams of that search
+#: beams of a search of `PlanRanker`, at least
 BEAMS = 16
 #: numbers held at once for the items that may be listed
 _CELLS = 2**23
@@ -98,108 +91,6 @@ def read_ids(path):
 def _ids_in(arrays):
     ids = SemanticIds(**{name: arrays[f"ids_{name}"] for name in SemanticIds._fields})
     return ids._replace(room=int(ids.room))
-
-
-def fit_generator(
-    item_vectors,
-    text_vectors,
-    histories,
-    validation,
-    *,
-    known=None,
-    levels=3,
-    max_items=25,
-    units=128,
-    num_blocks=2,
-    heads=4,
-    dropout=0.2,
-    batch_size=32,
-    learning_rate=1.5e-3,
-    epochs=25,
-    patience=4,
-    seed=0,
-    run_folder=None,
-    progress=True,
-):
-    """Fit semantic ids to a trained catalogue and train a decoder on them.
-
-    Args:
-        item_vectors: float32 `(num_items, item_dim)` of the trained model.
-        text_vectors: float32 `(num_items, text_dim)`, whitened, or None.
-        histories: `Histories` of the training events.
-        validation: `Validation`, to stop by (on `VALIDATED` of its users); None = the last weights.
-        known, levels: for `fit_semantic_ids`.
-        max_items: newest items of a history and those of the plan together, at most.
-        units, num_blocks, heads, dropout: of the decoder.
-        batch_size: small, since what a decoder learns in an epoch depends on the number of steps.
-        learning_rate, epochs, patience, seed, run_folder, progress: for `Trainer`.
-
-    Returns:
-        `Generator`, which lists by the decoder alone, and the DataFrame of its epochs.
-
-    Raises:
-        CollapsedCodes: the items are too alike to be told apart by codes.
-    """
-    options = dict(known=known, levels=levels, seed=seed)
-    ids = fit_semantic_ids(item_vectors, text_vectors, **options)
-    for row in ids.usage():
-        log.info("semantic ids, %s", ", ".join(f"{key} {value}" for key, value in row.items()))
-    trie = make_trie(ids.codes)
-
-    def build():
-        return build_decoder(
-            ids.codes,
-            ids.sizes,
-            item_vectors,
-            max_items=max_items,
-            units=units,
-            num_blocks=num_blocks,
-            heads=heads,
-            dropout=dropout,
-            centers=[*ids.centers, None],
-        )
-
-    options = dict(batch_size=batch_size, learning_rate=learning_rate, epochs=epochs)
-    options |= dict(patience=patience, seed=seed, run_folder=run_folder, progress=progress)
-    ranker = None
-
-    def ranker_of(decoder):
-        nonlocal ranker
-        ranker = ranker or PlanRanker(decoder, trie)
-        return ranker
-
-    fitted = Trainer(build, ranker=ranker_of, **options)
-    history = fitted.fit(histories, validation and some_of(validation, VALIDATED))
-    return Generator(ids, fitted.model), history
-
-
-def text_columns(config, dim):
-    """Which columns of item vectors are text parts: bool `(dim,)`.
-
-    Args:
-        config: of the `Model`; an average of several has a text part per member.
-        dim: of its item vectors.
-
-    >>> text_columns({"text_units": 2}, 3).tolist()
-    [True, True, False]
-    """
-    members = config.get("members", 1)
-    return np.arange(dim) % (dim // members) < config["text_units"]
-
-
-def some_of(validation, count, *, seed=0):
-    """A `Validation` of at most so many of its users, drawn."""
-    num_users = validation.histories.num_users
-    if num_users <= count:
-        return validation
-    rows = np.sort(np.random.default_rng(seed).choice(num_users, count, replace=False))
-    place = np.full(num_users, -1)
-    place[rows] = np.arange(count)
-    target_rows = place[validation.target_rows]
-    kept = target_rows >= 0
-    return Validation(
-        validation.histories.select(rows), target_rows[kept], validation.target_items[kept]
-    )
 
 
 class PlanRanker:

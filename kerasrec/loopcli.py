@@ -88,7 +88,8 @@ def add_rollback(sub):
 
 def rollback(options):
     """Let an earlier version answer again (the label stable); servers follow within seconds."""
-    from kerasrec.artifacts import ArtifactError, read_manifest, rollback
+    from kerasrec.artifacts import read_manifest, rollback
+    from kerasrec.checks import ArtifactError
 
     base = Path(options.out) / options.name
     before, now = rollback(base, options.to)

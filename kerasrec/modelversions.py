@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kerasrec import artifacts
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.servedversion import ServedVersion, look_of
 from kerasrec.servinglimits import Refusal
 
@@ -194,7 +195,7 @@ class ModelVersions:
         """Label -> version, of the file; the last good ones while it is damaged."""
         try:
             labels, error = artifacts.read_labels(self.base), ""
-        except (artifacts.ArtifactError, OSError) as problem:
+        except (ArtifactError, OSError) as problem:
             labels, error = dict(self.labels), str(problem)
         if error and error != self._label_error:
             log.error("labels kept as they were", extra={"model": self.name, "error": error})

@@ -4,14 +4,13 @@ import inspect
 import math
 from pathlib import Path
 
-from kerasrec.codedmodels import fit_models
-from kerasrec.ensemble import fit_members
+from kerasrec.checks import did_you_mean
+from kerasrec.fitting import fit_members, fit_models
 from kerasrec.fusion import PARTS, fit_tables
-from kerasrec.generative import fit_generator
+from kerasrec.generating import fit_generator
 from kerasrec.interest import INTERESTS
 from kerasrec.losses import LOSSES
 from kerasrec.models import build_model
-from kerasrec.nearest import nearest
 from kerasrec.sequencemodels import SEQUENCE_MODELS
 from kerasrec.textpart import MODES, text_part
 from kerasrec.trainer import Trainer, named_optimizer
@@ -96,14 +95,14 @@ def check_options(options):
     checked = {}
     for section, values in options.items():
         if section not in known:
-            raise ValueError(f"Unknown section {section!r}. {nearest(section, list(known))}")
+            raise ValueError(f"Unknown section {section!r}. {did_you_mean(section, list(known))}")
         if not isinstance(values, dict | None):
             raise ValueError(f"The section {section!r} must hold options. Received: {values!r}.")
         checked[section] = {}
         for name, value in (values or {}).items():
             if name not in known[section]:
                 raise ValueError(
-                    f"Unknown option {section}.{name}. {nearest(name, list(known[section]))}"
+                    f"Unknown option {section}.{name}. {did_you_mean(name, list(known[section]))}"
                 )
             checked[section][name] = _checked(section, name, value, known[section][name])
     return checked
@@ -112,7 +111,9 @@ def check_options(options):
 def _checked(section, name, value, default):
     """The value, as a number where the default is one."""
     if isinstance(value, str) and value not in _CHOICES.get(name, (value,)):
-        raise ValueError(f"Unknown {section}.{name} {value!r}. {nearest(value, _CHOICES[name])}")
+        raise ValueError(
+            f"Unknown {section}.{name} {value!r}. {did_you_mean(value, _CHOICES[name])}"
+        )
     if name == "parts":
         return _part_names(value)
     if name in _TEXTS and not isinstance(value, str | Path) and value != default:
@@ -149,7 +150,7 @@ def _part_names(value):
         raise _bad("fusion", "parts", f"a list of some of {', '.join(PARTS)}", value)
     for name in value:
         if name not in PARTS:
-            raise ValueError(f"Unknown part {name!r} in fusion.parts. {nearest(name, PARTS)}")
+            raise ValueError(f"Unknown part {name!r} in fusion.parts. {did_you_mean(name, PARTS)}")
     return tuple(value)
 
 
@@ -171,6 +172,6 @@ def _bad(section, name, expected, value):
 def resolve_preset(preset, options):
     """The options of a preset with the user's own, checked, over them; all sections present."""
     if preset not in PRESETS:
-        raise ValueError(f"Unknown preset {preset!r}. {nearest(preset, list(PRESETS))}")
+        raise ValueError(f"Unknown preset {preset!r}. {did_you_mean(preset, list(PRESETS))}")
     options, chosen = check_options(options), PRESETS[preset]
     return {s: {**chosen.get(s, {}), **options.get(s, {})} for s in SECTIONS}

@@ -12,13 +12,13 @@ import pandas as pd
 
 from kerasrec import artifacts, sequences
 from kerasrec.codedecoder import check_decoder
-from kerasrec.codedmodels import fit_models
+from kerasrec.codes import CollapsedCodes
 from kerasrec.data import join_interactions, read_interactions, read_items
-from kerasrec.ensemble import best_epochs, fit_members
 from kerasrec.exporter import export, serving_module
+from kerasrec.fitting import best_epochs, fit_members, fit_models
 from kerasrec.fusion import PARTS, fit_tables
 from kerasrec.fusionchoice import choose_fusion
-from kerasrec.generative import fit_generator, text_columns
+from kerasrec.generating import choose_trust, fit_generator, text_columns
 from kerasrec.models import build_model
 from kerasrec.options import known_options, resolve_preset
 from kerasrec.planningmodule import PLAN_ITEMS
@@ -30,12 +30,10 @@ from kerasrec.recency import (
     fit_moments,
     newest_times,
 )
-from kerasrec.semanticids import CollapsedCodes
 from kerasrec.textpart import text_part
 from kerasrec.trainer import OPTIMIZERS
 from kerasrec.trainingstate import plain
 from kerasrec.validation import Ranker, hold_out_last, make_validation
-from kerasrec.versionplans import choose_trust
 
 log = logging.getLogger(__name__)
 

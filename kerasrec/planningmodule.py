@@ -2,7 +2,7 @@
 
 from kerasrec.backend import tf
 from kerasrec.beamsearch import BeamSearch
-from kerasrec.codetrie import make_trie
+from kerasrec.codes import make_trie
 from kerasrec.scoring import NUM_RERANKED, exclude, exclude_all_but, rerank
 from kerasrec.servingmodule import ServingModule
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from kerasrec import ann, artifacts, itemmatrix, sequences
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.data import Items, read_interactions, read_items
 from kerasrec.derive import derive_version
 from kerasrec.draws import Draws
@@ -57,7 +58,7 @@ class Recommender:
             recency = Recency.load(version / artifacts.RECENCY)
         except (OSError, EOFError, zlib.error, ValueError, KeyError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise artifacts.ArtifactError(
+            raise ArtifactError(
                 f"{version} is damaged and does not load ({reason}). Copy the whole folder "
                 "again, or export the model again."
             ) from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kerasrec import artifacts, backend
+from kerasrec.checks import ArtifactError
 from kerasrec.livelists import Rules
 from kerasrec.servingaccess import Access, check_access, key_check, listen
 from kerasrec.servingclient import Client as Client
@@ -302,7 +303,7 @@ def _load_first(models):
         model.refresh()
         if not model.numbers:
             reasons = [f"{number}: {reason}" for number, reason in model.reasons().items()]
-            raise artifacts.ArtifactError(f"No version of {model.base} loads. {' '.join(reasons)}")
+            raise ArtifactError(f"No version of {model.base} loads. {' '.join(reasons)}")
 
 
 def _load_first_unless(over, models):
@@ -394,7 +395,7 @@ def _model_folder(path):
     path = Path(path)
     version = artifacts.find_version(path)
     if version == path:
-        raise artifacts.ArtifactError(
+        raise ArtifactError(
             f"Expected a model folder; {path} is one version of it. Name {path.parent}: which "
             "version answers is chosen by its labels, or by the path of a request."
         )

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from kerasrec import ann, artifacts, itemmatrix
+from kerasrec import ann, itemmatrix
 from kerasrec.backend import is_installed, tf
+from kerasrec.checks import ArtifactError
 
 log = logging.getLogger(__name__)
 #: how items are looked through: all of them, those an index finds, or as pays for the catalogue
@@ -53,7 +54,7 @@ def find_shortlist(index, module, manifest, version):
     if not hasattr(module, "among_rows"):
         if index == "auto":
             return None
-        raise artifacts.ArtifactError(
+        raise ArtifactError(
             f"{version} was exported before there was an index of nearest items. Train it again, "
             'or load with index="exact".'
         )

@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 from kerasrec.encoder import build_encoder
-from kerasrec.finetuning import add_lora, set_trainable
 from kerasrec.models import TextEncoder
+from kerasrec.textmodel import add_lora, set_trainable
 from kerasrec.textvectors import fit_whitening
 
 DEFAULT_ENCODER = "e5-small"

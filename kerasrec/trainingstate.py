@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasrec import artifacts
+from kerasrec.checks import ArtifactError
 from kerasrec.data import Items
 from kerasrec.encoder import build_encoder, load_text_encoder
 from kerasrec.ensemble import average_models
@@ -52,7 +53,7 @@ def read_training_state(version):
     """
     folder = Path(version) / artifacts.TRAIN
     if not (folder / "state.npz").is_file():
-        raise artifacts.ArtifactError(f"{version} holds no weights for further training.")
+        raise ArtifactError(f"{version} holds no weights for further training.")
     options = json.loads((folder / "options.json").read_text(encoding="utf-8"))
     with np.load(folder / "state.npz") as saved:
         arrays = {name: saved[name] for name in saved.files}
@@ -92,7 +93,7 @@ class Rebuilt:
             shape = (options["num_items"], len(options["code_sizes"]))
             options["codes"] = np.full(shape, -1, np.int32)
         elif options.pop("code_units", 0):
-            raise artifacts.ArtifactError(
+            raise ArtifactError(
                 f"{version} was written by a kerasrec that did not keep the sizes of its codes for "
                 "further training. Train it anew."
             )
@@ -129,7 +130,7 @@ class Rebuilt:
     def _check(self, encoder):
         if encoder.fingerprint != self._manifest["encoder"]["fingerprint"]:
             name = self._manifest["encoder_options"]["name"]
-            raise artifacts.ArtifactError(
+            raise ArtifactError(
                 f"The encoder {name} is not the one that {self._version} was trained with: its "
                 "files have changed. Bring the old ones back, or train anew."
             )

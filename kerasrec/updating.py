@@ -17,6 +17,7 @@ import pandas as pd
 
 from kerasrec import artifacts
 from kerasrec.backend import untraced
+from kerasrec.checks import ArtifactError
 from kerasrec.childversion import Child
 from kerasrec.data import Items, join_interactions, read_interactions, read_items
 from kerasrec.events import PASSIVE_EVENTS
@@ -122,7 +123,7 @@ def _update(model, interactions, items, new, label, force, facts, seed):
         named |= {"events": int(new.sum()), "decision": reason, "forced": not better}
         named |= {"ndcg": figures_of(evaluation), "weighed": child.weighed, **facts}
         if not force and artifacts.find_version(model) != parent.version:
-            raise artifacts.ArtifactError(
+            raise ArtifactError(
                 f"While the update of {parent.version} was at work another version became the one "
                 "that answers; nothing was published. Start it again."
             )

@@ -3,7 +3,8 @@
 import logging
 from pathlib import Path
 
-from kerasrec.nearest import nearest
+from kerasrec import backend
+from kerasrec.checks import did_you_mean
 
 log = logging.getLogger(__name__)
 _ITEM_ROLES = ("title", "text", "category")
@@ -200,7 +201,7 @@ def export_options(texts):
     values = assignments(texts)
     for name in values:
         if name not in known:
-            raise UserError(f"unknown option {name}. {nearest(name, known)}")
+            raise UserError(f"unknown option {name}. {did_you_mean(name, known)}")
     return values
 
 
@@ -212,3 +213,14 @@ def moment(text):
         return read_moment(text)
     except ValueError as error:
         raise UserError(f"--{error}") from None
+
+
+def load_tensorflow(options):
+    """Load TensorFlow, without its remarks unless the user wants to see more."""
+    backend.load(quiet=not (options.verbose or options.debug))
+
+
+def check_k(options):
+    """Refuse a --k below 1."""
+    if options.k < 1:
+        raise UserError(f"--k must be at least 1. Received: {options.k}.")

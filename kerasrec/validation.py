@@ -165,3 +165,18 @@ class Ranker:
     def _rank_batch(self, vectors, unit, inputs, seen, k):
         _, scores = self._retrieve_batch(vectors, unit, inputs)
         return top_k(exclude(scores, tf.pad(seen, [[0, 0], [1, 0]])), k)[0]
+
+
+def some_of(validation, count, *, seed=0):
+    """A `Validation` of at most so many of its users, drawn."""
+    num_users = validation.histories.num_users
+    if num_users <= count:
+        return validation
+    rows = np.sort(np.random.default_rng(seed).choice(num_users, count, replace=False))
+    place = np.full(num_users, -1)
+    place[rows] = np.arange(count)
+    target_rows = place[validation.target_rows]
+    kept = target_rows >= 0
+    return Validation(
+        validation.histories.select(rows), target_rows[kept], validation.target_items[kept]
+    )

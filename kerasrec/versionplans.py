@@ -4,24 +4,16 @@ import numpy as np
 
 from kerasrec import artifacts, sequences
 from kerasrec.backend import tf
-from kerasrec.codetrie import make_trie
-from kerasrec.draws import MOST_DIVERSITY, Draws, check_number, is_whole
-from kerasrec.generative import Generator, read_ids, some_of
-from kerasrec.metrics import mean_and_error
-from kerasrec.validation import quality_per_user
+from kerasrec.checks import check_number, is_whole
+from kerasrec.codes import make_trie
+from kerasrec.draws import MOST_DIVERSITY, Draws
+from kerasrec.generative import Generator, read_ids
 
 SEARCHED = Draws()
 #: numbers of one call for all items together, about
 _CELLS = 2**22
 #: the trie's arrays among the variables of the search
 _TRIE = ("first_child", "num_children", "code", "start", "end", "leaves", "widest")
-
-
-#: what `choose_trust` tries: exponents of the decoder and of the recommender's shares, from the
-#: recommender alone to the decoder alone
-TRUSTS = ((0, 1), (0.1, 1), (0.25, 1), (0.25, 0.7), (0.5, 1), (0.5, 0.7), (1, 1), (1, 0.5), (1, 0))
-#: validation users whose plans that looks at, at most
-JUDGED = 600
 #: beams of a search at most: they take memory
 MOST_BEAMS = 256
 
@@ -174,56 +166,3 @@ class VersionPlans:
         """Write the codes of added items into the folder of a copy of the version."""
         if self.can_plan and self._ids is not None:
             self.generator().save(folder / artifacts.GENERATOR)
-
-
-def choose_trust(module, validation, asked_of, num_items):
-    """Weigh the decoder and what the recommender expects, by the plans of validation users.
-
-    `simplest_of` says which of `TRUSTS` is taken.
-
-    Args:
-        module: `PlanningModule`; it is left with the exponents that are chosen.
-        validation: `Validation`.
-        asked_of: function of `Histories` that gives when plans are asked for, int64.
-        num_items: of a plan; fewer where the decoder reads few.
-
-    Returns:
-        The two exponents, and a list of dicts `trust, prior, ndcg, se`: NDCG@num_items of the plans
-        against what users really took next, and the standard error of its difference to the best.
-    """
-    some = some_of(validation, JUDGED)
-    num_items = min(num_items, int(module.planner.longest.numpy()))
-    plans, asked, found = VersionPlans(module, None), asked_of(some.histories), []
-    for trust, prior in TRUSTS:
-        _trust(module, trust, prior)
-        index, _ = plans.index(some.histories, asked, num_items)
-        found.append(quality_per_user(index[:, 0], some, num_items)["ndcg"])
-    best = max(found, key=np.mean)
-    rows = [
-        {"trust": trust, "prior": prior, "ndcg": ndcg.mean(), "se": mean_and_error(best - ndcg)[1]}
-        for (trust, prior), ndcg in zip(TRUSTS, found, strict=True)
-    ]
-    rows = [{name: float(value) for name, value in row.items()} for row in rows]
-    taken = simplest_of(rows)
-    _trust(module, taken["trust"], taken["prior"])
-    return taken["trust"], taken["prior"], rows
-
-
-def simplest_of(rows):
-    """The first of the rows that are no worse than the best by more than the standard error.
-
-    The one-standard-error rule of Breiman et al. 1984, *Classification and Regression Trees*,
-    3.4.3. The decoder is made of what was known before validation, and knows less and less of what
-    comes after it: it has no more of a say than is proven.
-
-    >>> rows = [{"trust": 0, "ndcg": 0.2, "se": 0.02}, {"trust": 1, "ndcg": 0.21, "se": 0.0}]
-    >>> simplest_of(rows)["trust"], simplest_of([rows[0] | {"se": 0.005}, rows[1]])["trust"]
-    (0, 1)
-    """
-    best = max(row["ndcg"] for row in rows)
-    return next(row for row in rows if best - row["ndcg"] <= row["se"])
-
-
-def _trust(module, trust, prior):
-    module.planner.trust.assign(trust)
-    module.prior_trust.assign(prior)

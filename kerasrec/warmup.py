@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kerasrec.artifacts import ArtifactError
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 #: signatures that run the text encoder

@@ -238,7 +238,7 @@ def planning_version(toy_interactions, toy_items, common_folder):
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
             # both have a say, though so small a decoder had better be left out
-            patch.setattr("kerasrec.versionplans.TRUSTS", ((0.5, 0.5), (1, 0.2)))
+            patch.setattr("kerasrec.generating.TRUSTS", ((0.5, 0.5), (1, 0.2)))
             found = train(toy_interactions, toy_items, out=folder / "saved_models", **given)
         return found.version.parent
 

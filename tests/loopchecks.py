@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kerasrec import artifacts
+from kerasrec.checks import ArtifactError
 
 ROOT = Path(__file__).parents[1]
 INGEST = """
@@ -123,7 +124,7 @@ def broken_versions(base, numbers=None):
             wrong.append(f"version {number}: {error}")
     try:
         artifacts.find_version(base)
-    except artifacts.ArtifactError as error:
+    except ArtifactError as error:
         wrong.append(str(error))
     return wrong
 

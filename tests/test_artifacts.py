@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from kerasrec import artifacts
-from kerasrec.artifacts import ArtifactError
+from kerasrec.checks import ArtifactError
 
 
 def publish(base, manifest=None):

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from kerasrec.architectures import build_transformer
 from kerasrec.checkpointfolder import read_folder
-from kerasrec.checkpoints import read_safetensors
+from kerasrec.tensorfiles import read_safetensors
 
 DATA = Path(__file__).parent / "data"
 VOCAB = vocabulary()

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from kerasrec import artifacts
+from kerasrec.checks import ArtifactError
 from kerasrec.cli import VERBS, build_parser, main
 from kerasrec.recommender import Recommender
 
@@ -294,5 +295,5 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 
 
 def test_debug_shows_the_traceback_of_a_mistake(tmp_path):
-    with pytest.raises(artifacts.ArtifactError):
+    with pytest.raises(ArtifactError):
         main(["inspect", "--debug", "--model", str(tmp_path)])

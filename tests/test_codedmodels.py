@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 from conftest import planted_histories
 
-from kerasrec.codedmodels import fit_models
-from kerasrec.ensemble import fit_members
+from kerasrec.codes import fit_product_codes
+from kerasrec.fitting import fit_members, fit_models
 from kerasrec.models import build_model
-from kerasrec.semanticids import fit_product_codes
 from kerasrec.validation import Ranker, hold_out_last, quality_per_user
 
 NUM_ITEMS = 30

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from kerasrec import artifacts
-from kerasrec.artifacts import ArtifactError
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.derive import derive_version, export_again
 from kerasrec.recommender import Recommender
 from kerasrec.warmup import replay_warmup

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kerasrec.draws import Draws, check_number, is_whole
+from kerasrec.checks import check_number, is_whole
+from kerasrec.draws import Draws
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import pytest
 from conftest import planted_histories
 
 from kerasrec.backend import tf
-from kerasrec.ensemble import average_models, best_epochs, fit_members
+from kerasrec.codes import fit_product_codes
+from kerasrec.ensemble import average_models
+from kerasrec.fitting import best_epochs, fit_members
 from kerasrec.models import TextEncoder, build_model
-from kerasrec.semanticids import fit_product_codes
 from kerasrec.trainer import Trainer
 from kerasrec.validation import Ranker, hold_out_last
 

@@ -9,8 +9,8 @@ import pytest
 from conftest import planted_histories
 
 from kerasrec import artifacts
-from kerasrec.artifacts import ArtifactError
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.data import Items, read_items
 from kerasrec.exporter import _compare, _few_words, _same, export
 from kerasrec.fusion import Fusion, fit_tables

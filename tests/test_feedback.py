@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kerasrec.artifacts import ArtifactError
+from kerasrec.checks import ArtifactError
 from kerasrec.feedback import FeedbackStore, StoredEvent
 from kerasrec.feedbackwriter import Added
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from kerasrec.artifacts import ArtifactError
+from kerasrec.checks import ArtifactError
 from kerasrec.feedbacktables import ACTION, EVENTS, STORE, open_database, parse_url, sa
 
 

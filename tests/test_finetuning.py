@@ -5,7 +5,7 @@ from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 from kerasrec.backend import keras
 from kerasrec.datasets import load_mooccube
 from kerasrec.encoder import build_encoder
-from kerasrec.finetuning import LoraDense, add_lora, merge_lora, set_trainable
+from kerasrec.textmodel import LoraDense, add_lora, merge_lora, set_trainable
 
 TITLES = load_mooccube()[1].texts()[:64]
 VOCAB = vocabulary(TITLES)

@@ -6,20 +6,14 @@ import numpy as np
 import pytest
 from conftest import histories_of
 
-from kerasrec.codetrie import make_trie
+from kerasrec.codes import make_trie
 from kerasrec.ensemble import average_models
-from kerasrec.generative import (
-    Generator,
-    PlanRanker,
-    fit_generator,
-    read_ids,
-    some_of,
-    text_columns,
-)
+from kerasrec.generating import fit_generator, text_columns
+from kerasrec.generative import Generator, PlanRanker, read_ids
 from kerasrec.models import build_model
 from kerasrec.pipeline import train
 from kerasrec.sequences import model_inputs
-from kerasrec.validation import Validation, hold_out_last
+from kerasrec.validation import Validation, hold_out_last, some_of
 
 TINY = dict(
     levels=2,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kerasrec import artifacts, itemmatrix
-from kerasrec.artifacts import ArtifactError
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.derive import export_again
 from kerasrec.recommender import Recommender
 

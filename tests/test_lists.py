@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerasrec.lists import encode_lists, recommend_top_k, top_k
+from kerasrec.encodedlists import encode_lists
+from kerasrec.lists import recommend_top_k, top_k
 from kerasrec.sequences import Histories
 
 

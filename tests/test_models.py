@@ -11,7 +11,6 @@ from conftest import histories_of, planted_histories
 from kerasrec import exporter, sequences
 from kerasrec.backend import keras, tf
 from kerasrec.data import read_items
-from kerasrec.finetuning import add_lora, set_trainable
 from kerasrec.interest import INTERESTS
 from kerasrec.losses import LOSSES
 from kerasrec.models import (
@@ -22,6 +21,7 @@ from kerasrec.models import (
     model_options,
 )
 from kerasrec.sequencemodels import SEQUENCE_MODELS
+from kerasrec.textmodel import add_lora, set_trainable
 from kerasrec.textvectors import fit_whitening
 
 NAMES = ("history", "time_gap", "event", "target")

@@ -1,13 +1,13 @@
-from kerasrec.nearest import nearest
+from kerasrec.checks import did_you_mean
 
 
 def test_nearest_without_a_likeness():
-    assert nearest("zzz", ["dropout", "heads"]) == "Known: dropout, heads."
-    assert nearest(3, ["dropout"]) == "Known: dropout."
+    assert did_you_mean("zzz", ["dropout", "heads"]) == "Known: dropout, heads."
+    assert did_you_mean(3, ["dropout"]) == "Known: dropout."
 
 
 def test_nearest_names_the_likeliest():
     assert (
-        nearest("epoch", ["epochs", "patience"])
+        did_you_mean("epoch", ["epochs", "patience"])
         == "Did you mean 'epochs'? Known: epochs, patience."
     )

@@ -598,7 +598,7 @@ def test_refit_with_a_generator_is_refused_before_the_work(small, tmp_path, monk
 
 @pytest.mark.slow
 def test_a_generator_for_an_average_of_two_models_without_texts(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("kerasrec.versionplans.TRUSTS", ((0.5, 0.5),))
+    monkeypatch.setattr("kerasrec.generating.TRUSTS", ((0.5, 0.5),))
     trained = train_plans(*small, tmp_path, options({"name": "none"}, members=2))
     recommender = Recommender.load(trained.version)
     check_plans(recommender)

@@ -7,6 +7,7 @@ import pytest
 from kerasrec import artifacts
 from kerasrec.backend import keras, tf
 from kerasrec.codedecoder import build_decoder
+from kerasrec.codes import fit_semantic_ids
 from kerasrec.data import Items
 from kerasrec.exporter import serving_module
 from kerasrec.fusion import Fusion
@@ -15,7 +16,6 @@ from kerasrec.models import build_model
 from kerasrec.planningmodule import BEAMS, PLAN_ITEMS, _counts
 from kerasrec.recency import AT_NEWEST_EVENT
 from kerasrec.recommender import Recommender
-from kerasrec.semanticids import fit_semantic_ids
 from kerasrec.warmup import read_signatures, read_warmup
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from kerasrec import artifacts, exporter, sequences
 from kerasrec import recommender as recommender_module
-from kerasrec.artifacts import ArtifactError
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.data import read_interactions, read_items
 from kerasrec.recommender import Recommender
 

@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerasrec import fit_whitening, load_mooccube, make_histories
-from kerasrec.codetrie import make_trie
-from kerasrec.semanticids import (
+from kerasrec.codes import (
     CollapsedCodes,
     SemanticIds,
     default_codes,
     fit_product_codes,
     fit_semantic_ids,
     level_offsets,
+    make_trie,
 )
-from kerasrec.tfidf import TfidfEncoder
+from kerasrec.plainencoders import TfidfEncoder
 
 SIGNS = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
 #: item (group, offset, copy): 4 groups far apart, the same 4 offsets in each, 3 copies of each
@@ -161,7 +161,7 @@ def test_vectors_that_differ_by_rounding_have_the_same_codes(seed):
 
 
 def test_centres_are_fitted_on_a_sample_of_many_items(monkeypatch):
-    monkeypatch.setattr("kerasrec.semanticids.FITTED", 40)
+    monkeypatch.setattr("kerasrec.codes.FITTED", 40)
     vectors = np.concatenate([TWO_LEVELS] * 5)
     ids = fit_semantic_ids(vectors, levels=2, num_codes=4)
     names(ids.codes[:, 0], np.tile(GROUP, 5))

@@ -3,8 +3,8 @@ import logging
 import numpy as np
 import pytest
 
-from kerasrec import tfidf
-from kerasrec.tfidf import TfidfEncoder
+from kerasrec import plainencoders
+from kerasrec.plainencoders import TfidfEncoder
 
 TEXTS = ["机器学习基础", "机器学习进阶", "古代汉语", "现代汉语", "Java 程序设计", "C 程序设计"]
 
@@ -42,7 +42,7 @@ def test_dim_and_unknown_texts():
 
 
 def test_says_that_it_is_lexical(caplog, monkeypatch):
-    monkeypatch.setattr(tfidf, "_warned", False)
+    monkeypatch.setattr(plainencoders, "_warned", False)
     with caplog.at_level(logging.WARNING):
         encoder = TfidfEncoder().fit(TEXTS)
         TfidfEncoder().fit(TEXTS)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerasrec.torchfile import read_torch
+from kerasrec.tensorfiles import read_torch
 
 DATA = Path(__file__).parent / "data"  # written by torch itself: make_torch_files.py
 

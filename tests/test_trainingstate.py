@@ -10,7 +10,7 @@ import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
 from kerasrec import artifacts
-from kerasrec.artifacts import ArtifactError
+from kerasrec.checks import ArtifactError
 from kerasrec.data import Items
 from kerasrec.encoder import build_encoder
 from kerasrec.exporter import export

@@ -20,8 +20,8 @@ from loopchecks import (
 )
 
 from kerasrec import artifacts
-from kerasrec.artifacts import ArtifactError
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.data import Items, read_interactions
 from kerasrec.recommender import Recommender
 from kerasrec.updating import (

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.artifacts import ArtifactError, read_catalogue
+from kerasrec.artifacts import read_catalogue
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.warmup import (
     WARMUP,
     _prediction_log,

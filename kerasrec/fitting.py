@@ -1,8 +1,9 @@
-"""A second model, whose items have codes, where it is better on validation.
+"""Fits models: several seeds and their average, and a second model whose items have codes.
 
 Codes are made of the item vectors of a trained model and of the texts (`fit_product_codes`); the
 second model has them as a third part of its item vectors. What it learns of one item so helps all
-that share a code with it, which an id part of each item's own never does.
+that share a code with it, which an id part of each item's own never does. It is kept where it is
+better on validation.
 """
 
 import functools
@@ -11,11 +12,66 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from kerasrec.ensemble import fit_members
+from kerasrec.codes import fit_product_codes
+from kerasrec.ensemble import average_models
 from kerasrec.metrics import mean_and_error
-from kerasrec.semanticids import fit_product_codes
+from kerasrec.trainer import MONITOR, Trainer
 from kerasrec.validation import Ranker, quality_per_user
+
+
+def fit_members(
+    build,
+    histories,
+    validation,
+    *,
+    members=1,
+    seed=0,
+    run_folder=None,
+    stop_after=None,
+    **options,
+):
+    """Train a model with several seeds, one after the other, and average them.
+
+    Args:
+        build: function without arguments that builds a `Model`.
+        histories, validation: as in `Trainer.fit`.
+        members: number of seeds; 1 = a plain model.
+        seed: of the first member; the next ones have seed + 1, seed + 2, ...
+        run_folder: as in `Trainer`; several members have the folders `member-1`, ... in it.
+        stop_after: list of epochs, for each member as in `Trainer.fit`; None = no limit of its own.
+        options: the other ones of `Trainer`.
+
+    Returns:
+        `(Model, DataFrame)`: the table has the rows of all members one after the other, told apart
+        by a column `member` (from 1) where there are several.
+    """
+    models, runs = [], []
+    for number in range(1, members + 1):
+        folder = run_folder
+        if members > 1:
+            log.info("member %d of %d, seed %d", number, members, seed + number - 1)
+            folder = run_folder and Path(run_folder) / f"member-{number}"
+        trainer = Trainer(build, seed=seed + number - 1, run_folder=folder, **options)
+        last = stop_after and stop_after[number - 1]
+        runs.append(trainer.fit(histories, validation, stop_after=last))
+        models.append(trainer.model)
+    if members == 1:
+        return models[0], runs[0]
+    rows = [run.assign(member=number) for number, run in enumerate(runs, start=1)]
+    return average_models(models), pd.concat(rows, ignore_index=True)
+
+
+def best_epochs(history):
+    """The best epoch of each member, from the table of `fit_members`.
+
+    >>> best_epochs(pd.DataFrame({"valid_ndcg@10": [0.1, 0.3, 0.2, 0.1], "member": [1, 1, 2, 2]}))
+    [2, 1]
+    """
+    runs = history.groupby("member") if "member" in history else [(1, history)]
+    return [int(run[MONITOR].argmax()) + 1 for _, run in runs]
+
 
 log = logging.getLogger(__name__)
 #: codes of an item at most
