@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import clustered
+from toys import clustered
 
 from kerasrec import backend
 from kerasrec.ann import ItemIndex, import_faiss

@@ -130,7 +130,7 @@ def test_detect_model():
 
 @pytest.mark.parametrize("name", ["Bert", "Electra", "Albert", "RoFormer"])
 def test_equals_transformers_where_it_is_installed(tmp_path, name):
-    """tests/data holds what it computed once; this runs it again on larger random models."""
+    """tests/files holds what it computed once; this runs it again on larger random models."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

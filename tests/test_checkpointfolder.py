@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +12,14 @@ from numpybert import (
     write_hf_folder,
     write_tf_folder,
 )
+from places import FILES
 from safetensors.numpy import save_file
 
 from kerasrec.architectures import build_transformer
 from kerasrec.checkpointfolder import read_folder
 from kerasrec.tensorfiles import read_safetensors
 
-DATA = Path(__file__).parent / "data"
+DATA = FILES
 VOCAB = vocabulary()
 CONFIG = make_config("bert", len(VOCAB))
 WEIGHTS = make_weights("bert", CONFIG)

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import histories_of
+from toys import histories_of
 
 from kerasrec import artifacts
 from kerasrec.backend import tf

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from conftest import histories_of
 from slowplans import DIM, SIZES, SlowPlans, search_of, tiny_decoder
+from toys import histories_of
 
 from kerasrec.backend import keras, tf
 from kerasrec.codedecoder import align_left, build_decoder, line_of_tokens, spread

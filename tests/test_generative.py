@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import histories_of
+from toys import histories_of
 
 from kerasrec.codes import make_trie
 from kerasrec.ensemble import average_models

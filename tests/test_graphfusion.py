@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 import tensorflow as tf
-from conftest import histories_of
+from toys import histories_of
 
 from kerasrec.graphfusion import Memory, Weights, total_by_sample
 from kerasrec.transitions import NeighbourTable

@@ -1,11 +1,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from places import SHARED
 
 from kerasrec.backend import tf
 from kerasrec.datasets import load_mooccube
@@ -13,7 +13,6 @@ from kerasrec.e5small import read_e5_small
 from kerasrec.graphunigram import GraphUnigram, make_trie
 from kerasrec.text import UnigramTokenizer, WordPieceTokenizer
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"  # beside the repository, on some machines
 HAND_MADE = [
     *(
         "",

@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sys
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import SHARED
 
 from kerasrec.backend import tf
 from kerasrec.datasets import load_mooccube
@@ -20,7 +20,6 @@ from kerasrec.graphwordpiece import VOCAB_FILE, GraphWordPiece
 from kerasrec.text import WordPieceTokenizer, read_vocab
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason=f"needs the corpora and vocabulary of {SHARED}, not there"
 )

@@ -5,7 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from conftest import disappointing_log
+from toys import disappointing_log
 
 from kerasrec import artifacts
 from kerasrec.cli import main

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 
 from kerasrec.metrics import (
     gini,
@@ -24,7 +24,7 @@ from kerasrec.metrics import (
     score_recommendations,
 )
 
-SCORE_PY = Path(__file__).parents[1] / "benchmarks" / "yardstick" / "score.py"
+SCORE_PY = ROOT / "benchmarks" / "yardstick" / "score.py"
 LOG3 = math.log2(3)
 RANKED = ("user_id", "item_id", "rank")
 

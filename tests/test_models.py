@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import histories_of, planted_histories
+from toys import histories_of, planted_histories
 
 from kerasrec import exporter, sequences
 from kerasrec.backend import keras, tf

@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 
 from packaging.requirements import Requirement
-
-ROOT = Path(__file__).parent.parent
+from places import ROOT
 
 
 def locked():

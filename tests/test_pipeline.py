@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import histories_of
+from toys import histories_of
 
 from kerasrec import artifacts, exporter, pipeline
 from kerasrec.backend import keras, tf

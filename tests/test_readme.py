@@ -5,13 +5,12 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from kerasrec.cli import VERBS, build_parser
 
-ROOT = Path(__file__).parent.parent
 ENGLISH, CHINESE, CONTRIBUTING = (
     ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md")
 )

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from conftest import histories_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import histories_of
 
 from kerasrec import recency
 from kerasrec.recency import (

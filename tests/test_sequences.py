@@ -1,9 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import histories_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import histories_of
 
 from kerasrec.data import read_interactions, read_items
 from kerasrec.sequences import (

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import FILES
 
 from kerasrec.tensorfiles import read_torch
 
-DATA = Path(__file__).parent / "data"  # written by torch itself: make_torch_files.py
+DATA = FILES  # written by torch itself: make_torch_files.py
 
 
 @pytest.mark.parametrize("name", ["tensors.zip.bin", "tensors.legacy.bin"])

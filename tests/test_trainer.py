@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import histories_of, planted_histories
+from places import HELPERS
+from toys import histories_of, planted_histories
 
 from kerasrec import trainer as trainer_module
 from kerasrec.backend import keras, set_seed, tf
@@ -252,8 +253,8 @@ def test_interrupted_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monk
 
 
 _RUN = """
-import sys
-sys.path.insert(0, sys.argv[1])
+import os, sys
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 from test_trainer import hold_out_last, planted_histories, tiny, trainer
 made = trainer(tiny, epochs=int(sys.argv[3]), patience=99, run_folder=sys.argv[2],
                deterministic=True)
@@ -263,7 +264,7 @@ print(",".join(f"{loss:.8f}" for loss in history["loss"]))
 
 
 def _start(folder, epochs):
-    here = os.path.dirname(__file__)
+    here = os.pathsep.join([os.path.dirname(__file__), str(HELPERS)])
     command = [sys.executable, "-c", _RUN, here, str(folder), str(epochs)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

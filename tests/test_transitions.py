@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import histories_of
+from toys import histories_of
 
 from kerasrec import transitions
 from kerasrec.transitions import (

@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import disappointing_log
 from loopchecks import (
     _distance,
     broken_versions,
@@ -18,6 +17,7 @@ from loopchecks import (
     send_shuffled,
     start_update,
 )
+from toys import disappointing_log
 
 from kerasrec import artifacts
 from kerasrec.backend import tf

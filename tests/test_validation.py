@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import histories_of
+from toys import histories_of
 
 from kerasrec.metrics import score_recommendations
 from kerasrec.models import build_model

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "helpers"))
 from numpybert import TITLES, vocabulary, wordpiece_ids  # noqa: E402
 
 torch.manual_seed(0)

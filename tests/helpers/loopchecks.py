@@ -10,14 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
+from places import ROOT
 
 from kerasrec import artifacts
 from kerasrec.checks import ArtifactError
 
-ROOT = Path(__file__).parents[1]
 INGEST = """
 import itertools, sys, time
 from kerasrec.feedback import FeedbackStore
