@@ -139,7 +139,7 @@ def judge(lists, folder):
 
 def read_split(folder):
     """Items, training and known events and test events of a split, as kerasrec reads them."""
-    from kerasrec.data import join_interactions, read_interactions, read_items
+    from kerasrec.data.interactions import join_interactions, read_interactions, read_items
 
     names = ("train", "valid", "test")
     train, valid, test = (read_interactions(folder / f"{name}.csv") for name in names)
@@ -148,8 +148,8 @@ def read_split(folder):
 
 def baseline_lists(folder):
     """name -> lists of kerasrec's baselines, fitted on train.csv."""
+    from kerasrec.data.histories import make_histories
     from kerasrec.evaluation import run_baselines
-    from kerasrec.sequences import make_histories
 
     items, train, known, _ = read_split(folder)
     users = pd.read_csv(folder / "test_users.csv", dtype=str)["user"].to_numpy(object)
@@ -168,8 +168,8 @@ def peer_lists(folder, peers, name):
 
 def compare(folder, name, lists, others):
     """A sentence: the lists of `name` against the best of the others, over the same users."""
+    from kerasrec.data.histories import make_histories
     from kerasrec.evaluation import evaluate
-    from kerasrec.sequences import make_histories
 
     items, _, known, test = read_split(folder)
     names = {"user": "user_id", "item": "item_id"}

@@ -70,9 +70,9 @@ def measure(path):
         clock = now
         seconds[f"{step}: peak GB so far"] = peak_gigabytes()
 
-    from kerasrec.cleaning import clean
-    from kerasrec.data import read_interactions, read_items
-    from kerasrec.sequences import batches, make_histories, make_windows
+    from kerasrec.data.cleaning import clean
+    from kerasrec.data.histories import batches, make_histories, make_windows
+    from kerasrec.data.interactions import read_interactions, read_items
 
     done("import")
     interactions = read_interactions(path)

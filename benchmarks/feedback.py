@@ -293,7 +293,7 @@ def small_model(out, url):
         `(its folder, the event ids that are stored, the ids of its items)`.
     """
     from kerasrec import artifacts, load_mooccube, train
-    from kerasrec.data import Items
+    from kerasrec.data.interactions import Items
     from kerasrec.feedback import FeedbackStore
 
     log, items = load_mooccube()

@@ -85,8 +85,8 @@ class Split:
     """What a split holds, as kerasrec reads it."""
 
     def __init__(self, folder):
-        from kerasrec.data import join_interactions, read_interactions, read_items
-        from kerasrec.sequences import make_histories
+        from kerasrec.data.histories import make_histories
+        from kerasrec.data.interactions import join_interactions, read_interactions, read_items
         from kerasrec.validation import make_validation
 
         self.folder = folder

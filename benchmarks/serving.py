@@ -59,7 +59,7 @@ def export_generated(num_items, base):
     import pandas as pd
     from speed import generated
 
-    from kerasrec.data import Items
+    from kerasrec.data.interactions import Items
     from kerasrec.exporter import export
     from kerasrec.fusion import Fusion, fit_tables
     from kerasrec.models import build_model
@@ -502,7 +502,7 @@ def export_small(base):
     """A whole export of a model of 200 items."""
     import pandas as pd
 
-    from kerasrec.data import Items
+    from kerasrec.data.interactions import Items
     from kerasrec.exporter import export
     from kerasrec.models import build_model
 

@@ -54,7 +54,7 @@ def peak_gigabytes():
 
 def generated(users, items, length, seed=0):
     """`Histories` of Zipf items in which what follows depends on what was before."""
-    from kerasrec.sequences import Histories
+    from kerasrec.data.histories import Histories
 
     rng = np.random.default_rng(seed)
     lengths = rng.poisson(length - 2, users) + 2
@@ -183,7 +183,7 @@ def _clocked():
 
 def measure_scoring(version, split):
     """Users/s of lists of 20 for every user of a split."""
-    from kerasrec.data import read_interactions
+    from kerasrec.data.interactions import read_interactions
     from kerasrec.recommender import Recommender
 
     recommender = Recommender.load(version)

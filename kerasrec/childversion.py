@@ -11,7 +11,8 @@ import numpy as np
 from kerasrec import artifacts, itemmatrix
 from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError
-from kerasrec.data import Items
+from kerasrec.data.histories import before, first_of_pairs, make_histories
+from kerasrec.data.interactions import Items
 from kerasrec.derive import derive_version
 from kerasrec.exporter import export
 from kerasrec.fusion import fit_again
@@ -19,7 +20,6 @@ from kerasrec.fusionchoice import MAX_USERS, choose_live
 from kerasrec.gate import K
 from kerasrec.pipeline import fingerprint
 from kerasrec.recommender import Recommender
-from kerasrec.sequences import before, first_of_pairs, make_histories
 from kerasrec.servingmodule import ServingModule
 from kerasrec.trainer import Trainer
 from kerasrec.trainingstate import Rebuilt, write_training_state

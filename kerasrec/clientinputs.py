@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from kerasrec.data import read_interactions
-from kerasrec.sequences import history_rows
+from kerasrec.data.histories import history_rows
+from kerasrec.data.interactions import read_interactions
 
 #: newest events of a history that are sent; with the padding before them `Limits.history`. A
 #: model's own window is far shorter.

@@ -11,9 +11,9 @@ import numpy as np
 
 from kerasrec.backend import import_bert4keras, keras, tf
 from kerasrec.codes import level_offsets
-from kerasrec.events import PASSIVE_EVENTS
+from kerasrec.data.events import PASSIVE_EVENTS
+from kerasrec.data.histories import EVENT_CODES
 from kerasrec.sequencemodels import FreshTruncatedNormal
-from kerasrec.sequences import EVENT_CODES
 
 _register = keras.utils.register_keras_serializable("kerasrec")
 #: tokens that are no codes: padding and the beginning of a line

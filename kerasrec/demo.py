@@ -4,15 +4,15 @@ import time
 
 from rich.table import Table
 
-from kerasrec import datasets
-from kerasrec.cleaning import clean
-from kerasrec.data import join_interactions
+from kerasrec.data import datasets
+from kerasrec.data.cleaning import clean
+from kerasrec.data.histories import make_histories
+from kerasrec.data.interactions import join_interactions
+from kerasrec.data.splits import check_leakage, split_leave_one_out
 from kerasrec.evaluation import evaluate, run_baselines
 from kerasrec.pipeline import train
 from kerasrec.recommender import Recommender
 from kerasrec.report import write_report
-from kerasrec.sequences import make_histories
-from kerasrec.splits import check_leakage, split_leave_one_out
 
 NAME = "courses"
 

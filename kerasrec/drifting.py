@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.baselines import fit_recent_popularity
-from kerasrec.data import Items, read_interactions
+from kerasrec.data.histories import before, first_of_pairs, make_histories
+from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.driftmetrics import (
     calibration,
     distance_from,
@@ -26,7 +27,6 @@ from kerasrec.driftmetrics import (
 from kerasrec.driftverdict import K, verdict
 from kerasrec.metrics import ndcg_from_ranks, recall_from_ranks
 from kerasrec.recommender import Recommender
-from kerasrec.sequences import before, first_of_pairs, make_histories
 
 log = logging.getLogger(__name__)
 #: length of the lists in which confidence is compared with the truth

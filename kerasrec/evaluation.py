@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.baselines import BASELINES
-from kerasrec.events import PASSIVE_EVENTS
+from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.lists import recommend_top_k
 from kerasrec.metrics import mean_and_error, paired_bootstrap, score_recommendations
 

@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kerasrec.cleaningreport import CleaningReport
-from kerasrec.data import Interactions
-from kerasrec.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
+from kerasrec.data.cleaningreport import CleaningReport
+from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
+from kerasrec.data.interactions import Interactions
+from kerasrec.data.readers import as_categories
+from kerasrec.data.tables import check_output, open_table, write_table
 from kerasrec.feedbackevents import event_rows, table_rows
 from kerasrec.feedbackstats import read_stats
 from kerasrec.feedbacktables import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
 from kerasrec.feedbackwriter import Added, Erased, Writer
-from kerasrec.readers import as_categories
-from kerasrec.tables import check_output, open_table, write_table
 
 log = logging.getLogger(__name__)
 _COLUMNS = EVENTS.c

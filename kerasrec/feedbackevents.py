@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.checks import did_you_mean
-from kerasrec.data import Interactions
-from kerasrec.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
-from kerasrec.readers import MISSING_IDS, read_interaction_table
-from kerasrec.tables import FrameTable
-from kerasrec.timestamps import FIRST_SECOND, LAST_SECOND, read_moment
+from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
+from kerasrec.data.interactions import Interactions
+from kerasrec.data.readers import MISSING_IDS, read_interaction_table
+from kerasrec.data.tables import FrameTable
+from kerasrec.data.timestamps import FIRST_SECOND, LAST_SECOND, read_moment
 
 #: fields of a stored event, beside its seq
 FIELDS = (
@@ -222,7 +222,7 @@ def _moment(value):
 
 
 class _WithExtras:
-    """A table of `kerasrec.tables` of which further columns are read along."""
+    """A table of `kerasrec.data.tables` of which further columns are read along."""
 
     def __init__(self, table, extras):
         self.name, self.columns = table.name, table.columns
@@ -238,7 +238,7 @@ class _WithExtras:
 
 
 def table_rows(table, *, columns=None, on_bad="error", event_weights=None, now=None):
-    """Rows to store, from a table that `kerasrec.tables.open_table` has opened.
+    """Rows to store, from a table that `kerasrec.data.tables.open_table` has opened.
 
     Args:
         table: with columns as `read_interactions` finds them, and those of `EXTRAS` by their names.

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kerasrec import sequences
 from kerasrec.backend import tf
 from kerasrec.beamsearch import BeamSearch
 from kerasrec.codedecoder import build_decoder
 from kerasrec.codes import SemanticIds
+from kerasrec.data.histories import model_inputs
 
 #: beams of a search of `PlanRanker`, at least
 BEAMS = 16
@@ -129,7 +129,7 @@ class PlanRanker:
             given = np.ones((len(rows), width)) if weights is None else weights[rows]
             given = np.array(given, np.float64)
             given[np.repeat(np.arange(len(rows)), part.lengths), part.items] = 0
-            inputs = sequences.model_inputs(part, self.search.max_items)
+            inputs = model_inputs(part, self.search.max_items)
             found = self._plans(
                 tf.constant(inputs["history"]),
                 tf.constant(given),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kerasrec import artifacts
 from kerasrec.backend import tf
-from kerasrec.sequences import Histories, model_inputs
+from kerasrec.data.histories import Histories, model_inputs
 from kerasrec.servinglimits import SCORES_AT_ONCE
 from kerasrec.shortlist import LONGEST, find_shortlist
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kerasrec.sequences import Histories
+from kerasrec.data.histories import Histories
 
 
 class Rules(NamedTuple):

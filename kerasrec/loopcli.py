@@ -206,7 +206,7 @@ def drift(options):
 
 
 def _since(text):
-    from kerasrec.timestamps import read_moment
+    from kerasrec.data.timestamps import read_moment
 
     try:
         found = None if text is None else read_moment(text)
@@ -314,7 +314,7 @@ def _start(text):
     try:
         return float(text)
     except ValueError:
-        from kerasrec.timestamps import read_moment
+        from kerasrec.data.timestamps import read_moment
 
         return read_moment(text)
 

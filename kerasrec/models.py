@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasrec.backend import keras, tf
+from kerasrec.data.histories import EVENT_CODES, NUM_GAP_BUCKETS
 from kerasrec.interest import INTERESTS, Interest, InterestLoss, LongShortFusion
 from kerasrec.itemvectors import (
     CodePart,
@@ -19,7 +20,6 @@ from kerasrec.itemvectors import (
 from kerasrec.losses import LOSSES, NEGATIVES
 from kerasrec.scoring import Scorer, ScorerLoss
 from kerasrec.sequencemodels import SEQUENCE_MODELS
-from kerasrec.sequences import EVENT_CODES, NUM_GAP_BUCKETS
 
 #: up to this many items the default loss is the full softmax, beyond it the sampled one
 FULL_SOFTMAX_ITEMS = 4000

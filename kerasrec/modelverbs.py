@@ -56,7 +56,7 @@ def inspect(options):
         manifest = read_manifest(find_version(options.model))
         print_rows(("key", "value"), [(key, str(value)) for key, value in flat(manifest)])
         return
-    from kerasrec.datastats import describe, format_value
+    from kerasrec.data.statistics import describe, format_value
 
     interactions = read_events(options, options.interactions)
     items = read_catalogue(options) if options.items else None
@@ -118,10 +118,10 @@ def evaluate(options):
     past = read_events(options, options.histories)
     fitted = read_events(options, options.train) if options.train else None
     load_tensorflow(options)
+    from kerasrec.data.histories import make_histories
     from kerasrec.evaluation import evaluate, run_baselines
     from kerasrec.recommender import Recommender
     from kerasrec.report import write_report
-    from kerasrec.sequences import make_histories
 
     recommender = Recommender.load(options.model)
     items = recommender.items
@@ -150,7 +150,7 @@ def evaluate(options):
 
 def recommend(options):
     """Write a list of recommendations for every user of the histories."""
-    from kerasrec.data import check_output, write_table
+    from kerasrec.data.interactions import check_output, write_table
 
     check_k(options)
     at = moment(options.at)

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kerasrec import artifacts, sequences
+from kerasrec import artifacts
 from kerasrec.codedecoder import check_decoder
 from kerasrec.codes import CollapsedCodes
-from kerasrec.data import join_interactions, read_interactions, read_items
+from kerasrec.data.histories import make_histories
+from kerasrec.data.interactions import join_interactions, read_interactions, read_items
 from kerasrec.exporter import export, serving_module
 from kerasrec.fitting import best_epochs, fit_members, fit_models
 from kerasrec.fusion import PARTS, fit_tables
@@ -114,7 +115,7 @@ def train(
             "refit trains the model anew on what the generator is weighed by. Give refit or "
             "generator, not both."
         )
-    histories = sequences.make_histories(interactions, items)
+    histories = make_histories(interactions, items)
     fitted, validation, later = _split(histories, items, valid)
     only_end = asked_at_the_end(fitted, later)
     part = text_part(items, **options["encoder"], progress=progress)
@@ -145,7 +146,7 @@ def train(
             part = text_part(items, **options["encoder"], progress=progress)
         every = histories
         if valid is not None:
-            every = sequences.make_histories(join_interactions([interactions, valid]), items)
+            every = make_histories(join_interactions([interactions, valid]), items)
         elsewhere = _elsewhere(options["trainer"])
         stop_after = best_epochs(history)
         model, _ = fit_members(
@@ -278,7 +279,7 @@ def _split(histories, items, valid):
         fitted, validation = hold_out_last(histories)
         later = histories.select([])
     else:
-        fitted, later = histories, sequences.make_histories(valid, items)
+        fitted, later = histories, make_histories(valid, items)
         validation = make_validation(histories, later)
     if not len(validation.target_items):
         raise ValueError(

@@ -14,7 +14,7 @@ def generate(options):
     history. With --describe a short Chinese text is made for each plan and shown, or written to
     --texts.
     """
-    from kerasrec.data import check_output, write_table
+    from kerasrec.data.interactions import check_output, write_table
 
     describe = _describer(options)
     _check_flags(options)
@@ -96,7 +96,7 @@ def _describer(options):
 
 
 def _write_texts(recommender, histories, table, describe, path, names):
-    from kerasrec.data import write_table
+    from kerasrec.data.interactions import write_table
     from kerasrec.describing import Plan, describe_plans
 
     past = {

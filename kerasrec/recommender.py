@@ -10,15 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from kerasrec import ann, artifacts, itemmatrix, sequences
+from kerasrec import ann, artifacts, itemmatrix
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.data import Items, read_interactions, read_items
+from kerasrec.data.histories import Histories, history_rows, make_histories, model_inputs
+from kerasrec.data.interactions import Items, read_interactions, read_items
+from kerasrec.data.timestamps import read_moment
 from kerasrec.derive import derive_version
 from kerasrec.draws import Draws
 from kerasrec.recency import AT_THE_END, Recency, newest_times
 from kerasrec.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
-from kerasrec.timestamps import read_moment
 from kerasrec.versionlog import VersionLog
 from kerasrec.versionplans import VersionPlans
 from kerasrec.versiontexts import VersionTexts
@@ -362,7 +363,7 @@ class Recommender:
 
     def _whole_log(self, events):
         """What `observe` and `remember` take, as `Histories`."""
-        if isinstance(events, sequences.Histories):
+        if isinstance(events, Histories):
             return events
         return self.histories(events if hasattr(events, "report") else read_interactions(events))
 
@@ -401,7 +402,7 @@ class Recommender:
 
     def _inputs(self, histories):
         """Tensors `history, time_gap, event` of whole histories: what they hold is left out."""
-        inputs = sequences.model_inputs(histories, int(histories.lengths.max(initial=1)))
+        inputs = model_inputs(histories, int(histories.lengths.max(initial=1)))
         return [tf.constant(inputs[name]) for name in ("history", "time_gap", "event")]
 
     def _table(self, user_ids, index, scores):
@@ -434,19 +435,19 @@ class Recommender:
 
     def _histories(self, histories):
         """Whatever `recommend` takes, as `Histories`."""
-        if isinstance(histories, sequences.Histories):
+        if isinstance(histories, Histories):
             return histories
         if isinstance(histories, pd.DataFrame):
             histories = read_interactions(histories)
         if hasattr(histories, "report"):  # Interactions
             return self.histories(histories)
-        user_ids, rows = sequences.history_rows(histories)
+        user_ids, rows = history_rows(histories)
         index = self.index_of([item for row in rows for item in row])
         owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows]).astype(np.int64)
         known = index > 0
         counts = np.bincount(owner[known], minlength=len(rows))
         num_events = int(known.sum())
-        return sequences.Histories(
+        return Histories(
             np.array([*user_ids, None], object)[:-1],
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             index[known],
@@ -471,7 +472,7 @@ class Recommender:
             count = int((~known).sum())
             log.warning("%d interactions with items the model does not know are skipped", count)
             interactions = interactions.replace(frame[known])
-        histories = sequences.make_histories(interactions, self.items)
+        histories = make_histories(interactions, self.items)
         # ids are texts everywhere, also where a log has numbers
         return histories.of_users(np.array([str(user) for user in users], object))
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kerasrec import plots
-from kerasrec.tables import write_table
+from kerasrec.data.tables import write_table
 
 NUM_EXAMPLES = 12
 SHOWN_HISTORY, SHOWN_LIST = 8, 10

@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from kerasrec import artifacts
 from kerasrec.baselines import fit_item_knn, fit_recent_popularity
+from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.lists import recommend_top_k
 from kerasrec.metrics import mean_and_error
 from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
-from kerasrec.sequences import before, first_of_pairs, make_histories
 from kerasrec.updating import TooFewEvents, update
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from kerasrec.sequences import EVENT_CODES, Histories
+from kerasrec.data.histories import EVENT_CODES, Histories
 
 log = logging.getLogger(__name__)
 #: events that are kept at most

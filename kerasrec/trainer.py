@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kerasrec import sequences
 from kerasrec.backend import keras, set_seed, tf
+from kerasrec.data import histories as sequences
 from kerasrec.optimizers import LazyAdam
 from kerasrec.validation import Ranker, ranking_quality
 

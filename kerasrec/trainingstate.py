@@ -10,7 +10,7 @@ import numpy as np
 
 from kerasrec import artifacts
 from kerasrec.checks import ArtifactError
-from kerasrec.data import Items
+from kerasrec.data.interactions import Items
 from kerasrec.encoder import build_encoder, load_text_encoder
 from kerasrec.ensemble import average_models
 from kerasrec.models import TextEncoder, build_model

@@ -19,8 +19,8 @@ from kerasrec import artifacts
 from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError
 from kerasrec.childversion import Child
-from kerasrec.data import Items, join_interactions, read_interactions, read_items
-from kerasrec.events import PASSIVE_EVENTS
+from kerasrec.data.events import PASSIVE_EVENTS
+from kerasrec.data.interactions import Items, join_interactions, read_interactions, read_items
 from kerasrec.gate import decide, figures_of, judge
 from kerasrec.pipeline import train
 from kerasrec.recency import Recency

@@ -19,7 +19,7 @@ class UserError(Exception):
 
 def read_events(options, paths):
     """`Interactions` of one file or more; a report of what was left out goes to the log."""
-    from kerasrec.data import read_interactions
+    from kerasrec.data.interactions import read_interactions
 
     columns = pairs_of(options.columns, "--columns")
     if hasattr(options, "items"):
@@ -49,7 +49,7 @@ def event_weights(texts):
 
 def read_catalogue(options):
     """`Items` of --items; its columns are named by --item-columns, then by --columns."""
-    from kerasrec.data import read_items
+    from kerasrec.data.interactions import read_items
 
     columns = pairs_of(options.columns, "--columns")
     columns = {role: name for role, name in columns.items() if role in ("item_id", *_ITEM_ROLES)}
@@ -68,7 +68,7 @@ def _reported(found):
 
 def clean_for_training(options, interactions, items):
     """The interactions, cleaned as asked and fit to train on."""
-    from kerasrec.cleaning import check_trainable, clean
+    from kerasrec.data.cleaning import check_trainable, clean
 
     limit = options.max_user_events
     cleaned = clean(
@@ -88,7 +88,7 @@ def clean_for_training(options, interactions, items):
 
 def known_only(interactions, items, flag):
     """The interactions without those of items that the model does not know; says how many."""
-    from kerasrec.cleaning import clean
+    from kerasrec.data.cleaning import clean
 
     found = clean(interactions, items, unknown_items="skip")
     gone = len(interactions) - len(found)
@@ -99,7 +99,7 @@ def known_only(interactions, items, flag):
 
 def read_users(options, interactions):
     """User ids of --users, each once, in file order."""
-    from kerasrec.data import read_user_ids
+    from kerasrec.data.interactions import read_user_ids
 
     columns = pairs_of(options.columns, "--columns")
     name = columns.get("user_id") or interactions.columns.get("user_id")
@@ -207,7 +207,7 @@ def export_options(texts):
 
 def moment(text):
     """UTC seconds of `--at`, or the text itself where it is "now", or None."""
-    from kerasrec.timestamps import read_moment
+    from kerasrec.data.timestamps import read_moment
 
     try:
         return read_moment(text)

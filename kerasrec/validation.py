@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kerasrec import sequences
 from kerasrec.backend import tf
+from kerasrec.data.histories import Histories, model_inputs, pad_left
 from kerasrec.scoring import exclude, top_k
 
 
@@ -17,10 +17,10 @@ class Validation(NamedTuple):
     history is fitted to them too.
     """
 
-    histories: sequences.Histories
+    histories: Histories
     target_rows: np.ndarray
     target_items: np.ndarray
-    newcomers: sequences.Histories | None = None
+    newcomers: Histories | None = None
 
 
 def make_validation(histories, held_out):
@@ -128,8 +128,8 @@ class Ranker:
             rows = by_length[start : start + batch_size]
             part = histories.select(rows)
             longest = int(part.lengths.max(initial=1))
-            seen = sequences.pad_left(part.items, part.offsets[:-1], part.lengths, longest)
-            inputs = sequences.model_inputs(part, self.model.config["max_length"])
+            seen = pad_left(part.items, part.offsets[:-1], part.lengths, longest)
+            inputs = model_inputs(part, self.model.config["max_length"])
             found = self._rank(vectors, unit, inputs, seen, k).numpy()
             lists[rows, : found.shape[1]] = found
         return lists
@@ -146,7 +146,7 @@ class Ranker:
         unit = tf.math.l2_normalize(vectors, axis=-1)
 
         def probabilities_of(histories):
-            inputs = sequences.model_inputs(histories, self.model.config["max_length"])
+            inputs = model_inputs(histories, self.model.config["max_length"])
             interest, scores = self._retrieve(vectors, unit, inputs)
 
             def scorer_of(index):

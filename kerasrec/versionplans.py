@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from kerasrec import artifacts, sequences
+from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.checks import check_number, is_whole
 from kerasrec.codes import make_trie
+from kerasrec.data.histories import model_inputs
 from kerasrec.draws import MOST_DIVERSITY, Draws
 from kerasrec.generative import Generator, read_ids
 
@@ -86,7 +87,7 @@ class VersionPlans:
         for start in range(0, len(by_length), batch_size):
             rows = by_length[start : start + batch_size]
             part = histories.select(rows)
-            inputs = sequences.model_inputs(part, int(part.lengths.max(initial=1)))
+            inputs = model_inputs(part, int(part.lengths.max(initial=1)))
             inputs = [tf.constant(inputs[name]) for name in ("history", "time_gap", "event")]
             rules = listed or (np.zeros(0, np.int32), np.zeros(0, np.int32))
             inputs += [tf.constant(np.tile(rule, (len(rows), 1))) for rule in rules]

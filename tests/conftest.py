@@ -15,7 +15,7 @@ import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 from toys import clustered, made_once, planted_histories
 
-from kerasrec.datasets import load_mooccube
+from kerasrec.data.datasets import load_mooccube
 
 
 def pytest_configure(config):
@@ -100,7 +100,7 @@ def toy_interactions():
 @pytest.fixture(scope="session")
 def toy_items(toy_interactions):
     """The courses of `toy_interactions` and two more, without events, at the end."""
-    from kerasrec.data import Items
+    from kerasrec.data.interactions import Items
 
     frame = load_mooccube()[1].frame
     taken = frame["item_id"].isin(toy_interactions.frame["item_id"].cat.categories)
@@ -111,7 +111,7 @@ def toy_items(toy_interactions):
 @pytest.fixture(scope="session")
 def toy_histories(toy_interactions, toy_items):
     """`Histories` of `toy_interactions`."""
-    from kerasrec.sequences import make_histories
+    from kerasrec.data.histories import make_histories
 
     return make_histories(toy_interactions, toy_items)
 
@@ -213,7 +213,7 @@ def toy_base(exported_version, tmp_path):
 @pytest.fixture(scope="session")
 def grown_items(toy_items):
     """The toy catalogue, shuffled, with three new courses."""
-    from kerasrec.data import Items
+    from kerasrec.data.interactions import Items
 
     new = pd.DataFrame(
         {
@@ -228,7 +228,7 @@ def grown_items(toy_items):
 @pytest.fixture(scope="session")
 def week_log(toy_interactions):
     """The toy log, and a week in which 70 learners, 10 of them new, take what others took."""
-    from kerasrec.data import read_interactions
+    from kerasrec.data.interactions import read_interactions
 
     day, old = 86400, toy_interactions.frame
     rng = np.random.default_rng(0)
@@ -347,7 +347,7 @@ def large_version(common_folder):
     """An untrained model of 3000 items with two tables, four moments and new items."""
     from kerasrec import recency
     from kerasrec.backend import set_seed
-    from kerasrec.data import Items
+    from kerasrec.data.interactions import Items
     from kerasrec.exporter import export
     from kerasrec.fusion import Fusion
     from kerasrec.models import build_model

@@ -11,8 +11,8 @@ from kerasrec.baselines import (
     fit_recent_popularity,
     fit_tfidf_text,
 )
+from kerasrec.data.histories import Histories
 from kerasrec.lists import recommend_top_k
-from kerasrec.sequences import Histories
 
 TEXTS = ["机器学习基础", "深度学习入门", "中国古代史", "世界古代史", "宏观经济学", ""]
 

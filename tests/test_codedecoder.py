@@ -5,7 +5,7 @@ from toys import histories_of
 
 from kerasrec.backend import keras, tf
 from kerasrec.codedecoder import align_left, build_decoder, line_of_tokens, spread
-from kerasrec.sequences import batches, make_windows
+from kerasrec.data.histories import batches, make_windows
 
 #: codes of events, as they stand in the batches
 IMPRESSION, VIEW, RATING, DISLIKE = 1, 2, 7, 8

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from kerasrec import datasets, exporter
+from kerasrec import exporter
+from kerasrec.data import datasets
 from kerasrec.demo import _show_text, demo
 from kerasrec.recommender import Recommender
 

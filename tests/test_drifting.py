@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.baselines import fit_recent_popularity
-from kerasrec.data import read_interactions
+from kerasrec.data.interactions import read_interactions
 from kerasrec.drifting import drift
 from kerasrec.lists import recommend_top_k
 from kerasrec.recommender import Recommender

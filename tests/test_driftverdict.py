@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.data import read_interactions
+from kerasrec.data.interactions import read_interactions
 from kerasrec.drifting import PeriodLog
 from kerasrec.driftverdict import verdict
 from kerasrec.recommender import Recommender

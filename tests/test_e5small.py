@@ -5,7 +5,7 @@ import pytest
 from places import FILES
 
 from kerasrec import e5small
-from kerasrec.datasets import load_mooccube
+from kerasrec.data.datasets import load_mooccube
 from kerasrec.encoder import build_encoder
 
 TITLES = load_mooccube()[1].texts()

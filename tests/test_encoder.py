@@ -12,7 +12,7 @@ from numpybert import (
 )
 
 from kerasrec import encoder as encoder_module
-from kerasrec.datasets import load_mooccube
+from kerasrec.data.datasets import load_mooccube
 from kerasrec.encoder import build_encoder, load_text_encoder
 from kerasrec.textvectors import VectorCache
 

@@ -11,7 +11,7 @@ from toys import planted_histories
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.data import Items, read_items
+from kerasrec.data.interactions import Items, read_items
 from kerasrec.exporter import _compare, _few_words, _same, export
 from kerasrec.fusion import Fusion, fit_tables
 from kerasrec.models import build_model

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.data import read_interactions
+from kerasrec.data.interactions import read_interactions
 from kerasrec.feedbackevents import event_id, event_rows
 
 T = 1_700_000_000

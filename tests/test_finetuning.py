@@ -3,7 +3,7 @@ import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
 from kerasrec.backend import keras
-from kerasrec.datasets import load_mooccube
+from kerasrec.data.datasets import load_mooccube
 from kerasrec.encoder import build_encoder
 from kerasrec.textmodel import LoraDense, add_lora, merge_lora, set_trainable
 

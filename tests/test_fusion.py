@@ -4,9 +4,9 @@ import numpy as np
 from toys import histories_of, planted_histories
 
 from kerasrec import fusion
+from kerasrec.data.histories import EVENT_CODES
 from kerasrec.fusion import Fusion, fit_tables
 from kerasrec.recency import NEVER, Counts, fit_moments
-from kerasrec.sequences import EVENT_CODES
 
 
 def test_what_users_disliked_is_not_learned():

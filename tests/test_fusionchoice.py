@@ -5,10 +5,10 @@ import pytest
 from toys import histories_of, planted_histories
 
 from kerasrec import fusionchoice
+from kerasrec.data.histories import before
 from kerasrec.fusion import Fusion, fit_tables
 from kerasrec.fusionchoice import choose_fusion, choose_live
 from kerasrec.recency import fit_moments
-from kerasrec.sequences import before
 from kerasrec.validation import Validation, hold_out_last, make_validation, ranking_quality
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from kerasrec.data import Items
+from kerasrec.data.histories import make_histories
+from kerasrec.data.interactions import Items
 from kerasrec.evaluation import evaluate
 from kerasrec.gate import decide, judge
 from kerasrec.recommender import Recommender
-from kerasrec.sequences import make_histories
 from kerasrec.updating import grown_catalogue
 
 DAY = 86400

@@ -7,12 +7,12 @@ import pytest
 from toys import histories_of
 
 from kerasrec.codes import make_trie
+from kerasrec.data.histories import model_inputs
 from kerasrec.ensemble import average_models
 from kerasrec.generating import fit_generator, text_columns
 from kerasrec.generative import Generator, PlanRanker, read_ids
 from kerasrec.models import build_model
 from kerasrec.pipeline import train
-from kerasrec.sequences import model_inputs
 from kerasrec.validation import Validation, hold_out_last, some_of
 
 TINY = dict(

@@ -8,7 +8,7 @@ import pytest
 from places import SHARED
 
 from kerasrec.backend import tf
-from kerasrec.datasets import load_mooccube
+from kerasrec.data.datasets import load_mooccube
 from kerasrec.e5small import read_e5_small
 from kerasrec.graphunigram import GraphUnigram, make_trie
 from kerasrec.text import UnigramTokenizer, WordPieceTokenizer

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from places import SHARED
 
 from kerasrec.backend import tf
-from kerasrec.datasets import load_mooccube
+from kerasrec.data.datasets import load_mooccube
 from kerasrec.graphwordpiece import VOCAB_FILE, GraphWordPiece
 from kerasrec.text import WordPieceTokenizer, read_vocab
 

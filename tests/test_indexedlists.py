@@ -9,10 +9,10 @@ import pytest
 
 from kerasrec.artifacts import read_manifest
 from kerasrec.backend import tf
+from kerasrec.data.histories import Histories
 from kerasrec.indexedlists import IndexedLists
 from kerasrec.modelversions import ModelVersions
 from kerasrec.recommender import Recommender
-from kerasrec.sequences import Histories
 from kerasrec.servedversion import ServedVersion
 from kerasrec.shortlist import sparse_table
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kerasrec.data.histories import Histories
 from kerasrec.encodedlists import encode_lists
 from kerasrec.lists import recommend_top_k, top_k
-from kerasrec.sequences import Histories
 
 
 def histories(**rows):

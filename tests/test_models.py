@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from toys import histories_of, planted_histories
 
-from kerasrec import exporter, sequences
+from kerasrec import exporter
 from kerasrec.backend import keras, tf
-from kerasrec.data import read_items
+from kerasrec.data import histories
+from kerasrec.data.interactions import read_items
 from kerasrec.interest import INTERESTS
 from kerasrec.losses import LOSSES
 from kerasrec.models import (
@@ -45,8 +46,8 @@ def build(**options):
 
 
 def some_batches(batch_size=45):
-    windows = sequences.make_windows(planted_histories(), TINY["max_length"])
-    for batch in sequences.batches(windows, batch_size=batch_size, seed=0):
+    windows = histories.make_windows(planted_histories(), TINY["max_length"])
+    for batch in histories.batches(windows, batch_size=batch_size, seed=0):
         yield [batch[name] for name in NAMES]
 
 
@@ -311,12 +312,12 @@ def test_codes_alone_train_on_the_toy_data(toy_histories, toy_items):
     keras.utils.set_random_seed(0)
     codes = np.stack([np.arange(len(toy_items)) % 9, np.arange(len(toy_items)) // 9], axis=1)
     model = build_model(len(toy_items), codes=codes, code_units=8, id_units=0, max_length=20)
-    windows = sequences.make_windows(toy_histories, 20)
+    windows = histories.make_windows(toy_histories, 20)
     model.training.compile(keras.optimizers.Adam(0.01))
     losses = [
         model.training.train_on_batch([batch[name] for name in NAMES])
         for seed in range(3)
-        for batch in sequences.batches(windows, batch_size=64, seed=seed)
+        for batch in histories.batches(windows, batch_size=64, seed=seed)
     ]
     assert np.isfinite(losses).all() and np.mean(losses[-3:]) < np.mean(losses[:3])
 
@@ -600,7 +601,7 @@ def test_every_combination_exports_and_one_fresh_process_reloads_them_all(tmp_pa
 
 def test_one_user_and_one_event_train():
     model = build(loss="sampled_softmax")
-    windows = sequences.make_windows(histories_of([[1, 2]]), 8)
-    (batch,) = sequences.batches(windows, batch_size=4, seed=0)
+    windows = histories.make_windows(histories_of([[1, 2]]), 8)
+    (batch,) = histories.batches(windows, batch_size=4, seed=0)
     model.training.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
     assert np.isfinite(model.training.train_on_batch([batch[name] for name in NAMES]))

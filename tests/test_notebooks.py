@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 from places import ROOT
 
 import kerasrec
-from kerasrec.datasets import MOOCCUBE_FOLDER
+from kerasrec.data.datasets import MOOCCUBE_FOLDER
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

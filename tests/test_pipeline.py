@@ -13,7 +13,7 @@ from toys import histories_of
 
 from kerasrec import artifacts, exporter, pipeline
 from kerasrec.backend import keras, tf
-from kerasrec.data import Items, read_interactions
+from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.encoder import build_encoder, load_text_encoder
 from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender

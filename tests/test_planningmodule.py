@@ -8,7 +8,7 @@ from kerasrec import artifacts
 from kerasrec.backend import keras, tf
 from kerasrec.codedecoder import build_decoder
 from kerasrec.codes import fit_semantic_ids
-from kerasrec.data import Items
+from kerasrec.data.interactions import Items
 from kerasrec.exporter import serving_module
 from kerasrec.fusion import Fusion
 from kerasrec.generative import Generator

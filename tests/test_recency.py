@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from toys import histories_of
 
 from kerasrec import recency
+from kerasrec.data.histories import EVENT_CODES
 from kerasrec.recency import (
     HALF_LIVES,
     NEVER,
@@ -14,7 +15,6 @@ from kerasrec.recency import (
     fit_moments,
     newest_times,
 )
-from kerasrec.sequences import EVENT_CODES
 
 DAY = 86400
 START = 1_400_000_000

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec import artifacts, exporter, sequences
+from kerasrec import artifacts, exporter
 from kerasrec import recommender as recommender_module
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.data import read_interactions, read_items
+from kerasrec.data.histories import Histories
+from kerasrec.data.interactions import read_interactions, read_items
 from kerasrec.recommender import Recommender
 
 
@@ -537,7 +538,7 @@ def test_save_makes_a_version_that_any_process_can_read(changed, ids):
 
 
 def test_histories_given_as_such_are_not_looked_up_again(recommender, ids):
-    histories = sequences.Histories(
+    histories = Histories(
         np.array(["u"], object),
         np.array([0, 2]),
         np.array([1, 2], np.int32),

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.data import read_interactions, read_items
+from kerasrec.data.histories import make_histories
+from kerasrec.data.interactions import read_interactions, read_items
 from kerasrec.evaluation import evaluate
 from kerasrec.report import write_report
-from kerasrec.sequences import make_histories
 
 EVIL = "<script>alert('x')</script> & \"引号\""
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerasrec import sequences
 from kerasrec.backend import tf
+from kerasrec.data.histories import gap_buckets, pad_left
 from kerasrec.fusion import Fusion
 from kerasrec.models import build_model
 from kerasrec.recommender import Recommender
@@ -228,8 +228,8 @@ def test_signatures_equal_the_recommender_with_times(served, recommender, toy_in
     histories = recommender.histories(toy_interactions)
     width = int(histories.lengths.max())
     place = (histories.offsets[:-1], histories.lengths, width)
-    index = sequences.pad_left(histories.items, *place)
-    times = sequences.pad_left(histories.timestamps, *place)
+    index = pad_left(histories.items, *place)
+    times = pad_left(histories.timestamps, *place)
     table = recommender.recommend(histories, k=50)
     answer = recommend(
         served,
@@ -299,7 +299,7 @@ def test_gap_bucket_equals_gap_buckets(gaps):
         seconds = 1_000_000_000 + np.cumsum([gap for gap, _ in steps])
         row[width - len(steps) :] = np.where([known for _, known in steps], seconds, 0)
     offsets = np.arange(len(gaps) + 1) * width
-    expected = sequences.gap_buckets(times.reshape(-1), offsets).reshape(times.shape)
+    expected = gap_buckets(times.reshape(-1), offsets).reshape(times.shape)
     np.testing.assert_array_equal(gap_bucket(tf.constant(times)), expected)
 
 

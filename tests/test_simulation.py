@@ -8,7 +8,7 @@ import pytest
 
 from kerasrec.artifacts import versions
 from kerasrec.baselines import fit_item_knn
-from kerasrec.data import Items, read_interactions
+from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.plots import strategy_curves
 from kerasrec.simulation import STRATEGIES, Replay, ndcg, simulate
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.data import Items
+from kerasrec.data.histories import make_histories
+from kerasrec.data.interactions import Items
 from kerasrec.feedback import FeedbackStore
-from kerasrec.sequences import make_histories
 from kerasrec.storedlog import AT_ONCE, StoredLog, hashed, told_of
 
 NOW = 1_700_000_000

@@ -12,7 +12,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer, pre_tokenizers
 from tokenizers.models import Unigram
 
 from kerasrec.backend import import_bert4keras
-from kerasrec.datasets import MOOCCUBE_FOLDER
+from kerasrec.data.datasets import MOOCCUBE_FOLDER
 from kerasrec.e5small import _find_file, read_e5s1
 from kerasrec.text import (
     UnigramTokenizer,

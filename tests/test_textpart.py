@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
-from kerasrec.data import Items
+from kerasrec.data.interactions import Items
 from kerasrec.models import TextEncoder
 from kerasrec.textpart import text_part
 

@@ -12,8 +12,8 @@ from toys import histories_of, planted_histories
 
 from kerasrec import trainer as trainer_module
 from kerasrec.backend import keras, set_seed, tf
+from kerasrec.data.histories import make_windows
 from kerasrec.models import build_model
-from kerasrec.sequences import make_windows
 from kerasrec.trainer import Trainer, WarmupCosine
 from kerasrec.validation import Ranker, Validation, hold_out_last, ranking_quality
 

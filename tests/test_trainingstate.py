@@ -11,7 +11,7 @@ from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
 from kerasrec import artifacts
 from kerasrec.checks import ArtifactError
-from kerasrec.data import Items
+from kerasrec.data.interactions import Items
 from kerasrec.encoder import build_encoder
 from kerasrec.exporter import export
 from kerasrec.models import build_model

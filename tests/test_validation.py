@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 from toys import histories_of
 
+from kerasrec.data.histories import EVENT_CODES
 from kerasrec.metrics import score_recommendations
 from kerasrec.models import build_model
-from kerasrec.sequences import EVENT_CODES
 from kerasrec.validation import (
     Ranker,
     Validation,

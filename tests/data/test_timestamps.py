@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from kerasrec.timestamps import parse_times
+from kerasrec.data.timestamps import parse_times
 
 # 2014-03-01 00:00:00 UTC = 16130 days after 1970-01-01
 MIDNIGHT = 16130 * 86400

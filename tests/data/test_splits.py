@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerasrec.cleaning import clean
-from kerasrec.data import read_interactions
-from kerasrec.datasets import MOOCCUBE_FOLDER, load_mooccube
-from kerasrec.splits import check_leakage, split_leave_one_out, split_temporal, split_users
+from kerasrec.data.cleaning import clean
+from kerasrec.data.datasets import MOOCCUBE_FOLDER, load_mooccube
+from kerasrec.data.interactions import read_interactions
+from kerasrec.data.splits import check_leakage, split_leave_one_out, split_temporal, split_users
 
 START = 1_400_000_000  # 2014-05-13 16:53:20 UTC
 EVENTS = st.lists(

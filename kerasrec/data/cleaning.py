@@ -6,7 +6,7 @@ Each step is optional and leaves a line in the report.
 import numpy as np
 import pandas as pd
 
-from kerasrec.cleaningreport import CleaningReport
+from kerasrec.data.cleaningreport import CleaningReport
 
 CRAWLER_QUANTILE = 0.99
 CRAWLER_FACTOR = 10

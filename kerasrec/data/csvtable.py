@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from kerasrec.cleaningreport import SKIP_HINT, CleaningReport
+from kerasrec.data.cleaningreport import SKIP_HINT, CleaningReport
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 HEAD_BYTES = 1 << 16

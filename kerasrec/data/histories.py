@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kerasrec.events import PASSIVE_EVENTS
+from kerasrec.data.events import PASSIVE_EVENTS
 
 PADDING = 0
 #: code of each event type; 0 is an unknown or missing one

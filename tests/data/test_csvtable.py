@@ -3,7 +3,7 @@ import gzip
 
 import pytest
 
-from kerasrec.csvtable import CsvTable
+from kerasrec.data.csvtable import CsvTable
 
 GOOD = "user,item,note\n007,a,x\n8,乙,y\n"
 

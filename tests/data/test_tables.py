@@ -3,7 +3,7 @@ import gzip
 import pandas as pd
 import pytest
 
-from kerasrec.tables import check_output, open_table, write_table
+from kerasrec.data.tables import check_output, open_table, write_table
 
 FRAME = pd.DataFrame({"user_id": ["007", "二"], "item_id": ["a", "b"], "rank": [1, 2]})
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pandas as pd
 
-from kerasrec.data import read_interactions, read_items
-from kerasrec.datasets import load_mooccube
-from kerasrec.datastats import describe
+from kerasrec.data.datasets import load_mooccube
+from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.statistics import describe
 
 START = 1_400_000_000
 

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from kerasrec.cleaningreport import CleaningReport
-from kerasrec.readers import (
+from kerasrec.data.cleaningreport import CleaningReport
+from kerasrec.data.readers import (
     read_id_column,
     read_interaction_table,
     read_item_table,
     used_categories,
 )
-from kerasrec.tables import check_output, open_table, write_table
-from kerasrec.timestamps import POSITIONS_BELOW
+from kerasrec.data.tables import check_output, open_table, write_table
+from kerasrec.data.timestamps import POSITIONS_BELOW
 
 __all__ = [
     "CleaningReport",

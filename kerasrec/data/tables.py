@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from kerasrec.cleaningreport import CleaningReport
-from kerasrec.csvtable import CsvTable, check_repeated, one_line
+from kerasrec.data.cleaningreport import CleaningReport
+from kerasrec.data.csvtable import CsvTable, check_repeated, one_line
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 PARQUET_SUFFIXES = (".parquet", ".pq")

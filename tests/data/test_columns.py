@@ -1,6 +1,6 @@
 import pytest
 
-from kerasrec.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
+from kerasrec.data.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
 
 
 def resolve(names, mapping=None, aliases=INTERACTION_ALIASES, required=("user_id", "item_id")):

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from kerasrec.data import Split
-from kerasrec.timestamps import parse_times
+from kerasrec.data.interactions import Split
+from kerasrec.data.timestamps import parse_times
 
 
 def split_leave_one_out(interactions):

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from kerasrec.datasets import MOOCCUBE_FOLDER, load_mooccube
+from kerasrec.data.datasets import MOOCCUBE_FOLDER, load_mooccube
 
 
 def test_mooccube_has_its_published_size():

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import histories_of
 
-from kerasrec.data import read_interactions, read_items
-from kerasrec.sequences import (
+from kerasrec.data.histories import (
     EVENT_CODES,
     batches,
     gap_buckets,
@@ -16,6 +15,7 @@ from kerasrec.sequences import (
     num_batches,
     pad_left,
 )
+from kerasrec.data.interactions import read_interactions, read_items
 
 ITEMS = read_items(pd.DataFrame({"item_id": list("abcd"), "title": list("甲乙丙丁")}))
 DAY = 86_400

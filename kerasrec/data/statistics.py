@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from kerasrec.cleaning import crawler_limit, k_core
+from kerasrec.data.cleaning import crawler_limit, k_core
 
 QUANTILES = {"min": 0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1}
 CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"

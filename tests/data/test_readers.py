@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kerasrec.data import read_interactions, read_items
-from kerasrec.readers import as_categories
+from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.readers import as_categories
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from kerasrec.cleaningreport import SKIP_HINT, CleaningReport
-from kerasrec.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
-from kerasrec.events import event_table, look_up_events, unknown_event_message
-from kerasrec.timestamps import parse_times
+from kerasrec.data.cleaningreport import SKIP_HINT, CleaningReport
+from kerasrec.data.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
+from kerasrec.data.events import event_table, look_up_events, unknown_event_message
+from kerasrec.data.timestamps import parse_times
 
 MISSING_IDS = ("", "nan", "NaN", "NULL", "null", "None", "<NA>", "\\N")
 

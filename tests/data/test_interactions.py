@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kerasrec.data import (
+from kerasrec.data.interactions import (
     Split,
     join_interactions,
     read_interactions,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from kerasrec.events import event_table, look_up_events
+from kerasrec.data.events import event_table, look_up_events
 
 
 def test_default_weights():
