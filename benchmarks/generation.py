@@ -150,11 +150,11 @@ def make_anew(recommender, of):
     """
     from kerasrec import artifacts
     from kerasrec.exporter import serving_module
+    from kerasrec.fusion.recency import AT_THE_END, NEVER, Counts, newest_times
     from kerasrec.generating import choose_trust
     from kerasrec.generative import Generator
     from kerasrec.pipeline import no_time
     from kerasrec.planningmodule import PLAN_ITEMS
-    from kerasrec.recency import AT_THE_END, NEVER, Counts, newest_times
     from kerasrec.trainingstate import Rebuilt
     from kerasrec.versionplans import VersionPlans
 

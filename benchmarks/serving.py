@@ -61,7 +61,7 @@ def export_generated(num_items, base):
 
     from kerasrec.data.interactions import Items
     from kerasrec.exporter import export
-    from kerasrec.fusion import Fusion, fit_tables
+    from kerasrec.fusion.fusion import Fusion, fit_tables
     from kerasrec.models import build_model
 
     rng = np.random.default_rng(0)

@@ -15,8 +15,8 @@ from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Items
 from kerasrec.derive import derive_version
 from kerasrec.exporter import export
-from kerasrec.fusion import fit_again
-from kerasrec.fusionchoice import MAX_USERS, choose_live
+from kerasrec.fusion.choice import MAX_USERS, choose_live
+from kerasrec.fusion.fusion import fit_again
 from kerasrec.gate import K
 from kerasrec.pipeline import fingerprint
 from kerasrec.recommender import Recommender

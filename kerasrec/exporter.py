@@ -14,11 +14,11 @@ import numpy as np
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.fusion import Fusion
+from kerasrec.fusion.fusion import Fusion
+from kerasrec.fusion.recency import AT_NEWEST_EVENT
 from kerasrec.graphtexts import graph_tokenizer
 from kerasrec.modelcard import CARD, model_card
 from kerasrec.planningmodule import PlanningModule
-from kerasrec.recency import AT_NEWEST_EVENT
 from kerasrec.servingmodule import ServingModule
 from kerasrec.trainingstate import plain, write_training_state
 from kerasrec.validation import Ranker

@@ -9,7 +9,7 @@ operations only.
 import numpy as np
 
 from kerasrec.backend import tf
-from kerasrec.fusionweights import TINY
+from kerasrec.fusion.weights import TINY
 
 
 class Memory(tf.Module):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec import artifacts
-from kerasrec.recency import HALF_LIVES, Recency
+from kerasrec.fusion.recency import HALF_LIVES, Recency
 from kerasrec.servinglimits import Refusal
 from kerasrec.storedlog import AT_ONCE, MOST, StoredLog, pause, told_of
 

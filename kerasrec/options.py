@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kerasrec.checks import did_you_mean
 from kerasrec.fitting import fit_members, fit_models
-from kerasrec.fusion import PARTS, fit_tables
+from kerasrec.fusion.fusion import PARTS, fit_tables
 from kerasrec.generating import fit_generator
 from kerasrec.interest import INTERESTS
 from kerasrec.losses import LOSSES

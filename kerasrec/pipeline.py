@@ -17,13 +17,9 @@ from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import join_interactions, read_interactions, read_items
 from kerasrec.exporter import export, serving_module
 from kerasrec.fitting import best_epochs, fit_members, fit_models
-from kerasrec.fusion import PARTS, fit_tables
-from kerasrec.fusionchoice import choose_fusion
-from kerasrec.generating import choose_trust, fit_generator, text_columns
-from kerasrec.models import build_model
-from kerasrec.options import known_options, resolve_preset
-from kerasrec.planningmodule import PLAN_ITEMS
-from kerasrec.recency import (
+from kerasrec.fusion.choice import choose_fusion
+from kerasrec.fusion.fusion import PARTS, fit_tables
+from kerasrec.fusion.recency import (
     AT_NEWEST_EVENT,
     AT_THE_END,
     Counts,
@@ -31,6 +27,10 @@ from kerasrec.recency import (
     fit_moments,
     newest_times,
 )
+from kerasrec.generating import choose_trust, fit_generator, text_columns
+from kerasrec.models import build_model
+from kerasrec.options import known_options, resolve_preset
+from kerasrec.planningmodule import PLAN_ITEMS
 from kerasrec.textpart import text_part
 from kerasrec.trainer import OPTIMIZERS
 from kerasrec.trainingstate import plain

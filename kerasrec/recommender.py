@@ -18,7 +18,7 @@ from kerasrec.data.interactions import Items, read_interactions, read_items
 from kerasrec.data.timestamps import read_moment
 from kerasrec.derive import derive_version
 from kerasrec.draws import Draws
-from kerasrec.recency import AT_THE_END, Recency, newest_times
+from kerasrec.fusion.recency import AT_THE_END, Recency, newest_times
 from kerasrec.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
 from kerasrec.versionlog import VersionLog
 from kerasrec.versionplans import VersionPlans

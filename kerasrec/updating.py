@@ -21,9 +21,9 @@ from kerasrec.checks import ArtifactError
 from kerasrec.childversion import Child
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.interactions import Items, join_interactions, read_interactions, read_items
+from kerasrec.fusion.recency import Recency
 from kerasrec.gate import decide, figures_of, judge
 from kerasrec.pipeline import train
-from kerasrec.recency import Recency
 from kerasrec.recommender import Recommender
 from kerasrec.storedlog import told_of
 

@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 
-from kerasrec.fusion import Fusion, fit_again
-from kerasrec.recency import NEVER
-from kerasrec.transitions import NeighbourTable
+from kerasrec.fusion.fusion import Fusion, fit_again
+from kerasrec.fusion.neighbours import NeighbourTable
+from kerasrec.fusion.recency import NEVER
 
 log = logging.getLogger(__name__)
 _DAY = 86400

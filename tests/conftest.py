@@ -307,7 +307,7 @@ def server(served_folder):
 @pytest.fixture(scope="session")
 def text_parts(toy_items, toy_histories, tiny_bert_folder):
     """`(model, fusion, text part)` over a tiny BERT: untrained, every part of a score has a say."""
-    from kerasrec.fusion import Fusion, fit_tables
+    from kerasrec.fusion.fusion import Fusion, fit_tables
     from kerasrec.models import build_model
     from kerasrec.textpart import text_part
 
@@ -345,13 +345,13 @@ def text_version(text_parts, toy_items, tmp_path_factory):
 @pytest.fixture(scope="session")
 def large_version(common_folder):
     """An untrained model of 3000 items with two tables, four moments and new items."""
-    from kerasrec import recency
     from kerasrec.backend import set_seed
     from kerasrec.data.interactions import Items
     from kerasrec.exporter import export
-    from kerasrec.fusion import Fusion
+    from kerasrec.fusion import recency
+    from kerasrec.fusion.fusion import Fusion
+    from kerasrec.fusion.neighbours import NeighbourTable
     from kerasrec.models import build_model
-    from kerasrec.transitions import NeighbourTable
 
     num_items, day = 3000, 86400
     set_seed(0)

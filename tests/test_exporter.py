@@ -13,7 +13,7 @@ from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items, read_items
 from kerasrec.exporter import _compare, _few_words, _same, export
-from kerasrec.fusion import Fusion, fit_tables
+from kerasrec.fusion.fusion import Fusion, fit_tables
 from kerasrec.models import build_model
 from kerasrec.recommender import Recommender
 from kerasrec.validation import Ranker

@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 from toys import histories_of
 
+from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.graphfusion import Memory, Weights, total_by_sample
-from kerasrec.transitions import NeighbourTable
 
 
 def test_memory_is_the_twin_of_the_table():

@@ -14,10 +14,10 @@ import kerasrec
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.feedback import FeedbackStore
+from kerasrec.fusion.recency import HALF_LIVES, Recency
 from kerasrec.livelog import LiveLog, _begin
 from kerasrec.modelversions import ModelVersions
 from kerasrec.predictcalls import Predictor
-from kerasrec.recency import HALF_LIVES, Recency
 from kerasrec.serving import Loop, running_server
 from kerasrec.servinglimits import Limits
 from kerasrec.updating import TooFewEvents, update, update_from_store

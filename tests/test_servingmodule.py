@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import gap_buckets, pad_left
-from kerasrec.fusion import Fusion
+from kerasrec.fusion.fusion import Fusion
+from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.models import build_model
 from kerasrec.recommender import Recommender
 from kerasrec.servingmodule import ServingModule, gap_bucket
-from kerasrec.transitions import NeighbourTable
 
 SECONDS = st.one_of(
     st.integers(0, 3),

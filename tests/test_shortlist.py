@@ -8,8 +8,8 @@ import pytest
 
 from kerasrec import shortlist
 from kerasrec.backend import tf
+from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.recommender import Recommender
-from kerasrec.transitions import NeighbourTable
 
 NUM_ITEMS = 3000
 DAY = 86400

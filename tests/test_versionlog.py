@@ -7,8 +7,8 @@ import pytest
 from kerasrec.backend import tf
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
-from kerasrec.fusion import fit_again
-from kerasrec.recency import NEVER
+from kerasrec.fusion.fusion import fit_again
+from kerasrec.fusion.recency import NEVER
 from kerasrec.recommender import Recommender
 from kerasrec.versionlog import VersionLog
 

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import histories_of
 
-from kerasrec import recency
 from kerasrec.data.histories import EVENT_CODES
-from kerasrec.recency import (
+from kerasrec.fusion import recency
+from kerasrec.fusion.recency import (
     HALF_LIVES,
     NEVER,
     Counts,

@@ -3,10 +3,10 @@
 import numpy as np
 from toys import histories_of, planted_histories
 
-from kerasrec import fusion
 from kerasrec.data.histories import EVENT_CODES
-from kerasrec.fusion import Fusion, fit_tables
-from kerasrec.recency import NEVER, Counts, fit_moments
+from kerasrec.fusion import fusion
+from kerasrec.fusion.fusion import Fusion, fit_tables
+from kerasrec.fusion.recency import NEVER, Counts, fit_moments
 
 
 def test_what_users_disliked_is_not_learned():

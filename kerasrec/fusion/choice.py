@@ -6,9 +6,9 @@ the other (`choose_live`). No TensorFlow here.
 
 import numpy as np
 
-from kerasrec import recency
-from kerasrec.fusion import Fusion, fit_again
-from kerasrec.fusionweights import (
+from kerasrec.fusion import recency
+from kerasrec.fusion.fusion import Fusion, fit_again
+from kerasrec.fusion.weights import (
     TINY,
     Candidates,
     best_mixture,

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from toys import histories_of
 
-from kerasrec import transitions
-from kerasrec.transitions import (
+from kerasrec.fusion import neighbours
+from kerasrec.fusion.neighbours import (
     NeighbourTable,
     fit_ease,
     normalise_counts,
@@ -95,7 +95,7 @@ def random_sparse(num_rows=40, density=0.3, seed=0):
 def test_to_table_of_a_sparse_matrix_equals_that_of_the_dense_one(
     monkeypatch, block_entries, width
 ):
-    monkeypatch.setattr(transitions, "_BLOCK_ENTRIES", block_entries)
+    monkeypatch.setattr(neighbours, "_BLOCK_ENTRIES", block_entries)
     matrix = random_sparse()
     matrix = matrix + random_sparse(density=0.05, seed=1)
     found = to_table(matrix, width=width, decay=0.5)
@@ -113,7 +113,7 @@ def test_to_table_is_no_wider_than_its_longest_row_and_the_limit(monkeypatch):
     assert table.neighbours[1].tolist() == [2, 1]
     empty = to_table(sparse.csr_array((4, 4), dtype=np.float32), width=3, decay=0.5)
     assert empty.neighbours.shape == (4, 1) and not empty.weights.any()
-    monkeypatch.setattr(transitions, "MAX_TABLE_ENTRIES", 4)
+    monkeypatch.setattr(neighbours, "MAX_TABLE_ENTRIES", 4)
     assert to_table(matrix, width=3, decay=0.5).neighbours.tolist() == [[0], [2], [0], [0]]
 
 
@@ -127,7 +127,7 @@ def test_to_table_sums_repeated_entries():
 
 def test_text_neighbours_are_left_to_small_catalogues(monkeypatch):
     vectors = np.eye(5, dtype=np.float32)
-    monkeypatch.setattr(transitions, "MAX_TEXT_ITEMS", 4)
+    monkeypatch.setattr(neighbours, "MAX_TEXT_ITEMS", 4)
     assert text_neighbours(vectors, width=2).shape == (6, 6)
     assert text_neighbours(vectors, width=2).nnz == 0
 
@@ -142,15 +142,15 @@ def test_scores_by_hand():
 
 
 def test_ease_is_left_to_small_catalogues():
-    from kerasrec.fusion import fit_tables
+    from kerasrec.fusion.fusion import fit_tables
 
     histories = histories_of([[1, 2, 3]])
     assert "ease" in fit_tables(histories, 5)
-    assert "ease" not in fit_tables(histories, transitions.MAX_EASE_ITEMS + 1)
+    assert "ease" not in fit_tables(histories, neighbours.MAX_EASE_ITEMS + 1)
 
 
 def test_tables_can_be_left_out():
-    from kerasrec.fusion import fit_tables
+    from kerasrec.fusion.fusion import fit_tables
 
     histories, vectors = histories_of([[1, 2, 3]]), np.eye(5, dtype=np.float32)
     assert list(fit_tables(histories, 5, vectors, parts=["text"])) == ["text"]

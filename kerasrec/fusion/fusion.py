@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kerasrec import recency, transitions
-from kerasrec.fusionweights import TINY
+from kerasrec.fusion import neighbours, recency
+from kerasrec.fusion.weights import TINY
 
 #: the neighbour tables that can be fused with the model
 TABLES = ("transitions", "ease", "text")
@@ -144,12 +144,12 @@ def _fit_tables(histories, num_items, text_vectors, parts, damping):
     found = {}
     if "transitions" in parts:
         found["transitions"] = _transition_tables(histories, num_items, damping)
-    if "ease" in parts and num_items <= transitions.MAX_EASE_ITEMS:
-        ease = transitions.fit_ease(histories, num_items)
-        found["ease"] = [transitions.to_table(ease, width=_WIDTH, decay=0.7)]
+    if "ease" in parts and num_items <= neighbours.MAX_EASE_ITEMS:
+        ease = neighbours.fit_ease(histories, num_items)
+        found["ease"] = [neighbours.to_table(ease, width=_WIDTH, decay=0.7)]
     if "text" in parts and text_vectors is not None:
-        near = transitions.text_neighbours(text_vectors, width=_WIDTH)
-        found["text"] = [transitions.to_table(near, width=_WIDTH, decay=0.7)]
+        near = neighbours.text_neighbours(text_vectors, width=_WIDTH)
+        found["text"] = [neighbours.to_table(near, width=_WIDTH, decay=0.7)]
     return found
 
 
@@ -177,10 +177,10 @@ def fit_again(tables, chosen, histories, num_items, text_vectors=None, *, parts=
 
 def _transition_tables(histories, num_items, damping):
     events = np.bincount(histories.items, minlength=num_items + 1)
-    counts = transitions.sequential_counts(histories, num_items)
+    counts = neighbours.sequential_counts(histories, num_items)
     tables = []
     for source_power, target_power in damping:
         powers = dict(source_power=source_power, target_power=target_power)
-        normal = transitions.normalise_counts(counts, events, **powers)
-        tables.append(transitions.to_table(normal, width=_WIDTH, decay=0.5))
+        normal = neighbours.normalise_counts(counts, events, **powers)
+        tables.append(neighbours.to_table(normal, width=_WIDTH, decay=0.5))
     return tables

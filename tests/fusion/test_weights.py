@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from kerasrec import fusionweights
-from kerasrec.fusionweights import (
+from kerasrec.fusion import weights as fusionweights
+from kerasrec.fusion.weights import (
     FITS,
     Candidates,
     _part,

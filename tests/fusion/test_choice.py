@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from toys import histories_of, planted_histories
 
-from kerasrec import fusionchoice
 from kerasrec.data.histories import before
-from kerasrec.fusion import Fusion, fit_tables
-from kerasrec.fusionchoice import choose_fusion, choose_live
-from kerasrec.recency import fit_moments
+from kerasrec.fusion import choice
+from kerasrec.fusion.choice import choose_fusion, choose_live
+from kerasrec.fusion.fusion import Fusion, fit_tables
+from kerasrec.fusion.recency import fit_moments
 from kerasrec.validation import Validation, hold_out_last, make_validation, ranking_quality
 
 
@@ -104,8 +104,8 @@ def test_recency_wins_where_it_alone_knows():
 def test_one_moment_is_not_many():
     rows, times = [[1, 2], [2, 3]], [[1_400_000_000, 1_400_000_060]] * 2
     log = histories_of(rows, times)
-    assert not fusionchoice._many_moments(fit_moments(log, 30, only_end=True))
-    assert fusionchoice._many_moments(fit_moments(log.timeless(), 30))
+    assert not choice._many_moments(fit_moments(log, 30, only_end=True))
+    assert choice._many_moments(fit_moments(log.timeless(), 30))
 
 
 def popular_for_newcomers(histories, validation):
@@ -178,7 +178,7 @@ def test_choose_live_knows_no_later_events():
     (chosen, quality), _, places = chosen_live(log, since)
     assert chosen.tables and quality["valid_ndcg@10"] > 0.6
     # the tables are those of the events before the last block
-    last = np.array_split(np.arange(len(places)), fusionchoice.LIVE_BLOCKS)[-1][0]
+    last = np.array_split(np.arange(len(places)), choice.LIVE_BLOCKS)[-1][0]
     known = log.where(log.timestamps < log.timestamps[places[last]])
     expected = fit_tables(known, 30)["transitions"][1]
     np.testing.assert_array_equal(chosen.tables["transitions"].neighbours, expected.neighbours)
