@@ -149,7 +149,7 @@ def read_split(folder):
 def baseline_lists(folder):
     """name -> lists of kerasrec's baselines, fitted on train.csv."""
     from kerasrec.data.histories import make_histories
-    from kerasrec.evaluation import run_baselines
+    from kerasrec.evaluation.evaluation import run_baselines
 
     items, train, known, _ = read_split(folder)
     users = pd.read_csv(folder / "test_users.csv", dtype=str)["user"].to_numpy(object)
@@ -169,7 +169,7 @@ def peer_lists(folder, peers, name):
 def compare(folder, name, lists, others):
     """A sentence: the lists of `name` against the best of the others, over the same users."""
     from kerasrec.data.histories import make_histories
-    from kerasrec.evaluation import evaluate
+    from kerasrec.evaluation.evaluation import evaluate
 
     items, _, known, test = read_split(folder)
     names = {"user": "user_id", "item": "item_id"}

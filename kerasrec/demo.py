@@ -9,10 +9,10 @@ from kerasrec.data.cleaning import clean
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import join_interactions
 from kerasrec.data.splits import check_leakage, split_leave_one_out
-from kerasrec.evaluation import evaluate, run_baselines
+from kerasrec.evaluation.evaluation import evaluate, run_baselines
+from kerasrec.evaluation.report import write_report
 from kerasrec.pipeline import train
 from kerasrec.recommender import Recommender
-from kerasrec.report import write_report
 
 NAME = "courses"
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kerasrec.baselines import fit_recent_popularity
 from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.driftmetrics import (
@@ -25,7 +24,8 @@ from kerasrec.driftmetrics import (
     top_confidence,
 )
 from kerasrec.driftverdict import K, verdict
-from kerasrec.metrics import ndcg_from_ranks, recall_from_ranks
+from kerasrec.evaluation.baselines import fit_recent_popularity
+from kerasrec.evaluation.metrics import ndcg_from_ranks, recall_from_ranks
 from kerasrec.recommender import Recommender
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from kerasrec.codes import fit_product_codes
 from kerasrec.ensemble import average_models
-from kerasrec.metrics import mean_and_error
+from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.trainer import MONITOR, Trainer
 from kerasrec.validation import Ranker, quality_per_user
 

@@ -1,7 +1,7 @@
 """The gate before a new version: judged beside its parent and baselines on events held back."""
 
 from kerasrec.data.histories import make_histories
-from kerasrec.evaluation import evaluate, run_baselines
+from kerasrec.evaluation.evaluation import evaluate, run_baselines
 
 K = 10  # of the lists that are judged
 #: baselines that a child must not fall behind

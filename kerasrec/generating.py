@@ -6,8 +6,8 @@ import numpy as np
 
 from kerasrec.codedecoder import build_decoder
 from kerasrec.codes import fit_semantic_ids, make_trie
+from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.generative import Generator, PlanRanker
-from kerasrec.metrics import mean_and_error
 from kerasrec.trainer import Trainer
 from kerasrec.validation import quality_per_user, some_of
 from kerasrec.versionplans import VersionPlans

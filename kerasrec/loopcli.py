@@ -230,7 +230,7 @@ def _texts(table, columns, *, in_days):
 
 
 def _write_drift(table, folder):
-    from kerasrec.plots import drift_curves
+    from kerasrec.evaluation.plots import drift_curves
 
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "drift.csv", index=False)
@@ -284,7 +284,7 @@ def simulate(options):
     recent popularity and item-kNN. Table, steps and plot go into --work.
     """
     backend.load(quiet=not options.debug)
-    from kerasrec.plots import strategy_curves
+    from kerasrec.evaluation.plots import strategy_curves
     from kerasrec.simulation import STRATEGIES, simulate
 
     settings = training_options(options)

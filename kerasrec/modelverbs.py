@@ -119,9 +119,9 @@ def evaluate(options):
     fitted = read_events(options, options.train) if options.train else None
     load_tensorflow(options)
     from kerasrec.data.histories import make_histories
-    from kerasrec.evaluation import evaluate, run_baselines
+    from kerasrec.evaluation.evaluation import evaluate, run_baselines
+    from kerasrec.evaluation.report import write_report
     from kerasrec.recommender import Recommender
-    from kerasrec.report import write_report
 
     recommender = Recommender.load(options.model)
     items = recommender.items

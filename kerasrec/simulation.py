@@ -18,10 +18,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from kerasrec import artifacts
-from kerasrec.baselines import fit_item_knn, fit_recent_popularity
 from kerasrec.data.histories import before, first_of_pairs, make_histories
-from kerasrec.lists import recommend_top_k
-from kerasrec.metrics import mean_and_error
+from kerasrec.evaluation.baselines import fit_item_knn, fit_recent_popularity
+from kerasrec.evaluation.metrics import mean_and_error
+from kerasrec.evaluation.toplists import recommend_top_k
 from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
 from kerasrec.updating import TooFewEvents, update

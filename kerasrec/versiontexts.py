@@ -4,7 +4,7 @@ import numpy as np
 
 from kerasrec import artifacts, itemmatrix
 from kerasrec.backend import tf
-from kerasrec.lists import top_k
+from kerasrec.evaluation.toplists import top_k
 
 _AT_ONCE = 64  # texts encoded in one call
 _CELLS = 2**26  # cosines held at once

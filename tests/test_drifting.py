@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.baselines import fit_recent_popularity
 from kerasrec.data.interactions import read_interactions
 from kerasrec.drifting import drift
-from kerasrec.lists import recommend_top_k
+from kerasrec.evaluation.baselines import fit_recent_popularity
+from kerasrec.evaluation.toplists import recommend_top_k
 from kerasrec.recommender import Recommender
 from kerasrec.simulation import Replay, ndcg
 

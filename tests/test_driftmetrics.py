@@ -14,7 +14,7 @@ from kerasrec.driftmetrics import (
     ranks_by,
     top_confidence,
 )
-from kerasrec.lists import recommend_top_k
+from kerasrec.evaluation.toplists import recommend_top_k
 
 
 def test_calibration_by_hand():

@@ -5,7 +5,7 @@ import pandas as pd
 
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
-from kerasrec.evaluation import evaluate
+from kerasrec.evaluation.evaluation import evaluate
 from kerasrec.gate import decide, judge
 from kerasrec.recommender import Recommender
 from kerasrec.updating import grown_catalogue

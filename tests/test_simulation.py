@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from kerasrec.artifacts import versions
-from kerasrec.baselines import fit_item_knn
 from kerasrec.data.interactions import Items, read_interactions
-from kerasrec.plots import strategy_curves
+from kerasrec.evaluation.baselines import fit_item_knn
+from kerasrec.evaluation.plots import strategy_curves
 from kerasrec.simulation import STRATEGIES, Replay, ndcg, simulate
 
 DAY = 86400

@@ -4,7 +4,7 @@ import pytest
 from toys import histories_of
 
 from kerasrec.data.histories import EVENT_CODES
-from kerasrec.metrics import score_recommendations
+from kerasrec.evaluation.metrics import score_recommendations
 from kerasrec.models import build_model
 from kerasrec.validation import (
     Ranker,

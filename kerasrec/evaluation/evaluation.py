@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kerasrec.baselines import BASELINES
 from kerasrec.data.events import PASSIVE_EVENTS
-from kerasrec.lists import recommend_top_k
-from kerasrec.metrics import mean_and_error, paired_bootstrap, score_recommendations
+from kerasrec.evaluation.baselines import BASELINES
+from kerasrec.evaluation.metrics import mean_and_error, paired_bootstrap, score_recommendations
+from kerasrec.evaluation.toplists import recommend_top_k
 
 logger = logging.getLogger(__name__)
 

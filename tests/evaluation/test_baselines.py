@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from kerasrec.baselines import (
+from kerasrec.data.histories import Histories
+from kerasrec.evaluation.baselines import (
     BASELINES,
     fit_item_knn,
     fit_popularity,
     fit_recent_popularity,
     fit_tfidf_text,
 )
-from kerasrec.data.histories import Histories
-from kerasrec.lists import recommend_top_k
+from kerasrec.evaluation.toplists import recommend_top_k
 
 TEXTS = ["机器学习基础", "深度学习入门", "中国古代史", "世界古代史", "宏观经济学", ""]
 
@@ -127,7 +127,7 @@ def test_fit_tfidf_text_keeps_the_nearest_neighbours():
 
 
 def test_fit_tfidf_text_ignores_what_most_texts_share(monkeypatch):
-    monkeypatch.setattr("kerasrec.baselines._COMMON_TEXTS", 1)
+    monkeypatch.setattr("kerasrec.evaluation.baselines._COMMON_TEXTS", 1)
     texts = ["课程甲", "课程乙", "课程丙"]  # every gram that two texts share is common here
     train = histories([[2, 2, 3]])
     assert fit_tfidf_text(train, 3, texts=texts)(histories([[1]]))[0].argmax() == 2

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT
 
-from kerasrec.metrics import (
+from kerasrec.evaluation.metrics import (
     gini,
     ndcg_from_ranks,
     paired_bootstrap,
@@ -147,7 +147,7 @@ def test_score_recommendations_diversity_in_blocks(monkeypatch):
     test = table(", ".join(f"u{user} i1" for user in range(23)))
     vectors, catalogue = rng.normal(size=(15, 4)), [f"i{item}" for item in range(15)]
     whole = score_recommendations(recs, test, catalogue=catalogue, vectors=vectors)
-    monkeypatch.setattr("kerasrec.metrics._USERS_AT_ONCE", 5)
+    monkeypatch.setattr("kerasrec.evaluation.metrics._USERS_AT_ONCE", 5)
     blocks = score_recommendations(recs, test, catalogue=catalogue, vectors=vectors)
     pd.testing.assert_frame_equal(whole.per_user, blocks.per_user)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

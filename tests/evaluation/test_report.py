@@ -11,8 +11,8 @@ import pytest
 
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import read_interactions, read_items
-from kerasrec.evaluation import evaluate
-from kerasrec.report import write_report
+from kerasrec.evaluation.evaluation import evaluate
+from kerasrec.evaluation.report import write_report
 
 EVIL = "<script>alert('x')</script> & \"引号\""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec import plots
+from kerasrec.evaluation import plots
 
 MODELS = ["模型 $1", "a_b", "<c>"]
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerasrec.data.histories import Histories
-from kerasrec.encodedlists import encode_lists
-from kerasrec.lists import recommend_top_k, top_k
+from kerasrec.evaluation.encodedlists import encode_lists
+from kerasrec.evaluation.toplists import recommend_top_k, top_k
 
 
 def histories(**rows):

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from kerasrec.encodedlists import encode_lists
+from kerasrec.evaluation.encodedlists import encode_lists
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kerasrec import plots
 from kerasrec.data.tables import write_table
+from kerasrec.evaluation import plots
 
 NUM_EXAMPLES = 12
 SHOWN_HISTORY, SHOWN_LIST = 8, 10
@@ -66,7 +66,7 @@ def write_report(
         examples = _examples(evaluation.per_target[first], lists, items, histories)
     curves = None if training_history is None else plots.training_curves(training_history)
     environment = Environment(
-        loader=PackageLoader("kerasrec", "templates"),
+        loader=PackageLoader("kerasrec.evaluation", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

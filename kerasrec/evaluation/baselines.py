@@ -14,8 +14,8 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
+from kerasrec.evaluation.toplists import recommend_top_k
 from kerasrec.fusion.neighbours import history_weights, normalise_counts, sequential_counts
-from kerasrec.lists import recommend_top_k
 
 __all__ = [
     "BASELINES",

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import read_interactions, read_items
-from kerasrec.evaluation import bucket_of, evaluate, run_baselines
-from kerasrec.metrics import score_recommendations
+from kerasrec.evaluation.evaluation import bucket_of, evaluate, run_baselines
+from kerasrec.evaluation.metrics import score_recommendations
 
 NUM_USERS, NUM_ITEMS = 40, 12
 
