@@ -149,7 +149,7 @@ def measure_live(url, options):
     import httpx
 
     from kerasrec import load_mooccube, train
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     interactions, items = load_mooccube()
     model = options.work / "saved_models" / "courses"
@@ -207,7 +207,7 @@ def click_and_list(client):
 
 def measure_kill(url, options):
     """Counts after kill -9 at random moments."""
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     draw, known, lost, doubled, broken = random.Random(0), set(), 0, 0, 0
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
@@ -240,7 +240,7 @@ def measure_kill_update(url, options):
     import loopchecks
 
     from kerasrec import artifacts
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     draw, log = random.Random(0), open(options.work / "updates.log", "a", encoding="utf-8")
     base, known, ids = small_model(options.work / "saved_models", url)
@@ -294,7 +294,7 @@ def small_model(out, url):
     """
     from kerasrec import artifacts, load_mooccube, train
     from kerasrec.data.interactions import Items
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     log, items = load_mooccube()
     popular = log.frame["item_id"].value_counts().index[:80]
@@ -314,7 +314,7 @@ def small_model(out, url):
 
 def newest_of(url):
     """The newest time in a store."""
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     with FeedbackStore(url) as store:
         return store.newest()
@@ -342,7 +342,7 @@ def measure_same(new_url, options):
     import pandas as pd
 
     from kerasrec import artifacts, train
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     frame = pd.read_csv(options.log / "interactions.csv.gz", dtype={"user": str, "item": str})
     frame = frame.sort_values("timestamp", kind="stable", ignore_index=True)
@@ -410,7 +410,7 @@ def main():
     options = parser.parse_args()
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     rows = ["| store | part | measured |", "| --- | --- | --- |"]
     with places(options) as found:

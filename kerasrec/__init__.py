@@ -47,7 +47,7 @@ _PUBLIC = {
     "export": "exporter",
     "Recommender": "recommender",
     "Client": "servingclient",
-    "FeedbackStore": "feedback",
+    "FeedbackStore": "feedback.store",
     "update": "updating",
     "update_from_store": "updating",
     "rollback": "artifacts",

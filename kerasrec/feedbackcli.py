@@ -56,7 +56,7 @@ def _add_store(action):
 
 
 def _open(options, *, create=False):
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     return FeedbackStore(options.store or backend.store_url(), create=create)
 
@@ -123,7 +123,7 @@ def add(options):
 
 def _add_lines(store, file, name):
     """Store the events of JSON lines, a part at a time; a mistake names its line."""
-    from kerasrec.feedback import Added
+    from kerasrec.feedback.store import Added
 
     added, batch = Added(0, 0), []
     for number, line in enumerate(_lines(file, name), 1):

@@ -15,8 +15,8 @@ from functools import partial
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.feedbacktables import sa
-from kerasrec.livelists import LiveLists
+from kerasrec.feedback.database import sa
+from kerasrec.feedback.userlists import LiveLists
 from kerasrec.servinglimits import Gate, Refusal
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from kerasrec import artifacts
+from kerasrec.feedback.recentlog import AT_ONCE, MOST, StoredLog, pause, told_of
 from kerasrec.fusion.recency import HALF_LIVES, Recency
 from kerasrec.servinglimits import Refusal
-from kerasrec.storedlog import AT_ONCE, MOST, StoredLog, pause, told_of
 
 log = logging.getLogger(__name__)
 _DAYS = int(np.flatnonzero(HALF_LIVES == 96 * 3600)[0])

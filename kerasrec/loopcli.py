@@ -57,7 +57,7 @@ def update(options):
     if given:
         found = update(base, interactions, items, **settings)
     else:
-        from kerasrec.feedback import FeedbackStore
+        from kerasrec.feedback.store import FeedbackStore
 
         with FeedbackStore(options.store or backend.store_url(), create=False) as store:
             found = update_from_store(base, store, items, **settings)
@@ -181,7 +181,7 @@ def drift(options):
     from kerasrec.drifting import drift
 
     if not given:
-        from kerasrec.feedback import FeedbackStore
+        from kerasrec.feedback.store import FeedbackStore
 
         with FeedbackStore(options.store or backend.store_url(), create=False) as store:
             interactions = store.interactions(order="content")

@@ -19,7 +19,7 @@ def serve(options):
     SIGTERM or Ctrl-C stops it when the requests in work have their answers.
     """
     from kerasrec import serving
-    from kerasrec.livelists import Rules
+    from kerasrec.feedback.userlists import Rules
     from kerasrec.servinglimits import Limits
 
     serving.check_packages()

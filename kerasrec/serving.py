@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from kerasrec import artifacts, backend
 from kerasrec.checks import ArtifactError
-from kerasrec.livelists import Rules
+from kerasrec.feedback.userlists import Rules
 from kerasrec.servingaccess import Access, check_access, key_check, listen
 from kerasrec.servingclient import Client as Client
 from kerasrec.servinglimits import MOST, Limits
@@ -284,7 +284,7 @@ def running_server(
 
 
 def _open_store(url):
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     return FeedbackStore(url)
 

@@ -21,11 +21,11 @@ from kerasrec.checks import ArtifactError
 from kerasrec.childversion import Child
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.interactions import Items, join_interactions, read_interactions, read_items
+from kerasrec.feedback.recentlog import told_of
 from kerasrec.fusion.recency import Recency
 from kerasrec.gate import decide, figures_of, judge
 from kerasrec.pipeline import train
 from kerasrec.recommender import Recommender
-from kerasrec.storedlog import told_of
 
 log = logging.getLogger(__name__)
 #: share of the new events that the child is judged on

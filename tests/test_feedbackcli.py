@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.cli import main
-from kerasrec.feedback import FeedbackStore
+from kerasrec.feedback.store import FeedbackStore
 
 
 @pytest.fixture(autouse=True)

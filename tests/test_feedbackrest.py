@@ -10,8 +10,8 @@ from concurrent import futures
 import httpx
 import pytest
 
-from kerasrec.feedback import FeedbackStore
-from kerasrec.livelists import Rules
+from kerasrec.feedback.store import FeedbackStore
+from kerasrec.feedback.userlists import Rules
 from kerasrec.serving import Access, Loop, examples, running_server
 from kerasrec.servinglimits import Limits, Refusal
 

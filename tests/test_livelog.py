@@ -13,7 +13,7 @@ import pytest
 import kerasrec
 from kerasrec import artifacts
 from kerasrec.backend import tf
-from kerasrec.feedback import FeedbackStore
+from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import HALF_LIVES, Recency
 from kerasrec.livelog import LiveLog, _begin
 from kerasrec.modelversions import ModelVersions

@@ -199,7 +199,7 @@ def test_events_of_unknown_items_are_left_out(toy_base, week_log, caplog):
 @pytest.fixture
 def store(week_log, tmp_path):
     """A store with the whole week_log, in which the new week came last."""
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     with FeedbackStore(tmp_path / "feedback.db") as store:
         frame = week_log.frame.sort_values("timestamp", kind="stable")
@@ -308,7 +308,7 @@ def test_a_derived_version_and_another_store_forget_no_erasure(
 ):
     """Neither an export between erasure and update, nor a store that was moved, hides a user."""
     from kerasrec.derive import export_again
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
     from kerasrec.updating import _erased
 
     first = update_from_store(toy_base, store, grown_items, force=True)
@@ -422,7 +422,7 @@ def test_kills_repeated_events_and_their_order_change_nothing(
 
     Many kills and 100,000 events: benchmarks/feedback.py --only kill-update same.
     """
-    from kerasrec.feedback import FeedbackStore
+    from kerasrec.feedback.store import FeedbackStore
 
     path = toy_base / "1" / artifacts.MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))

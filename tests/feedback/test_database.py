@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from kerasrec.checks import ArtifactError
-from kerasrec.feedbacktables import ACTION, EVENTS, STORE, open_database, parse_url, sa
+from kerasrec.feedback.database import ACTION, EVENTS, STORE, open_database, parse_url, sa
 
 
 def test_parse_url(tmp_path):
@@ -130,7 +130,7 @@ def test_files_that_are_something_else_stay_as_they_are(tmp_path):
 
 
 def test_another_writer_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("kerasrec.feedbacktables.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("kerasrec.feedback.database.BUSY_SECONDS", 0.05)
     database = open_database(tmp_path / "f.db")
     with sqlite3.connect(tmp_path / "f.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.data.interactions import read_interactions
-from kerasrec.feedbackevents import event_id, event_rows
+from kerasrec.feedback.intake import event_id, event_rows
 
 T = 1_700_000_000
 

@@ -15,10 +15,10 @@ from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unk
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import as_categories
 from kerasrec.data.tables import check_output, open_table, write_table
-from kerasrec.feedbackevents import event_rows, table_rows
-from kerasrec.feedbackstats import read_stats
-from kerasrec.feedbacktables import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
-from kerasrec.feedbackwriter import Added, Erased, Writer
+from kerasrec.feedback.database import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
+from kerasrec.feedback.intake import event_rows, table_rows
+from kerasrec.feedback.stats import read_stats
+from kerasrec.feedback.writer import Added, Erased, Writer
 
 log = logging.getLogger(__name__)
 _COLUMNS = EVENTS.c

@@ -4,9 +4,9 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from kerasrec.feedbackevents import event_rows
-from kerasrec.feedbacktables import open_database
-from kerasrec.feedbackwriter import Added, Writer
+from kerasrec.feedback.database import open_database
+from kerasrec.feedback.intake import event_rows
+from kerasrec.feedback.writer import Added, Writer
 
 WRITER = "kerasrec-feedback"
 
@@ -46,7 +46,7 @@ def test_waiting_batches_share_one_transaction(database):
 
 
 def test_a_group_is_bounded(database, monkeypatch):
-    monkeypatch.setattr("kerasrec.feedbackwriter.GROUP_EVENTS", 2)
+    monkeypatch.setattr("kerasrec.feedback.writer.GROUP_EVENTS", 2)
     writer = Writer(database)
     with database.writing():
         futures = [writer.submit(rows(f"a{n}", f"b{n}")) for n in range(4)]
@@ -63,7 +63,7 @@ def test_a_writer_that_wrote_nothing_closes(database):
 
 
 def test_the_log_of_sqlite_stays_short(database, tmp_path, monkeypatch):
-    monkeypatch.setattr("kerasrec.feedbacktables._LOG_BYTES", 100_000)
+    monkeypatch.setattr("kerasrec.feedback.database._LOG_BYTES", 100_000)
     writer = Writer(database)
     for start in range(0, 6000, 100):
         writer.submit(rows(*(f"i{n}" for n in range(start, start + 100)))).result()

@@ -1,6 +1,6 @@
 import pandas as pd
 
-from kerasrec.feedbackstats import _rates
+from kerasrec.feedback.stats import _rates
 
 
 def test_rates_by_some_of_the_keys():

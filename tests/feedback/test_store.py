@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kerasrec.checks import ArtifactError
-from kerasrec.feedback import FeedbackStore, StoredEvent
-from kerasrec.feedbackwriter import Added
+from kerasrec.feedback.store import FeedbackStore, StoredEvent
+from kerasrec.feedback.writer import Added
 
 T = 1_700_000_000
 
@@ -108,8 +108,8 @@ def test_read_within_limits(store):
 def test_read_in_many_parts_is_the_same(store, monkeypatch):
     store.add([event(f"u{n % 7}", f"i{n}", n % 5) for n in range(50)])
     whole, some = store.read(), store.read(users=["u1", "u2", "u5"])
-    monkeypatch.setattr("kerasrec.feedback._CHUNK", 7)
-    monkeypatch.setattr("kerasrec.feedback._USERS", 2)
+    monkeypatch.setattr("kerasrec.feedback.store._CHUNK", 7)
+    monkeypatch.setattr("kerasrec.feedback.store._USERS", 2)
     pd.testing.assert_frame_equal(store.read(), whole)
     pd.testing.assert_frame_equal(store.read(users=["u1", "u2", "u5"]), some)
 
@@ -202,7 +202,7 @@ def test_two_openers_of_a_new_store_at_once(url):
 def test_one_bad_write_does_not_harm_its_neighbours(store):
     """A row that only the database refuses, in the same transaction as good ones."""
     good, bad = event("u", "a"), dict.fromkeys(["event_id", "user_id", "item_id"])
-    from kerasrec.feedbackevents import FIELDS, event_rows
+    from kerasrec.feedback.intake import FIELDS, event_rows
 
     bad = {**dict.fromkeys(FIELDS), **bad}
     with store._database.writing():  # the writer waits, so that both are in one group
@@ -462,7 +462,7 @@ def test_a_full_disk_is_said(tmp_path):
 
 
 def test_store_of_a_newer_kerasrec(store, url):
-    from kerasrec.feedbacktables import STORE, sa
+    from kerasrec.feedback.database import STORE, sa
 
     with store._database.writing() as connection:
         connection.execute(sa.update(STORE).where(STORE.c.key == "format").values(value="9"))

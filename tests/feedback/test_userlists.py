@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import kerasrec
-from kerasrec.feedback import FeedbackStore
-from kerasrec.livelists import LiveLists, Rules, make_question
+from kerasrec.feedback.store import FeedbackStore
+from kerasrec.feedback.userlists import LiveLists, Rules, make_question
 
 NOW = 1_700_000_000
 

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from kerasrec.feedbacktables import ERASURES, sa
+from kerasrec.feedback.database import ERASURES, sa
 
 log = logging.getLogger(__name__)
 #: events of a transaction beyond which no further batch joins it

@@ -9,8 +9,8 @@ import pytest
 
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
-from kerasrec.feedback import FeedbackStore
-from kerasrec.storedlog import AT_ONCE, StoredLog, hashed, told_of
+from kerasrec.feedback.recentlog import AT_ONCE, StoredLog, hashed, told_of
+from kerasrec.feedback.store import FeedbackStore
 
 NOW = 1_700_000_000
 ITEMS = ["a", "b", "c", "课程"]

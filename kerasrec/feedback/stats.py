@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kerasrec.feedbacktables import ERASURES, EVENTS, sa
+from kerasrec.feedback.database import ERASURES, EVENTS, sa
 
 #: events that answer a served list
 ANSWERS = ("click", "view", "cart", "purchase")

@@ -1,0 +1,15 @@
+"""The durable log of what users did, in SQLite or PostgreSQL.
+
+Events come in checked (`intake`), are written in groups (`writer`), counted (`stats`), read back as
+one user's list (`userlists`) or as the newest events of all (`recentlog`). Loads without TensorFlow.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "store": ["Added", "FeedbackStore"],
+        "userlists": ["LiveLists", "Rules"],
+    },
+)
