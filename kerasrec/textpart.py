@@ -2,10 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from kerasrec.encoder import build_encoder
 from kerasrec.models import TextEncoder
-from kerasrec.textmodel import add_lora, set_trainable
-from kerasrec.textvectors import fit_whitening
+from kerasrec.text.encoders import build_encoder
+from kerasrec.text.textmodel import add_lora, set_trainable
+from kerasrec.text.vectors import fit_whitening
 
 DEFAULT_ENCODER = "e5-small"
 MODES = ("frozen", "finetune", "lora")

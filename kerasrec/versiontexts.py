@@ -36,7 +36,7 @@ class VersionTexts:
                 f"{'ready vectors' if self.are_vectors else 'their id alone'}. Train with "
                 "--encoder e5-small, tfidf or a checkpoint folder (and model.text_units above 0)."
             )
-        from kerasrec.encoder import check_texts, load_text_encoder
+        from kerasrec.text.encoders import check_texts, load_text_encoder
 
         texts = check_texts(texts)
         if hasattr(self._module, "encode_items"):

@@ -137,7 +137,7 @@ def tiny_bert_folder(toy_items, tmp_path_factory):
 @pytest.fixture
 def tiny_bert(tiny_bert_folder):
     """A fresh encoder of `tiny_bert_folder`."""
-    from kerasrec.encoder import build_encoder
+    from kerasrec.text.encoders import build_encoder
 
     return build_encoder(tiny_bert_folder, max_tokens=24)
 

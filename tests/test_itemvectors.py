@@ -11,7 +11,7 @@ from kerasrec.itemvectors import (
     TextTable,
     Whitening,
 )
-from kerasrec.textvectors import fit_whitening
+from kerasrec.text.vectors import fit_whitening
 
 HISTORY = np.array([[0, 3, 5], [2, 3, 9]], np.int32)
 TARGET = np.array([[0, 5, 0], [3, 9, 7]], np.int32)

@@ -22,8 +22,8 @@ from kerasrec.models import (
     model_options,
 )
 from kerasrec.sequencemodels import SEQUENCE_MODELS
-from kerasrec.textmodel import add_lora, set_trainable
-from kerasrec.textvectors import fit_whitening
+from kerasrec.text.textmodel import add_lora, set_trainable
+from kerasrec.text.vectors import fit_whitening
 
 NAMES = ("history", "time_gap", "event", "target")
 NUM_ITEMS = 30

@@ -17,7 +17,7 @@ from kerasrec.codes import (
     level_offsets,
     make_trie,
 )
-from kerasrec.plainencoders import TfidfEncoder
+from kerasrec.text.plainencoders import TfidfEncoder
 
 SIGNS = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
 #: item (group, offset, copy): 4 groups far apart, the same 4 offsets in each, 3 copies of each

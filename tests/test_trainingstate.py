@@ -12,10 +12,10 @@ from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 from kerasrec import artifacts
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
-from kerasrec.encoder import build_encoder
 from kerasrec.exporter import export
 from kerasrec.models import build_model
 from kerasrec.recommender import Recommender
+from kerasrec.text.encoders import build_encoder
 from kerasrec.trainingstate import Rebuilt, plain, read_training_state
 from kerasrec.validation import Ranker
 

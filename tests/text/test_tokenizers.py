@@ -13,8 +13,8 @@ from tokenizers.models import Unigram
 
 from kerasrec.backend import import_bert4keras
 from kerasrec.data.datasets import MOOCCUBE_FOLDER
-from kerasrec.e5small import _find_file, read_e5s1
-from kerasrec.text import (
+from kerasrec.text.e5small import _find_file, read_e5s1
+from kerasrec.text.tokenizers import (
     UnigramTokenizer,
     WordPieceTokenizer,
     is_chinese_or_ascii,
@@ -91,7 +91,7 @@ def full_tokenizer(e5_file):
 
 @pytest.fixture(scope="module")
 def cut_tokenizer():
-    from kerasrec.e5small import read_e5_small
+    from kerasrec.text.e5small import read_e5_small
 
     return read_e5_small(max_tokens=64, prefix="query: ").tokenizer
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from places import FILES
 
-from kerasrec.tensorfiles import read_torch
+from kerasrec.text.tensorfiles import read_torch
 
 DATA = FILES  # written by torch itself: make_torch_files.py
 

@@ -6,7 +6,7 @@ import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 from safetensors.numpy import save_file
 
-from kerasrec.tensorfiles import from_bfloat16, read_safetensors, read_tf_checkpoint
+from kerasrec.text.tensorfiles import from_bfloat16, read_safetensors, read_tf_checkpoint
 
 
 def test_read_tf_checkpoint_gives_all_variables(tmp_path):

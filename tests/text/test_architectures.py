@@ -13,8 +13,8 @@ from numpybert import (
     write_tf_folder,
 )
 
-from kerasrec.architectures import build_transformer, detect_model, from_hugging_face
-from kerasrec.checkpointfolder import read_folder
+from kerasrec.text.architectures import build_transformer, detect_model, from_hugging_face
+from kerasrec.text.checkpointfolder import read_folder
 
 VOCAB = vocabulary()
 TOLERANCE = 1e-5  # the brief asks for 1e-4

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.plainencoders import StoredVectors
+from kerasrec.text.plainencoders import StoredVectors
 
 IDS = ["a", "课程", "003"]
 VECTORS = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import tf
-from kerasrec.graphtexts import CHUNK, graph_tokenizer, is_blank, text_vectors
-from kerasrec.graphwordpiece import GraphWordPiece
-from kerasrec.text import UnigramTokenizer, WordPieceTokenizer
+from kerasrec.text.graphtokenizers import CHUNK, graph_tokenizer, is_blank, text_vectors
+from kerasrec.text.graphwordpiece import GraphWordPiece
+from kerasrec.text.tokenizers import UnigramTokenizer, WordPieceTokenizer
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "中"]
 

@@ -11,10 +11,10 @@ from numpybert import (
     write_tf_folder,
 )
 
-from kerasrec import encoder as encoder_module
 from kerasrec.data.datasets import load_mooccube
-from kerasrec.encoder import build_encoder, load_text_encoder
-from kerasrec.textvectors import VectorCache
+from kerasrec.text import encoders as encoder_module
+from kerasrec.text.encoders import build_encoder, load_text_encoder
+from kerasrec.text.vectors import VectorCache
 
 ITEMS = load_mooccube()[1]
 TITLES = ITEMS.texts()[:90]

@@ -1,8 +1,8 @@
 """Texts in the graph of a version: their tokenizer, and the vectors of many of them."""
 
 from kerasrec.backend import tf
-from kerasrec.graphunigram import GraphUnigram
-from kerasrec.graphwordpiece import GraphWordPiece
+from kerasrec.text.graphunigram import GraphUnigram
+from kerasrec.text.graphwordpiece import GraphWordPiece
 
 #: texts that are encoded at once; a chunk is as wide as its longest text
 CHUNK = 64

@@ -16,8 +16,8 @@ from places import SHARED
 
 from kerasrec.backend import tf
 from kerasrec.data.datasets import load_mooccube
-from kerasrec.graphwordpiece import VOCAB_FILE, GraphWordPiece
-from kerasrec.text import WordPieceTokenizer, read_vocab
+from kerasrec.text.graphwordpiece import VOCAB_FILE, GraphWordPiece
+from kerasrec.text.tokenizers import WordPieceTokenizer, read_vocab
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 needs_shared = pytest.mark.skipif(

@@ -4,8 +4,8 @@ from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
 from kerasrec.backend import keras
 from kerasrec.data.datasets import load_mooccube
-from kerasrec.encoder import build_encoder
-from kerasrec.textmodel import LoraDense, add_lora, merge_lora, set_trainable
+from kerasrec.text.encoders import build_encoder
+from kerasrec.text.textmodel import LoraDense, add_lora, merge_lora, set_trainable
 
 TITLES = load_mooccube()[1].texts()[:64]
 VOCAB = vocabulary(TITLES)

@@ -5,14 +5,9 @@ import logging
 import re
 from pathlib import Path
 
-from kerasrec.architectures import (
-    HUGGING_FACE_TYPES,
-    MODELS,
-    detect_model,
-    from_hugging_face,
-)
-from kerasrec.tensorfiles import Checkpoint, read_safetensors, read_tf_checkpoint, read_torch
-from kerasrec.text import WordPieceTokenizer, read_vocab
+from kerasrec.text.architectures import HUGGING_FACE_TYPES, MODELS, detect_model, from_hugging_face
+from kerasrec.text.tensorfiles import Checkpoint, read_safetensors, read_tf_checkpoint, read_torch
+from kerasrec.text.tokenizers import WordPieceTokenizer, read_vocab
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +25,7 @@ def read_folder(folder, *, max_tokens, prefix="", model=None):
 
     Args:
         folder: path.
-        max_tokens, prefix: see `kerasrec.text`.
+        max_tokens, prefix: see `kerasrec.text.tokenizers`.
         model: one of `architectures.MODELS`; default: found from config and variable names.
 
     Returns:

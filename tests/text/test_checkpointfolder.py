@@ -15,9 +15,9 @@ from numpybert import (
 from places import FILES
 from safetensors.numpy import save_file
 
-from kerasrec.architectures import build_transformer
-from kerasrec.checkpointfolder import read_folder
-from kerasrec.tensorfiles import read_safetensors
+from kerasrec.text.architectures import build_transformer
+from kerasrec.text.checkpointfolder import read_folder
+from kerasrec.text.tensorfiles import read_safetensors
 
 DATA = FILES
 VOCAB = vocabulary()

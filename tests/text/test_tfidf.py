@@ -3,8 +3,8 @@ import logging
 import numpy as np
 import pytest
 
-from kerasrec import plainencoders
-from kerasrec.plainencoders import TfidfEncoder
+from kerasrec.text import plainencoders
+from kerasrec.text.plainencoders import TfidfEncoder
 
 TEXTS = ["机器学习基础", "机器学习进阶", "古代汉语", "现代汉语", "Java 程序设计", "C 程序设计"]
 

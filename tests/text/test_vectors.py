@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from kerasrec import textvectors
-from kerasrec.textvectors import MAX_SMALL_SHARDS, VectorCache, fit_whitening, text_keys
+from kerasrec.text import vectors as textvectors
+from kerasrec.text.vectors import MAX_SMALL_SHARDS, VectorCache, fit_whitening, text_keys
 
 
 def rows(count, dim=5, seed=0):
