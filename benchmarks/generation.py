@@ -87,7 +87,7 @@ class Split:
     def __init__(self, folder):
         from kerasrec.data.histories import make_histories
         from kerasrec.data.interactions import join_interactions, read_interactions, read_items
-        from kerasrec.validation import make_validation
+        from kerasrec.models.validation import make_validation
 
         self.folder = folder
         self.items = read_items(folder / "items.csv")
@@ -187,9 +187,9 @@ def codes(data, work):
     """Rows of the models alone on one data set."""
     from kerasrec import build_model, fit_product_codes, fit_semantic_ids
     from kerasrec.generating import text_columns
-    from kerasrec.textpart import text_part
+    from kerasrec.models.textpart import text_part
+    from kerasrec.models.validation import Ranker
     from kerasrec.trainer import Trainer
-    from kerasrec.validation import Ranker
 
     of = Split(write_split(data, work, "loo"))
     part = text_part(of.items, progress=False)

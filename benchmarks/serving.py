@@ -62,7 +62,7 @@ def export_generated(num_items, base):
     from kerasrec.data.interactions import Items
     from kerasrec.exporter import export
     from kerasrec.fusion.fusion import Fusion, fit_tables
-    from kerasrec.models import build_model
+    from kerasrec.models.build import build_model
 
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((2000, 64)).astype(np.float32)
@@ -504,7 +504,7 @@ def export_small(base):
 
     from kerasrec.data.interactions import Items
     from kerasrec.exporter import export
-    from kerasrec.models import build_model
+    from kerasrec.models.build import build_model
 
     text = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
     model = build_model(200, text=text, text_units=8, id_units=8, max_length=10)

@@ -117,9 +117,9 @@ def measure_train(split, preset, seed):
 
 def measure_growth(users, items, length):
     """Seconds of a second epoch (the first traces), its validation of 500 users included."""
-    from kerasrec.models import build_model
+    from kerasrec.models.build import build_model
+    from kerasrec.models.validation import hold_out_last
     from kerasrec.trainer import Trainer
-    from kerasrec.validation import hold_out_last
 
     histories = generated(users, items, length)
     train, validation = hold_out_last(histories)
@@ -137,9 +137,9 @@ def measure_growth(users, items, length):
 
 def measure_million(items, users=1_000_000, length=10, steps=_STEPS):
     """Step time and memory with all the events loaded; `steps=None` trains the whole epoch."""
-    from kerasrec.models import build_model
+    from kerasrec.models.build import build_model
+    from kerasrec.models.validation import hold_out_last
     from kerasrec.trainer import Trainer
-    from kerasrec.validation import hold_out_last
 
     started = time.perf_counter()
     histories = generated(users, items, length)

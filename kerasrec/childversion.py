@@ -18,12 +18,12 @@ from kerasrec.exporter import export
 from kerasrec.fusion.choice import MAX_USERS, choose_live
 from kerasrec.fusion.fusion import fit_again
 from kerasrec.gate import K
+from kerasrec.models.validation import Ranker, Validation
 from kerasrec.pipeline import fingerprint
 from kerasrec.recommender import Recommender
 from kerasrec.servingmodule import ServingModule
 from kerasrec.trainer import Trainer
 from kerasrec.trainingstate import Rebuilt, write_training_state
-from kerasrec.validation import Ranker, Validation
 
 log = logging.getLogger(__name__)
 #: new events of first meetings, at least, that the weights of the fusion are chosen on anew

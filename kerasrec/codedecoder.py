@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasrec.backend import import_bert4keras, keras, tf
-from kerasrec.codes import level_offsets
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.histories import EVENT_CODES
-from kerasrec.sequencemodels import FreshTruncatedNormal
+from kerasrec.models.codes import level_offsets
+from kerasrec.models.sequencemodels import FreshTruncatedNormal
 
 _register = keras.utils.register_keras_serializable("kerasrec")
 #: tokens that are no codes: padding and the beginning of a line

@@ -17,11 +17,11 @@ from kerasrec.checks import ArtifactError
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.recency import AT_NEWEST_EVENT
 from kerasrec.modelcard import CARD, model_card
+from kerasrec.models.validation import Ranker
 from kerasrec.planningmodule import PlanningModule
 from kerasrec.servingmodule import ServingModule
 from kerasrec.text.graphtokenizers import graph_tokenizer
 from kerasrec.trainingstate import plain, write_training_state
-from kerasrec.validation import Ranker
 from kerasrec.warmup import read_signatures, read_warmup, write_warmup
 
 DEFAULT_K = 50

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from kerasrec.codes import fit_product_codes
-from kerasrec.ensemble import average_models
 from kerasrec.evaluation.metrics import mean_and_error
+from kerasrec.models.codes import fit_product_codes
+from kerasrec.models.ensemble import average_models
+from kerasrec.models.validation import Ranker, quality_per_user
 from kerasrec.trainer import MONITOR, Trainer
-from kerasrec.validation import Ranker, quality_per_user
 
 
 def fit_members(

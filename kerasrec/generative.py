@@ -12,8 +12,8 @@ import numpy as np
 from kerasrec.backend import tf
 from kerasrec.beamsearch import BeamSearch
 from kerasrec.codedecoder import build_decoder
-from kerasrec.codes import SemanticIds
 from kerasrec.data.histories import model_inputs
+from kerasrec.models.codes import SemanticIds
 
 #: beams of a search of `PlanRanker`, at least
 BEAMS = 16

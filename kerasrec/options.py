@@ -8,11 +8,11 @@ from kerasrec.checks import did_you_mean
 from kerasrec.fitting import fit_members, fit_models
 from kerasrec.fusion.fusion import PARTS, fit_tables
 from kerasrec.generating import fit_generator
-from kerasrec.interest import INTERESTS
-from kerasrec.losses import LOSSES
-from kerasrec.models import build_model
-from kerasrec.sequencemodels import SEQUENCE_MODELS
-from kerasrec.textpart import MODES, text_part
+from kerasrec.models.build import build_model
+from kerasrec.models.interest import INTERESTS
+from kerasrec.models.losses import LOSSES
+from kerasrec.models.sequencemodels import SEQUENCE_MODELS
+from kerasrec.models.textpart import MODES, text_part
 from kerasrec.trainer import Trainer, named_optimizer
 
 SECTIONS = ("encoder", "model", "trainer", "fusion", "generator")

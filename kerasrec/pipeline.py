@@ -12,7 +12,6 @@ import pandas as pd
 
 from kerasrec import artifacts
 from kerasrec.codedecoder import check_decoder
-from kerasrec.codes import CollapsedCodes
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import join_interactions, read_interactions, read_items
 from kerasrec.exporter import export, serving_module
@@ -28,13 +27,14 @@ from kerasrec.fusion.recency import (
     newest_times,
 )
 from kerasrec.generating import choose_trust, fit_generator, text_columns
-from kerasrec.models import build_model
+from kerasrec.models.build import build_model
+from kerasrec.models.codes import CollapsedCodes
+from kerasrec.models.textpart import text_part
+from kerasrec.models.validation import Ranker, hold_out_last, make_validation
 from kerasrec.options import known_options, resolve_preset
 from kerasrec.planningmodule import PLAN_ITEMS
-from kerasrec.textpart import text_part
 from kerasrec.trainer import OPTIMIZERS
 from kerasrec.trainingstate import plain
-from kerasrec.validation import Ranker, hold_out_last, make_validation
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from kerasrec.backend import tf
 from kerasrec.beamsearch import BeamSearch
-from kerasrec.codes import make_trie
-from kerasrec.scoring import NUM_RERANKED, exclude, exclude_all_but, rerank
+from kerasrec.models.codes import make_trie
+from kerasrec.models.scoring import NUM_RERANKED, exclude, exclude_all_but, rerank
 from kerasrec.servingmodule import ServingModule
 
 #: items of a plan and beams of the search for it, in the signature `generate`

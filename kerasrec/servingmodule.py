@@ -6,8 +6,8 @@ from kerasrec import itemmatrix
 from kerasrec.backend import tf
 from kerasrec.data.histories import NUM_GAP_BUCKETS
 from kerasrec.graphfusion import Memory, Weights, total_by_sample
-from kerasrec.itemvectors import Whitening
-from kerasrec.scoring import add_columns, exclude, exclude_all_but, ones_but, rerank, top_k
+from kerasrec.models.itemvectors import Whitening
+from kerasrec.models.scoring import add_columns, exclude, exclude_all_but, ones_but, rerank, top_k
 from kerasrec.text.graphtokenizers import is_blank, text_vectors
 
 _IDS = tf.TensorSpec((None, None), tf.string)

@@ -11,11 +11,11 @@ import numpy as np
 from kerasrec import artifacts
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
-from kerasrec.ensemble import average_models
-from kerasrec.models import TextEncoder, build_model
+from kerasrec.models.build import TextEncoder, build_model
+from kerasrec.models.ensemble import average_models
+from kerasrec.models.textpart import prepare_encoder
 from kerasrec.text.encoders import build_encoder, load_text_encoder
 from kerasrec.text.vectors import Whitening
-from kerasrec.textpart import prepare_encoder
 
 
 class TrainingState(NamedTuple):

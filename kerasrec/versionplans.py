@@ -5,10 +5,10 @@ import numpy as np
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.checks import check_number, is_whole
-from kerasrec.codes import make_trie
 from kerasrec.data.histories import model_inputs
 from kerasrec.draws import MOST_DIVERSITY, Draws
 from kerasrec.generative import Generator, read_ids
+from kerasrec.models.codes import make_trie
 
 SEARCHED = Draws()
 #: numbers of one call for all items together, about

@@ -308,8 +308,8 @@ def server(served_folder):
 def text_parts(toy_items, toy_histories, tiny_bert_folder):
     """`(model, fusion, text part)` over a tiny BERT: untrained, every part of a score has a say."""
     from kerasrec.fusion.fusion import Fusion, fit_tables
-    from kerasrec.models import build_model
-    from kerasrec.textpart import text_part
+    from kerasrec.models.build import build_model
+    from kerasrec.models.textpart import text_part
 
     num_items, rng = len(toy_items), np.random.default_rng(3)
     options = dict(max_tokens=24, whitening_dim=8, cache=None, progress=False)
@@ -351,7 +351,7 @@ def large_version(common_folder):
     from kerasrec.fusion import recency
     from kerasrec.fusion.fusion import Fusion
     from kerasrec.fusion.neighbours import NeighbourTable
-    from kerasrec.models import build_model
+    from kerasrec.models.build import build_model
 
     num_items, day = 3000, 86400
     set_seed(0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from slowplans import DIM, SIZES, SlowPlans, padded, random_codes, search_of, tiny_decoder
 
 from kerasrec.backend import import_bert4keras, tf
-from kerasrec.codes import make_trie
+from kerasrec.models.codes import make_trie
 
 HISTORIES = [[], [4], [7, 2, 2], [9, 1, 3, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9, 1]]
 

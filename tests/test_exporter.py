@@ -14,9 +14,9 @@ from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items, read_items
 from kerasrec.exporter import _compare, _few_words, _same, export
 from kerasrec.fusion.fusion import Fusion, fit_tables
-from kerasrec.models import build_model
+from kerasrec.models.build import build_model
+from kerasrec.models.validation import Ranker
 from kerasrec.recommender import Recommender
-from kerasrec.validation import Ranker
 
 
 def test_saved_model_cli_reads_well(exported_version, capsys):

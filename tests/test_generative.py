@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from toys import histories_of
 
-from kerasrec.codes import make_trie
 from kerasrec.data.histories import model_inputs
-from kerasrec.ensemble import average_models
 from kerasrec.generating import fit_generator, text_columns
 from kerasrec.generative import Generator, PlanRanker, read_ids
-from kerasrec.models import build_model
+from kerasrec.models.build import build_model
+from kerasrec.models.codes import make_trie
+from kerasrec.models.ensemble import average_models
+from kerasrec.models.validation import Validation, hold_out_last, some_of
 from kerasrec.pipeline import train
-from kerasrec.validation import Validation, hold_out_last, some_of
 
 TINY = dict(
     levels=2,

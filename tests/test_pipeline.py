@@ -14,12 +14,12 @@ from toys import histories_of
 from kerasrec import artifacts, exporter, pipeline
 from kerasrec.backend import keras, tf
 from kerasrec.data.interactions import Items, read_interactions
+from kerasrec.models.validation import Ranker, make_validation
 from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
 from kerasrec.text.encoders import build_encoder, load_text_encoder
 from kerasrec.trainingstate import Rebuilt
 from kerasrec.updating import retrain, update
-from kerasrec.validation import Ranker, make_validation
 
 KINDS = ("none", "vectors", "frozen", "lora", "members")
 ODD = [

@@ -10,7 +10,7 @@ from kerasrec.backend import tf
 from kerasrec.data.histories import gap_buckets, pad_left
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.models import build_model
+from kerasrec.models.build import build_model
 from kerasrec.recommender import Recommender
 from kerasrec.servingmodule import ServingModule, gap_bucket
 

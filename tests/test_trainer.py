@@ -13,9 +13,9 @@ from toys import histories_of, planted_histories
 from kerasrec import trainer as trainer_module
 from kerasrec.backend import keras, set_seed, tf
 from kerasrec.data.histories import make_windows
-from kerasrec.models import build_model
+from kerasrec.models.build import build_model
+from kerasrec.models.validation import Ranker, Validation, hold_out_last, ranking_quality
 from kerasrec.trainer import Trainer, WarmupCosine
-from kerasrec.validation import Ranker, Validation, hold_out_last, ranking_quality
 
 TINY = dict(id_units=16, max_length=8, scorer_units=8, dropout=0.1, input_dropout=0.1)
 

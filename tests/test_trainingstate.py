@@ -13,11 +13,11 @@ from kerasrec import artifacts
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
 from kerasrec.exporter import export
-from kerasrec.models import build_model
+from kerasrec.models.build import build_model
+from kerasrec.models.validation import Ranker
 from kerasrec.recommender import Recommender
 from kerasrec.text.encoders import build_encoder
 from kerasrec.trainingstate import Rebuilt, plain, read_training_state
-from kerasrec.validation import Ranker
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from kerasrec.fusion import choice
 from kerasrec.fusion.choice import choose_fusion, choose_live
 from kerasrec.fusion.fusion import Fusion, fit_tables
 from kerasrec.fusion.recency import fit_moments
-from kerasrec.validation import Validation, hold_out_last, make_validation, ranking_quality
+from kerasrec.models.validation import Validation, hold_out_last, make_validation, ranking_quality
 
 
 class FixedRanker:

@@ -8,7 +8,7 @@ import numpy as np
 from kerasrec.backend import keras, tf
 from kerasrec.beamsearch import BeamSearch
 from kerasrec.codedecoder import build_decoder
-from kerasrec.codes import make_trie
+from kerasrec.models.codes import make_trie
 
 SIZES = (3, 4, 5)
 DIM = 6

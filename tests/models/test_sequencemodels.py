@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import import_bert4keras, keras
-from kerasrec.sequencemodels import (
+from kerasrec.models.sequencemodels import (
     SEQUENCE_MODELS,
     CausalAttention,
     HistoryMask,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kerasrec.codes import CodeTrie, make_trie
+from kerasrec.models.codes import CodeTrie, make_trie
 
 
 @st.composite

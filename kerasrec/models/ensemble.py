@@ -13,7 +13,7 @@ so small by s that it changes no cosine.
 from typing import NamedTuple
 
 from kerasrec.backend import keras, tf
-from kerasrec.models import Model
+from kerasrec.models.build import Model
 
 #: s of the module: its square vanishes beside 1 in float32
 LENGTH_SCALE = 1e-5

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kerasrec.backend import import_bert4keras, keras, tf
-from kerasrec.losses import (
+from kerasrec.models.losses import (
     BIASED,
     INITIAL_BIAS,
     INITIAL_TEMPERATURE,

@@ -7,8 +7,8 @@ import numpy as np
 
 from kerasrec.backend import keras, tf
 from kerasrec.data.histories import EVENT_CODES, NUM_GAP_BUCKETS
-from kerasrec.interest import INTERESTS, Interest, InterestLoss, LongShortFusion
-from kerasrec.itemvectors import (
+from kerasrec.models.interest import INTERESTS, Interest, InterestLoss, LongShortFusion
+from kerasrec.models.itemvectors import (
     CodePart,
     DropKnown,
     ItemTokens,
@@ -17,9 +17,9 @@ from kerasrec.itemvectors import (
     TextTable,
     Whitening,
 )
-from kerasrec.losses import LOSSES, NEGATIVES
-from kerasrec.scoring import Scorer, ScorerLoss
-from kerasrec.sequencemodels import SEQUENCE_MODELS
+from kerasrec.models.losses import LOSSES, NEGATIVES
+from kerasrec.models.scoring import Scorer, ScorerLoss
+from kerasrec.models.sequencemodels import SEQUENCE_MODELS
 
 #: up to this many items the default loss is the full softmax, beyond it the sampled one
 FULL_SOFTMAX_ITEMS = 4000

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import import_bert4keras, keras, tf
-from kerasrec.interest import Interest, InterestLoss, LongShortFusion, cosine_scores
-from kerasrec.losses import LOSSES
+from kerasrec.models.interest import Interest, InterestLoss, LongShortFusion, cosine_scores
+from kerasrec.models.losses import LOSSES
 
 RNG = np.random.default_rng(0)
 

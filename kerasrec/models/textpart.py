@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from kerasrec.models import TextEncoder
+from kerasrec.models.build import TextEncoder
 from kerasrec.text.encoders import build_encoder
 from kerasrec.text.textmodel import add_lora, set_trainable
 from kerasrec.text.vectors import fit_whitening

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerasrec import scoring
 from kerasrec.backend import keras, tf
-from kerasrec.scoring import (
+from kerasrec.models import scoring
+from kerasrec.models.scoring import (
     Scorer,
     ScorerLoss,
     add_columns,

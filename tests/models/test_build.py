@@ -12,16 +12,16 @@ from kerasrec import exporter
 from kerasrec.backend import keras, tf
 from kerasrec.data import histories
 from kerasrec.data.interactions import read_items
-from kerasrec.interest import INTERESTS
-from kerasrec.losses import LOSSES
-from kerasrec.models import (
+from kerasrec.models.build import (
     EventFeatures,
     PackPositions,
     TextEncoder,
     build_model,
     model_options,
 )
-from kerasrec.sequencemodels import SEQUENCE_MODELS
+from kerasrec.models.interest import INTERESTS
+from kerasrec.models.losses import LOSSES
+from kerasrec.models.sequencemodels import SEQUENCE_MODELS
 from kerasrec.text.textmodel import add_lora, set_trainable
 from kerasrec.text.vectors import fit_whitening
 

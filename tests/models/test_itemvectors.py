@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import keras, tf
-from kerasrec.itemvectors import (
+from kerasrec.models.itemvectors import (
     CodePart,
     DropKnown,
     ItemTokens,

@@ -5,8 +5,8 @@ from toys import histories_of
 
 from kerasrec.data.histories import EVENT_CODES
 from kerasrec.evaluation.metrics import score_recommendations
-from kerasrec.models import build_model
-from kerasrec.validation import (
+from kerasrec.models.build import build_model
+from kerasrec.models.validation import (
     Ranker,
     Validation,
     hold_out_last,

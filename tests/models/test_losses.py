@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import tf
-from kerasrec.losses import LOSSES, gbce, sampled_softmax, softmax
+from kerasrec.models.losses import LOSSES, gbce, sampled_softmax, softmax
 
 NUM_ITEMS = 5
 LOG2 = math.log(2)

@@ -1,7 +1,7 @@
 """The MLP scorer r(u, i) = MLP(U * e_i, U, e_i) and top-k with masks."""
 
 from kerasrec.backend import keras, tf
-from kerasrec.sequencemodels import gelu
+from kerasrec.models.sequencemodels import gelu
 
 #: how many retrieved items the scorer looks at
 NUM_RERANKED = 100

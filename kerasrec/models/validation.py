@@ -6,7 +6,7 @@ import numpy as np
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories, model_inputs, pad_left
-from kerasrec.scoring import exclude, top_k
+from kerasrec.models.scoring import exclude, top_k
 
 
 class Validation(NamedTuple):

@@ -7,7 +7,7 @@ rows in training (row dropout), so the text part alone must work: that is what a
 import numpy as np
 
 from kerasrec.backend import keras, tf
-from kerasrec.codes import level_offsets
+from kerasrec.models.codes import level_offsets
 
 #: length of the text part at the start
 TEXT_NORM = 0.5

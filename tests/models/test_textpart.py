@@ -3,8 +3,8 @@ import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
 from kerasrec.data.interactions import Items
-from kerasrec.models import TextEncoder
-from kerasrec.textpart import text_part
+from kerasrec.models.build import TextEncoder
+from kerasrec.models.textpart import text_part
 
 
 def test_none_knows_items_by_their_id_alone(toy_items):

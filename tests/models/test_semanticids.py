@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerasrec import fit_whitening, load_mooccube, make_histories
-from kerasrec.codes import (
+from kerasrec.models.codes import (
     CollapsedCodes,
     SemanticIds,
     default_codes,
@@ -161,7 +161,7 @@ def test_vectors_that_differ_by_rounding_have_the_same_codes(seed):
 
 
 def test_centres_are_fitted_on_a_sample_of_many_items(monkeypatch):
-    monkeypatch.setattr("kerasrec.codes.FITTED", 40)
+    monkeypatch.setattr("kerasrec.models.codes.FITTED", 40)
     vectors = np.concatenate([TWO_LEVELS] * 5)
     ids = fit_semantic_ids(vectors, levels=2, num_codes=4)
     names(ids.codes[:, 0], np.tile(GROUP, 5))
