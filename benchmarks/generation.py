@@ -152,7 +152,7 @@ def make_anew(recommender, of):
     from kerasrec.exporter import serving_module
     from kerasrec.fusion.recency import AT_THE_END, NEVER, Counts, newest_times
     from kerasrec.generating import choose_trust
-    from kerasrec.generative import Generator
+    from kerasrec.generation.generator import Generator
     from kerasrec.pipeline import no_time
     from kerasrec.planningmodule import PLAN_ITEMS
     from kerasrec.trainingstate import Rebuilt

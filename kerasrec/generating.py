@@ -4,9 +4,9 @@ import logging
 
 import numpy as np
 
-from kerasrec.codedecoder import build_decoder
 from kerasrec.evaluation.metrics import mean_and_error
-from kerasrec.generative import Generator, PlanRanker
+from kerasrec.generation.decoder import build_decoder
+from kerasrec.generation.generator import Generator, PlanRanker
 from kerasrec.models.codes import fit_semantic_ids, make_trie
 from kerasrec.models.validation import quality_per_user, some_of
 from kerasrec.trainer import Trainer

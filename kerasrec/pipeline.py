@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from kerasrec import artifacts
-from kerasrec.codedecoder import check_decoder
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import join_interactions, read_interactions, read_items
 from kerasrec.exporter import export, serving_module
@@ -27,6 +26,7 @@ from kerasrec.fusion.recency import (
     newest_times,
 )
 from kerasrec.generating import choose_trust, fit_generator, text_columns
+from kerasrec.generation.decoder import check_decoder
 from kerasrec.models.build import build_model
 from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.textpart import text_part

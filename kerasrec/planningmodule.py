@@ -1,7 +1,7 @@
 """`PlanningModule`: a `ServingModule` that also generates plans, lists of items in order."""
 
 from kerasrec.backend import tf
-from kerasrec.beamsearch import BeamSearch
+from kerasrec.generation.beamsearch import BeamSearch
 from kerasrec.models.codes import make_trie
 from kerasrec.models.scoring import NUM_RERANKED, exclude, exclude_all_but, rerank
 from kerasrec.servingmodule import ServingModule

@@ -9,7 +9,7 @@ from toys import histories_of
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.childversion import Child, replayed
-from kerasrec.generative import read_ids
+from kerasrec.generation.generator import read_ids
 from kerasrec.recommender import Recommender
 from kerasrec.trainingstate import Rebuilt, read_training_state
 from kerasrec.updating import grown_catalogue

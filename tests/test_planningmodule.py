@@ -6,12 +6,12 @@ import pytest
 
 from kerasrec import artifacts
 from kerasrec.backend import keras, tf
-from kerasrec.codedecoder import build_decoder
 from kerasrec.data.interactions import Items
 from kerasrec.exporter import serving_module
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.recency import AT_NEWEST_EVENT
-from kerasrec.generative import Generator
+from kerasrec.generation.decoder import build_decoder
+from kerasrec.generation.generator import Generator
 from kerasrec.models.build import build_model
 from kerasrec.models.codes import fit_semantic_ids
 from kerasrec.planningmodule import BEAMS, PLAN_ITEMS, _counts

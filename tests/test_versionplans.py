@@ -9,7 +9,7 @@ import pytest
 from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.generating import TRUSTS, choose_trust, simplest_of
-from kerasrec.generative import read_ids
+from kerasrec.generation.generator import read_ids
 from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.validation import hold_out_last, quality_per_user
 from kerasrec.recommender import Recommender

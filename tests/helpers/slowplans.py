@@ -1,13 +1,13 @@
 """Plans the slow way: the whole line through Keras for every code, and plain loops over items.
 
-Written from what the documents say a plan is, for comparison with `kerasrec.beamsearch`.
+Written from what the documents say a plan is, for comparison with `kerasrec.generation.beamsearch`.
 """
 
 import numpy as np
 
 from kerasrec.backend import keras, tf
-from kerasrec.beamsearch import BeamSearch
-from kerasrec.codedecoder import build_decoder
+from kerasrec.generation.beamsearch import BeamSearch
+from kerasrec.generation.decoder import build_decoder
 from kerasrec.models.codes import make_trie
 
 SIZES = (3, 4, 5)

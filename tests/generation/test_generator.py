@@ -8,7 +8,7 @@ from toys import histories_of
 
 from kerasrec.data.histories import model_inputs
 from kerasrec.generating import fit_generator, text_columns
-from kerasrec.generative import Generator, PlanRanker, read_ids
+from kerasrec.generation.generator import Generator, PlanRanker, read_ids
 from kerasrec.models.build import build_model
 from kerasrec.models.codes import make_trie
 from kerasrec.models.ensemble import average_models

@@ -4,8 +4,8 @@ from slowplans import DIM, SIZES, SlowPlans, search_of, tiny_decoder
 from toys import histories_of
 
 from kerasrec.backend import keras, tf
-from kerasrec.codedecoder import align_left, build_decoder, line_of_tokens, spread
 from kerasrec.data.histories import batches, make_windows
+from kerasrec.generation.decoder import align_left, build_decoder, line_of_tokens, spread
 
 #: codes of events, as they stand in the batches
 IMPRESSION, VIEW, RATING, DISLIKE = 1, 2, 7, 8

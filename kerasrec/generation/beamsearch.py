@@ -9,7 +9,7 @@ what it has computed for the plan is kept per beam.
 import numpy as np
 
 from kerasrec.backend import tf
-from kerasrec.codedecoder import align_left, line_of_tokens, spread
+from kerasrec.generation.decoder import align_left, line_of_tokens, spread
 
 _TINY = 1e-30
 _NONE = -1e9  # a logarithm of 0 that can be subtracted from itself

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasrec.backend import tf
-from kerasrec.beamsearch import BeamSearch
-from kerasrec.codedecoder import build_decoder
 from kerasrec.data.histories import model_inputs
+from kerasrec.generation.beamsearch import BeamSearch
+from kerasrec.generation.decoder import build_decoder
 from kerasrec.models.codes import SemanticIds
 
 #: beams of a search of `PlanRanker`, at least
