@@ -239,8 +239,8 @@ def measure_kill_update(url, options):
     """Counts after kill -9 at random moments of an update and of an ingest beside it."""
     import loopchecks
 
-    from kerasrec import artifacts
     from kerasrec.feedback.store import FeedbackStore
+    from kerasrec.versions import folders
 
     draw, log = random.Random(0), open(options.work / "updates.log", "a", encoding="utf-8")
     base, known, ids = small_model(options.work / "saved_models", url)
@@ -261,7 +261,7 @@ def measure_kill_update(url, options):
         failed += update.returncode not in (0, -signal.SIGKILL)
         for n in ingest.stdout.read().split("\n")[:-1]:
             acknowledged |= {f"{n}-{m}" for m in range(1 + int(n) % 5 * 2)}
-        new = set(artifacts.versions(base)) - checked
+        new = set(folders.versions(base)) - checked
         wrong += loopchecks.broken_versions(base, sorted(new))
         checked |= new
         with FeedbackStore(url) as store:
@@ -279,7 +279,7 @@ def measure_kill_update(url, options):
     failed += loopchecks.start_update(base, url, log=log).wait() != 0
     wrong += loopchecks.broken_versions(base)
     found |= {f"killed {what}" if what != "ended" else what: n for what, n in counts.items()}
-    found |= {"versions": len(artifacts.versions(base)), "wrong versions and labels": len(wrong)}
+    found |= {"versions": len(folders.versions(base)), "wrong versions and labels": len(wrong)}
     found |= {"starts that failed": failed, "acknowledged events": len(known | acknowledged)}
     found |= {"lost": lost, "doubled": doubled, "batches half stored": broken}
     found |= {"half folders left": len(left), "a day later": len(loopchecks.leftovers(base))}
@@ -292,9 +292,10 @@ def small_model(out, url):
     Returns:
         `(its folder, the event ids that are stored, the ids of its items)`.
     """
-    from kerasrec import artifacts, load_mooccube, train
+    from kerasrec import load_mooccube, train
     from kerasrec.data.interactions import Items
     from kerasrec.feedback.store import FeedbackStore
+    from kerasrec.versions import folders
 
     log, items = load_mooccube()
     popular = log.frame["item_id"].value_counts().index[:80]
@@ -306,7 +307,7 @@ def small_model(out, url):
     times = log.frame["timestamp"]
     old = log.replace(log.frame[times <= times.quantile(0.8)])
     made = train(old, items, name="toy", out=out, options=TINY, progress=False)
-    artifacts.write_label(made.version.parent, "stable", 1)
+    folders.write_label(made.version.parent, "stable", 1)
     with FeedbackStore(url) as store:
         store.add(log)
         return made.version.parent, set(store.read()["event_id"]), items.ids.tolist()
@@ -341,8 +342,9 @@ def measure_same(new_url, options):
     import loopchecks
     import pandas as pd
 
-    from kerasrec import artifacts, train
+    from kerasrec import train
     from kerasrec.feedback.store import FeedbackStore
+    from kerasrec.versions import folders
 
     frame = pd.read_csv(options.log / "interactions.csv.gz", dtype={"user": str, "item": str})
     frame = frame.sort_values("timestamp", kind="stable", ignore_index=True)
@@ -350,7 +352,7 @@ def measure_same(new_url, options):
     out, log = options.work / "same", open(options.work / "updates.log", "a", encoding="utf-8")
     given = dict(name="news", out=out / "once", options=TINY, progress=False)
     parent = train(old, options.log / "items.csv.gz", **given).version.parent
-    artifacts.write_label(parent, "stable", 1)
+    folders.write_label(parent, "stable", 1)
     twin = shutil.copytree(parent, out / "thrice" / parent.name)
     columns = {"user": "user_id", "item": "item_id"}
     events = frame.rename(columns=columns).assign(event_id=[f"e{n}" for n in frame.index])
@@ -369,7 +371,7 @@ def measure_same(new_url, options):
             if loopchecks.start_update(base, url, log=log).wait():
                 raise SystemExit(f"an update failed: see {log.name}")
         found[f"two updates{which}, s"] = round(time.perf_counter() - taken)
-        next_ones = [artifacts.find_version(base) for base in (parent, twin)]
+        next_ones = [folders.find_version(base) for base in (parent, twin)]
         largest, places = loopchecks.difference(*next_ones, users=1000)
         found[f"versions{which}"] = [int(version.name) for version in next_ones]
         found[f"largest difference{which}"] = largest

@@ -123,7 +123,7 @@ class Split:
 def trained(data, work, protocol, seed=0):
     """`(Split, Recommender)` of a version with a generator, default options."""
     import kerasrec
-    from kerasrec.artifacts import find_version
+    from kerasrec.versions.folders import find_version
 
     of, name = Split(write_split(data, work, protocol)), f"{data.name}-{protocol}-{seed}"
     if not (work / "models" / name).exists():
@@ -148,24 +148,24 @@ def make_anew(recommender, of):
 
     Training takes far longer than all else, and what is measured here is the search.
     """
-    from kerasrec import artifacts
-    from kerasrec.exporter import serving_module
     from kerasrec.fusion.recency import AT_THE_END, NEVER, Counts, newest_times
     from kerasrec.generating import choose_trust
     from kerasrec.generation.generator import Generator
     from kerasrec.pipeline import no_time
-    from kerasrec.planningmodule import PLAN_ITEMS
-    from kerasrec.trainingstate import Rebuilt
     from kerasrec.versionplans import VersionPlans
+    from kerasrec.versions import folders
+    from kerasrec.versions.exporter import serving_module
+    from kerasrec.versions.plangraph import PLAN_ITEMS
+    from kerasrec.versions.trainingstate import Rebuilt
 
     version, items = recommender.version, len(of.items)
     model = Rebuilt(version).model
-    generator = Generator.load(version / artifacts.GENERATOR)
+    generator = Generator.load(version / folders.GENERATOR)
 
     def graph(fusion):
         with tempfile.TemporaryDirectory() as folder:
-            ids = Path(folder) / artifacts.ITEM_IDS.name
-            artifacts.write_item_ids(ids, of.items.ids)
+            ids = Path(folder) / folders.ITEM_IDS.name
+            folders.write_item_ids(ids, of.items.ids)
             return serving_module(model, asset=ids, fusion=fusion, k=1, generator=generator)
 
     fusion = recommender.fusion()
@@ -247,7 +247,7 @@ def interval(values):
 
 def dense_top(recommender, histories, k):
     """Best `k` unseen items by the model alone."""
-    from kerasrec import itemmatrix
+    from kerasrec.versions import itemmatrix
 
     vectors = itemmatrix.read_vectors(recommender._module)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)

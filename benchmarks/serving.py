@@ -46,12 +46,12 @@ K = 50
 
 def generated_version(num_items, base):
     """An untrained model of generated items; made once."""
-    from kerasrec import artifacts
+    from kerasrec.versions import folders
 
-    if not artifacts.versions(base):
+    if not folders.versions(base):
         print(f"making {base} ({num_items:,} items)", file=sys.stderr, flush=True)
         export_generated(num_items, base)
-    return artifacts.find_version(base)
+    return folders.find_version(base)
 
 
 def export_generated(num_items, base):
@@ -60,9 +60,9 @@ def export_generated(num_items, base):
     from speed import generated
 
     from kerasrec.data.interactions import Items
-    from kerasrec.exporter import export
     from kerasrec.fusion.fusion import Fusion, fit_tables
     from kerasrec.models.build import build_model
+    from kerasrec.versions.exporter import export
 
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((2000, 64)).astype(np.float32)
@@ -91,7 +91,7 @@ def export_generated(num_items, base):
 
 def histories_of(version, count, length=10, seed=0):
     """Histories as a server gets them, object `(count, length)`: what follows depends on before."""
-    from kerasrec.artifacts import read_catalogue
+    from kerasrec.versions.folders import read_catalogue
 
     ids = read_catalogue(version)["item_id"].to_numpy(object)
     rng = np.random.default_rng(seed)
@@ -330,7 +330,7 @@ def measure_swaps(options):
     """New versions under load: even ones give lists of 5, odd ones of 50."""
     import grpc
 
-    from kerasrec.derive import export_again
+    from kerasrec.versions.derive import export_again
 
     source = generated_version(12_000, options.work / "models" / "gen12k")
     base = options.work / "swaps" / "gen12k"
@@ -503,8 +503,8 @@ def export_small(base):
     import pandas as pd
 
     from kerasrec.data.interactions import Items
-    from kerasrec.exporter import export
     from kerasrec.models.build import build_model
+    from kerasrec.versions.exporter import export
 
     text = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
     model = build_model(200, text=text, text_units=8, id_units=8, max_length=10)
@@ -517,8 +517,8 @@ def measure_kill(options):
     """kill -9 at random moments of an export; what is visible must load and answer."""
     import httpx
 
-    from kerasrec import artifacts
     from kerasrec.backend import tf
+    from kerasrec.versions import folders
 
     base = options.work / "kill" / "small"
     shutil.rmtree(base.parent, ignore_errors=True)
@@ -550,10 +550,10 @@ def measure_kill(options):
                 os.killpg(child.pid, signal.SIGKILL)  # its own session: nobody else's process
             child.wait()
             finished += "done" in child.stdout.read()
-            for found in set(artifacts.versions(base)) - checked:
+            for found in set(folders.versions(base)) - checked:
                 try:
-                    path = artifacts.find_version(base / str(found))
-                    artifacts.read_manifest(path)
+                    path = folders.find_version(base / str(found))
+                    folders.read_manifest(path)
                     answer = tf.saved_model.load(str(path)).signatures["serving_default"](
                         history=tf.constant([["item 3"]])
                     )

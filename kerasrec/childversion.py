@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from kerasrec import artifacts, itemmatrix
 from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Items
-from kerasrec.derive import derive_version
-from kerasrec.exporter import export
 from kerasrec.fusion.choice import MAX_USERS, choose_live
 from kerasrec.fusion.fusion import fit_again
 from kerasrec.gate import K
 from kerasrec.models.validation import Ranker, Validation
 from kerasrec.pipeline import fingerprint
 from kerasrec.recommender import Recommender
-from kerasrec.servingmodule import ServingModule
 from kerasrec.trainer import Trainer
-from kerasrec.trainingstate import Rebuilt, write_training_state
+from kerasrec.versions import folders, itemmatrix
+from kerasrec.versions.derive import derive_version
+from kerasrec.versions.exporter import export
+from kerasrec.versions.graph import ServingModule
+from kerasrec.versions.trainingstate import Rebuilt, write_training_state
 
 log = logging.getLogger(__name__)
 #: new events of first meetings, at least, that the weights of the fusion are chosen on anew
@@ -148,8 +148,8 @@ class Child:
         """`ServingModule` of the child as it is now, without its encoder."""
         vectors = Ranker(self.model).item_vectors()
         with tempfile.TemporaryDirectory() as folder:
-            ids = Path(folder) / artifacts.ITEM_IDS.name
-            artifacts.write_item_ids(ids, self.items.ids)
+            ids = Path(folder) / folders.ITEM_IDS.name
+            folders.write_item_ids(ids, self.items.ids)
             module = ServingModule(
                 self.model,
                 item_vectors=vectors,
@@ -175,7 +175,7 @@ class Child:
         """
         base, number = self.parent.version.parent, self.parent.manifest["version"]
         if label == "canary" and "stable" not in labels:
-            artifacts.write_label(base, "stable", number)
+            folders.write_label(base, "stable", number)
         changes = {
             "num_items": len(self.items),
             "parent": number,
@@ -193,7 +193,7 @@ class Child:
             version = self._exported(changes)
         if label == "canary" or "stable" in labels:
             instead_of = labels["stable"] if label == "stable" else None
-            artifacts.write_label(base, label, int(version.name), instead_of=instead_of)
+            folders.write_label(base, label, int(version.name), instead_of=instead_of)
         return version
 
     def _has_room(self):
@@ -234,7 +234,7 @@ class Child:
             expected = made.recommend(some, k=K)
 
         def finish(folder, loaded):
-            shutil.rmtree(folder / artifacts.TRAIN)
+            shutil.rmtree(folder / folders.TRAIN)
             whitening = self.state.whitening
             write_training_state(folder, self.model, whitening, self.history)
             self.parent.plans.save_to(folder)

@@ -10,11 +10,11 @@ items kept.
 import numpy as np
 import pandas as pd
 
-from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories, model_inputs
 from kerasrec.servinglimits import SCORES_AT_ONCE
 from kerasrec.shortlist import LONGEST, find_shortlist
+from kerasrec.versions import folders
 
 #: the signatures that it answers
 INDEXED = ("serving_default", "recommend")
@@ -52,7 +52,7 @@ class IndexedLists:
         if module.k.numpy() > LONGEST:
             return None
         shortlist = find_shortlist("auto", module, manifest, version)
-        return shortlist and cls(shortlist, module, artifacts.read_catalogue(version)["item_id"])
+        return shortlist and cls(shortlist, module, folders.read_catalogue(version)["item_id"])
 
     def know(self):
         """Read what is popular and new again, after it has changed in the loaded version."""

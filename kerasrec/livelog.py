@@ -12,10 +12,10 @@ import weakref
 import numpy as np
 import pandas as pd
 
-from kerasrec import artifacts
 from kerasrec.feedback.recentlog import AT_ONCE, MOST, StoredLog, pause, told_of
 from kerasrec.fusion.recency import HALF_LIVES, Recency
 from kerasrec.servinglimits import Refusal
+from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)
 _DAYS = int(np.flatnonzero(HALF_LIVES == 96 * 3600)[0])
@@ -163,7 +163,7 @@ class LiveLog:
 
 def _track(version, store):
     """`_Tracked` of a version, None where it has no times or cannot take any."""
-    recency = Recency.load(version.path / artifacts.RECENCY)
+    recency = Recency.load(version.path / folders.RECENCY)
     if not recency.counts.time or not len(recency.counts.recent):
         return None
     return _Tracked(version, recency, store)
@@ -173,9 +173,9 @@ class _Tracked:
     """What a version was saved with, and what has been counted since."""
 
     def __init__(self, version, recency, store):
-        manifest = artifacts.read_manifest(version.path)
+        manifest = folders.read_manifest(version.path)
         self._saved, self._moments = recency, version.moments()
-        self.ids = artifacts.read_catalogue(version.path)["item_id"].to_numpy(object)
+        self.ids = folders.read_catalogue(version.path)["item_id"].to_numpy(object)
         self._index, self._counts = pd.Index(self.ids), recency.counts
         self._seq, self._since = _begin(manifest, recency.counts.time, store)
         self.waiting = 0  # events that are counted but not in the version's tables

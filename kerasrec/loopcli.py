@@ -6,9 +6,9 @@ from pathlib import Path
 
 from kerasrec import backend
 from kerasrec.arguments import add_files, add_out_and_preset, add_reading
-from kerasrec.artifacts import find_version
 from kerasrec.showing import make_console, print_rows
 from kerasrec.userinput import UserError, read_catalogue, read_events, training_options
+from kerasrec.versions.folders import find_version
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -88,8 +88,8 @@ def add_rollback(sub):
 
 def rollback(options):
     """Let an earlier version answer again (the label stable); servers follow within seconds."""
-    from kerasrec.artifacts import read_manifest, rollback
     from kerasrec.checks import ArtifactError
+    from kerasrec.versions.folders import read_manifest, rollback
 
     base = Path(options.out) / options.name
     before, now = rollback(base, options.to)

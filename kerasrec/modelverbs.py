@@ -4,7 +4,6 @@ import difflib
 import sys
 from pathlib import Path
 
-from kerasrec.artifacts import find_version, read_manifest
 from kerasrec.showing import flat, make_console, print_rows
 from kerasrec.userinput import (
     UserError,
@@ -20,6 +19,7 @@ from kerasrec.userinput import (
     read_users,
     training_options,
 )
+from kerasrec.versions.folders import find_version, read_manifest
 
 # --- the verbs ---
 
@@ -210,11 +210,11 @@ def export(options):
     find_version(options.model)
     load_tensorflow(options)
     if options.deploy:
-        from kerasrec.deployment import check_folder, deploy
+        from kerasrec.versions.deployment import check_folder, deploy
 
         check_folder(options.deploy)  # before a new version is written
     if options.set:
-        from kerasrec.derive import export_again
+        from kerasrec.versions.derive import export_again
 
         print(f"exported {export_again(options.model, **values)}")
     if options.deploy:

@@ -13,11 +13,11 @@ import threading
 import time
 from pathlib import Path
 
-from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.servedversion import ServedVersion, look_of
 from kerasrec.servinglimits import Refusal
+from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class ModelVersions:
             tried = set()  # each once: one that changes as it loads is for the next look
             # a version that fails makes the next smaller one the latest
             while not self._closed.is_set():
-                on_disk = artifacts.versions(self.base)
+                on_disk = folders.versions(self.base)
                 if not on_disk and self._loaded:
                     return  # the folder has gone for a moment: all stays as it is
                 self._forget(on_disk)
@@ -194,7 +194,7 @@ class ModelVersions:
     def _read_labels(self):
         """Label -> version, of the file; the last good ones while it is damaged."""
         try:
-            labels, error = artifacts.read_labels(self.base), ""
+            labels, error = folders.read_labels(self.base), ""
         except (ArtifactError, OSError) as problem:
             labels, error = dict(self.labels), str(problem)
         if error and error != self._label_error:

@@ -10,10 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kerasrec import artifacts
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import join_interactions, read_interactions, read_items
-from kerasrec.exporter import export, serving_module
 from kerasrec.fitting import best_epochs, fit_members, fit_models
 from kerasrec.fusion.choice import choose_fusion
 from kerasrec.fusion.fusion import PARTS, fit_tables
@@ -32,9 +30,11 @@ from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.textpart import text_part
 from kerasrec.models.validation import Ranker, hold_out_last, make_validation
 from kerasrec.options import known_options, resolve_preset
-from kerasrec.planningmodule import PLAN_ITEMS
 from kerasrec.trainer import OPTIMIZERS
-from kerasrec.trainingstate import plain
+from kerasrec.versions import folders
+from kerasrec.versions.exporter import export, serving_module
+from kerasrec.versions.plangraph import PLAN_ITEMS
+from kerasrec.versions.trainingstate import plain
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +97,10 @@ def train(
             made already, members or codes with an encoder that learns, or refit with a generator.
     """
     started = time.perf_counter()
-    artifacts.check_name(name)
+    folders.check_name(name)
     items = items if hasattr(items, "frame") else read_items(items)
-    artifacts.check_item_ids(items.ids)
-    artifacts.check_writable(out)
+    folders.check_item_ids(items.ids)
+    folders.check_writable(out)
     options = resolve_preset(preset, options or {})
     if generator:  # before the work
         check_decoder(**options["generator"])
@@ -191,7 +191,7 @@ def train(
         probe=_probe(items, fitted),
         generator=plans,
     )
-    return Trained(version, history, metrics, artifacts.read_manifest(version))
+    return Trained(version, history, metrics, folders.read_manifest(version))
 
 
 def _plans(model, text_vectors, fitted, validation, fusion, items, options, only_end):
@@ -209,8 +209,8 @@ def _plans(model, text_vectors, fitted, validation, fusion, items, options, only
     seconds = round(time.perf_counter() - begin, 1)
     asked_of = no_time if only_end else newest_times
     with tempfile.TemporaryDirectory() as folder:
-        ids = Path(folder) / artifacts.ITEM_IDS.name
-        artifacts.write_item_ids(ids, items.ids)
+        ids = Path(folder) / folders.ITEM_IDS.name
+        folders.write_item_ids(ids, items.ids)
         module = serving_module(model, asset=ids, fusion=fusion, k=1, generator=found)
         trust, prior, tried = choose_trust(module, validation, asked_of, PLAN_ITEMS)
     log.info("plans: trust in the decoder %s, in the recommender %s", trust, prior)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from kerasrec import backend
-from kerasrec.artifacts import find_version, read_manifest
 from kerasrec.userinput import UserError, moment, read_events, read_lines, read_users
+from kerasrec.versions.folders import find_version, read_manifest
 
 
 def generate(options):

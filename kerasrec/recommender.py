@@ -10,18 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from kerasrec import ann, artifacts, itemmatrix
+from kerasrec import ann
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories, history_rows, make_histories, model_inputs
 from kerasrec.data.interactions import Items, read_interactions, read_items
 from kerasrec.data.timestamps import read_moment
-from kerasrec.derive import derive_version
 from kerasrec.draws import Draws
 from kerasrec.fusion.recency import AT_THE_END, Recency, newest_times
 from kerasrec.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
 from kerasrec.versionlog import VersionLog
 from kerasrec.versionplans import VersionPlans
+from kerasrec.versions import folders, itemmatrix
+from kerasrec.versions.derive import derive_version
 from kerasrec.versiontexts import VersionTexts
 
 log = logging.getLogger(__name__)
@@ -51,12 +52,12 @@ class Recommender:
 
     def __init__(self, version, *, index="auto"):
         check_index(index)
-        version = artifacts.find_version(version)
-        manifest = artifacts.read_manifest(version)
+        version = folders.find_version(version)
+        manifest = folders.read_manifest(version)
         try:
             module = tf.saved_model.load(str(version))
-            items = Items(artifacts.read_catalogue(version))
-            recency = Recency.load(version / artifacts.RECENCY)
+            items = Items(folders.read_catalogue(version))
+            recency = Recency.load(version / folders.RECENCY)
         except (OSError, EOFError, zlib.error, ValueError, KeyError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(
@@ -144,7 +145,7 @@ class Recommender:
 
     def training_history(self):
         """DataFrame of the training run, one row per epoch; None where the version holds none."""
-        path = self.version / artifacts.HISTORY
+        path = self.version / folders.HISTORY
         return pd.read_csv(path) if path.is_file() else None
 
     # --- recommend ---
@@ -554,7 +555,7 @@ class Recommender:
         """
         if isinstance(items, pd.DataFrame):
             items = read_items(items)
-        artifacts.check_item_ids(items.ids)
+        folders.check_item_ids(items.ids)
         clash = items.ids[self.index_of(items.ids) > 0]
         if len(clash):
             raise ValueError(

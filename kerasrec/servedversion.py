@@ -1,12 +1,12 @@
 """`ServedVersion`: one loaded version of a served model and its signatures."""
 
-from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.indexedlists import INDEXED, SCORES_PER_ROW, IndexedLists
 from kerasrec.servinglimits import Refusal
 from kerasrec.shortlist import sparse_table
 from kerasrec.versionlog import VersionLog
-from kerasrec.warmup import WARMUP
+from kerasrec.versions import folders
+from kerasrec.versions.warmup import WARMUP
 
 DEFAULT_SIGNATURE = "serving_default"
 _MAX_WARMUP = 1000  # records, as TF Serving
@@ -67,9 +67,9 @@ class ServedVersion:
 
     def __init__(self, model, number, path):
         self.model, self.number = model, number
-        self.path = artifacts.find_version(path)  # raises where a part is missing
+        self.path = folders.find_version(path)  # raises where a part is missing
         self.look = look_of(self.path)  # before it is read: what changes meanwhile is seen later
-        manifest = artifacts.read_manifest(self.path)
+        manifest = folders.read_manifest(self.path)
         self.num_items = manifest["num_items"]
         self.definitions = _definitions(self.path)
         self._loaded = tf.saved_model.load(str(self.path))

@@ -15,12 +15,13 @@ import urllib.parse
 from pathlib import Path
 from typing import NamedTuple
 
-from kerasrec import artifacts, backend
+from kerasrec import backend
 from kerasrec.checks import ArtifactError
 from kerasrec.feedback.userlists import Rules
 from kerasrec.servingaccess import Access, check_access, key_check, listen
 from kerasrec.servingclient import Client as Client
 from kerasrec.servinglimits import MOST, Limits
+from kerasrec.versions.folders import find_version, read_catalogue
 
 log = logging.getLogger(__name__)
 _PACKAGES = {
@@ -393,7 +394,7 @@ def check_packages():
 def _model_folder(path):
     """A model folder; a version's folder or one without versions is a mistake."""
     path = Path(path)
-    version = artifacts.find_version(path)
+    version = find_version(path)
     if version == path:
         raise ArtifactError(
             f"Expected a model folder; {path} is one version of it. Name {path.parent}: which "
@@ -413,7 +414,7 @@ def examples(server):
     """
     name, model = next(iter(server.models.items()))
     with model.use() as version:
-        catalogue = artifacts.read_catalogue(version.path)
+        catalogue = read_catalogue(version.path)
         has_texts = "recommend_by_text" in version.signatures
     requests = [{"instances": [{"history": [str(catalogue["item_id"].iloc[0])]}]}]
     titles = [title for title in catalogue["title"] if _CHINESE.search(title)]

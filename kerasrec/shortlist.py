@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from kerasrec import ann, itemmatrix
+from kerasrec import ann
 from kerasrec.backend import is_installed, tf
 from kerasrec.checks import ArtifactError
+from kerasrec.versions import itemmatrix
 
 log = logging.getLogger(__name__)
 #: how items are looked through: all of them, those an index finds, or as pays for the catalogue

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kerasrec import artifacts
 from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.evaluation.baselines import fit_item_knn, fit_recent_popularity
 from kerasrec.evaluation.metrics import mean_and_error
@@ -25,6 +24,7 @@ from kerasrec.evaluation.toplists import recommend_top_k
 from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
 from kerasrec.updating import TooFewEvents, update
+from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)
 #: what is replayed, in the order of the table
@@ -211,7 +211,7 @@ class Replay:
 def _first(replay, work, settings):
     """Version 1: trained on what comes before the start, once for all strategies."""
     base = work / "saved_models" / "first"
-    if not artifacts.versions(base):
+    if not folders.versions(base):
         train(
             replay.past(replay.steps[0][0]),
             replay.items,
@@ -219,7 +219,7 @@ def _first(replay, work, settings):
             out=base.parent,
             **settings,
         )
-    return artifacts.find_version(base / "1")
+    return folders.find_version(base / "1")
 
 
 def _frozen(replay, version, *, live):
@@ -248,7 +248,7 @@ def _live(replay, recommender, begin, end):
 def _loop(replay, version, work, done, seed):
     """The whole loop: recent events at once, and an update before every step but the first."""
     base = work / "saved_models" / "loop"
-    if not artifacts.versions(base):
+    if not folders.versions(base):
         beside = work / "saved_models" / ".loop"
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(version, beside / "1")
@@ -275,9 +275,9 @@ def _retrained(replay, work, settings, numbers):
     for number in map(int, numbers):
         begin, end = replay.steps[number]
         base = work / "saved_models" / f"retrained-{number}"
-        if not artifacts.versions(base):
+        if not folders.versions(base):
             train(replay.past(begin), replay.items, name=base.name, out=base.parent, **settings)
-        seconds = artifacts.read_manifest(artifacts.find_version(base))["train_seconds"]
+        seconds = folders.read_manifest(folders.find_version(base))["train_seconds"]
         yield number, _live(replay, Recommender.load(base), begin, end), seconds
 
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from kerasrec import artifacts
 from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError
 from kerasrec.childversion import Child
@@ -26,6 +25,7 @@ from kerasrec.fusion.recency import Recency
 from kerasrec.gate import decide, figures_of, judge
 from kerasrec.pipeline import train
 from kerasrec.recommender import Recommender
+from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)
 #: share of the new events that the child is judged on
@@ -88,15 +88,13 @@ def update(
     _check_label(label)
     if not hasattr(interactions, "frame"):
         interactions = read_interactions(interactions)
-    with artifacts.alone(artifacts.find_version(model).parent):
+    with folders.alone(folders.find_version(model).parent):
         return _update(model, interactions, items, new, label, force, facts or {}, seed)
 
 
 def _check_label(label):
-    if label not in artifacts.LABELS:
-        raise ValueError(
-            f"label must be one of {', '.join(artifacts.LABELS)}. Received: {label!r}."
-        )
+    if label not in folders.LABELS:
+        raise ValueError(f"label must be one of {', '.join(folders.LABELS)}. Received: {label!r}.")
 
 
 def _update(model, interactions, items, new, label, force, facts, seed):
@@ -104,7 +102,7 @@ def _update(model, interactions, items, new, label, force, facts, seed):
     started = time.perf_counter()
     if not interactions.has_time:
         raise ValueError("update needs times, to tell new events from old ones. Received: none.")
-    labels = artifacts.read_labels(artifacts.find_version(model).parent)
+    labels = folders.read_labels(folders.find_version(model).parent)
     parent = Recommender.load(model, index="exact")
     items = grown_catalogue(parent.items, items)
     interactions, new = _known_events(interactions, new, items, parent)
@@ -122,7 +120,7 @@ def _update(model, interactions, items, new, label, force, facts, seed):
         named = {key: told[key] for key in _OF_STORE if key in told}
         named |= {"events": int(new.sum()), "decision": reason, "forced": not better}
         named |= {"ndcg": figures_of(evaluation), "weighed": child.weighed, **facts}
-        if not force and artifacts.find_version(model) != parent.version:
+        if not force and folders.find_version(model) != parent.version:
             raise ArtifactError(
                 f"While the update of {parent.version} was at work another version became the one "
                 "that answers; nothing was published. Start it again."
@@ -147,9 +145,9 @@ def update_from_store(model, store, items=None, *, label="stable", force=False, 
         `Updated`.
     """
     _check_label(label)
-    with artifacts.alone(artifacts.find_version(model).parent):
-        version = artifacts.find_version(model)
-        manifest = artifacts.read_manifest(version)
+    with folders.alone(folders.find_version(model).parent):
+        version = folders.find_version(model)
+        manifest = folders.read_manifest(version)
         told, last, erasures = told_of(store, manifest), store.last_seq(), store.erasures()
         facts = {"store": store.id, "seq": last, "erasures": len(erasures)}
         known, erased = told.get("seq"), _erased(told, erasures, manifest)
@@ -168,7 +166,7 @@ def update_from_store(model, store, items=None, *, label="stable", force=False, 
             return _retrain(model, whole, items, label, facts, seed)
         if known is None:
             # what it had learned by then is perhaps not in the store, but may come in later
-            facts["since"] = Recency.load(version / artifacts.RECENCY).counts.time + 1
+            facts["since"] = Recency.load(version / folders.RECENCY).counts.time + 1
             whole, new = store.interactions(until=last, order="content"), None
         else:
             facts |= {key: told[key] for key in ("since",) if key in told}
@@ -213,16 +211,16 @@ def retrain(model, interactions, items=None, *, label="stable", facts=None, seed
     _check_label(label)
     if not hasattr(interactions, "frame"):
         interactions = read_interactions(interactions)
-    with artifacts.alone(artifacts.find_version(model).parent):
+    with folders.alone(folders.find_version(model).parent):
         return _retrain(model, interactions, items, label, facts or {}, seed)
 
 
 def _retrain(model, interactions, items, label, facts, seed):
     """`retrain`, by whoever holds the lock."""
     started = time.perf_counter()
-    version = artifacts.find_version(model)
-    base, manifest = version.parent, artifacts.read_manifest(version)
-    items = grown_catalogue(Items(artifacts.read_catalogue(version)), items)
+    version = folders.find_version(model)
+    base, manifest = version.parent, folders.read_manifest(version)
+    items = grown_catalogue(Items(folders.read_catalogue(version)), items)
     known = items.index_of(interactions.frame["item_id"]) > 0
     interactions = interactions.replace(interactions.frame[known])
     # a run folder belongs to one run, and a strategy is an object of another process
@@ -234,10 +232,10 @@ def _retrain(model, interactions, items, label, facts, seed):
         "fusion": {"parts": manifest["parts"]} if "parts" in manifest else {},
         "generator": manifest.get("generator_options", {}),
     }
-    stable = artifacts.read_labels(base).get("stable")
+    stable = folders.read_labels(base).get("stable")
     if stable is None:  # or the new version would answer before it is labelled
         stable = manifest["version"]
-        artifacts.write_label(base, "stable", stable)
+        folders.write_label(base, "stable", stable)
     reason = "trained from nothing"
     if "erased" in facts:
         reason += f", without {facts['erased']['users']} erased users"
@@ -254,7 +252,7 @@ def _retrain(model, interactions, items, label, facts, seed):
         facts={"parent": manifest["version"], "update": {"decision": reason, **facts}},
     )
     instead_of = stable if label == "stable" else None  # a rollback meanwhile has the last word
-    artifacts.write_label(base, label, int(trained.version.name), instead_of=instead_of)
+    folders.write_label(base, label, int(trained.version.name), instead_of=instead_of)
     seconds = time.perf_counter() - started
     return Updated(trained.version, reason, None, len(interactions), seconds)
 
@@ -273,7 +271,7 @@ def grown_catalogue(known, items):
     if items is None:
         return known
     items = items if hasattr(items, "frame") else read_items(items)
-    artifacts.check_item_ids(items.ids)
+    folders.check_item_ids(items.ids)
     missing = [name for name in known.frame.columns if name not in items.frame.columns]
     if missing:
         raise ValueError(

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.checks import check_number, is_whole
 from kerasrec.data.histories import model_inputs
 from kerasrec.draws import MOST_DIVERSITY, Draws
 from kerasrec.generation.generator import Generator, read_ids
 from kerasrec.models.codes import make_trie
+from kerasrec.versions import folders
 
 SEARCHED = Draws()
 #: numbers of one call for all items together, about
@@ -143,7 +143,7 @@ class VersionPlans:
     def ids(self):
         """`SemanticIds` of the catalogue, added items included."""
         if self._ids is None:
-            self._ids = read_ids(self._version / artifacts.GENERATOR)
+            self._ids = read_ids(self._version / folders.GENERATOR)
         return self._ids
 
     def variables(self):
@@ -161,9 +161,9 @@ class VersionPlans:
         """The `Generator` of the version with the codes of added items, to go on with; or None."""
         if not self.can_plan:
             return None
-        return Generator.load(self._version / artifacts.GENERATOR, ids=self.ids)
+        return Generator.load(self._version / folders.GENERATOR, ids=self.ids)
 
     def save_to(self, folder):
         """Write the codes of added items into the folder of a copy of the version."""
         if self.can_plan and self._ids is not None:
-            self.generator().save(folder / artifacts.GENERATOR)
+            self.generator().save(folder / folders.GENERATOR)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from kerasrec import artifacts, itemmatrix
 from kerasrec.backend import tf
 from kerasrec.evaluation.toplists import top_k
+from kerasrec.versions import folders, itemmatrix
 
 _AT_ONCE = 64  # texts encoded in one call
 _CELLS = 2**26  # cosines held at once
@@ -44,7 +44,7 @@ class VersionTexts:
             return self._module.encode_items(tf.constant(given, tf.string))["vectors"].numpy()
         # tfidf; or a version from before there were tokenizers in the graph
         if self._encoder is None:
-            self._encoder = load_text_encoder(self._version / artifacts.ENCODER)
+            self._encoder = load_text_encoder(self._version / folders.ENCODER)
         vectors = np.zeros((len(texts), self._module.item_vectors.shape[1]), np.float32)
         for start in range(0, len(texts), _AT_ONCE):
             part = texts[start : start + _AT_ONCE]

@@ -254,8 +254,8 @@ def served_folder(exported_version, common_folder):
     """`saved_models/toy` with versions 1 (lists of 50) and 2 (lists of 5), stable = 1. Copy it."""
     import shutil
 
-    from kerasrec.artifacts import write_label
-    from kerasrec.derive import export_again
+    from kerasrec.versions.derive import export_again
+    from kerasrec.versions.folders import write_label
 
     def make(folder):
         base = folder / "saved_models" / "toy"
@@ -334,7 +334,7 @@ def text_parts(toy_items, toy_histories, tiny_bert_folder):
 @pytest.fixture(scope="session")
 def text_version(text_parts, toy_items, tmp_path_factory):
     """Path of `saved_models/texts`, version 1 of `text_parts`. Tests must not change it."""
-    from kerasrec.exporter import export
+    from kerasrec.versions.exporter import export
 
     model, fusion, part = text_parts
     base = tmp_path_factory.mktemp("texts") / "saved_models" / "texts"
@@ -347,11 +347,11 @@ def large_version(common_folder):
     """An untrained model of 3000 items with two tables, four moments and new items."""
     from kerasrec.backend import set_seed
     from kerasrec.data.interactions import Items
-    from kerasrec.exporter import export
     from kerasrec.fusion import recency
     from kerasrec.fusion.fusion import Fusion
     from kerasrec.fusion.neighbours import NeighbourTable
     from kerasrec.models.build import build_model
+    from kerasrec.versions.exporter import export
 
     num_items, day = 3000, 86400
     set_seed(0)

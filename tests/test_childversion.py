@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from toys import histories_of
 
-from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.childversion import Child, replayed
 from kerasrec.generation.generator import read_ids
 from kerasrec.recommender import Recommender
-from kerasrec.trainingstate import Rebuilt, read_training_state
 from kerasrec.updating import grown_catalogue
+from kerasrec.versions import folders
+from kerasrec.versions.trainingstate import Rebuilt, read_training_state
 
 
 def test_replayed_by_hand():
@@ -68,7 +68,7 @@ def test_a_child_plans_with_its_parents_generator(
     for new in ("new-1", "new-2", "new-3"):
         found = published.generate([ids[:3]], candidates=[new])
         assert found["item_id"].tolist() == [new]
-    old, known = read_ids(base / "1" / artifacts.GENERATOR), read_ids(version / artifacts.GENERATOR)
+    old, known = read_ids(base / "1" / folders.GENERATOR), read_ids(version / folders.GENERATOR)
     np.testing.assert_array_equal(known.codes[: len(old.codes)], old.codes)
     assert len(known.codes) == len(items) == len(np.unique(known.codes, axis=0))
     before, now = parent.manifest["generator"], published.manifest["generator"]

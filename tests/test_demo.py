@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from kerasrec import exporter
 from kerasrec.data import datasets
 from kerasrec.demo import _show_text, demo
 from kerasrec.recommender import Recommender
+from kerasrec.versions import exporter
 
 SMALL = {
     "encoder": {"name": "tfidf", "whitening_dim": 16},

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 
-from kerasrec.artifacts import read_manifest
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories
 from kerasrec.indexedlists import IndexedLists
@@ -15,6 +14,7 @@ from kerasrec.modelversions import ModelVersions
 from kerasrec.recommender import Recommender
 from kerasrec.servedversion import ServedVersion
 from kerasrec.shortlist import sparse_table
+from kerasrec.versions.folders import read_manifest
 
 DAY = 86400
 

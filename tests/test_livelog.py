@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import kerasrec
-from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import HALF_LIVES, Recency
@@ -21,6 +20,7 @@ from kerasrec.predictcalls import Predictor
 from kerasrec.serving import Loop, running_server
 from kerasrec.servinglimits import Limits
 from kerasrec.updating import TooFewEvents, update, update_from_store
+from kerasrec.versions import folders
 
 NAMES = ("starts", "first", "prior", "popularity")
 KINDS = ("click", "purchase", "dislike", "impression")
@@ -101,7 +101,7 @@ def test_late_events_count_and_wrong_clocks_do_no_harm(served_folder, predictor,
 
 def test_a_store_that_is_not_the_whole_log_changes_nothing(base, store):
     """The version knows of more traffic than the store sees, then of less than ten times that."""
-    path = base / "1" / artifacts.RECENCY
+    path = base / "1" / folders.RECENCY
     recency = Recency.load(path)
     busy = recency.counts._replace(recent=recency.counts.recent + 100 / recency.counts.total.size)
     recency._replace(counts=busy).save(path)
@@ -180,7 +180,7 @@ def test_a_store_that_fails_ends_nothing(served_folder, predictor, store, caplog
 
 def updated(base, store, **changes):
     """The version says that it was updated from the store as it is now."""
-    path = base / "1" / artifacts.MANIFEST
+    path = base / "1" / folders.MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))
     told = {"store": store.id, "seq": store.last_seq()}
     path.write_text(json.dumps({**manifest, "update": told, **changes}), encoding="utf-8")
@@ -265,7 +265,7 @@ def test_after_real_updates_no_event_counts_twice(toy_base, toy_interactions, we
     ]
     store.add(more)
     update(toy_base, store.interactions(), force=True)
-    told = artifacts.read_manifest(toy_base / "3")["update"]
+    told = folders.read_manifest(toy_base / "3")["update"]
     assert told["store"] == store.id and told["erasures"] == 0
     assert LiveLog(loaded(toy_base), store).refresh()["toy", 3] == 0
     with pytest.raises(TooFewEvents, match="Received: 0"):
@@ -278,7 +278,7 @@ def test_a_version_saved_after_observing_says_so(base, toy_interactions, store):
     recommender = kerasrec.Recommender.load(base)
     store.add(late_and_new(recommender)[1])
     assert recommender.observe(store.interactions()) == 50
-    assert artifacts.read_manifest(recommender.save())["observed"] == recommender.log_end
+    assert folders.read_manifest(recommender.save())["observed"] == recommender.log_end
     live = LiveLog(loaded(base), store)
     assert live.refresh() == {("toy", 1): 50, ("toy", 2): 0}
 
@@ -412,7 +412,7 @@ def test_an_unheld_log_is_not_looked_at_all_the_time(single, toy_interactions, s
 
 def test_a_log_of_many_impressions_is_held(base, toy_interactions, store):
     """The manifest counts them among the events that the version was trained on."""
-    path = base / "1" / artifacts.MANIFEST
+    path = base / "1" / folders.MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["data"]["interactions"] *= 2
     path.write_text(json.dumps(manifest), encoding="utf-8")

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from toys import disappointing_log
 
-from kerasrec import artifacts
 from kerasrec.cli import main
+from kerasrec.versions import folders
 
 DAY = 86400
 
@@ -33,7 +33,7 @@ def test_update_and_rollback(files, capsys):
     assert main([*call, "--label", "canary", "--force"]) == 0
     shown = capsys.readouterr().out
     assert "published saved_models/toy/2" in shown and "recent_popularity" in shown
-    assert artifacts.read_labels("saved_models/toy") == {"stable": 1, "canary": 2}
+    assert folders.read_labels("saved_models/toy") == {"stable": 1, "canary": 2}
     assert main(["rollback", "--name", "toy", "--to", "2"]) == 0
     assert main(["rollback", "--name", "toy"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -46,7 +46,7 @@ def test_rollback_says_that_it_goes_behind_an_erasure(files, capsys):
     """The version before learned from who was erased: said, and done all the same."""
     base = files / "saved_models" / "toy"
     shutil.copytree(base / "1", base / "2")
-    path = base / "2" / artifacts.MANIFEST
+    path = base / "2" / folders.MANIFEST
     manifest = {**json.loads(path.read_text(encoding="utf-8")), "version": 2, "parent": 1}
     manifest["update"] = {"erased": {"users": 1, "rows": 50}}
     path.write_text(json.dumps(manifest), encoding="utf-8")
@@ -65,7 +65,7 @@ def test_refused_is_exit_code_1(files, toy_interactions, capsys):
     error = capsys.readouterr().err
     assert "refused, nothing was published: worse than its parent: NDCG@10 0." in error
     assert error.rstrip().endswith("--force publishes it.")
-    assert artifacts.versions("saved_models/toy") == [1]
+    assert folders.versions("saved_models/toy") == [1]
 
 
 @pytest.mark.parametrize(

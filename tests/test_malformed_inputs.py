@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from kerasrec import artifacts
 from kerasrec.cli import main
+from kerasrec.versions import folders
 
 LOG = "user,item,timestamp\n" + "".join(
     f"u{user},i{item},{1_500_000_000 + 60 * item}\n"
@@ -67,7 +67,7 @@ def folder(exported_version, tmp_path_factory):
     (folder / "half-bert").mkdir()
     (folder / "half-bert" / "bert_config.json").write_text("{}")
     _models(folder, exported_version / "1")
-    ids = (exported_version / "1" / artifacts.ITEM_IDS).read_text().split()
+    ids = (exported_version / "1" / folders.ITEM_IDS).read_text().split()
     (folder / "known.csv").write_text(f"user,item\nu1,{ids[0]}\nu1,{ids[1]}\n")
     return folder
 
@@ -80,10 +80,10 @@ def _models(folder, version):
     shutil.rmtree(folder / "foreign" / "1" / "assets.extra")
     graph = folder / "damaged" / "1" / "saved_model.pb"
     graph.write_bytes(graph.read_bytes()[:4000])
-    (folder / "manifest" / "1" / artifacts.MANIFEST).write_text('{"format": 1,')
-    (folder / "future" / "1" / artifacts.MANIFEST).write_text('{"format": 7}')
+    (folder / "manifest" / "1" / folders.MANIFEST).write_text('{"format": 1,')
+    (folder / "future" / "1" / folders.MANIFEST).write_text('{"format": 7}')
     (folder / "label" / "labels.json").write_text('{"stable": 4}')
-    path = folder / "no-encoder" / "1" / artifacts.MANIFEST
+    path = folder / "no-encoder" / "1" / folders.MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**manifest, "encoder": None, "encodes_texts": False}))
     (folder / "nothing").mkdir()

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 from kerasrec import modelversions
-from kerasrec.artifacts import write_label
 from kerasrec.modelversions import ModelVersions
 from kerasrec.servinglimits import Refusal
-from kerasrec.warmup import WARMUP
+from kerasrec.versions.folders import write_label
+from kerasrec.versions.warmup import WARMUP
 
 
 def publish(served_folder, base, source, number):

@@ -11,15 +11,16 @@ import pandas as pd
 import pytest
 from toys import histories_of
 
-from kerasrec import artifacts, exporter, pipeline
+from kerasrec import pipeline
 from kerasrec.backend import keras, tf
 from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.models.validation import Ranker, make_validation
 from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender import Recommender
 from kerasrec.text.encoders import build_encoder, load_text_encoder
-from kerasrec.trainingstate import Rebuilt
 from kerasrec.updating import retrain, update
+from kerasrec.versions import exporter, folders
+from kerasrec.versions.trainingstate import Rebuilt
 
 KINDS = ("none", "vectors", "frozen", "lora", "members")
 ODD = [
@@ -140,7 +141,7 @@ def test_a_fresh_process_agrees(made, exported):
         np.testing.assert_allclose(scores, expected["scores"][listed], atol=1e-4)
         assert items == [i.decode() for i in expected["item_ids"][listed]]
         if kind in ("frozen", "lora", "members"):
-            tokens = load_text_encoder(made[kind].version / artifacts.ENCODER).tokenizer
+            tokens = load_text_encoder(made[kind].version / folders.ENCODER).tokenizer
             encoded = module.encode_tokens(*map(tf.constant, tokens.encode_batch([TEXT])))
             np.testing.assert_allclose(vectors, encoded, atol=1e-4)
         else:
@@ -255,7 +256,7 @@ def test_add_items_without_any_text_part(made):
 
 def test_manifest_is_complete(made, small, tiny_bert_folder):
     manifest = made["lora"].manifest
-    assert manifest == artifacts.read_manifest(made["lora"].version)
+    assert manifest == folders.read_manifest(made["lora"].version)
     assert manifest["name"] == "lora" and manifest["version"] == 1 and manifest["format"] == 2
     assert manifest["preset"] == "balanced" and manifest["validation"] == "last event of each user"
     assert manifest["asked"] == "newest event of the user"
@@ -338,8 +339,8 @@ def test_a_version_of_items_with_codes(toy_interactions, toy_items, tmp_path):
     assert np.abs(child.item_vectors(toy_items.ids) - vectors).max() > 1e-4
     assert len(child.recommend([["n1"], new], k=5)) == len(listed)
     anew = retrain(trained.version.parent, whole, grown).version
-    assert artifacts.read_manifest(anew)["trainer"]["codes"] is True
-    assert artifacts.read_manifest(anew)["num_items"] == 83
+    assert folders.read_manifest(anew)["trainer"]["codes"] is True
+    assert folders.read_manifest(anew)["num_items"] == 83
 
 
 def test_fingerprint_changes_with_the_data(small):
@@ -625,7 +626,7 @@ def test_items_too_alike_for_codes_give_a_version_without_a_generator(small, tmp
     (warning,) = [r.getMessage() for r in caplog.records if "generator of plans." in r.getMessage()]
     assert warning == "the version comes without a generator of plans. " + facts["plans"]["refused"]
     assert "generate" not in facts["signatures"] and "recommend" in facts["signatures"]
-    assert not (trained.version / artifacts.GENERATOR).exists()
+    assert not (trained.version / folders.GENERATOR).exists()
     assert facts["generator_options"]["units"] == 8  # the next version tries again
     recommender = Recommender.load(trained.version)
     assert len(recommender.recommend([list(items.ids[:2])], k=5)) == 5

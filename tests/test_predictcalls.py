@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from kerasrec import predictcalls
-from kerasrec.artifacts import read_catalogue
 from kerasrec.modelversions import ModelVersions
 from kerasrec.predictcalls import Predictor
 from kerasrec.servinglimits import Limits, Refusal
+from kerasrec.versions.folders import read_catalogue
 
 
 @pytest.fixture(scope="module")

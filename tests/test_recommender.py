@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec import artifacts, exporter
 from kerasrec import recommender as recommender_module
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import read_interactions, read_items
 from kerasrec.recommender import Recommender
+from kerasrec.versions import exporter, folders
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_load_refuses_a_damaged_version(exported_version, tmp_path):
 
 def test_load_refuses_a_damaged_catalogue(exported_version, tmp_path):
     shutil.copytree(exported_version / "1", tmp_path / "1")
-    file = tmp_path / "1" / artifacts.ITEMS
+    file = tmp_path / "1" / folders.ITEMS
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(ArtifactError, match="is damaged and does not load"):
         Recommender.load(tmp_path)
@@ -510,9 +510,9 @@ def test_save_makes_a_version_that_any_process_can_read(changed, ids):
     expected = changed.recommend(histories, k=50)
     path = changed.save()
     assert path == changed.version.parent / "2"
-    manifest = artifacts.read_manifest(path)
+    manifest = folders.read_manifest(path)
     assert (manifest["num_items"], manifest["parent"], manifest["version"]) == (84, 1, 2)
-    assert artifacts.read_manifest(changed.version)["num_items"] == 82
+    assert folders.read_manifest(changed.version)["num_items"] == 82
 
     again = Recommender.load(changed.version.parent)
     pd.testing.assert_frame_equal(again.recommend(histories, k=50), expected)

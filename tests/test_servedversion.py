@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasrec import artifacts
 from kerasrec.modelversions import ModelVersions
 from kerasrec.servedversion import ServedVersion, look_of
 from kerasrec.servinglimits import Refusal
-from kerasrec.warmup import WARMUP
+from kerasrec.versions import folders
+from kerasrec.versions.warmup import WARMUP
 
 
 def test_signatures_are_those_of_the_version(served_folder):
@@ -33,7 +33,7 @@ def test_signatures_are_those_of_the_version(served_folder):
 def test_what_follows_what_can_be_exchanged(served_folder, toy_histories):
     version = ServedVersion("toy", 1, served_folder / "1")
     assert version.has_transitions
-    first = artifacts.read_catalogue(version.path)["item_id"].iloc[0]
+    first = folders.read_catalogue(version.path)["item_id"].iloc[0]
     history = tf.constant([["no such item"], [first]])
     table, matrix = version.transitions(toy_histories)
     assert matrix is None  # no index

@@ -162,7 +162,7 @@ def test_nothing_asked_nothing_answered(client):
 
 def test_texts(client, model):
     """Titles that the model never saw, where the version takes texts."""
-    from kerasrec.warmup import read_signatures
+    from kerasrec.versions.warmup import read_signatures
 
     if "recommend_by_text" in read_signatures(model / "1"):
         lists = client.recommend_by_text({"a": ["高等数学", "线性代数"]}, 5)

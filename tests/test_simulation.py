@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.artifacts import versions
 from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.evaluation.baselines import fit_item_knn
 from kerasrec.evaluation.plots import strategy_curves
 from kerasrec.simulation import STRATEGIES, Replay, ndcg, simulate
+from kerasrec.versions.folders import versions
 
 DAY = 86400
 OPTIONS = {

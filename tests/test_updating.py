@@ -19,7 +19,6 @@ from loopchecks import (
 )
 from toys import disappointing_log
 
-from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items, read_interactions
@@ -31,6 +30,7 @@ from kerasrec.updating import (
     update,
     update_from_store,
 )
+from kerasrec.versions import folders
 
 DAY = 86400
 
@@ -124,23 +124,23 @@ def test_a_child_of_a_child(toy_base, week_log, grown_items):
     second = update(toy_base, week_log, force=True)
     assert (first.version, second.version) == (toy_base / "2", toy_base / "3")
     assert second.events == int((times > half).sum())
-    assert artifacts.read_manifest(second.version)["parent"] == 2
+    assert folders.read_manifest(second.version)["parent"] == 2
     assert "new-1" in set(Recommender.load(toy_base).items.ids)
 
 
 def test_labels(toy_base, week_log, grown_items):
     found = update(toy_base, week_log, grown_items, label="canary", force=True)
-    assert artifacts.read_labels(toy_base) == {"stable": 1, "canary": int(found.version.name)}
-    assert artifacts.find_version(toy_base) == toy_base / "1"  # nobody gets the canary unasked
-    artifacts.write_label(toy_base, "stable", 2)
-    assert artifacts.rollback(toy_base) == (2, 1)
-    assert artifacts.find_version(toy_base) == toy_base / "1"
-    assert artifacts.rollback(toy_base, 2) == (1, 2)
+    assert folders.read_labels(toy_base) == {"stable": 1, "canary": int(found.version.name)}
+    assert folders.find_version(toy_base) == toy_base / "1"  # nobody gets the canary unasked
+    folders.write_label(toy_base, "stable", 2)
+    assert folders.rollback(toy_base) == (2, 1)
+    assert folders.find_version(toy_base) == toy_base / "1"
+    assert folders.rollback(toy_base, 2) == (1, 2)
     with pytest.raises(ArtifactError, match="has no version 9"):
-        artifacts.rollback(toy_base, 9)
-    artifacts.rollback(toy_base)
+        folders.rollback(toy_base, 9)
+    folders.rollback(toy_base)
     with pytest.raises(ArtifactError, match="has no parent to go back to. Name a version"):
-        artifacts.rollback(toy_base)
+        folders.rollback(toy_base)
 
 
 def test_a_worse_child_is_refused(toy_base, toy_interactions):
@@ -157,7 +157,7 @@ def test_a_worse_child_is_refused(toy_base, toy_interactions):
 
 def test_two_at_once(toy_base, week_log, grown_items):
     with (
-        artifacts.alone(toy_base),
+        folders.alone(toy_base),
         pytest.raises(ArtifactError, match="Another update of .* at work"),
     ):
         update(toy_base, week_log, grown_items)
@@ -191,7 +191,7 @@ def test_events_of_unknown_items_are_left_out(toy_base, week_log, caplog):
     """Without the new catalogue the new courses are unknown."""
     child = update(toy_base, week_log, force=True)
     assert "events with items outside the catalogue are left out" in caplog.text
-    assert artifacts.read_manifest(child.version)["num_items"] == len(
+    assert folders.read_manifest(child.version)["num_items"] == len(
         Recommender.load(toy_base / "1").items
     )
 
@@ -210,7 +210,7 @@ def store(week_log, tmp_path):
 def test_from_a_store(toy_base, week_log, grown_items, store):
     """New is what came in, not only what happened, since the parent."""
     first = update_from_store(toy_base, store, grown_items, force=True)
-    told = artifacts.read_manifest(first.version)["update"]
+    told = folders.read_manifest(first.version)["update"]
     assert (told["seq"], told["store"]) == (store.last_seq(), store.id)  # an id: no path leaks
     with pytest.raises(ValueError, match="Received: 0"):
         update_from_store(toy_base, store)
@@ -220,7 +220,7 @@ def test_from_a_store(toy_base, week_log, grown_items, store):
     store.add([{"user_id": "late", "item_id": late["item_id"].iloc[0], "timestamp": 1_500_000_000}])
     second = update_from_store(toy_base, store, force=True)
     assert second.events == stored + 1
-    facts = artifacts.read_manifest(second.version)
+    facts = folders.read_manifest(second.version)
     assert facts["data"]["interactions"] == store.stats().events
 
 
@@ -231,7 +231,7 @@ def test_an_erased_user_is_forgotten_by_training_from_nothing(
     user = week_log.frame["user_id"].value_counts().index[0]
     rows = store.forget(user)
     found = update_from_store(toy_base, store)
-    facts = artifacts.read_manifest(found.version)
+    facts = folders.read_manifest(found.version)
     assert found.reason == "trained from nothing, without 1 erased users"
     assert facts["update"]["erased"] == {"users": 1, "rows": rows}
     assert facts["parent"] == 2 and facts["data"]["users"] == store.stats().users
@@ -258,8 +258,8 @@ def test_retrain_begins_from_nothing_with_the_options_of_the_parent(
     found = retrain(toy_base, week_log, grown_items, label="canary", facts={"why": "x"}, seed=5)
     assert found.version == toy_base / "2" and found.evaluation is None
     assert (found.reason, found.events) == ("trained from nothing", len(week_log))
-    assert artifacts.read_labels(toy_base) == {"stable": 1, "canary": 2}
-    parent, child = (artifacts.read_manifest(toy_base / name) for name in "12")
+    assert folders.read_labels(toy_base) == {"stable": 1, "canary": 2}
+    parent, child = (folders.read_manifest(toy_base / name) for name in "12")
     same_options(child, parent, seed=5)
     assert child["parent"] == 1 and child["epochs"] == 2 and child["refit"] is False
     assert child["update"] == {"decision": "trained from nothing", "why": "x"}
@@ -286,8 +286,8 @@ def test_retrain_of_a_version_with_a_generator_trains_one_anew(
         toy_interactions.frame[toy_interactions.frame["user_id"] != user]
     )
     found = retrain(base, left)
-    assert found.version == base / "2" == artifacts.find_version(base)
-    parent, child = (artifacts.read_manifest(base / name) for name in "12")
+    assert found.version == base / "2" == folders.find_version(base)
+    parent, child = (folders.read_manifest(base / name) for name in "12")
     same_options(child, parent, seed=0)
     wanted = {"levels": 2, "max_items": 12, "units": 16, "num_blocks": 1, "heads": 2, "epochs": 2}
     assert wanted.items() <= child["generator_options"].items()
@@ -307,16 +307,16 @@ def test_a_derived_version_and_another_store_forget_no_erasure(
     toy_base, week_log, grown_items, store, tmp_path
 ):
     """Neither an export between erasure and update, nor a store that was moved, hides a user."""
-    from kerasrec.derive import export_again
     from kerasrec.feedback.store import FeedbackStore
     from kerasrec.updating import _erased
+    from kerasrec.versions.derive import export_again
 
     first = update_from_store(toy_base, store, grown_items, force=True)
     store.forget(week_log.frame["user_id"].iloc[0])
-    told = artifacts.read_manifest(export_again(first.version, k=7))
+    told = folders.read_manifest(export_again(first.version, k=7))
     assert len(_erased(told["update"], store.erasures(), told)) == 1
     # of a first version, which knows no store: what was erased since it began to learn
-    manifest = artifacts.read_manifest(toy_base / "1")
+    manifest = folders.read_manifest(toy_base / "1")
     assert len(_erased({}, store.erasures(), manifest)) == 1
     # a store with next to nothing in it is no ground to train from nothing
     with FeedbackStore(tmp_path / "fresh.db") as fresh:
@@ -328,15 +328,15 @@ def test_a_derived_version_and_another_store_forget_no_erasure(
 
 def test_a_store_restored_from_a_copy_is_another_one(toy_base, store, caplog):
     """Its numbers say nothing: new is what is later than the log of the version."""
-    path = toy_base / "1" / artifacts.MANIFEST
-    manifest = artifacts.read_manifest(toy_base / "1")
+    path = toy_base / "1" / folders.MANIFEST
+    manifest = folders.read_manifest(toy_base / "1")
     end = Recommender.load(toy_base).log_end
     new = int((store.interactions().frame["timestamp"] > end).sum())
     lost = {"store": store.id, "seq": store.last_seq() + 9, "erasures": 0}
     path.write_text(json.dumps({**manifest, "update": lost}), encoding="utf-8")
     found = update_from_store(toy_base, store, force=True)
     assert "as after a restore" in caplog.text
-    told = artifacts.read_manifest(found.version)["update"]
+    told = folders.read_manifest(found.version)["update"]
     assert (told["seq"], told["since"]) == (store.last_seq(), end + 1)
     assert 0 < found.events <= new
 
@@ -384,14 +384,14 @@ class RollBack(logging.Handler):
 
     def emit(self, record):
         if self.done is None and record.getMessage().startswith("epoch"):
-            self.done = artifacts.rollback(self.base)
+            self.done = folders.rollback(self.base)
 
 
 def test_what_became_stable_meanwhile_is_not_outranked(toy_base, week_log, grown_items):
     """Rolled back while an update was at work: its child, though better, is not published."""
     shutil.copytree(toy_base / "1", toy_base / "2")
-    artifacts.write_label(toy_base, "stable", 2)
-    path = toy_base / "2" / artifacts.MANIFEST
+    folders.write_label(toy_base, "stable", 2)
+    path = toy_base / "2" / folders.MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**manifest, "version": 2, "parent": 1}), encoding="utf-8")
     logger, handler = logging.getLogger("kerasrec.trainer"), RollBack(toy_base)
@@ -404,14 +404,14 @@ def test_what_became_stable_meanwhile_is_not_outranked(toy_base, week_log, grown
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-    assert handler.done == (2, 1) and artifacts.versions(toy_base) == [1, 2]
+    assert handler.done == (2, 1) and folders.versions(toy_base) == [1, 2]
 
 
 def test_rollback_from_a_damaged_version(toy_base):
     shutil.copytree(toy_base / "1", toy_base / "2")
-    artifacts.write_label(toy_base, "stable", 2)
+    folders.write_label(toy_base, "stable", 2)
     (toy_base / "2" / "saved_model.pb").unlink()
-    assert artifacts.rollback(toy_base, 1) == (2, 1)
+    assert folders.rollback(toy_base, 1) == (2, 1)
 
 
 @pytest.mark.slow
@@ -424,11 +424,11 @@ def test_kills_repeated_events_and_their_order_change_nothing(
     """
     from kerasrec.feedback.store import FeedbackStore
 
-    path = toy_base / "1" / artifacts.MANIFEST
+    path = toy_base / "1" / folders.MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["trainer"]["deterministic"] = True
     path.write_text(json.dumps(manifest), encoding="utf-8")
-    artifacts.write_label(toy_base, "stable", 1)
+    folders.write_label(toy_base, "stable", 1)
     twin = shutil.copytree(toy_base, tmp_path / "twin" / "toy")
     grown_items.frame.to_csv(tmp_path / "items.csv", index=False)
     rows = week_log.frame[["user_id", "item_id", "timestamp"]].astype(object)
@@ -453,11 +453,11 @@ def test_kills_repeated_events_and_their_order_change_nothing(
     for phase, seconds, reached in (("start", 2, "learning"), ("writing", 0.2, "writing")):
         process = start_update(toy_base, tmp_path / "thrice.db", *items)
         assert kill_update(process, toy_base, phase, seconds) == reached
-        assert artifacts.versions(toy_base) == [1]
+        assert folders.versions(toy_base) == [1]
     last = start_update(toy_base, tmp_path / "thrice.db", *items)
     assert [last.wait(), undisturbed.wait()] == [0, 0]
-    assert artifacts.versions(toy_base) == [1, 2] and broken_versions(toy_base) == []
-    assert artifacts.read_labels(toy_base) == {"stable": 2}
+    assert folders.versions(toy_base) == [1, 2] and broken_versions(toy_base) == []
+    assert folders.read_labels(toy_base) == {"stable": 2}
     with FeedbackStore(tmp_path / "thrice.db") as thrice:
         assert thrice.last_seq() == len(events) == len(thrice.read())
     largest, places = difference(toy_base / "2", twin / "2")

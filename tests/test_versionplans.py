@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.generating import TRUSTS, choose_trust, simplest_of
 from kerasrec.generation.generator import read_ids
@@ -14,6 +13,7 @@ from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.validation import hold_out_last, quality_per_user
 from kerasrec.recommender import Recommender
 from kerasrec.versionplans import VersionPlans
+from kerasrec.versions import folders
 
 NEW = pd.DataFrame({"item_id": ["new-1", "new-2"], "title": ["深度学习与推荐系统", "唐诗宋词鉴赏"]})
 
@@ -198,8 +198,8 @@ def test_added_items_are_planned_and_saved(changed, planning_version, ids):
     again = Recommender.load(version)
     for given in ([ids[:3], [], ["new-1", ids[5]]], [["new-2"]]):
         pd.testing.assert_frame_equal(again.generate(given, 4), changed.generate(given, 4))
-    codes = read_ids(version / artifacts.GENERATOR).codes
-    old = read_ids(planning_version / "1" / artifacts.GENERATOR).codes
+    codes = read_ids(version / folders.GENERATOR).codes
+    old = read_ids(planning_version / "1" / folders.GENERATOR).codes
     assert len(codes) == len(old) + 2 and len(np.unique(codes, axis=0)) == len(codes)
     np.testing.assert_array_equal(codes[: len(old)], old)
     np.testing.assert_array_equal(codes, changed.plans.ids.codes)
@@ -275,7 +275,7 @@ def test_choose_trust_leaves_what_it_takes(recommender, toy_histories):
 
 
 def test_the_manifest_says_what_was_chosen(planning_version, recommender):
-    facts = artifacts.read_manifest(planning_version / "1")
+    facts = folders.read_manifest(planning_version / "1")
     tried = facts["plans"]["tried"]
     taken, chosen = simplest_of(tried), facts["generator"]
     assert (chosen["trust"], chosen["prior"]) == (taken["trust"], taken["prior"])

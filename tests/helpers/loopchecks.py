@@ -14,8 +14,8 @@ import time
 import numpy as np
 from places import ROOT
 
-from kerasrec import artifacts
 from kerasrec.checks import ArtifactError
+from kerasrec.versions import folders
 
 INGEST = """
 import itertools, sys, time
@@ -73,11 +73,11 @@ def kill_update(process, base, phase, seconds, *, also=()):
         "learning", "writing", "unlabelled" or "labelled": how far it had come; or "ended": it had
         ended by itself.
     """
-    before = leftovers(base), artifacts.versions(base)
+    before = leftovers(base), folders.versions(base)
 
     def has_begun():
         if phase == "renamed":
-            return artifacts.versions(base) != before[1]
+            return folders.versions(base) != before[1]
         return phase == "start" or leftovers(base) != before[0]
 
     while process.poll() is None and not has_begun():
@@ -92,9 +92,9 @@ def kill_update(process, base, phase, seconds, *, also=()):
         kill(other)
     if not is_alive:
         return "ended"
-    new = sorted(set(artifacts.versions(base)) - set(before[1]))
+    new = sorted(set(folders.versions(base)) - set(before[1]))
     if new:
-        return "labelled" if artifacts.read_labels(base)["stable"] == new[-1] else "unlabelled"
+        return "labelled" if folders.read_labels(base)["stable"] == new[-1] else "unlabelled"
     return "writing" if leftovers(base) - before[0] else "learning"
 
 
@@ -107,8 +107,8 @@ def broken_versions(base, numbers=None):
     """
     from kerasrec.recommender import Recommender
 
-    known, wrong = artifacts.versions(base), []
-    labels = artifacts.read_labels(base)
+    known, wrong = folders.versions(base), []
+    labels = folders.read_labels(base)
     wrong += [f"{label} names {number}" for label, number in labels.items() if number not in known]
     for number in known if numbers is None else numbers:
         try:
@@ -122,7 +122,7 @@ def broken_versions(base, numbers=None):
         except Exception as error:  # whatever it is, the version is not whole
             wrong.append(f"version {number}: {error}")
     try:
-        artifacts.find_version(base)
+        folders.find_version(base)
     except ArtifactError as error:
         wrong.append(str(error))
     return wrong
@@ -179,7 +179,7 @@ def _numbers(version):
     reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
     own = ("_CHECKPOINTABLE_OBJECT_GRAPH",)
     found = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map() if n not in own}
-    for path in (version / artifacts.TRAIN / "state.npz", version / artifacts.RECENCY):
+    for path in (version / folders.TRAIN / "state.npz", version / folders.RECENCY):
         with np.load(path) as saved:
             found |= {f"{path.name}/{name}": saved[name] for name in saved.files}
     return found

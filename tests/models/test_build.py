@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from toys import histories_of, planted_histories
 
-from kerasrec import exporter
 from kerasrec.backend import keras, tf
 from kerasrec.data import histories
 from kerasrec.data.interactions import read_items
@@ -24,6 +23,7 @@ from kerasrec.models.losses import LOSSES
 from kerasrec.models.sequencemodels import SEQUENCE_MODELS
 from kerasrec.text.textmodel import add_lora, set_trainable
 from kerasrec.text.vectors import fit_whitening
+from kerasrec.versions import exporter
 
 NAMES = ("history", "time_gap", "event", "target")
 NUM_ITEMS = 30

@@ -4,19 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec import artifacts
 from kerasrec.backend import keras, tf
 from kerasrec.data.interactions import Items
-from kerasrec.exporter import serving_module
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.recency import AT_NEWEST_EVENT
 from kerasrec.generation.decoder import build_decoder
 from kerasrec.generation.generator import Generator
 from kerasrec.models.build import build_model
 from kerasrec.models.codes import fit_semantic_ids
-from kerasrec.planningmodule import BEAMS, PLAN_ITEMS, _counts
 from kerasrec.recommender import Recommender
-from kerasrec.warmup import read_signatures, read_warmup
+from kerasrec.versions import folders
+from kerasrec.versions.exporter import serving_module
+from kerasrec.versions.plangraph import BEAMS, PLAN_ITEMS, _counts
+from kerasrec.versions.warmup import read_signatures, read_warmup
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_signature_is_listed_and_warmed_up(planning_version):
         *("temperature", "top_p", "seed"),
     }
     assert set(outputs) == {"item_ids", "log_probabilities"}
-    assert "generate" in artifacts.read_manifest(version)["signatures"]
+    assert "generate" in folders.read_manifest(version)["signatures"]
     requests = dict(read_warmup(version))
     assert requests["generate"]["temperature"].tolist() == [0.0]
 
@@ -167,8 +167,8 @@ def by_scores(tmp_path_factory):
     generator = Generator(codes, decoder, trust=0.0, prior=1.0)
     popular = rng.normal(size=num_items + 1).astype(np.float32)
     fusion = Fusion.alone(num_items)._replace(scorer_weight=2.0, popular=popular)
-    asset = tmp_path_factory.mktemp("ids") / artifacts.ITEM_IDS.name
-    artifacts.write_item_ids(asset, ids)
+    asset = tmp_path_factory.mktemp("ids") / folders.ITEM_IDS.name
+    folders.write_item_ids(asset, ids)
     module = serving_module(model, asset=asset, fusion=fusion, k=1, generator=generator)
     items, facts = Items(pd.DataFrame({"item_id": ids, "title": ids})), {"asked": AT_NEWEST_EVENT}
     return Recommender.in_memory(module, items, fusion.recency, facts)

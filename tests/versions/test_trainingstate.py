@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 
-from kerasrec import artifacts
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
-from kerasrec.exporter import export
 from kerasrec.models.build import build_model
 from kerasrec.models.validation import Ranker
 from kerasrec.recommender import Recommender
 from kerasrec.text.encoders import build_encoder
-from kerasrec.trainingstate import Rebuilt, plain, read_training_state
+from kerasrec.versions import folders
+from kerasrec.versions.exporter import export
+from kerasrec.versions.trainingstate import Rebuilt, plain, read_training_state
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ def test_rebuild_goes_on_where_training_stopped(exported_version):
 
 
 def test_rebuild_refuses_a_version_without_state(copy):
-    shutil.rmtree(copy / artifacts.TRAIN)
+    shutil.rmtree(copy / folders.TRAIN)
     with pytest.raises(ArtifactError, match="holds no weights for further training"):
         Rebuilt(copy)
 
 
 def test_rebuild_refuses_another_encoder(copy):
-    path = copy / artifacts.MANIFEST
+    path = copy / folders.MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["encoder"]["fingerprint"] = "0" * 64
     path.write_text(json.dumps(manifest), encoding="utf-8")
@@ -78,7 +78,7 @@ def test_rebuild_of_a_version_with_codes(toy_items, tmp_path):
     found = Ranker(Rebuilt(version, grown).model).item_vectors()
     np.testing.assert_allclose(found[:-2], again, atol=1e-6)
     assert not found[-2:].numpy().any()
-    options = version / artifacts.TRAIN / "options.json"
+    options = version / folders.TRAIN / "options.json"
     facts = json.loads(options.read_text(encoding="utf-8"))
     del facts["code_sizes"]  # as a draft of this wrote it
     options.write_text(json.dumps(facts), encoding="utf-8")
@@ -92,7 +92,7 @@ def test_rebuild_knows_what_a_folder_is(copy, toy_items, tmp_path):
     config = make_config("nezha", len(vocab), use_relative_position=None)
     folder = tmp_path / "download"
     write_tf_folder(folder, "nezha", config, make_weights("nezha", config), vocab)
-    path = copy / artifacts.MANIFEST
+    path = copy / folders.MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["encoder"] = build_encoder(folder, model="nezha", max_tokens=12).description
     manifest["encoder_options"]["name"] = str(folder)

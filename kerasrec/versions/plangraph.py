@@ -4,7 +4,7 @@ from kerasrec.backend import tf
 from kerasrec.generation.beamsearch import BeamSearch
 from kerasrec.models.codes import make_trie
 from kerasrec.models.scoring import NUM_RERANKED, exclude, exclude_all_but, rerank
-from kerasrec.servingmodule import ServingModule
+from kerasrec.versions.graph import ServingModule
 
 #: items of a plan and beams of the search for it, in the signature `generate`
 PLAN_ITEMS, BEAMS = 5, 16

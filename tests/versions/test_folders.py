@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kerasrec import artifacts
 from kerasrec.checks import ArtifactError
+from kerasrec.versions import folders
 
 
 def publish(base, manifest=None):
     """A version with the files that make one whole, all empty."""
-    with artifacts.new_version(base, manifest or {"name": "toy"}) as (folder, result):
+    with folders.new_version(base, manifest or {"name": "toy"}) as (folder, result):
         for part in ("saved_model.pb", "variables/variables.index", "assets/item_ids.txt"):
             (folder / part).parent.mkdir(exist_ok=True)
             (folder / part).touch()
@@ -36,12 +36,12 @@ def test_new_version_counts_from_one(tmp_path):
     (base / "007").mkdir()
     (base / "draft").mkdir()
     assert publish(base)["version"] == 8
-    assert artifacts.versions(base) == [1, 2, 7, 8]
+    assert folders.versions(base) == [1, 2, 7, 8]
 
 
 def test_new_version_writes_the_manifest(tmp_path):
     path = publish(tmp_path / "toy", {"name": "玩具", "k": 5})["path"]
-    manifest = artifacts.read_manifest(path)
+    manifest = folders.read_manifest(path)
     assert manifest.pop("created").endswith("+00:00")
     assert manifest == {"format": 2, "version": 1, "name": "玩具", "k": 5}
     assert "玩具" in (path / "assets.extra" / "manifest.json").read_text(encoding="utf-8")
@@ -51,9 +51,9 @@ def test_new_version_writes_the_manifest(tmp_path):
 def test_new_version_leaves_nothing_when_the_work_fails(tmp_path, error):
     base = tmp_path / "toy"
     with pytest.raises(error):
-        with artifacts.new_version(base, {}) as (folder, _):
+        with folders.new_version(base, {}) as (folder, _):
             (folder / "saved_model.pb").touch()
-            assert artifacts.versions(base) == []
+            assert folders.versions(base) == []
             raise error
     assert list(tmp_path.iterdir()) == []
 
@@ -71,7 +71,7 @@ def test_new_version_killed_in_the_middle_shows_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(base)])
     assert done.returncode == -9
     assert [path.name for path in base.iterdir()] == ["1"]
-    assert artifacts.versions(base) == [1] and publish(base)["version"] == 2
+    assert folders.versions(base) == [1] and publish(base)["version"] == 2
 
 
 def test_new_version_from_many_processes_at_once(tmp_path):
@@ -85,8 +85,8 @@ def test_new_version_from_many_processes_at_once(tmp_path):
     )
     started = [subprocess.Popen([sys.executable, "-c", code, base, str(n)]) for n in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0]
-    assert artifacts.versions(base) == list(range(1, 31))
-    found = [artifacts.read_manifest(base / str(version)) for version in range(1, 31)]
+    assert folders.versions(base) == list(range(1, 31))
+    found = [folders.read_manifest(base / str(version)) for version in range(1, 31)]
     assert [one["version"] for one in found] == list(range(1, 31))
     assert sorted(one["of"] for one in found) == sorted(
         f"{n}-{t}" for n in range(3) for t in range(10)
@@ -106,14 +106,14 @@ def test_find_version_takes_the_largest_or_the_stable_one(tmp_path):
     base = tmp_path / "toy"
     for _ in range(10):
         publish(base)
-    assert artifacts.find_version(base) == base / "10"
-    assert artifacts.find_version(f"{base}/3/") == base / "3"
-    artifacts.write_label(base, "stable", 9)
-    assert artifacts.find_version(base) == base / "9"
-    artifacts.write_label(base, "canary", 10)
-    artifacts.write_label(base, "stable", 2)
-    assert artifacts.read_labels(base) == {"stable": 2, "canary": 10}
-    assert artifacts.find_version(base) == base / "2"
+    assert folders.find_version(base) == base / "10"
+    assert folders.find_version(f"{base}/3/") == base / "3"
+    folders.write_label(base, "stable", 9)
+    assert folders.find_version(base) == base / "9"
+    folders.write_label(base, "canary", 10)
+    folders.write_label(base, "stable", 2)
+    assert folders.read_labels(base) == {"stable": 2, "canary": 10}
+    assert folders.find_version(base) == base / "2"
     assert sorted(path.name for path in base.iterdir())[-1] == "labels.json"
 
 
@@ -134,7 +134,7 @@ def test_find_version_says_what_is_wrong(tmp_path):
         "shop/2": r"shop has no version 2; it has 1. Name one of them, or .*shop for its stable",
     }.items():
         with pytest.raises(ArtifactError, match=message):
-            artifacts.find_version(tmp_path / name)
+            folders.find_version(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_find_version_refuses_half_a_version(tmp_path, part):
     path = publish(tmp_path / "toy")["path"]
     (path / part).unlink()
     with pytest.raises(ArtifactError, match=f"toy/1 is incomplete \\({part} missing\\)"):
-        artifacts.find_version(tmp_path / "toy")
+        folders.find_version(tmp_path / "toy")
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,12 @@ def test_read_manifest_refuses(tmp_path, text, message):
     path = publish(tmp_path / "toy")["path"]
     (path / "assets.extra" / "manifest.json").write_text(text)
     with pytest.raises(ArtifactError, match=message):
-        artifacts.read_manifest(path)
+        folders.read_manifest(path)
 
 
 def test_read_manifest_without_one(tmp_path):
     with pytest.raises(ArtifactError, match="has no assets.extra/manifest.json"):
-        artifacts.read_manifest(tmp_path)
+        folders.read_manifest(tmp_path)
 
 
 # --- labels and names ---
@@ -180,26 +180,26 @@ def test_a_label_that_has_moved_meanwhile_stays(tmp_path):
     base = tmp_path / "toy"
     for _ in range(3):
         publish(base)
-    artifacts.write_label(base, "stable", 2)
-    artifacts.write_label(base, "stable", 1)  # somebody rolled back while 3 was being made
+    folders.write_label(base, "stable", 2)
+    folders.write_label(base, "stable", 1)  # somebody rolled back while 3 was being made
     with pytest.raises(ArtifactError, match="was moved from 2 to 1 meanwhile and was left there"):
-        artifacts.write_label(base, "stable", 3, instead_of=2)
-    assert artifacts.read_labels(base) == {"stable": 1}
-    artifacts.write_label(base, "stable", 3, instead_of=1)
-    assert artifacts.read_labels(base) == {"stable": 3}
+        folders.write_label(base, "stable", 3, instead_of=2)
+    assert folders.read_labels(base) == {"stable": 1}
+    folders.write_label(base, "stable", 3, instead_of=1)
+    assert folders.read_labels(base) == {"stable": 3}
 
 
 def test_labels_refuse(tmp_path):
     base = tmp_path / "toy"
     publish(base)
-    assert artifacts.read_labels(base) == {}
+    assert folders.read_labels(base) == {}
     with pytest.raises(ValueError, match="label must be one of stable, canary. Received: 'best'"):
-        artifacts.write_label(base, "best", 1)
+        folders.write_label(base, "best", 1)
     with pytest.raises(ArtifactError, match=r"has no version 2; it has \[1\]"):
-        artifacts.write_label(base, "stable", 2)
+        folders.write_label(base, "stable", 2)
     (base / "labels.json").write_text(json.dumps({"stable": 4}))
     with pytest.raises(ArtifactError, match="names version 4, which is not there"):
-        artifacts.find_version(base)
+        folders.find_version(base)
     for text, words in {
         "[]": r"it holds \[\]",
         "{": "it is no JSON .line 1, column 2",
@@ -210,12 +210,12 @@ def test_labels_refuse(tmp_path):
     }.items():
         (base / "labels.json").write_text(text)
         with pytest.raises(ArtifactError, match=f"must be a JSON object such as .*; {words}"):
-            artifacts.find_version(base)
+            folders.find_version(base)
     (base / "labels.json").write_bytes('{"stable": "新"}'.encode("gb18030"))
     with pytest.raises(ArtifactError, match="it is no UTF-8 text"):
-        artifacts.read_labels(base)
+        folders.read_labels(base)
     (base / "labels.json").write_text('{"stable": "1"}')
-    assert artifacts.read_labels(base) == {"stable": 1}
+    assert folders.read_labels(base) == {"stable": 1}
 
 
 _LABELLING = """
@@ -236,13 +236,13 @@ def test_two_labels_written_at_once_are_both_kept(tmp_path):
         publish(base)
     writers = [
         subprocess.Popen([sys.executable, "-c", _LABELLING, base, label], stdin=subprocess.PIPE)
-        for label in artifacts.LABELS
+        for label in folders.LABELS
     ]
     for writer in writers:
         writer.stdin.write(b"go\n")
         writer.stdin.close()
     assert [writer.wait() for writer in writers] == [0, 0]
-    assert artifacts.read_labels(base) == {"stable": 2, "canary": 2}
+    assert folders.read_labels(base) == {"stable": 2, "canary": 2}
 
 
 def test_a_label_waits_for_a_lock_that_ends_with_its_process(tmp_path):
@@ -259,12 +259,12 @@ def test_a_label_waits_for_a_lock_that_ends_with_its_process(tmp_path):
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with subprocess.Popen(command, **pipes) as holder, ThreadPoolExecutor() as pool:
         holder.stdout.readline()
-        written = pool.submit(artifacts.write_label, base, "stable", 1)
+        written = pool.submit(folders.write_label, base, "stable", 1)
         time.sleep(0.2)
-        assert not written.done() and artifacts.read_labels(base) == {}
+        assert not written.done() and folders.read_labels(base) == {}
         holder.kill()
         written.result(timeout=20)
-    assert artifacts.read_labels(base) == {"stable": 1}
+    assert folders.read_labels(base) == {"stable": 1}
 
 
 _PUBLISHING = """
@@ -288,16 +288,16 @@ def test_publishing_killed_at_random_moments(tmp_path, kills=5):
             time.sleep(draw.uniform(0, 0.1))
             child.kill()
             said = child.stdout.read().split()
-        known = artifacts.versions(base)
+        known = folders.versions(base)
         for number in known:
-            version = artifacts.find_version(base / str(number))
-            assert artifacts.read_manifest(version)["version"] == number
-        labels = artifacts.read_labels(base)
+            version = folders.find_version(base / str(number))
+            assert folders.read_manifest(version)["version"] == number
+        labels = folders.read_labels(base)
         assert set(labels.values()) <= set(known) and len(known) - labels["stable"] in (0, 1)
         assert labels["stable"] >= int(said[-1] if said else 1)
         published = publish(base)["version"]
         assert published == len(known) + 1
-        artifacts.write_label(base, "stable", published)
+        folders.write_label(base, "stable", published)
     beside = [path.name for path in tmp_path.iterdir() if path != base]
     assert all(name.startswith(".writing-toy-") for name in beside)
 
@@ -305,21 +305,21 @@ def test_publishing_killed_at_random_moments(tmp_path, kills=5):
 @pytest.mark.parametrize("name", ["a/b", "", ".", "..", ".hidden", "12", "a/", " a", "a\n"])
 def test_check_name_refuses(name):
     with pytest.raises(ValueError, match="must be a plain folder name"):
-        artifacts.check_name(name)
+        folders.check_name(name)
 
 
 @pytest.mark.parametrize("name", ["shop", "新闻-v2", "a b", "v1.0"])
 def test_check_name_takes(name):
-    artifacts.check_name(name)
+    folders.check_name(name)
 
 
 def test_check_writable(tmp_path):
-    artifacts.check_writable(tmp_path / "a" / "b")
+    folders.check_writable(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").touch()
     for place in ("file", "file/models"):
         with pytest.raises(NotADirectoryError, match="is a file. Choose another out"):
-            artifacts.check_writable(tmp_path / place)
+            folders.check_writable(tmp_path / place)
 
 
 # --- items ---
@@ -327,14 +327,14 @@ def test_check_writable(tmp_path):
 
 def test_write_item_ids(tmp_path):
     ids = ["a,b", " x ", "书", 'say "hi"', "\u2028", "tab\tbed"]
-    artifacts.write_item_ids(tmp_path / "ids.txt", ids)
+    folders.write_item_ids(tmp_path / "ids.txt", ids)
     assert (tmp_path / "ids.txt").read_bytes().decode() == "".join(f"{i}\n" for i in ids)
 
 
 @pytest.mark.parametrize("bad", ["", "a\nb", "a\r"])
 def test_check_item_ids_refuses(bad):
     with pytest.raises(ValueError, match="no line break.*Received: .* and 1 more. Rename"):
-        artifacts.check_item_ids(["a", bad, bad])
+        folders.check_item_ids(["a", bad, bad])
 
 
 def test_catalogue_keeps_every_character(tmp_path):
@@ -348,8 +348,8 @@ def test_catalogue_keeps_every_character(tmp_path):
     ]
     frame = pd.DataFrame(rows, columns=["item_id", "title"])
     (tmp_path / "assets.extra").mkdir()
-    artifacts.write_catalogue(tmp_path, frame)
-    assert artifacts.read_catalogue(tmp_path).to_numpy().tolist() == rows
+    folders.write_catalogue(tmp_path, frame)
+    assert folders.read_catalogue(tmp_path).to_numpy().tolist() == rows
 
 
 def test_what_killed_exports_left_goes_after_a_day(tmp_path):
@@ -367,6 +367,6 @@ def test_documents_are_made_of_the_whole_manifest(tmp_path):
     documents = {"card.md": lambda manifest: f"{manifest['name']} {manifest['version']} 课"}
     base = tmp_path / "toy"
     for number in (1, 2):
-        with artifacts.new_version(base, {"name": "toy"}, documents=documents):
+        with folders.new_version(base, {"name": "toy"}, documents=documents):
             pass
         assert (base / str(number) / "card.md").read_text(encoding="utf-8") == f"toy {number} 课"

@@ -2,10 +2,10 @@
 
 import pytest
 
-from kerasrec import artifacts
-from kerasrec.derive import export_again
-from kerasrec.modelcard import CARD, model_card
-from kerasrec.warmup import read_signatures
+from kerasrec.versions import folders
+from kerasrec.versions.derive import export_again
+from kerasrec.versions.modelcard import CARD, model_card
+from kerasrec.versions.warmup import read_signatures
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def rows_of(card):
 
 
 def test_card_of_a_version(card, exported_version):
-    manifest = artifacts.read_manifest(exported_version / "1")
+    manifest = folders.read_manifest(exported_version / "1")
     assert card.startswith("# toy, version 1\n")
     rows = rows_of(card)
     for row in (

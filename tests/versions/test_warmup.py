@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.artifacts import read_catalogue
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.warmup import (
+from kerasrec.versions.folders import read_catalogue
+from kerasrec.versions.warmup import (
     WARMUP,
     _prediction_log,
     example_inputs,

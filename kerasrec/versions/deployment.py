@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from kerasrec import artifacts
-from kerasrec.warmup import example_inputs, read_signatures
+from kerasrec.versions import folders
+from kerasrec.versions.warmup import example_inputs, read_signatures
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def deploy(model, folder, *, host_name="localhost", force=False):
         ValueError: a host name that is none, or a folder inside that of a model.
     """
     check_folder(folder)
-    version = artifacts.find_version(model)
+    version = folders.find_version(model)
     _check_host(host_name)
     alone = version.resolve() == Path(model).resolve()
     texts = _render(version, _served(version, alone), host_name)
@@ -89,8 +89,8 @@ def check_folder(folder):
     for around in (whole, *whole.parents):
         with contextlib.suppress(PermissionError):  # a folder above that may not be listed
             inside = (
-                artifacts.MANIFEST,
-                *(f"{n}/{artifacts.MANIFEST}" for n in artifacts.versions(around)),
+                folders.MANIFEST,
+                *(f"{n}/{folders.MANIFEST}" for n in folders.versions(around)),
             )
             if any((around / manifest).is_file() for manifest in inside):
                 raise ValueError(
@@ -113,7 +113,7 @@ def _served(version, alone):
     base = version.parent
     if alone:
         return [int(version.name)], {}
-    known, labels = artifacts.versions(base), artifacts.read_labels(base)
+    known, labels = folders.versions(base), folders.read_labels(base)
     missing = {label: number for label, number in labels.items() if number not in known}
     for label, number in missing.items():
         log.warning("label %s names version %s, which is not there: left out", label, number)
@@ -125,7 +125,7 @@ def _render(version, served, host_name):
     """File name -> text."""
     numbers, labels = served
     base = version.parent.resolve()
-    frame, manifest = artifacts.read_catalogue(version), artifacts.read_manifest(version)
+    frame, manifest = folders.read_catalogue(version), folders.read_manifest(version)
     signatures = read_signatures(version)
     asked = [
         {"signature": name, "body": _body(name, example_inputs(signatures[name][0], frame))}
@@ -134,7 +134,7 @@ def _render(version, served, host_name):
     ]
     some = frame.head(3)
     environment = Environment(
-        loader=PackageLoader("kerasrec", "templates"),
+        loader=PackageLoader("kerasrec.versions", "templates"),
         autoescape=False,  # no HTML; each file quotes by its own rules
         undefined=StrictUndefined,
         trim_blocks=True,

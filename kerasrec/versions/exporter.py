@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.recency import AT_NEWEST_EVENT
-from kerasrec.modelcard import CARD, model_card
 from kerasrec.models.validation import Ranker
-from kerasrec.planningmodule import PlanningModule
-from kerasrec.servingmodule import ServingModule
 from kerasrec.text.graphtokenizers import graph_tokenizer
-from kerasrec.trainingstate import plain, write_training_state
-from kerasrec.warmup import read_signatures, read_warmup, write_warmup
+from kerasrec.versions import folders
+from kerasrec.versions.graph import ServingModule
+from kerasrec.versions.modelcard import CARD, model_card
+from kerasrec.versions.plangraph import PlanningModule
+from kerasrec.versions.trainingstate import plain, write_training_state
+from kerasrec.versions.warmup import read_signatures, read_warmup, write_warmup
 
 DEFAULT_K = 50
 #: all that a tokenizer may stumble over
@@ -85,10 +85,10 @@ def export(
     }
     can_do = {}
     documents = {CARD: lambda facts: model_card(facts, can_do)}
-    with artifacts.new_version(base, summary, documents=documents) as (folder, result):
+    with folders.new_version(base, summary, documents=documents) as (folder, result):
         with tempfile.TemporaryDirectory() as scratch:
-            asset = Path(scratch) / artifacts.ITEM_IDS.name
-            artifacts.write_item_ids(asset, ids)
+            asset = Path(scratch) / folders.ITEM_IDS.name
+            folders.write_item_ids(asset, ids)
             module = serving_module(model, asset=asset, fusion=fusion, k=k, generator=generator)
             _add_texts(module, asset, encoder, whitening)
             signatures = module.signatures()
@@ -96,14 +96,14 @@ def export(
             with _few_words():
                 tf.saved_model.save(module, str(folder), signatures=signatures)
         write_training_state(folder, model, whitening, history)
-        fusion.recency.save(folder / artifacts.RECENCY)
+        fusion.recency.save(folder / folders.RECENCY)
         can_do.update(read_signatures(folder))
         write_warmup(folder, Path(base).name, items.frame)
-        artifacts.write_catalogue(folder, items.frame)
+        folders.write_catalogue(folder, items.frame)
         if encoder is not None:
-            encoder.save(folder / artifacts.ENCODER)
+            encoder.save(folder / folders.ENCODER)
         if generator is not None:
-            generator.save(folder / artifacts.GENERATOR)
+            generator.save(folder / folders.GENERATOR)
         texts = [*items.frame["title"][:3], _PROBE_TEXT, ""]
         _compare(module, folder, probe, texts)
     return result["path"]

@@ -17,11 +17,11 @@ import yaml
 from tensorflow_serving.config import model_server_config_pb2
 
 import kerasrec
-from kerasrec import artifacts
 from kerasrec.cli import main
-from kerasrec.deployment import FILES, deploy
-from kerasrec.derive import export_again
-from kerasrec.warmup import read_signatures
+from kerasrec.versions import folders
+from kerasrec.versions.deployment import FILES, deploy
+from kerasrec.versions.derive import export_again
+from kerasrec.versions.warmup import read_signatures
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def two(exported_version, tmp_path_factory):
     """A model of two versions, 2 stable and 1 canary."""
     toy = shutil.copytree(exported_version, tmp_path_factory.mktemp("two") / "toy")
     export_again(toy, k=5)
-    artifacts.write_label(toy, "stable", 2)
-    artifacts.write_label(toy, "canary", 1)
+    folders.write_label(toy, "stable", 2)
+    folders.write_label(toy, "canary", 1)
     return toy
 
 
@@ -182,7 +182,7 @@ def test_kubernetes_example_fits_together(toy, tmp_path):
 
 def test_examples_ask_with_real_ids(toy, tmp_path):
     deploy(toy, tmp_path)
-    ids = artifacts.read_catalogue(toy / "1")["item_id"].tolist()
+    ids = folders.read_catalogue(toy / "1")["item_id"].tolist()
     script = tmp_path / "predict.sh"
     assert script.stat().st_mode & stat.S_IXUSR
     lines = [line for line in script.read_text().splitlines() if line.startswith("ask ")]
@@ -272,7 +272,7 @@ def test_examples_ask_with_titles(text_version, tmp_path):
     from kerasrec.serving import running_server
 
     deploy(text_version, tmp_path)
-    titles = artifacts.read_catalogue(text_version / "1")["title"].tolist()[:3]
+    titles = folders.read_catalogue(text_version / "1")["title"].tolist()[:3]
     with running_server(text_version) as server:
         shown = subprocess.run(
             [str(tmp_path / "predict.sh"), server.rest_address], capture_output=True, text=True
@@ -324,9 +324,9 @@ def test_deploy_alone_writes_no_version(toy, tmp_path, capsys):
     assert capsys.readouterr().out == (
         f"wrote 8 files for TF Serving; begin with {tmp_path / 'here' / 'README.md'}\n"
     )
-    assert artifacts.versions(toy) == [1]
+    assert folders.versions(toy) == [1]
     run("export", "--model", toy, "--set", "k=5", "--deploy", tmp_path / "there")
-    assert artifacts.versions(toy) == [1, 2]
+    assert folders.versions(toy) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_mistakes_are_one_sentence(toy, tmp_path, monkeypatch, capsys, words, se
     run("export", "--model", toy, *(word.replace("{toy}", str(toy)) for word in words), code=2)
     err = capsys.readouterr().err
     assert sentence in err and len(err.splitlines()) == 1
-    assert artifacts.versions(toy) == [1] and not (toy / "new").exists()
+    assert folders.versions(toy) == [1] and not (toy / "new").exists()
 
 
 def test_models_do_not_share_a_name_in_kubernetes(toy, tmp_path):

@@ -36,7 +36,7 @@ def model_card(manifest, signatures):
         Markdown.
     """
     environment = Environment(
-        loader=PackageLoader("kerasrec", "templates"),
+        loader=PackageLoader("kerasrec.versions", "templates"),
         autoescape=False,  # Markdown, not HTML
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -12,7 +12,7 @@ from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.models.build import build_model
 from kerasrec.recommender import Recommender
-from kerasrec.servingmodule import ServingModule, gap_bucket
+from kerasrec.versions.graph import ServingModule, gap_bucket
 
 SECONDS = st.one_of(
     st.integers(0, 3),

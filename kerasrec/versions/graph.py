@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from kerasrec import itemmatrix
 from kerasrec.backend import tf
 from kerasrec.data.histories import NUM_GAP_BUCKETS
-from kerasrec.graphfusion import Memory, Weights, total_by_sample
 from kerasrec.models.itemvectors import Whitening
 from kerasrec.models.scoring import add_columns, exclude, exclude_all_but, ones_but, rerank, top_k
 from kerasrec.text.graphtokenizers import is_blank, text_vectors
+from kerasrec.versions import itemmatrix
+from kerasrec.versions.graphfusion import Memory, Weights, total_by_sample
 
 _IDS = tf.TensorSpec((None, None), tf.string)
 _ROWS = tf.TensorSpec((None, None), tf.int32)

@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from kerasrec import artifacts, itemmatrix
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.derive import export_again
 from kerasrec.recommender import Recommender
+from kerasrec.versions import folders, itemmatrix
+from kerasrec.versions.derive import export_again
 
 SMALL = ("float16", "int8")
 
@@ -100,7 +100,7 @@ def test_export_again_in_a_smaller_form(base, form):
     ids = list(whole.items.ids)
     version = export_again(base, item_matrix=form)
     small = Recommender.load(version)
-    assert artifacts.read_manifest(version)["item_matrix"] == form
+    assert folders.read_manifest(version)["item_matrix"] == form
     assert (itemmatrix.form_of(whole._module), itemmatrix.form_of(small._module)) == (
         "float32",
         form,
@@ -144,7 +144,7 @@ def test_added_items_in_a_smaller_form(base, form):
 def test_export_again_refuses_an_unknown_form(base):
     with pytest.raises(ValueError, match="one of float32, float16, int8. Received: 'int4'"):
         export_again(base, item_matrix="int4")
-    assert artifacts.versions(base) == [1]
+    assert folders.versions(base) == [1]
 
 
 def test_forms_of_an_older_version(base, monkeypatch):

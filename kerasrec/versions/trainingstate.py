@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kerasrec import artifacts
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
 from kerasrec.models.build import TextEncoder, build_model
@@ -16,6 +15,7 @@ from kerasrec.models.ensemble import average_models
 from kerasrec.models.textpart import prepare_encoder
 from kerasrec.text.encoders import build_encoder, load_text_encoder
 from kerasrec.text.vectors import Whitening
+from kerasrec.versions import folders
 
 
 class TrainingState(NamedTuple):
@@ -33,7 +33,7 @@ class TrainingState(NamedTuple):
 
 def write_training_state(version, model, whitening=None, history=None):
     """Write the state of a trained `Model`, and the table of its epochs, into a version folder."""
-    folder = Path(version) / artifacts.TRAIN
+    folder = Path(version) / folders.TRAIN
     folder.mkdir(parents=True)
     arrays = {f"w{i:04d}": w for i, w in enumerate(model.training.get_weights())}
     if whitening is not None:
@@ -42,7 +42,7 @@ def write_training_state(version, model, whitening=None, history=None):
     text = json.dumps(plain(model.config), ensure_ascii=False, indent=1)
     (folder / "options.json").write_text(text + "\n", encoding="utf-8")
     if history is not None:
-        history.to_csv(Path(version) / artifacts.HISTORY, index=False)
+        history.to_csv(Path(version) / folders.HISTORY, index=False)
 
 
 def read_training_state(version):
@@ -51,7 +51,7 @@ def read_training_state(version):
     Raises:
         ArtifactError: the version holds none.
     """
-    folder = Path(version) / artifacts.TRAIN
+    folder = Path(version) / folders.TRAIN
     if not (folder / "state.npz").is_file():
         raise ArtifactError(f"{version} holds no weights for further training.")
     options = json.loads((folder / "options.json").read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ class Rebuilt:
     """
 
     def __init__(self, version, items=None):
-        self._version, self._manifest = version, artifacts.read_manifest(version)
+        self._version, self._manifest = version, folders.read_manifest(version)
         self.state = read_training_state(version)
         options = dict(self.state.options)
         before = options["num_items"]
@@ -115,7 +115,7 @@ class Rebuilt:
         if known is None:
             return None
         if known["kind"] != "bert":
-            encoder = load_text_encoder(Path(self._version) / artifacts.ENCODER)
+            encoder = load_text_encoder(Path(self._version) / folders.ENCODER)
         else:
             same = {name: known[name] for name in ("max_tokens", "pooling", "prefix")}
             name = self._manifest["encoder_options"]["name"]

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec import artifacts
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.derive import derive_version, export_again
 from kerasrec.recommender import Recommender
-from kerasrec.warmup import replay_warmup
+from kerasrec.versions import folders
+from kerasrec.versions.derive import derive_version, export_again
+from kerasrec.versions.warmup import replay_warmup
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_export_again_changes_what_was_asked_and_nothing_else(base):
         for key, value in old[name](**inputs).items():
             np.testing.assert_array_equal(new[name](**inputs)[key], value)
 
-    parent, child = (artifacts.read_manifest(base / v) for v in ("1", "2"))
+    parent, child = (folders.read_manifest(base / v) for v in ("1", "2"))
     assert (child["k"], child["scorer_weight"], child["parent"], child["version"]) == (5, 2.0, 1, 2)
     changed = {"k", "scorer_weight", "parent", "version", "created"}
     assert {k: v for k, v in child.items() if k not in changed} == {
@@ -80,7 +80,7 @@ def test_scorer_weight_adds_the_scorer_to_the_lists(base):
 def test_export_again_refuses(base, values, message):
     with pytest.raises(ValueError, match=message):
         export_again(base, **values)
-    assert artifacts.versions(base) == [1]
+    assert folders.versions(base) == [1]
 
 
 def test_export_again_of_nothing(tmp_path):
@@ -99,10 +99,10 @@ def test_export_again_keeps_added_items(base):
 
 
 def test_derive_version_publishes_nothing_that_does_not_answer(base):
-    frame = artifacts.read_catalogue(base / "1")
+    frame = folders.read_catalogue(base / "1")
     with pytest.raises(ArtifactError, match="does not give every item its vector"):
         derive_version(base / "1", {}, variables={}, frame=frame[1:])
-    assert artifacts.versions(base) == [1]
+    assert folders.versions(base) == [1]
     assert [path.name for path in base.parent.iterdir()] == ["toy"]
 
 
@@ -130,14 +130,14 @@ def test_a_killed_export_leaves_no_half_version(exported_version, tmp_path, kill
             seconds = float(child.stdout.readline())
             time.sleep(rng.uniform(0, 1.5 * seconds))
             child.kill()
-        numbers = artifacts.versions(toy)
+        numbers = folders.versions(toy)
         assert sorted(path.name for path in toy.iterdir()) == sorted(map(str, numbers))
         assert digests(toy / "1") == before
         for number in numbers[-2:]:
             if number == 1:
                 continue
-            version = artifacts.find_version(toy / str(number))
-            assert artifacts.read_manifest(version)["version"] == number
+            version = folders.find_version(toy / str(number))
+            assert folders.read_manifest(version)["version"] == number
             assert files <= {path.relative_to(version) for path in version.rglob("*")}
             replay_warmup(version, tf.saved_model.load(str(version)))
         for number in numbers[1:-1]:
@@ -152,7 +152,7 @@ def test_a_killed_export_leaves_no_half_version(exported_version, tmp_path, kill
 def test_plans_of_rounded_item_vectors(planning_version, tmp_path):
     base = shutil.copytree(planning_version, tmp_path / "plans")
     version = export_again(base, item_matrix="int8")
-    facts = artifacts.read_manifest(version)
+    facts = folders.read_manifest(version)
     assert facts["item_matrix"] == "int8" and "generate" in facts["signatures"]
     assert facts["generator_options"]["max_items"] == 12  # a later version is trained with them
     before, rounded = Recommender.load(base / "1"), Recommender.load(version)

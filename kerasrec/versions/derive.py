@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kerasrec import artifacts, itemmatrix
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.modelcard import CARD, model_card
-from kerasrec.warmup import TEXT_SIGNATURES, read_signatures, replay_warmup, write_warmup
+from kerasrec.versions import folders, itemmatrix
+from kerasrec.versions.modelcard import CARD, model_card
+from kerasrec.versions.warmup import TEXT_SIGNATURES, read_signatures, replay_warmup, write_warmup
 
 
 def export_again(model, *, k=None, scorer_weight=None, item_matrix=None):
@@ -30,8 +30,8 @@ def export_again(model, *, k=None, scorer_weight=None, item_matrix=None):
         ArtifactError: no such version.
         ValueError: nothing to change, or a value out of range.
     """
-    version = artifacts.find_version(model)
-    num_items = artifacts.read_manifest(version)["num_items"]
+    version = folders.find_version(model)
+    num_items = folders.read_manifest(version)["num_items"]
     changes = {}
     if k is not None:
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= num_items:
@@ -85,21 +85,21 @@ def derive_version(version, changes, *, variables, frame=None, recency=None, fin
     Raises:
         ArtifactError: the copy does not answer; nothing is published then.
     """
-    manifest = artifacts.read_manifest(version)
+    manifest = folders.read_manifest(version)
     own = ("format", "version", "created")
     kept = {key: value for key, value in manifest.items() if key not in own}
     facts = {**kept, **changes, "parent": manifest["version"]}
     signatures = read_signatures(version)
     documents = {CARD: lambda facts: model_card(facts, signatures)}
-    with artifacts.new_version(version.parent, facts, documents=documents) as (folder, result):
+    with folders.new_version(version.parent, facts, documents=documents) as (folder, result):
         ignored = shutil.ignore_patterns("variables.*")
         shutil.copytree(version, folder, ignore=ignored, dirs_exist_ok=True)
         if frame is not None:
-            artifacts.write_item_ids(folder / artifacts.ITEM_IDS, frame["item_id"])
-            artifacts.write_catalogue(folder, frame)
+            folders.write_item_ids(folder / folders.ITEM_IDS, frame["item_id"])
+            folders.write_catalogue(folder, frame)
         if recency is not None:
-            recency.save(folder / artifacts.RECENCY)
-        write_warmup(folder, version.parent.name, artifacts.read_catalogue(folder))
+            recency.save(folder / folders.RECENCY)
+        write_warmup(folder, version.parent.name, folders.read_catalogue(folder))
         _write_variables(folder, version, variables)
         loaded = _check(folder)
         if finish is not None:
@@ -135,7 +135,7 @@ def _check(folder):
     """
     loaded = tf.saved_model.load(str(folder))
     replay_warmup(folder, loaded, without=TEXT_SIGNATURES)
-    ids = (folder / artifacts.ITEM_IDS).read_text(encoding="utf-8").split("\n")[:-1]
+    ids = (folder / folders.ITEM_IDS).read_text(encoding="utf-8").split("\n")[:-1]
     vectors = loaded.signatures["item_vectors"](item_ids=tf.constant(ids))["vectors"]
     if not np.array_equal(vectors, itemmatrix.read_vectors(loaded)[1:]):
         raise ArtifactError(
