@@ -152,7 +152,7 @@ def make_anew(recommender, of):
     from kerasrec.generating import choose_trust
     from kerasrec.generation.generator import Generator
     from kerasrec.pipeline import no_time
-    from kerasrec.versionplans import VersionPlans
+    from kerasrec.recommender.loadedplans import VersionPlans
     from kerasrec.versions import folders
     from kerasrec.versions.exporter import serving_module
     from kerasrec.versions.plangraph import PLAN_ITEMS

@@ -233,7 +233,7 @@ def measure_grpc(options):
 def measure_large(options):
     """A single request with 100,000 items against the least that it can cost."""
     from kerasrec.backend import tf
-    from kerasrec.recommender import Recommender
+    from kerasrec.recommender.recommender import Recommender
 
     version = generated_version(options.items, options.work / "models" / f"gen{options.items}")
     exact = Recommender.load(version, index="exact")
@@ -447,7 +447,7 @@ def measure_malformed(options):
 def measure_encode(options):
     """Raw titles through the signature, and through the Python tokenizer."""
     from kerasrec.backend import tf
-    from kerasrec.recommender import Recommender
+    from kerasrec.recommender.recommender import Recommender
 
     if options.encoder_model is None:
         return {"skipped": "no --encoder-model given"}

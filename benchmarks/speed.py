@@ -184,7 +184,7 @@ def _clocked():
 def measure_scoring(version, split):
     """Users/s of lists of 20 for every user of a split."""
     from kerasrec.data.interactions import read_interactions
-    from kerasrec.recommender import Recommender
+    from kerasrec.recommender.recommender import Recommender
 
     recommender = Recommender.load(version)
     interactions = read_interactions(split / "train.csv")

@@ -45,7 +45,7 @@ _PUBLIC = {
     "make_validation": "models.validation",
     "train": "pipeline",
     "export": "versions.exporter",
-    "Recommender": "recommender",
+    "Recommender": "recommender.recommender",
     "Client": "servingclient",
     "FeedbackStore": "feedback.store",
     "update": "updating",

@@ -17,7 +17,7 @@ from kerasrec.fusion.fusion import fit_again
 from kerasrec.gate import K
 from kerasrec.models.validation import Ranker, Validation
 from kerasrec.pipeline import fingerprint
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.trainer import Trainer
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import derive_version

@@ -12,7 +12,7 @@ from kerasrec.data.splits import check_leakage, split_leave_one_out
 from kerasrec.evaluation.evaluation import evaluate, run_baselines
 from kerasrec.evaluation.report import write_report
 from kerasrec.pipeline import train
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 
 NAME = "courses"
 

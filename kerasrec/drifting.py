@@ -26,7 +26,7 @@ from kerasrec.driftmetrics import (
 from kerasrec.driftverdict import K, verdict
 from kerasrec.evaluation.baselines import fit_recent_popularity
 from kerasrec.evaluation.metrics import ndcg_from_ranks, recall_from_ranks
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 
 log = logging.getLogger(__name__)
 #: length of the lists in which confidence is compared with the truth

@@ -9,8 +9,8 @@ from kerasrec.generation.decoder import build_decoder
 from kerasrec.generation.generator import Generator, PlanRanker
 from kerasrec.models.codes import fit_semantic_ids, make_trie
 from kerasrec.models.validation import quality_per_user, some_of
+from kerasrec.recommender.loadedplans import VersionPlans
 from kerasrec.trainer import Trainer
-from kerasrec.versionplans import VersionPlans
 
 log = logging.getLogger(__name__)
 

@@ -121,7 +121,7 @@ def evaluate(options):
     from kerasrec.data.histories import make_histories
     from kerasrec.evaluation.evaluation import evaluate, run_baselines
     from kerasrec.evaluation.report import write_report
-    from kerasrec.recommender import Recommender
+    from kerasrec.recommender.recommender import Recommender
 
     recommender = Recommender.load(options.model)
     items = recommender.items
@@ -160,7 +160,7 @@ def recommend(options):
     interactions = read_events(options, options.histories)
     users = read_users(options, interactions) if options.users else None
     load_tensorflow(options)
-    from kerasrec.recommender import Recommender
+    from kerasrec.recommender.recommender import Recommender
 
     recommender = Recommender.load(options.model)
     histories = recommender.histories(interactions, users=users)
@@ -181,7 +181,7 @@ def similar(options):
     check_k(options)
     find_version(options.model)
     load_tensorflow(options)
-    from kerasrec.recommender import Recommender
+    from kerasrec.recommender.recommender import Recommender
 
     recommender = Recommender.load(options.model)
     if options.item is not None and not recommender.index_of([options.item]).all():

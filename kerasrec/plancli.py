@@ -29,7 +29,7 @@ def generate(options):
     interactions = read_events(options, options.histories)
     users = read_users(options, interactions) if options.users else None
     backend.load(quiet=not options.debug)
-    from kerasrec.recommender import Recommender
+    from kerasrec.recommender.recommender import Recommender
 
     recommender = Recommender.load(options.model, index="exact")
     histories = recommender.histories(interactions, users=users)

@@ -2,9 +2,9 @@
 
 from kerasrec.backend import tf
 from kerasrec.indexedlists import INDEXED, SCORES_PER_ROW, IndexedLists
+from kerasrec.recommender.loadedlog import VersionLog
+from kerasrec.recommender.shortlist import sparse_table
 from kerasrec.servinglimits import Refusal
-from kerasrec.shortlist import sparse_table
-from kerasrec.versionlog import VersionLog
 from kerasrec.versions import folders
 from kerasrec.versions.warmup import WARMUP
 

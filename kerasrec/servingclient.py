@@ -23,7 +23,7 @@ from kerasrec.clientinputs import (
     padded,
     text_histories,
 )
-from kerasrec.draws import Draws
+from kerasrec.recommender.draws import Draws
 from kerasrec.servingtransport import TRANSPORTS, with_retries
 
 log = logging.getLogger(__name__)

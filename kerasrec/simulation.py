@@ -22,7 +22,7 @@ from kerasrec.evaluation.baselines import fit_item_knn, fit_recent_popularity
 from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.evaluation.toplists import recommend_top_k
 from kerasrec.pipeline import fingerprint, train
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.updating import TooFewEvents, update
 from kerasrec.versions import folders
 

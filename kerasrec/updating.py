@@ -24,7 +24,7 @@ from kerasrec.feedback.recentlog import told_of
 from kerasrec.fusion.recency import Recency
 from kerasrec.gate import decide, figures_of, judge
 from kerasrec.pipeline import train
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)

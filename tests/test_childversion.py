@@ -9,7 +9,7 @@ from toys import histories_of
 from kerasrec.backend import tf
 from kerasrec.childversion import Child, replayed
 from kerasrec.generation.generator import read_ids
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.updating import grown_catalogue
 from kerasrec.versions import folders
 from kerasrec.versions.trainingstate import Rebuilt, read_training_state

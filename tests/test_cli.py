@@ -12,7 +12,7 @@ import yaml
 
 from kerasrec.checks import ArtifactError
 from kerasrec.cli import VERBS, build_parser, main
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 
 

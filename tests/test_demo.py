@@ -7,7 +7,7 @@ from rich.console import Console
 
 from kerasrec.data import datasets
 from kerasrec.demo import _show_text, demo
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import exporter
 
 SMALL = {

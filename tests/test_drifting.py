@@ -8,7 +8,7 @@ from kerasrec.data.interactions import read_interactions
 from kerasrec.drifting import drift
 from kerasrec.evaluation.baselines import fit_recent_popularity
 from kerasrec.evaluation.toplists import recommend_top_k
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.simulation import Replay, ndcg
 
 DAY = 86400

@@ -7,7 +7,7 @@ import pytest
 from kerasrec.data.interactions import read_interactions
 from kerasrec.drifting import PeriodLog
 from kerasrec.driftverdict import verdict
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 
 DAY = 86400
 

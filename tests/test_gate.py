@@ -7,7 +7,7 @@ from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
 from kerasrec.evaluation.evaluation import evaluate
 from kerasrec.gate import decide, judge
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.updating import grown_catalogue
 
 DAY = 86400

@@ -11,9 +11,9 @@ from kerasrec.backend import tf
 from kerasrec.data.histories import Histories
 from kerasrec.indexedlists import IndexedLists
 from kerasrec.modelversions import ModelVersions
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
+from kerasrec.recommender.shortlist import sparse_table
 from kerasrec.servedversion import ServedVersion
-from kerasrec.shortlist import sparse_table
 from kerasrec.versions.folders import read_manifest
 
 DAY = 86400
@@ -22,7 +22,7 @@ DAY = 86400
 @pytest.fixture
 def low_bar(monkeypatch):
     """A catalogue of 3000 items counts as large."""
-    monkeypatch.setattr("kerasrec.shortlist.ANN_FROM", 3000)
+    monkeypatch.setattr("kerasrec.recommender.shortlist.ANN_FROM", 3000)
 
 
 @pytest.fixture

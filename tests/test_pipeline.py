@@ -16,7 +16,7 @@ from kerasrec.backend import keras, tf
 from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.models.validation import Ranker, make_validation
 from kerasrec.pipeline import fingerprint, train
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.text.encoders import build_encoder, load_text_encoder
 from kerasrec.updating import retrain, update
 from kerasrec.versions import exporter, folders

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.cli import main
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from toys import disappointing_log
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items, read_interactions
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.updating import (
     FEWEST,
     TooFewEvents,

@@ -105,7 +105,7 @@ def broken_versions(base, numbers=None):
         base: `saved_models/NAME`.
         numbers: of the versions to load and ask; None = all.
     """
-    from kerasrec.recommender import Recommender
+    from kerasrec.recommender.recommender import Recommender
 
     known, wrong = folders.versions(base), []
     labels = folders.read_labels(base)
@@ -147,7 +147,7 @@ def difference(one, other, users=200):
     Compared are all numbers of the two SavedModels, the states for further training, the recency,
     the scores that both give the same users; places that differ are items of their lists.
     """
-    from kerasrec.recommender import Recommender
+    from kerasrec.recommender.recommender import Recommender
 
     numbers = [_numbers(version) for version in (one, other)]
     assert numbers[0].keys() == numbers[1].keys()

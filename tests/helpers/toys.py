@@ -60,7 +60,7 @@ def disappointing_log(base, interactions):
     """
     from kerasrec.data.histories import make_histories
     from kerasrec.data.interactions import read_interactions
-    from kerasrec.recommender import Recommender
+    from kerasrec.recommender.recommender import Recommender
 
     parent, rng = Recommender.load(base / "1"), np.random.default_rng(0)
     old = interactions.frame[["user_id", "item_id", "timestamp"]].astype({"user_id": str})

@@ -11,7 +11,7 @@ import pytest
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 from kerasrec.versions.derive import derive_version, export_again
 from kerasrec.versions.warmup import replay_warmup

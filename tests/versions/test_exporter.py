@@ -14,7 +14,7 @@ from kerasrec.data.interactions import Items, read_items
 from kerasrec.fusion.fusion import Fusion, fit_tables
 from kerasrec.models.build import build_model
 from kerasrec.models.validation import Ranker
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 from kerasrec.versions.exporter import _compare, _few_words, _same, export
 

@@ -11,7 +11,7 @@ from kerasrec.data.histories import gap_buckets, pad_left
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.models.build import build_model
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions.graph import ServingModule, gap_bucket
 
 SECONDS = st.one_of(

@@ -7,7 +7,7 @@ import pytest
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import export_again
 

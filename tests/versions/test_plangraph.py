@@ -12,7 +12,7 @@ from kerasrec.generation.decoder import build_decoder
 from kerasrec.generation.generator import Generator
 from kerasrec.models.build import build_model
 from kerasrec.models.codes import fit_semantic_ids
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 from kerasrec.versions.exporter import serving_module
 from kerasrec.versions.plangraph import BEAMS, PLAN_ITEMS, _counts

@@ -13,7 +13,7 @@ from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
 from kerasrec.models.build import build_model
 from kerasrec.models.validation import Ranker
-from kerasrec.recommender import Recommender
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.text.encoders import build_encoder
 from kerasrec.versions import folders
 from kerasrec.versions.exporter import export

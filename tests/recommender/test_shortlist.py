@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec import shortlist
 from kerasrec.backend import tf
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.recommender import Recommender
+from kerasrec.recommender import shortlist
+from kerasrec.recommender.recommender import Recommender
 
 NUM_ITEMS = 3000
 DAY = 86400
@@ -157,7 +157,7 @@ def test_new_items_of_a_moment_by_brute_force(exact, monkeypatch):
 
 def test_load_chooses(large_version, monkeypatch):
     assert Recommender.load(large_version).index is None  # few items
-    monkeypatch.setattr("kerasrec.shortlist.ANN_FROM", 3000)
+    monkeypatch.setattr("kerasrec.recommender.shortlist.ANN_FROM", 3000)
     assert len(Recommender.load(large_version).index) == 3000
     with pytest.raises(ValueError, match="one of auto, exact, ann. Received: 'hnsw'"):
         Recommender.load(large_version, index="hnsw")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from kerasrec.recommender import Recommender
-from kerasrec.versiontexts import VersionTexts
+from kerasrec.recommender.loadedtexts import VersionTexts
+from kerasrec.recommender.recommender import Recommender
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_near_is_the_cosine_of_the_text_parts(texts, loaded, toy_items):
 def test_near_in_parts_is_near_at_once(texts, toy_items, monkeypatch):
     given = toy_items.texts()[:7]
     index, cosine = texts.near(given, 3)
-    monkeypatch.setattr("kerasrec.versiontexts._CELLS", 2 * (len(toy_items) + 1))
+    monkeypatch.setattr("kerasrec.recommender.loadedtexts._CELLS", 2 * (len(toy_items) + 1))
     again, same = texts.near(given, 3)
     np.testing.assert_array_equal(again, index)
     np.testing.assert_allclose(same, cosine, atol=1e-6)

@@ -9,8 +9,8 @@ from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
 from kerasrec.fusion.fusion import fit_again
 from kerasrec.fusion.recency import NEVER
-from kerasrec.recommender import Recommender
-from kerasrec.versionlog import VersionLog
+from kerasrec.recommender.loadedlog import VersionLog
+from kerasrec.recommender.recommender import Recommender
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import numpy as np
 from kerasrec.backend import tf
 from kerasrec.checks import check_number, is_whole
 from kerasrec.data.histories import model_inputs
-from kerasrec.draws import MOST_DIVERSITY, Draws
 from kerasrec.generation.generator import Generator, read_ids
 from kerasrec.models.codes import make_trie
+from kerasrec.recommender.draws import MOST_DIVERSITY, Draws
 from kerasrec.versions import folders
 
 SEARCHED = Draws()

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from kerasrec import ann
 from kerasrec.backend import is_installed, tf
 from kerasrec.checks import ArtifactError
+from kerasrec.recommender import itemindex
 from kerasrec.versions import itemmatrix
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def find_shortlist(index, module, manifest, version):
     if index == "auto" and not is_installed("faiss"):
         log.info("%d items without an index: pip install 'kerasrec[ann]'", num_items)
         return None
-    ann.import_faiss()  # raises before the work
+    itemindex.import_faiss()  # raises before the work
     return Shortlist(module, manifest)
 
 
@@ -105,7 +105,7 @@ class Shortlist:
         drawn = rng.permutation(len(vectors))[:_SAMPLE] + 1
         self.sample = np.sort(drawn).astype(np.int32)
         queries = self.interests(self.walks(_WALKS))
-        self.index = ann.ItemIndex.build(vectors, queries, folder=folder)
+        self.index = itemindex.ItemIndex.build(vectors, queries, folder=folder)
 
     def remember(self, name):
         """Read a neighbour table again, after it has changed in the module."""
@@ -214,7 +214,7 @@ class Shortlist:
                 scratch[column] = 0
             rows.append(found)
             votes.append(given)
-        return _padded(rows, votes, np.maximum(totals, 0), max(k, ann.DEPTH))
+        return _padded(rows, votes, np.maximum(totals, 0), max(k, itemindex.DEPTH))
 
     def _moment(self, asked):
         index = np.maximum(np.searchsorted(self._starts, asked, side="right") - 1, 0)

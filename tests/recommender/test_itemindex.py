@@ -10,7 +10,7 @@ import pytest
 from toys import clustered
 
 from kerasrec import backend
-from kerasrec.ann import ItemIndex, import_faiss
+from kerasrec.recommender.itemindex import ItemIndex, import_faiss
 
 
 def unit(vectors):
@@ -114,7 +114,7 @@ def test_files_are_used_again_and_built_anew(vectors, queries, tmp_path, caplog)
 
 
 def test_files_that_were_not_used_for_longest_go(vectors, tmp_path, monkeypatch):
-    monkeypatch.setattr("kerasrec.ann._KEPT", 2)
+    monkeypatch.setattr("kerasrec.recommender.itemindex._KEPT", 2)
 
     def build(part):
         ItemIndex.build(vectors[part : part + 500], folder=tmp_path)

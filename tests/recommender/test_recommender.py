@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec import recommender as recommender_module
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import read_interactions, read_items
-from kerasrec.recommender import Recommender
+from kerasrec.recommender import recommender as recommender_module
+from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import exporter, folders
 
 

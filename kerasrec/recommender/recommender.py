@@ -10,20 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
-from kerasrec import ann
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories, history_rows, make_histories, model_inputs
 from kerasrec.data.interactions import Items, read_interactions, read_items
 from kerasrec.data.timestamps import read_moment
-from kerasrec.draws import Draws
 from kerasrec.fusion.recency import AT_THE_END, Recency, newest_times
-from kerasrec.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
-from kerasrec.versionlog import VersionLog
-from kerasrec.versionplans import VersionPlans
+from kerasrec.recommender import itemindex
+from kerasrec.recommender.draws import Draws
+from kerasrec.recommender.loadedlog import VersionLog
+from kerasrec.recommender.loadedplans import VersionPlans
+from kerasrec.recommender.loadedtexts import VersionTexts
+from kerasrec.recommender.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import derive_version
-from kerasrec.versiontexts import VersionTexts
 
 log = logging.getLogger(__name__)
 #: numbers (scores, history and candidate ids) that one call of the model may hold at most
@@ -111,7 +111,7 @@ class Recommender:
         """See the class."""
         return self._shortlist and self._shortlist.index
 
-    def tune_index(self, histories, *, recall=ann.RECALL):
+    def tune_index(self, histories, *, recall=itemindex.RECALL):
         """Measure the index on histories of users (as for `recommend`) and choose its effort anew.
 
         Without it, the index was measured on made-up histories that follow the neighbour tables.
