@@ -73,7 +73,7 @@ def _check_flags(options):
 
 def _describer(options):
     """What describes plans: None for the template, or a `LanguageModel`."""
-    from kerasrec.describing import LanguageModel
+    from kerasrec.client.planwords import LanguageModel
 
     if options.describe is None:
         if options.llm or options.texts:
@@ -96,8 +96,8 @@ def _describer(options):
 
 
 def _write_texts(recommender, histories, table, describe, path, names):
+    from kerasrec.client.planwords import Plan, describe_plans
     from kerasrec.data.interactions import write_table
-    from kerasrec.describing import Plan, describe_plans
 
     past = {
         user: recommender.items.ids[part.items - 1]

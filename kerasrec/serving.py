@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from kerasrec import backend
 from kerasrec.checks import ArtifactError
+from kerasrec.client.client import Client as Client
 from kerasrec.feedback.userlists import Rules
 from kerasrec.servingaccess import Access, check_access, key_check, listen
-from kerasrec.servingclient import Client as Client
 from kerasrec.servinglimits import MOST, Limits
 from kerasrec.versions.folders import find_version, read_catalogue
 

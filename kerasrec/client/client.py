@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from kerasrec.clientinputs import (
+from kerasrec.client.inputs import (
     NEWEST,
     batches,
     checked_texts,
@@ -23,8 +23,8 @@ from kerasrec.clientinputs import (
     padded,
     text_histories,
 )
+from kerasrec.client.transport import TRANSPORTS, with_retries
 from kerasrec.recommender.draws import Draws
-from kerasrec.servingtransport import TRANSPORTS, with_retries
 
 log = logging.getLogger(__name__)
 #: ids of a request, about: far below the size that a server takes

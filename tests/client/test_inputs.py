@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from kerasrec.clientinputs import NEWEST, batches, flat, ids_of, padded, text_histories
+from kerasrec.client.inputs import NEWEST, batches, flat, ids_of, padded, text_histories
 from kerasrec.servinglimits import Limits
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kerasrec.describing import (
+from kerasrec.client.planwords import (
     Description,
     LanguageModel,
     Plan,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kerasrec import backend
-from kerasrec.chatendpoint import ChatEndpoint
+from kerasrec.client.chat import ChatEndpoint
 
 log = logging.getLogger(__name__)
 

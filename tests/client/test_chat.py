@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from kerasrec.chatendpoint import ChatEndpoint
+from kerasrec.client.chat import ChatEndpoint
 
 QUESTION = {"model": "m", "messages": [{"role": "user", "content": '{"plan": ["机器学习"]}'}]}
 KEY = "sk-very-secret-0123456789"

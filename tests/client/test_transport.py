@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from kerasrec.servingtransport import Grpc, Refused, Rest, _array, with_retries
+from kerasrec.client.transport import Grpc, Refused, Rest, _array, with_retries
 
 NOBODY = {"model": "m", "version": None, "label": None, "api_key": None, "ca": None}
 INPUTS = {"item_ids": np.array(["课程"], object)}

@@ -12,7 +12,7 @@ import urllib.request
 from base64 import b64encode
 from urllib.parse import unquote, urlsplit
 
-from kerasrec.servingtransport import Refused, key_header, with_retries, within
+from kerasrec.client.transport import Refused, key_header, with_retries, within
 
 _MOST_BYTES = 1 << 20  # of an answer
 _WORDS = 200  # characters of what a server says of an error

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import kerasrec
+from kerasrec.client.client import Client
 from kerasrec.serving import running_server
-from kerasrec.servingclient import Client
 
 PROTOCOLS = ("grpc", "rest")
 
