@@ -149,10 +149,10 @@ def make_anew(recommender, of):
     Training takes far longer than all else, and what is measured here is the search.
     """
     from kerasrec.fusion.recency import AT_THE_END, NEVER, Counts, newest_times
-    from kerasrec.generating import choose_trust
     from kerasrec.generation.generator import Generator
-    from kerasrec.pipeline import no_time
     from kerasrec.recommender.loadedplans import VersionPlans
+    from kerasrec.training.generating import choose_trust
+    from kerasrec.training.pipeline import no_time
     from kerasrec.versions import folders
     from kerasrec.versions.exporter import serving_module
     from kerasrec.versions.plangraph import PLAN_ITEMS
@@ -186,10 +186,10 @@ def make_anew(recommender, of):
 def codes(data, work):
     """Rows of the models alone on one data set."""
     from kerasrec import build_model, fit_product_codes, fit_semantic_ids
-    from kerasrec.generating import text_columns
     from kerasrec.models.textpart import text_part
     from kerasrec.models.validation import Ranker
-    from kerasrec.trainer import Trainer
+    from kerasrec.training.generating import text_columns
+    from kerasrec.training.trainer import Trainer
 
     of = Split(write_split(data, work, "loo"))
     part = text_part(of.items, progress=False)

@@ -87,7 +87,7 @@ def measure_train(split, preset, seed):
 
     import kerasrec
 
-    logger = logging.getLogger("kerasrec.trainer")
+    logger = logging.getLogger("kerasrec.training.trainer")
     logger.addHandler(Clock())
     logger.setLevel(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +119,7 @@ def measure_growth(users, items, length):
     """Seconds of a second epoch (the first traces), its validation of 500 users included."""
     from kerasrec.models.build import build_model
     from kerasrec.models.validation import hold_out_last
-    from kerasrec.trainer import Trainer
+    from kerasrec.training.trainer import Trainer
 
     histories = generated(users, items, length)
     train, validation = hold_out_last(histories)
@@ -139,7 +139,7 @@ def measure_million(items, users=1_000_000, length=10, steps=_STEPS):
     """Step time and memory with all the events loaded; `steps=None` trains the whole epoch."""
     from kerasrec.models.build import build_model
     from kerasrec.models.validation import hold_out_last
-    from kerasrec.trainer import Trainer
+    from kerasrec.training.trainer import Trainer
 
     started = time.perf_counter()
     histories = generated(users, items, length)
@@ -169,7 +169,7 @@ def _first_targets(validation, count):
 
 def _clocked():
     """Wall time of the end of every step of the trainers in this process."""
-    from kerasrec import trainer
+    from kerasrec.training import trainer
 
     ends, original = [], trainer._Run.on_train_batch_end
 

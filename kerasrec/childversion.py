@@ -16,9 +16,9 @@ from kerasrec.fusion.choice import MAX_USERS, choose_live
 from kerasrec.fusion.fusion import fit_again
 from kerasrec.gate import K
 from kerasrec.models.validation import Ranker, Validation
-from kerasrec.pipeline import fingerprint
 from kerasrec.recommender.recommender import Recommender
-from kerasrec.trainer import Trainer
+from kerasrec.training.pipeline import fingerprint
+from kerasrec.training.trainer import Trainer
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import derive_version
 from kerasrec.versions.exporter import export

@@ -11,8 +11,8 @@ from kerasrec.data.interactions import join_interactions
 from kerasrec.data.splits import check_leakage, split_leave_one_out
 from kerasrec.evaluation.evaluation import evaluate, run_baselines
 from kerasrec.evaluation.report import write_report
-from kerasrec.pipeline import train
 from kerasrec.recommender.recommender import Recommender
+from kerasrec.training.pipeline import train
 
 NAME = "courses"
 

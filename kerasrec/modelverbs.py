@@ -85,7 +85,7 @@ def train(options):
         valid = read_events(options, options.valid)
         if options.unknown_items == "skip":
             valid = known_only(valid, items, "--valid")
-    from kerasrec.pipeline import train
+    from kerasrec.training.pipeline import train
 
     trained = train(
         interactions,

@@ -23,8 +23,8 @@ from kerasrec.data.interactions import Items, join_interactions, read_interactio
 from kerasrec.feedback.recentlog import told_of
 from kerasrec.fusion.recency import Recency
 from kerasrec.gate import decide, figures_of, judge
-from kerasrec.pipeline import train
 from kerasrec.recommender.recommender import Recommender
+from kerasrec.training.pipeline import train
 from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)

@@ -141,7 +141,7 @@ def pairs_of(texts, flag):
 
 def training_options(options):
     """Sections of options: --config, then --encoder, --run-folder, --seed, then --set; checked."""
-    from kerasrec.options import resolve_preset
+    from kerasrec.training.options import resolve_preset
 
     settings = read_yaml(options.config) if options.config else {}
     for section, name, value in (

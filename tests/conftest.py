@@ -147,8 +147,8 @@ def tiny_bert(tiny_bert_folder):
 
 @pytest.fixture(scope="session")
 def trained(toy_interactions, toy_items, common_folder):
-    """What `kerasrec.pipeline.train` gives back for a tiny model, called toy, on the toy data."""
-    from kerasrec.pipeline import train
+    """What `kerasrec.training.pipeline.train` gives back for a tiny model, called toy, on the toy data."""
+    from kerasrec.training.pipeline import train
 
     options = {
         "encoder": {"name": "tfidf", "whitening_dim": 16},
@@ -175,7 +175,7 @@ def exported_version(trained):
 @pytest.fixture(scope="session")
 def planning_version(toy_interactions, toy_items, common_folder):
     """Path of `saved_models/plans`, version 1, with a generator. Tests must not change it."""
-    from kerasrec.pipeline import train
+    from kerasrec.training.pipeline import train
 
     options = {
         "encoder": {"name": "tfidf", "whitening_dim": 16},
@@ -192,7 +192,7 @@ def planning_version(toy_interactions, toy_items, common_folder):
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
             # both have a say, though so small a decoder had better be left out
-            patch.setattr("kerasrec.generating.TRUSTS", ((0.5, 0.5), (1, 0.2)))
+            patch.setattr("kerasrec.training.generating.TRUSTS", ((0.5, 0.5), (1, 0.2)))
             found = train(toy_interactions, toy_items, out=folder / "saved_models", **given)
         return found.version.parent
 

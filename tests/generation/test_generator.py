@@ -7,13 +7,13 @@ import pytest
 from toys import histories_of
 
 from kerasrec.data.histories import model_inputs
-from kerasrec.generating import fit_generator, text_columns
 from kerasrec.generation.generator import Generator, PlanRanker, read_ids
 from kerasrec.models.build import build_model
 from kerasrec.models.codes import make_trie
 from kerasrec.models.ensemble import average_models
 from kerasrec.models.validation import Validation, hold_out_last, some_of
-from kerasrec.pipeline import train
+from kerasrec.training.generating import fit_generator, text_columns
+from kerasrec.training.pipeline import train
 
 TINY = dict(
     levels=2,
@@ -232,7 +232,7 @@ def test_bad_options_are_refused_before_the_work(
     def work(*_, **__):
         raise AssertionError("it has begun to work")
 
-    monkeypatch.setattr("kerasrec.pipeline.text_part", work)
+    monkeypatch.setattr("kerasrec.training.pipeline.text_part", work)
     given = dict(name="m", out=tmp_path, options={"generator": options}, progress=False)
     with pytest.raises(ValueError, match=message):
         train(toy_interactions, toy_items, generator=True, **given)

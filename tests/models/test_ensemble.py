@@ -6,12 +6,12 @@ import pytest
 from toys import planted_histories
 
 from kerasrec.backend import tf
-from kerasrec.fitting import best_epochs, fit_members
 from kerasrec.models.build import TextEncoder, build_model
 from kerasrec.models.codes import fit_product_codes
 from kerasrec.models.ensemble import average_models
 from kerasrec.models.validation import Ranker, hold_out_last
-from kerasrec.trainer import Trainer
+from kerasrec.training.fitting import best_epochs, fit_members
+from kerasrec.training.trainer import Trainer
 
 NUM_ITEMS, TEXT_DIM, DIM = 30, 6, 12
 TEXT = np.random.default_rng(0).normal(size=(NUM_ITEMS, TEXT_DIM)).astype(np.float32)

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from kerasrec.backend import tf
-from kerasrec.generating import TRUSTS, choose_trust, simplest_of
 from kerasrec.generation.generator import read_ids
 from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.validation import hold_out_last, quality_per_user
 from kerasrec.recommender.loadedplans import VersionPlans
 from kerasrec.recommender.recommender import Recommender
+from kerasrec.training.generating import TRUSTS, choose_trust, simplest_of
 from kerasrec.versions import folders
 
 NEW = pd.DataFrame({"item_id": ["new-1", "new-2"], "title": ["深度学习与推荐系统", "唐诗宋词鉴赏"]})

@@ -12,7 +12,6 @@ import pandas as pd
 
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import join_interactions, read_interactions, read_items
-from kerasrec.fitting import best_epochs, fit_members, fit_models
 from kerasrec.fusion.choice import choose_fusion
 from kerasrec.fusion.fusion import PARTS, fit_tables
 from kerasrec.fusion.recency import (
@@ -23,14 +22,15 @@ from kerasrec.fusion.recency import (
     fit_moments,
     newest_times,
 )
-from kerasrec.generating import choose_trust, fit_generator, text_columns
 from kerasrec.generation.decoder import check_decoder
 from kerasrec.models.build import build_model
 from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.textpart import text_part
 from kerasrec.models.validation import Ranker, hold_out_last, make_validation
-from kerasrec.options import known_options, resolve_preset
-from kerasrec.trainer import OPTIMIZERS
+from kerasrec.training.fitting import best_epochs, fit_members, fit_models
+from kerasrec.training.generating import choose_trust, fit_generator, text_columns
+from kerasrec.training.options import known_options, resolve_preset
+from kerasrec.training.trainer import OPTIMIZERS
 from kerasrec.versions import folders
 from kerasrec.versions.exporter import export, serving_module
 from kerasrec.versions.plangraph import PLAN_ITEMS

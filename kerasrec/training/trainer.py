@@ -15,7 +15,7 @@ from tqdm import tqdm
 from kerasrec.backend import keras, set_seed, tf
 from kerasrec.data import histories as sequences
 from kerasrec.models.validation import Ranker, ranking_quality
-from kerasrec.optimizers import LazyAdam
+from kerasrec.training.optimizers import LazyAdam
 
 log = logging.getLogger(__name__)
 MONITOR = "valid_ndcg@10"

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from toys import planted_histories
 
-from kerasrec.fitting import fit_members, fit_models
 from kerasrec.models.build import build_model
 from kerasrec.models.codes import fit_product_codes
 from kerasrec.models.validation import Ranker, hold_out_last, quality_per_user
+from kerasrec.training.fitting import fit_members, fit_models
 
 NUM_ITEMS = 30
 TEXT = np.random.default_rng(0).normal(size=(NUM_ITEMS, 6)).astype(np.float32)

@@ -10,7 +10,7 @@ from kerasrec.generation.generator import Generator, PlanRanker
 from kerasrec.models.codes import fit_semantic_ids, make_trie
 from kerasrec.models.validation import quality_per_user, some_of
 from kerasrec.recommender.loadedplans import VersionPlans
-from kerasrec.trainer import Trainer
+from kerasrec.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

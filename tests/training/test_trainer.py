@@ -10,12 +10,12 @@ import pytest
 from places import HELPERS
 from toys import histories_of, planted_histories
 
-from kerasrec import trainer as trainer_module
 from kerasrec.backend import keras, set_seed, tf
 from kerasrec.data.histories import make_windows
 from kerasrec.models.build import build_model
 from kerasrec.models.validation import Ranker, Validation, hold_out_last, ranking_quality
-from kerasrec.trainer import Trainer, WarmupCosine
+from kerasrec.training import trainer as trainer_module
+from kerasrec.training.trainer import Trainer, WarmupCosine
 
 TINY = dict(id_units=16, max_length=8, scorer_units=8, dropout=0.1, input_dropout=0.1)
 

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from toys import histories_of
 
-from kerasrec import pipeline
 from kerasrec.backend import keras, tf
 from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.models.validation import Ranker, make_validation
-from kerasrec.pipeline import fingerprint, train
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.text.encoders import build_encoder, load_text_encoder
+from kerasrec.training import pipeline
+from kerasrec.training.pipeline import fingerprint, train
 from kerasrec.updating import retrain, update
 from kerasrec.versions import exporter, folders
 from kerasrec.versions.trainingstate import Rebuilt
@@ -533,7 +533,7 @@ def test_train_refuses_a_file_as_folder(small, tmp_path):
 
 def test_split_says_when_the_training_events_hold_much_of_the_validation(caplog):
     train, valid = histories_of([[1, 2, 3], [2, 3, 4]]), histories_of([[1, 2, 5], [2, 3]])
-    from kerasrec.pipeline import _check_not_known
+    from kerasrec.training.pipeline import _check_not_known
 
     with caplog.at_level("WARNING"):
         _check_not_known(make_validation(train, valid))
@@ -599,7 +599,7 @@ def test_refit_with_a_generator_is_refused_before_the_work(small, tmp_path, monk
 
 @pytest.mark.slow
 def test_a_generator_for_an_average_of_two_models_without_texts(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("kerasrec.generating.TRUSTS", ((0.5, 0.5),))
+    monkeypatch.setattr("kerasrec.training.generating.TRUSTS", ((0.5, 0.5),))
     trained = train_plans(*small, tmp_path, options({"name": "none"}, members=2))
     recommender = Recommender.load(trained.version)
     check_plans(recommender)

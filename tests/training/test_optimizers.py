@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import keras, tf
-from kerasrec.optimizers import LazyAdam
+from kerasrec.training.optimizers import LazyAdam
 
 Adam = keras.optimizers.legacy.Adam
 

@@ -5,15 +5,15 @@ import math
 from pathlib import Path
 
 from kerasrec.checks import did_you_mean
-from kerasrec.fitting import fit_members, fit_models
 from kerasrec.fusion.fusion import PARTS, fit_tables
-from kerasrec.generating import fit_generator
 from kerasrec.models.build import build_model
 from kerasrec.models.interest import INTERESTS
 from kerasrec.models.losses import LOSSES
 from kerasrec.models.sequencemodels import SEQUENCE_MODELS
 from kerasrec.models.textpart import MODES, text_part
-from kerasrec.trainer import Trainer, named_optimizer
+from kerasrec.training.fitting import fit_members, fit_models
+from kerasrec.training.generating import fit_generator
+from kerasrec.training.trainer import Trainer, named_optimizer
 
 SECTIONS = ("encoder", "model", "trainer", "fusion", "generator")
 #: what differs from the defaults of the functions that take the options, see `known_options`

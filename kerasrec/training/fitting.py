@@ -18,7 +18,7 @@ from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.models.codes import fit_product_codes
 from kerasrec.models.ensemble import average_models
 from kerasrec.models.validation import Ranker, quality_per_user
-from kerasrec.trainer import MONITOR, Trainer
+from kerasrec.training.trainer import MONITOR, Trainer
 
 
 def fit_members(

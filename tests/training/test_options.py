@@ -1,7 +1,7 @@
 import pytest
 
-from kerasrec import options
-from kerasrec.options import check_options, known_options, resolve_preset
+from kerasrec.training import options
+from kerasrec.training.options import check_options, known_options, resolve_preset
 
 
 def test_known_options_are_the_arguments_of_the_functions():
