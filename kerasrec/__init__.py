@@ -54,7 +54,7 @@ _PUBLIC = {
     "drift": "drifting",
     "simulate": "simulation",
     "deploy": "versions.deployment",
-    "serve": "serving",
+    "serve": "serving.server",
     "score_recommendations": "evaluation.metrics",
     "BASELINES": "evaluation.baselines",
     "run_baselines": "evaluation.evaluation",

@@ -117,7 +117,7 @@ def _logging(options):
     level, level_of_steps = logger.level, steps.level
     lines = verbose or (is_long and not sys.stderr.isatty())
     if options.verb == "serve":
-        from kerasrec.servingmonitor import JsonFormatter
+        from kerasrec.serving.monitor import JsonFormatter
 
         handler.setFormatter(JsonFormatter())
         lines = True

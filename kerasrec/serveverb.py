@@ -18,9 +18,9 @@ def serve(options):
     Looks for new versions and labels as it runs. The log is one JSON object per line, on stderr.
     SIGTERM or Ctrl-C stops it when the requests in work have their answers.
     """
-    from kerasrec import serving
     from kerasrec.feedback.userlists import Rules
-    from kerasrec.servinglimits import Limits
+    from kerasrec.serving import server as serving
+    from kerasrec.serving.limits import Limits
 
     serving.check_packages()
     key = backend.api_key()
@@ -46,7 +46,7 @@ def serve(options):
     load_tensorflow(options)
     backend.share_cores(limits.check().workers)
     if options.log_requests:
-        logging.getLogger("kerasrec.predictcalls").setLevel(logging.DEBUG)
+        logging.getLogger("kerasrec.serving.predictor").setLevel(logging.DEBUG)
     is_over = serving.serve(
         options.model,
         rest_port=options.rest_port,
@@ -65,7 +65,7 @@ def serve(options):
 
 
 def _print_server(server):
-    from kerasrec.serving import examples
+    from kerasrec.serving.server import examples
 
     for name, model in server.models.items():
         print(f"model {name}: versions {', '.join(map(str, model.numbers))}")

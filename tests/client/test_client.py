@@ -6,7 +6,7 @@ import pytest
 
 import kerasrec
 from kerasrec.client.client import Client
-from kerasrec.serving import running_server
+from kerasrec.serving.server import running_server
 
 PROTOCOLS = ("grpc", "rest")
 
@@ -348,7 +348,7 @@ def test_options_are_checked(options, message):
 
 
 def test_key_and_tls(model, certificate):
-    from kerasrec.serving import Access, running_server
+    from kerasrec.serving.server import Access, running_server
 
     authority, cert, key = certificate
     access = Access(api_key="secret", tls_cert=str(cert), tls_key=str(key))
@@ -382,7 +382,7 @@ def test_tls_at_a_server_without(server, certificate):
 
 
 def test_serving_has_it_too():
-    from kerasrec import serving
+    from kerasrec.serving import server as serving
 
     assert serving.Client is kerasrec.Client is Client
 
@@ -413,7 +413,7 @@ def test_few_texts_a_request(monkeypatch):
 
 @pytest.fixture(scope="module")
 def shop(served_folder, tmp_path_factory):
-    from kerasrec.serving import Loop, running_server
+    from kerasrec.serving.server import Loop, running_server
 
     loop = Loop(tmp_path_factory.mktemp("shop") / "feedback.db")
     with running_server(served_folder, loop=loop) as server:

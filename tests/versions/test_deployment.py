@@ -245,7 +245,7 @@ def test_examples_get_their_answers(server, served_folder, tmp_path):
 
 
 def test_examples_with_a_key_and_tls(served_folder, certificate, tmp_path):
-    from kerasrec.serving import Access, running_server
+    from kerasrec.serving.server import Access, running_server
 
     authority, cert, key = certificate
     deploy(served_folder, tmp_path)
@@ -269,7 +269,7 @@ def test_examples_with_a_key_and_tls(served_folder, certificate, tmp_path):
 
 def test_examples_ask_with_titles(text_version, tmp_path):
     """A version whose encoder is in the graph: titles by curl and by the client."""
-    from kerasrec.serving import running_server
+    from kerasrec.serving.server import running_server
 
     deploy(text_version, tmp_path)
     titles = folders.read_catalogue(text_version / "1")["title"].tolist()[:3]

@@ -16,9 +16,9 @@ from starlette.routing import Route
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from kerasrec.backend import tf
-from kerasrec.predictgrpc import fill_metadata, fill_status, model_states, refuse_examples
-from kerasrec.predictjson import columns, read_request, shape_of, to_array, write_answer
-from kerasrec.servinglimits import Refusal
+from kerasrec.serving.grpcapi import fill_metadata, fill_status, model_states, refuse_examples
+from kerasrec.serving.limits import Refusal
+from kerasrec.serving.restjson import columns, read_request, shape_of, to_array, write_answer
 
 _WHERE = r"/v1/models/([^/:]+)(?:/versions/([0-9]{1,18})|/labels/([^/:]+))?"
 _PREDICT = re.compile(_WHERE + r":(predict|classify|regress)")

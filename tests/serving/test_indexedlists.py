@@ -9,11 +9,11 @@ import pytest
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories
-from kerasrec.indexedlists import IndexedLists
-from kerasrec.modelversions import ModelVersions
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.recommender.shortlist import sparse_table
-from kerasrec.servedversion import ServedVersion
+from kerasrec.serving.indexedlists import IndexedLists
+from kerasrec.serving.modelversions import ModelVersions
+from kerasrec.serving.servedversion import ServedVersion
 from kerasrec.versions.folders import read_manifest
 
 DAY = 86400
@@ -127,7 +127,7 @@ def counted(pair, monkeypatch):
 def test_the_graph_takes_a_few_rows_at_once(counted, pair, monkeypatch):
     """Each of its rows needs numbers for the whole catalogue; the index looks at the others."""
     lists, by_graph, by_index = counted
-    monkeypatch.setattr("kerasrec.indexedlists.SCORES_AT_ONCE", 4 * 3000 + 5)
+    monkeypatch.setattr("kerasrec.serving.indexedlists.SCORES_AT_ONCE", 4 * 3000 + 5)
     keep = np.arange(23) % 2 == 0
     given = wishes(23, keep_seen=tf.constant(keep))
     found = lists.recommend(**given)
@@ -135,7 +135,9 @@ def test_the_graph_takes_a_few_rows_at_once(counted, pair, monkeypatch):
     exact = pair[0]["recommend"](**given)
     np.testing.assert_array_equal(found["item_ids"][::2], exact["item_ids"][::2])
     assert overlap(found, exact) >= 0.99
-    monkeypatch.setattr("kerasrec.indexedlists.SCORES_AT_ONCE", 1)  # fewer than there are items
+    monkeypatch.setattr(
+        "kerasrec.serving.indexedlists.SCORES_AT_ONCE", 1
+    )  # fewer than there are items
     lists.recommend(**wishes(2, keep_seen=tf.constant([True, True])))
     assert by_graph[3:] == [1, 1] and by_index == [11]
 

@@ -7,8 +7,8 @@ import threading
 import time
 
 from kerasrec.backend import tf
-from kerasrec.servinglimits import CANDIDATE, SCORES_AT_ONCE, TEXTS, TEXTS_AT_ONCE, Gate, Refusal
-from kerasrec.servingmonitor import Metrics
+from kerasrec.serving.limits import CANDIDATE, SCORES_AT_ONCE, TEXTS, TEXTS_AT_ONCE, Gate, Refusal
+from kerasrec.serving.monitor import Metrics
 
 log = logging.getLogger(__name__)
 #: errors of TensorFlow that are the caller's; the others are INTERNAL

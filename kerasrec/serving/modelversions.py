@@ -15,8 +15,8 @@ from pathlib import Path
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.servedversion import ServedVersion, look_of
-from kerasrec.servinglimits import Refusal
+from kerasrec.serving.limits import Refusal
+from kerasrec.serving.servedversion import ServedVersion, look_of
 from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)

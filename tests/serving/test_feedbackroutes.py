@@ -12,8 +12,8 @@ import pytest
 
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.userlists import Rules
-from kerasrec.serving import Access, Loop, examples, running_server
-from kerasrec.servinglimits import Limits, Refusal
+from kerasrec.serving.limits import Limits, Refusal
+from kerasrec.serving.server import Access, Loop, examples, running_server
 
 ASK = {"instances": [["a"]]}
 
@@ -397,7 +397,7 @@ def test_swaps_and_clicks_at_once(shop):
 
 
 def test_refusals_have_codes():
-    from kerasrec.feedbackrest import read_events, read_query
+    from kerasrec.serving.feedbackroutes import read_events, read_query
 
     with pytest.raises(Refusal, match="several \\(a, b\\)"):
         read_query({"user": "u"}, ["a", "b"])

@@ -17,7 +17,7 @@ from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.feedback.database import sa
 from kerasrec.feedback.userlists import LiveLists
-from kerasrec.servinglimits import Gate, Refusal
+from kerasrec.serving.limits import Gate, Refusal
 
 log = logging.getLogger(__name__)
 _THREADS = 8  # that may wait for the store at once; fewer than the connections of its pool

@@ -5,7 +5,7 @@ import threading
 import grpc
 import pytest
 
-from kerasrec.servinglimits import HTTP_STATUS, Gate, Limits, Refusal
+from kerasrec.serving.limits import HTTP_STATUS, Gate, Limits, Refusal
 
 
 def test_every_code_of_grpc_has_a_status():

@@ -10,8 +10,8 @@ from concurrent import futures
 import httpx
 import pytest
 
-from kerasrec.serving import running_server
-from kerasrec.servinglimits import Limits
+from kerasrec.serving.limits import Limits
+from kerasrec.serving.server import running_server
 
 ASK = {"instances": [["a"]]}
 

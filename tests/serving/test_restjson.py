@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from kerasrec.predictjson import columns, read_request, shape_of, to_array, write_answer
-from kerasrec.servinglimits import Refusal
+from kerasrec.serving.limits import Refusal
+from kerasrec.serving.restjson import columns, read_request, shape_of, to_array, write_answer
 
 
 def parsed(body, names=("history",), dtype="string"):

@@ -1,10 +1,10 @@
 """`ServedVersion`: one loaded version of a served model and its signatures."""
 
 from kerasrec.backend import tf
-from kerasrec.indexedlists import INDEXED, SCORES_PER_ROW, IndexedLists
 from kerasrec.recommender.loadedlog import VersionLog
 from kerasrec.recommender.shortlist import sparse_table
-from kerasrec.servinglimits import Refusal
+from kerasrec.serving.indexedlists import INDEXED, SCORES_PER_ROW, IndexedLists
+from kerasrec.serving.limits import Refusal
 from kerasrec.versions import folders
 from kerasrec.versions.warmup import WARMUP
 

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from kerasrec.servinglimits import Refusal
+from kerasrec.serving.limits import Refusal
 
 _BYTES = "_bytes"  # outputs with this ending are written as base64
 _INT64 = range(-(1 << 63), 1 << 63)

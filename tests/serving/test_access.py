@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from kerasrec.servingaccess import Access, check_access, key_check, listen
+from kerasrec.serving.access import Access, check_access, key_check, listen
 
 
 @pytest.mark.parametrize(

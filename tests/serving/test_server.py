@@ -20,7 +20,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from kerasrec.cli import main
-from kerasrec.serving import Access, check_packages, examples, running_server
+from kerasrec.serving.server import Access, check_packages, examples, running_server
 from kerasrec.versions.folders import read_catalogue
 
 ASK = {"instances": [["a"]]}

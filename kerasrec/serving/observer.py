@@ -14,7 +14,7 @@ import pandas as pd
 
 from kerasrec.feedback.recentlog import AT_ONCE, MOST, StoredLog, pause, told_of
 from kerasrec.fusion.recency import HALF_LIVES, Recency
-from kerasrec.servinglimits import Refusal
+from kerasrec.serving.limits import Refusal
 from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from kerasrec import backend
 from kerasrec.checks import ArtifactError
 from kerasrec.client.client import Client as Client
 from kerasrec.feedback.userlists import Rules
-from kerasrec.servingaccess import Access, check_access, key_check, listen
-from kerasrec.servinglimits import MOST, Limits
+from kerasrec.serving.access import Access, check_access, key_check, listen
+from kerasrec.serving.limits import MOST, Limits
 from kerasrec.versions.folders import find_version, read_catalogue
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Server:
             self._start_rest(parts, rest_port)
             self._start_beside(parts, "kerasrec-poll", self._poll, poll)
             if observe:
-                from kerasrec.livelog import LiveLog
+                from kerasrec.serving.observer import LiveLog
 
                 live = LiveLog(self.predictor, self.feedback.store)
                 self._start_beside(parts, "kerasrec-observe", live.run, self._stopping, observe)
@@ -124,7 +124,7 @@ class Server:
     def _start_grpc(self, parts, port):
         import grpc
 
-        from kerasrec.predictgrpc import start_grpc
+        from kerasrec.serving.grpcapi import start_grpc
 
         access, credentials = self.access, None
         if access.tls_cert:
@@ -144,7 +144,7 @@ class Server:
     def _start_rest(self, parts, port):
         import uvicorn
 
-        from kerasrec.predictrest import RestApi
+        from kerasrec.serving.restapi import RestApi
 
         access = self.access
         api = RestApi(
@@ -265,8 +265,8 @@ def running_server(
         raise ValueError(f"REST and gRPC need a port each. Received: {rest_port} for both.")
     for protocol, port in (("REST", rest_port), ("gRPC", grpc_port)):
         listen(access.host, port, protocol).close()  # a taken port is said before the work
-    from kerasrec.modelversions import ModelVersions
-    from kerasrec.predictcalls import Predictor
+    from kerasrec.serving.modelversions import ModelVersions
+    from kerasrec.serving.predictor import Predictor
 
     with contextlib.ExitStack() as parts:
         store = loop and parts.enter_context(_open_store(loop.store))
@@ -292,7 +292,7 @@ def _open_store(url):
 
 def _routes(predictor, store, loop, parts):
     """`FeedbackRoutes` that are closed with `parts`."""
-    from kerasrec.feedbackrest import FeedbackRoutes
+    from kerasrec.serving.feedbackroutes import FeedbackRoutes
 
     routes = FeedbackRoutes(predictor, store, loop.rules)
     parts.callback(routes.close)

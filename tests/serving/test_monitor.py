@@ -3,9 +3,9 @@
 import json
 import logging
 
-from kerasrec.predictcalls import Call
-from kerasrec.servinglimits import Gate
-from kerasrec.servingmonitor import JsonFormatter, Metrics
+from kerasrec.serving.limits import Gate
+from kerasrec.serving.monitor import JsonFormatter, Metrics
+from kerasrec.serving.predictor import Call
 
 
 def test_log_is_one_json_object_per_line(caplog):

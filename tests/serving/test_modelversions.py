@@ -11,9 +11,9 @@ import time
 import pytest
 import tensorflow as tf
 
-from kerasrec import modelversions
-from kerasrec.modelversions import ModelVersions
-from kerasrec.servinglimits import Refusal
+from kerasrec.serving import modelversions
+from kerasrec.serving.limits import Refusal
+from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.versions.folders import write_label
 from kerasrec.versions.warmup import WARMUP
 

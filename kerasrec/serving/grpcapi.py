@@ -17,7 +17,7 @@ from tensorflow_serving.apis import (
 )
 
 from kerasrec.backend import tf
-from kerasrec.servinglimits import Refusal
+from kerasrec.serving.limits import Refusal
 
 _SPARE_THREADS = 4  # beyond the requests in work, so that one too many is told so at once
 #: dtype -> field of TensorProto that holds its values, as TF Serving fills it

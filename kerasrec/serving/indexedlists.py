@@ -13,7 +13,7 @@ import pandas as pd
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories, model_inputs
 from kerasrec.recommender.shortlist import LONGEST, find_shortlist
-from kerasrec.servinglimits import SCORES_AT_ONCE
+from kerasrec.serving.limits import SCORES_AT_ONCE
 from kerasrec.versions import folders
 
 #: the signatures that it answers

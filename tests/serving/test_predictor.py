@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasrec import predictcalls
-from kerasrec.modelversions import ModelVersions
-from kerasrec.predictcalls import Predictor
-from kerasrec.servinglimits import Limits, Refusal
+from kerasrec.serving import predictor as predictcalls
+from kerasrec.serving.limits import Limits, Refusal
+from kerasrec.serving.modelversions import ModelVersions
+from kerasrec.serving.predictor import Predictor
 from kerasrec.versions.folders import read_catalogue
 
 
@@ -90,7 +90,7 @@ def test_a_request_that_nobody_waits_for_is_counted(predictor):
 
 
 def test_requests_are_logged_where_wanted(predictor, caplog):
-    with caplog.at_level("DEBUG", "kerasrec.predictcalls"):
+    with caplog.at_level("DEBUG", "kerasrec.serving.predictor"):
         ask(predictor)
     assert [(r.code, r.rows, r.signature) for r in caplog.records] == [("OK", 2, "serving_default")]
 

@@ -16,8 +16,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from kerasrec.predictgrpc import from_proto, start_grpc, to_proto
-from kerasrec.servinglimits import Limits, Refusal
+from kerasrec.serving.grpcapi import from_proto, start_grpc, to_proto
+from kerasrec.serving.limits import Limits, Refusal
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def stub(server):
 @pytest.fixture(scope="module")
 def small(server):
     """`(server with tight limits, stub, predictor)` over the same models."""
-    from kerasrec.predictcalls import Predictor
+    from kerasrec.serving.predictor import Predictor
 
     limits = Limits(body_bytes=20_000, batch=4, concurrent=2, workers=1, seconds=5)
     predictor = Predictor(server.models, limits)

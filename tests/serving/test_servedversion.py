@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasrec.modelversions import ModelVersions
-from kerasrec.servedversion import ServedVersion, look_of
-from kerasrec.servinglimits import Refusal
+from kerasrec.serving.limits import Refusal
+from kerasrec.serving.modelversions import ModelVersions
+from kerasrec.serving.servedversion import ServedVersion, look_of
 from kerasrec.versions import folders
 from kerasrec.versions.warmup import WARMUP
 
