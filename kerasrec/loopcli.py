@@ -52,7 +52,7 @@ def update(options):
     interactions = read_events(options, given) if given else None
     settings = dict(label=options.label, force=options.force, seed=options.seed)
     backend.load(quiet=not options.debug)
-    from kerasrec.updating import update, update_from_store
+    from kerasrec.loop.updating import update, update_from_store
 
     if given:
         found = update(base, interactions, items, **settings)
@@ -178,7 +178,7 @@ def drift(options):
     find_version(base)
     interactions = read_events(options, given) if given else None
     backend.load(quiet=not options.debug)
-    from kerasrec.drifting import drift
+    from kerasrec.loop.drifting import drift
 
     if not given:
         from kerasrec.feedback.store import FeedbackStore
@@ -285,7 +285,7 @@ def simulate(options):
     """
     backend.load(quiet=not options.debug)
     from kerasrec.evaluation.plots import strategy_curves
-    from kerasrec.simulation import STRATEGIES, simulate
+    from kerasrec.loop.simulation import STRATEGIES, simulate
 
     settings = training_options(options)
     items = read_catalogue(options)

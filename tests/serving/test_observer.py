@@ -14,12 +14,12 @@ import kerasrec
 from kerasrec.backend import tf
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import HALF_LIVES, Recency
+from kerasrec.loop.updating import TooFewEvents, update, update_from_store
 from kerasrec.serving.limits import Limits
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.observer import LiveLog, _begin
 from kerasrec.serving.predictor import Predictor
 from kerasrec.serving.server import Loop, running_server
-from kerasrec.updating import TooFewEvents, update, update_from_store
 from kerasrec.versions import folders
 
 NAMES = ("starts", "first", "prior", "popularity")

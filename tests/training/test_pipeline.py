@@ -13,12 +13,12 @@ from toys import histories_of
 
 from kerasrec.backend import keras, tf
 from kerasrec.data.interactions import Items, read_interactions
+from kerasrec.loop.updating import retrain, update
 from kerasrec.models.validation import Ranker, make_validation
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.text.encoders import build_encoder, load_text_encoder
 from kerasrec.training import pipeline
 from kerasrec.training.pipeline import fingerprint, train
-from kerasrec.updating import retrain, update
 from kerasrec.versions import exporter, folders
 from kerasrec.versions.trainingstate import Rebuilt
 

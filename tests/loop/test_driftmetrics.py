@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from toys import histories_of
 
-from kerasrec.driftmetrics import (
+from kerasrec.evaluation.toplists import recommend_top_k
+from kerasrec.loop.driftmetrics import (
     calibration,
     code_distance,
     distance_from,
@@ -14,7 +15,6 @@ from kerasrec.driftmetrics import (
     ranks_by,
     top_confidence,
 )
-from kerasrec.evaluation.toplists import recommend_top_k
 
 
 def test_calibration_by_hand():

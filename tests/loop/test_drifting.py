@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from kerasrec.data.interactions import read_interactions
-from kerasrec.drifting import drift
 from kerasrec.evaluation.baselines import fit_recent_popularity
 from kerasrec.evaluation.toplists import recommend_top_k
+from kerasrec.loop.drifting import drift
+from kerasrec.loop.simulation import Replay, ndcg
 from kerasrec.recommender.recommender import Recommender
-from kerasrec.simulation import Replay, ndcg
 
 DAY = 86400
 COLUMNS = ["user_id", "item_id", "timestamp"]

@@ -21,9 +21,9 @@ from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.evaluation.baselines import fit_item_knn, fit_recent_popularity
 from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.evaluation.toplists import recommend_top_k
+from kerasrec.loop.updating import TooFewEvents, update
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import fingerprint, train
-from kerasrec.updating import TooFewEvents, update
 from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import pandas as pd
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
 from kerasrec.evaluation.evaluation import evaluate
-from kerasrec.gate import decide, judge
+from kerasrec.loop.gate import decide, judge
+from kerasrec.loop.updating import grown_catalogue
 from kerasrec.recommender.recommender import Recommender
-from kerasrec.updating import grown_catalogue
 
 DAY = 86400
 

@@ -15,7 +15,9 @@ import pandas as pd
 
 from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Items, read_interactions
-from kerasrec.driftmetrics import (
+from kerasrec.evaluation.baselines import fit_recent_popularity
+from kerasrec.evaluation.metrics import ndcg_from_ranks, recall_from_ranks
+from kerasrec.loop.driftmetrics import (
     calibration,
     distance_from,
     mean_and_error_of_users,
@@ -23,9 +25,7 @@ from kerasrec.driftmetrics import (
     ranks_by,
     top_confidence,
 )
-from kerasrec.driftverdict import K, verdict
-from kerasrec.evaluation.baselines import fit_recent_popularity
-from kerasrec.evaluation.metrics import ndcg_from_ranks, recall_from_ranks
+from kerasrec.loop.driftverdict import K, verdict
 from kerasrec.recommender.recommender import Recommender
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from kerasrec.data.interactions import read_interactions
-from kerasrec.drifting import PeriodLog
-from kerasrec.driftverdict import verdict
+from kerasrec.loop.drifting import PeriodLog
+from kerasrec.loop.driftverdict import verdict
 from kerasrec.recommender.recommender import Recommender
 
 DAY = 86400

@@ -17,12 +17,12 @@ import pandas as pd
 
 from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError
-from kerasrec.childversion import Child
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.interactions import Items, join_interactions, read_interactions, read_items
 from kerasrec.feedback.recentlog import told_of
 from kerasrec.fusion.recency import Recency
-from kerasrec.gate import decide, figures_of, judge
+from kerasrec.loop.child import Child
+from kerasrec.loop.gate import decide, figures_of, judge
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import train
 from kerasrec.versions import folders

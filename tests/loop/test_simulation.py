@@ -9,7 +9,7 @@ import pytest
 from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.evaluation.baselines import fit_item_knn
 from kerasrec.evaluation.plots import strategy_curves
-from kerasrec.simulation import STRATEGIES, Replay, ndcg, simulate
+from kerasrec.loop.simulation import STRATEGIES, Replay, ndcg, simulate
 from kerasrec.versions.folders import versions
 
 DAY = 86400

@@ -22,14 +22,8 @@ from toys import disappointing_log
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items, read_interactions
+from kerasrec.loop.updating import FEWEST, TooFewEvents, retrain, update, update_from_store
 from kerasrec.recommender.recommender import Recommender
-from kerasrec.updating import (
-    FEWEST,
-    TooFewEvents,
-    retrain,
-    update,
-    update_from_store,
-)
 from kerasrec.versions import folders
 
 DAY = 86400
@@ -308,7 +302,7 @@ def test_a_derived_version_and_another_store_forget_no_erasure(
 ):
     """Neither an export between erasure and update, nor a store that was moved, hides a user."""
     from kerasrec.feedback.store import FeedbackStore
-    from kerasrec.updating import _erased
+    from kerasrec.loop.updating import _erased
     from kerasrec.versions.derive import export_again
 
     first = update_from_store(toy_base, store, grown_items, force=True)

@@ -7,10 +7,10 @@ import pytest
 from toys import histories_of
 
 from kerasrec.backend import tf
-from kerasrec.childversion import Child, replayed
 from kerasrec.generation.generator import read_ids
+from kerasrec.loop.child import Child, replayed
+from kerasrec.loop.updating import grown_catalogue
 from kerasrec.recommender.recommender import Recommender
-from kerasrec.updating import grown_catalogue
 from kerasrec.versions import folders
 from kerasrec.versions.trainingstate import Rebuilt, read_training_state
 

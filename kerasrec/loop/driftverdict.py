@@ -1,6 +1,6 @@
 """Whether a version has gone stale: the warnings of `drift`, each with its numbers and a remedy."""
 
-from kerasrec.driftmetrics import (
+from kerasrec.loop.driftmetrics import (
     FEWEST,
     STRETCHES,
     distance_from,

@@ -14,7 +14,7 @@ from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Items
 from kerasrec.fusion.choice import MAX_USERS, choose_live
 from kerasrec.fusion.fusion import fit_again
-from kerasrec.gate import K
+from kerasrec.loop.gate import K
 from kerasrec.models.validation import Ranker, Validation
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import fingerprint
