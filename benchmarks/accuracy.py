@@ -76,7 +76,7 @@ PEERS = {
 def run(arguments, log):
     """One kerasrec process; its output goes to a log file. Returns its wall seconds."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "kerasrec.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "kerasrec.cli.entry", *map(str, arguments)]
     with open(log, "a") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT)
     if done.returncode:

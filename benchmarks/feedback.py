@@ -159,7 +159,7 @@ def measure_live(url, options):
         train(interactions, items, name="courses", out=out, options=small, progress=False)
     with FeedbackStore(url) as store:
         fill(store, options.events, list(items.ids))
-    command = [sys.executable, "-m", "kerasrec.cli", "serve", "--model", str(model)]
+    command = [sys.executable, "-m", "kerasrec.cli.entry", "serve", "--model", str(model)]
     command += ["--store", str(url), "--rest-port", "0", "--grpc-port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     log = open(options.work / "serve.log", "w", encoding="utf-8")

@@ -108,7 +108,7 @@ def serving(base, log, poll=0.2):
     import httpx
 
     rest, grpc_port = free_port(), free_port()
-    command = [sys.executable, "-m", "kerasrec.cli", "serve", "--model", base]
+    command = [sys.executable, "-m", "kerasrec.cli.entry", "serve", "--model", base]
     command += ["--rest-port", rest, "--grpc-port", grpc_port, "--poll", poll]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     with open(log, "w") as out:

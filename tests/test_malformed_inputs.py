@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from kerasrec.cli import main
+from kerasrec.cli.entry import main
 from kerasrec.versions import folders
 
 LOG = "user,item,timestamp\n" + "".join(

@@ -9,7 +9,7 @@ import sys
 import pytest
 from places import ROOT
 
-from kerasrec.cli import VERBS, build_parser
+from kerasrec.cli.entry import VERBS, build_parser
 
 ENGLISH, CHINESE, CONTRIBUTING = (
     ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md")

@@ -32,7 +32,7 @@ for n in itertools.count(start):
 
 def start_update(base, store, *words, log=subprocess.DEVNULL):
     """`kerasrec update` of a model from a store, forced, a process group of its own."""
-    command = [sys.executable, "-m", "kerasrec.cli", "update", "--name", base.name, "--force"]
+    command = [sys.executable, "-m", "kerasrec.cli.entry", "update", "--name", base.name, "--force"]
     command += ["--out", base.parent, "--store", store, *words]
     return _start(command, stdout=log, stderr=log)
 

@@ -47,7 +47,7 @@ def test_check_shape_refuses(name, shape, expected, words):
 
 
 def test_every_limit_is_named_as_it_is_typed():
-    from kerasrec.cli import build_parser
+    from kerasrec.cli.entry import build_parser
 
     serve = build_parser()[1]["serve"].format_help()
     for name in Limits._fields:

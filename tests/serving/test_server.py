@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from kerasrec.cli import main
+from kerasrec.cli.entry import main
 from kerasrec.serving.server import Access, check_packages, examples, running_server
 from kerasrec.versions.folders import read_catalogue
 
@@ -34,7 +34,7 @@ def grpc_request(model="toy"):
 
 
 def run(*words):
-    command = [sys.executable, "-m", "kerasrec.cli", *map(str, words)]
+    command = [sys.executable, "-m", "kerasrec.cli.entry", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -258,7 +258,7 @@ def test_missing_packages_are_named(monkeypatch):
 
 def test_graceful_stop(base):
     """SIGTERM while requests are in work: each gets its answer, and the exit code is 0."""
-    command = [sys.executable, "-m", "kerasrec.cli", "serve", "--model", str(base)]
+    command = [sys.executable, "-m", "kerasrec.cli.entry", "serve", "--model", str(base)]
     command += ["--rest-port", "0", "--grpc-port", "0", "--workers", "1", "--log-requests"]
     env = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     env["KERASREC_API_KEY"] = "k"

@@ -17,7 +17,7 @@ import yaml
 from tensorflow_serving.config import model_server_config_pb2
 
 import kerasrec
-from kerasrec.cli import main
+from kerasrec.cli.entry import main
 from kerasrec.versions import folders
 from kerasrec.versions.deployment import FILES, deploy
 from kerasrec.versions.derive import export_again

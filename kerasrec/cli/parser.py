@@ -3,7 +3,7 @@
 import argparse
 
 from kerasrec.checks import did_you_mean
-from kerasrec.userinput import UserError
+from kerasrec.cli.userinput import UserError
 
 SHAPE = argparse.RawDescriptionHelpFormatter
 

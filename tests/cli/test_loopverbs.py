@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from toys import disappointing_log
 
-from kerasrec.cli import main
+from kerasrec.cli.entry import main
 from kerasrec.versions import folders
 
 DAY = 86400

@@ -1,4 +1,4 @@
-from kerasrec.showing import print_rows
+from kerasrec.cli.printing import print_rows
 
 
 def test_rows_are_shown_as_they_are(capsys):

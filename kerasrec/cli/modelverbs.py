@@ -4,8 +4,8 @@ import difflib
 import sys
 from pathlib import Path
 
-from kerasrec.showing import flat, make_console, print_rows
-from kerasrec.userinput import (
+from kerasrec.cli.printing import flat, make_console, print_rows
+from kerasrec.cli.userinput import (
     UserError,
     check_k,
     clean_for_training,
@@ -31,14 +31,14 @@ def demo(options):
     exports a model, recommends. Takes a few minutes.
     """
     load_tensorflow(options)
-    from kerasrec.demo import demo
+    from kerasrec.cli.demo import demo
 
     demo(Path(options.out), preset=options.preset, console=make_console())
 
 
 def doctor(options):
     """Versions, imports, encoder: what is wrong and how to mend it."""
-    from kerasrec.doctor import examine
+    from kerasrec.cli.doctor import examine
 
     findings = examine()
     rows = [(f.what, f.found, "ok" if not f.mend else f.mend) for f in findings]

@@ -4,7 +4,7 @@ import sys
 
 from test_backend import BLOCK
 
-from kerasrec import doctor
+from kerasrec.cli import doctor
 
 
 def run_doctor(tmp_path, block, **env):
@@ -12,7 +12,10 @@ def run_doctor(tmp_path, block, **env):
     (tmp_path / "sitecustomize.py").write_text(f"{BLOCK}\nBlocker.names = {set(block)!r}\n")
     given = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "140", **env}
     return subprocess.run(
-        [sys.executable, "-m", "kerasrec.cli", "doctor"], capture_output=True, text=True, env=given
+        [sys.executable, "-m", "kerasrec.cli.entry", "doctor"],
+        capture_output=True,
+        text=True,
+        env=given,
     )
 
 

@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from kerasrec import userinput
-from kerasrec.userinput import UserError, assignments, pairs_of, read_lines
+from kerasrec.cli import userinput
+from kerasrec.cli.userinput import UserError, assignments, pairs_of, read_lines
 
 
 def test_pairs_of():

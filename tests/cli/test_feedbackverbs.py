@@ -10,7 +10,7 @@ import sys
 import pandas as pd
 import pytest
 
-from kerasrec.cli import main
+from kerasrec.cli.entry import main
 from kerasrec.feedback.store import FeedbackStore
 
 
@@ -47,7 +47,7 @@ def test_add_one_event(path, capsys):
 
 
 def test_add_json_lines(path, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("kerasrec.feedbackcli._BATCH", 2)
+    monkeypatch.setattr("kerasrec.cli.feedbackverbs._BATCH", 2)
     events = [{"user_id": n, "item_id": "a", "timestamp": 1_700_000_000} for n in range(5)]
     text = "\n\n".join(json.dumps(event) for event in events)
     (tmp_path / "events.jsonl").write_text("\ufeff" + text, encoding="utf-8")
@@ -91,7 +91,7 @@ def test_mistakes_are_one_sentence(words, message, capsys):
     ],
 )
 def test_a_bad_line_is_named(line, message, path, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("kerasrec.feedbackcli._BATCH", 2)
+    monkeypatch.setattr("kerasrec.cli.feedbackverbs._BATCH", 2)
     good = '{"user_id": 1, "item_id": 2, "event_id": "%s"}\n'
     (tmp_path / "e.jsonl").write_text(good % "a" + good % "b" + good % "c" + line)
     assert message in refused(capsys, "add", "--events", tmp_path / "e.jsonl")
@@ -141,7 +141,7 @@ def test_forget(path, capsys):
 def test_forget_asks_on_a_terminal(path, capsys, answer, left):
     run("add", "--user", "u", "--item", "a")
     mine, theirs = pty.openpty()
-    command = [sys.executable, "-m", "kerasrec.cli", "feedback", "forget", "--user", "u"]
+    command = [sys.executable, "-m", "kerasrec.cli.entry", "feedback", "forget", "--user", "u"]
     with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
         os.write(mine, answer.encode())
         said = process.stdout.read()

@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 import pytest
 
-from kerasrec.cli import main
+from kerasrec.cli.entry import main
 from kerasrec.recommender.recommender import Recommender
 
 
@@ -70,7 +70,7 @@ def test_a_process_of_its_own(planning_version, files):
     words = ["generate", "--model", planning_version, "--histories", "log.csv"]
     words += ["--columns", "user_id=uid", "item_id=course", "timestamp=ts", "--out", "plans.csv"]
     words += ["--describe", "template", "--texts", "texts.csv"]
-    command = [sys.executable, "-m", "kerasrec.cli", *map(str, words)]
+    command = [sys.executable, "-m", "kerasrec.cli.entry", *map(str, words)]
     # that of this process, which has loaded TensorFlow for tests
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -8,9 +8,9 @@ import sys
 from datetime import UTC, datetime
 
 from kerasrec import backend
-from kerasrec.arguments import SHAPE, Parser, add_files, add_reading
-from kerasrec.showing import print_rows
-from kerasrec.userinput import UserError, event_weights, pairs_of
+from kerasrec.cli.parser import SHAPE, Parser, add_files, add_reading
+from kerasrec.cli.printing import print_rows
+from kerasrec.cli.userinput import UserError, event_weights, pairs_of
 
 _BATCH = 1000  # events of one transaction of --events
 

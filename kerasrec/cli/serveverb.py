@@ -6,10 +6,7 @@ import sys
 from pathlib import Path
 
 from kerasrec import backend
-from kerasrec.userinput import (
-    UserError,
-    load_tensorflow,
-)
+from kerasrec.cli.userinput import UserError, load_tensorflow
 
 
 def serve(options):

@@ -5,10 +5,19 @@ import logging
 import os
 import sys
 
-from kerasrec import arguments, feedbackcli, loopcli, modelverbs, plancli, serveverb
-from kerasrec.arguments import Parser
 from kerasrec.checks import ArtifactError, did_you_mean
-from kerasrec.userinput import UserError
+from kerasrec.cli import (
+    feedbackverbs,
+    loopverbs,
+    modelverbs,
+    planverbs,
+    serveverb,
+)
+from kerasrec.cli import (
+    parser as arguments,
+)
+from kerasrec.cli.parser import Parser
+from kerasrec.cli.userinput import UserError
 
 _DESCRIPTION = """LLM-enhanced sequential recommendation over Chinese item text.
 
@@ -64,7 +73,7 @@ def main(arguments=None):
         if debug or not isinstance(error, _EXPECTED):
             raise
         print(f"{name}: {_sentence(error)}", file=sys.stderr)
-        return 1 if isinstance(error, loopcli.Refused) else 2
+        return 1 if isinstance(error, loopverbs.Refused) else 2
     return 0
 
 
@@ -150,15 +159,15 @@ VERBS = {
     "train": (arguments.add_train, modelverbs.train),
     "evaluate": (arguments.add_evaluate, modelverbs.evaluate),
     "recommend": (arguments.add_recommend, modelverbs.recommend),
-    "generate": (arguments.add_generate, plancli.generate),
+    "generate": (arguments.add_generate, planverbs.generate),
     "similar": (arguments.add_similar, modelverbs.similar),
     "export": (arguments.add_export, modelverbs.export),
     "serve": (arguments.add_serve, serveverb.serve),
-    "feedback": (feedbackcli.add_feedback, feedbackcli.feedback),
-    "update": (loopcli.add_update, loopcli.update),
-    "rollback": (loopcli.add_rollback, loopcli.rollback),
-    "drift": (loopcli.add_drift, loopcli.drift),
-    "simulate": (loopcli.add_simulate, loopcli.simulate),
+    "feedback": (feedbackverbs.add_feedback, feedbackverbs.feedback),
+    "update": (loopverbs.add_update, loopverbs.update),
+    "rollback": (loopverbs.add_rollback, loopverbs.rollback),
+    "drift": (loopverbs.add_drift, loopverbs.drift),
+    "simulate": (loopverbs.add_simulate, loopverbs.simulate),
 }
 if __name__ == "__main__":
     sys.exit(main())

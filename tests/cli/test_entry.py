@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from kerasrec.checks import ArtifactError
-from kerasrec.cli import VERBS, build_parser, main
+from kerasrec.cli.entry import VERBS, build_parser, main
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 
@@ -244,7 +244,7 @@ def test_columns_name_items_too_unless_item_columns_do(files, tmp_path, capsys):
 
 
 def start(*words, **env):
-    command = [sys.executable, "-m", "kerasrec.cli", *map(str, words)]
+    command = [sys.executable, "-m", "kerasrec.cli.entry", *map(str, words)]
     given = {k: v for k, v in os.environ.items() if k not in ("TF_CPP_MIN_LOG_LEVEL",)}
     return subprocess.run(command, capture_output=True, text=True, env={**given, **env})
 
@@ -259,7 +259,7 @@ def test_a_process_says_what_it_has_to_and_nothing_else(files, toy, tmp_path):
 
 
 def test_a_reader_that_stops_early_gets_no_complaint(toy):
-    command = [sys.executable, "-m", "kerasrec.cli", "inspect", "--model", str(toy)]
+    command = [sys.executable, "-m", "kerasrec.cli.entry", "inspect", "--model", str(toy)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""

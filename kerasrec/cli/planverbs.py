@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kerasrec import backend
-from kerasrec.userinput import UserError, moment, read_events, read_lines, read_users
+from kerasrec.cli.userinput import UserError, moment, read_events, read_lines, read_users
 from kerasrec.versions.folders import find_version, read_manifest
 
 

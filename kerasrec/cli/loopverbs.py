@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from kerasrec import backend
-from kerasrec.arguments import add_files, add_out_and_preset, add_reading
-from kerasrec.showing import make_console, print_rows
-from kerasrec.userinput import UserError, read_catalogue, read_events, training_options
+from kerasrec.cli.parser import add_files, add_out_and_preset, add_reading
+from kerasrec.cli.printing import make_console, print_rows
+from kerasrec.cli.userinput import UserError, read_catalogue, read_events, training_options
 from kerasrec.versions.folders import find_version
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

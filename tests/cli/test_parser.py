@@ -1,8 +1,8 @@
 import pytest
 
-from kerasrec import arguments
-from kerasrec.arguments import Parser
-from kerasrec.userinput import UserError
+from kerasrec.cli import parser as arguments
+from kerasrec.cli.parser import Parser
+from kerasrec.cli.userinput import UserError
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
+from kerasrec.cli.demo import _show_text, demo
 from kerasrec.data import datasets
-from kerasrec.demo import _show_text, demo
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import exporter
 

@@ -1,0 +1,7 @@
+"""`python -m kerasrec.cli`."""
+
+import sys
+
+from kerasrec.cli.entry import main
+
+sys.exit(main())
