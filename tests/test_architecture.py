@@ -147,7 +147,7 @@ def test_names_in_texts_exist():
     assert wrong == []
 
 
-def tests_of(path):
+def cases_of(path):
     return [node for node in parsed(path).body if getattr(node, "name", "")[:4] in ("test", "Test")]
 
 
@@ -155,9 +155,9 @@ def test_every_test_is_collected():
     """Files of tests lie where pytest looks, have tests, and no test hides another one."""
     for path in sorted(TESTS.rglob("*.py")):
         if HELPERS in path.parents or FILES in path.parents or path.name == "conftest.py":
-            assert not tests_of(path), f"{path} is not collected"
+            assert not cases_of(path), f"{path} is not collected"
             continue
-        assert path.name.startswith("test_") and tests_of(path), f"{path} has no test"
+        assert path.name.startswith("test_") and cases_of(path), f"{path} has no test"
         names = [n.name for n in ast.walk(parsed(path)) if isinstance(n, ast.FunctionDef)]
         twice = [n for n, count in Counter(names).items() if count > 1 and n.startswith("test")]
         assert twice == [], f"{path}: the last definition hides the others"

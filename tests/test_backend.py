@@ -7,22 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from blocking import BLOCK
 
 from kerasrec import backend
-
-#: put before a script: the named modules look as if they were not installed
-BLOCK = """
-import importlib.machinery, importlib.metadata, sys
-class Blocker(importlib.machinery.PathFinder):
-    names = set()
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        if name.partition(".")[0] in cls.names:
-            return None
-        return super().find_spec(name, path, target)
-sys.meta_path[:] = [f for f in sys.meta_path if "distutils" not in str(f).lower()]
-sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Blocker
-"""
 
 
 def run(code, *, block=(), env=None):
@@ -54,7 +41,7 @@ def test_import_is_light_and_needs_no_tensorflow():
     started = time.perf_counter()
     done = run(
         "import sys, time; t = time.perf_counter(); import kerasrec; t = time.perf_counter() - t;"
-        "import kerasrec.backend, kerasrec.artifacts;"
+        "import kerasrec.backend, kerasrec.versions.folders;"
         "print(t, [m for m in ('tensorflow', 'tf_keras', 'numpy', 'pandas') if m in sys.modules])"
     )
     seconds, _, modules = done.stdout.strip().partition(" ")

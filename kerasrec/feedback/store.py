@@ -392,7 +392,7 @@ class FeedbackStore:
             return connection.execute(sa.select(value)).scalar_one()
 
     def stats(self):
-        """`feedbackstats.Stats`: counts, and how often lists were clicked, by version, position."""
+        """`stats.Stats`: counts, and how often lists were clicked, by version, position."""
         with self._database.reading() as connection:
             return read_stats(connection)
 

@@ -33,7 +33,7 @@ class Writer:
     """One thread that writes for all others.
 
     Args:
-        database: `feedbacktables.Database`.
+        database: `Database`.
     """
 
     def __init__(self, database):

@@ -45,7 +45,7 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
     The decays are those with which a table ranks best on its own. The mixture starts where it makes
     the targets most likely (expectation maximisation) and moves weight between its parts while NDCG
     grows. The weights of all parts are fitted over each user's candidates, the best items of every
-    part, in the three ways of `fusionweights.FITS`; the way that ranks held-back users best is then
+    part, in the three ways of `weights.FITS`; the way that ranks held-back users best is then
     fitted to all of them. Where all users are asked at one moment they share what is recent, so
     held-back users prove little, and items are held back instead.
 

@@ -6,8 +6,8 @@
 `share_p` is what part p gives the unseen items, divided by its sum: the softmax of the model's
 retrieval, the votes of each neighbour table, and a mixture of these. `new_i` is 1 while item i has
 no event, and `prior(t, i)` is the sum of its recency features at the moment t (`recency`). The
-weights are chosen on validation (`fusionchoice`). A user without a history is answered by a prior
-of its own, fitted without the other parts. No TensorFlow here; `servingmodule` has the graph.
+weights are chosen on validation (`choice`). A user without a history is answered by a prior
+of its own, fitted without the other parts. No TensorFlow here; `versions.graph` has the graph.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Fusion(NamedTuple):
     tables: name -> `NeighbourTable`.  weights: name of the part ("model", a table, "mixture") ->
     `(weight, added weight for new items)`.  mixture: name of the part -> its share of the mixture.
     scorer_weight: weight of the MLP.  fit: how the weights were fitted, a name of
-    `fusionweights.FITS`, "live" (`fusionchoice.choose_live`) or "none".  epsilon: see the module.
+    `weights.FITS`, "live" (`choice.choose_live`) or "none".  epsilon: see the module.
     starts: int64 `(num_moments,)`.  first: int32 `(num_items + 1,)`, as in `recency.Moments`.
     prior: float32 `(num_moments, num_items + 1)`.  popular: float32 `(num_items + 1,)`, the scores
     for users without a history at the last moment.  recency: `recency.Recency`, to bring the last
@@ -131,7 +131,7 @@ def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS):
         num_items: size of the catalogue.
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None: no table "text".
         parts: names of `PARTS` that may be used; of these the `TABLES` are made here. "ease" is for
-            catalogues up to `transitions.MAX_EASE_ITEMS`; beyond it there is none.
+            catalogues up to `neighbours.MAX_EASE_ITEMS`; beyond it there is none.
 
     Returns:
         dict name -> list of `NeighbourTable`, of which the best is taken.

@@ -1,7 +1,7 @@
 """The next version, from what users did since the last one.
 
-`updating` makes it and publishes it or refuses; `drifting` says when it is time; `simulation` replays
-a log to say what all this is worth.
+`updating` makes it and publishes it or refuses; `drifting` says when it is time; `simulation`
+replays a log to say what all this is worth.
 """
 
 import lazy_loader

@@ -41,7 +41,7 @@ class Recommender:
         manifest: dict, what the version says of itself.
         version: Path of its folder.
         items: `Items`, the catalogue; row r has item index r + 1.
-        index: `ann.ItemIndex` where one is used, with its `report`; else None.
+        index: `ItemIndex` where one is used, with its `report`; else None.
         plans: `VersionPlans`, what makes the plans of `generate`.
 
     >>> recommender = Recommender.load("saved_models/courses")            # doctest: +SKIP

@@ -1,9 +1,9 @@
 """`Shortlist`: the few items of a large catalogue that can come into a user's list.
 
-They are the items nearest to the interest (`ann`), those that the neighbour tables of the fusion
-give most votes, what is asked for most at the moment, and the nearest of the new items. A version
-scores them exactly (`ServingModule.among_rows`). The tables are read as sparse matrices: an item's
-neighbours are few, however large the catalogue.
+They are the items nearest to the interest (`itemindex`), those that the neighbour tables of the
+fusion give most votes, what is asked for most at the moment, and the nearest of the new items. A
+version scores them exactly (`ServingModule.among_rows`). The tables are read
+as sparse matrices: an item's neighbours are few, however large the catalogue.
 """
 
 import logging

@@ -42,7 +42,7 @@ class Loop(NamedTuple):
         store: path or URL, as `FeedbackStore` takes it.
         rules: `Rules` of the lists that are made from it.
         observe: seconds between two looks for events that say what is recent and what follows what
-            (`livelog`); 0 = never.
+            (`observer`); 0 = never.
     """
 
     store: str | Path

@@ -1,7 +1,7 @@
 """Item text to vector, in Python and in the graph.
 
-Builds encoders from checkpoints of many formats, tokenizes, pools, whitens and caches, and holds the
-same tokenizers as TensorFlow operations for the exported graph.
+Builds encoders from checkpoints of many formats, tokenizes, pools, whitens and caches, and holds
+the same tokenizers as TensorFlow operations for the exported graph.
 """
 
 import lazy_loader

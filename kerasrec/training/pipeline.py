@@ -79,7 +79,7 @@ def train(
         options: dict of sections `encoder`, `model`, `trainer`, `fusion`, `generator`, each a dict
             of options that override the preset. With `trainer.members` above 1 the model is trained
             with that many seeds, and their average is one version (`ensemble`). With
-            `trainer.codes` it is trained once more with codes of the items (`codedmodels`).
+            `trainer.codes` it is trained once more with codes of the items (`fitting`).
         refit: whether, once epochs and weights are chosen, model and tables are fitted anew on all
             events, those of `valid` too, for as many epochs. The metrics stay those of the first
             fit. It takes about as long again.

@@ -1,8 +1,8 @@
 """One SavedModel folder: what it computes, how it is written, read, derived and deployed.
 
-`folders` (which loads without TensorFlow) knows the layout and the labels; `graph` is what a version
-computes; `exporter` writes it, reloads it in a fresh process and compares; `derive` copies it with
-other numbers.
+`folders` (which loads without TensorFlow) knows the layout and the labels; `graph` is what a
+version computes; `exporter` writes it, reloads it in a fresh process and compares; `derive` copies
+it with other numbers.
 """
 
 import lazy_loader

@@ -266,7 +266,8 @@ class ServingModule(tf.Module):
     def add_encoder(self, encoder, tokenizer=None):
         """Functions from tokens to item vectors; `encoder` gives what `place_text` takes.
 
-        With a `tokenizer` in the graph (see `graphtexts`) also the signatures that take texts.
+        With a `tokenizer` in the graph (see `text.graphtokenizers`) also the signatures that
+        take texts.
         """
         text_encoder = self._plain_call(encoder)
 
@@ -431,7 +432,7 @@ def _table(asset, key_type, value_type, key_default, default):
 
 
 def gap_bucket(timestamps):
-    """In-graph twin of `sequences.gap_buckets`: int64 `(batch, time)` -> int32, same shape."""
+    """In-graph twin of `histories.gap_buckets`: int64 `(batch, time)` -> int32, same shape."""
     before = tf.pad(timestamps, [[0, 0], [1, 0]])[:, :-1]
     gap = tf.maximum(timestamps - before, 0)
     starts = tf.constant([2**bucket - 1 for bucket in range(NUM_GAP_BUCKETS)], tf.int64)

@@ -20,7 +20,7 @@ class PlanningModule(ServingModule):
     """What a version with a generator holds; see `ServingModule`.
 
     Args:
-        generator: `generative.Generator` of the catalogue.
+        generator: `Generator` of the catalogue.
         others: of `ServingModule`.
     """
 

@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 
-from test_backend import BLOCK
+from blocking import BLOCK
 
 from kerasrec.cli import doctor
 

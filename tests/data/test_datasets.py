@@ -30,7 +30,7 @@ def test_mooccube_names_its_licence_and_its_paper():
 
 def test_data_modules_load_without_tensorflow():
     code = (
-        "import sys, kerasrec.datasets, kerasrec.cleaning, kerasrec.splits, kerasrec.datastats;"
+        "import sys, kerasrec.data.datasets, kerasrec.data.cleaning, kerasrec.data.splits;"
         "sys.exit('tensorflow' in sys.modules or 'tf_keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

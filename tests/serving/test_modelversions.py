@@ -262,7 +262,7 @@ def test_a_folder_that_goes_leaves_its_last_version(base):
 
 HALF = """
 import sys, time
-from kerasrec.artifacts import new_version
+from kerasrec.versions.folders import new_version
 with new_version(sys.argv[1], {}) as (folder, _):
     (folder / "saved_model.pb").write_bytes(b"half")
     print("writing", flush=True)

@@ -140,7 +140,7 @@ def test_two_processes_at_once(tmp_path):
 
 def test_killed_writer_leaves_whole_files(tmp_path):
     code = (
-        "import numpy as np, itertools; from kerasrec.textvectors import VectorCache, text_keys\n"
+        "import numpy as np, itertools; from kerasrec.text.vectors import VectorCache, text_keys\n"
         f"cache = VectorCache({str(tmp_path)!r}, 384)\n"
         "for i in itertools.count():\n"
         "    cache.add(text_keys([f'{i} {j}' for j in range(500)]), np.full((500, 384), i))\n"

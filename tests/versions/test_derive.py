@@ -108,7 +108,7 @@ def test_derive_version_publishes_nothing_that_does_not_answer(base):
 
 _EXPORTING = """
 import sys, time
-from kerasrec.derive import export_again
+from kerasrec.versions.derive import export_again
 k = 1
 while True:
     started = time.monotonic()

@@ -63,7 +63,7 @@ def test_new_version_killed_in_the_middle_shows_nothing(tmp_path):
     publish(base)
     code = (
         "import os, signal, sys\n"
-        "from kerasrec.artifacts import new_version\n"
+        "from kerasrec.versions.folders import new_version\n"
         "with new_version(sys.argv[1], {}) as (folder, _):\n"
         "    (folder / 'saved_model.pb').touch()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -78,7 +78,7 @@ def test_new_version_from_many_processes_at_once(tmp_path):
     base = tmp_path / "toy"
     code = (
         "import sys\n"
-        "from kerasrec.artifacts import new_version\n"
+        "from kerasrec.versions.folders import new_version\n"
         "for turn in range(10):\n"
         "    with new_version(sys.argv[1], {'of': f'{sys.argv[2]}-{turn}'}) as (folder, _):\n"
         "        (folder / 'saved_model.pb').touch()\n"
@@ -220,7 +220,7 @@ def test_labels_refuse(tmp_path):
 
 _LABELLING = """
 import sys
-from kerasrec.artifacts import read_labels, write_label
+from kerasrec.versions.folders import read_labels, write_label
 base, label = sys.argv[1:]
 sys.stdin.readline()
 for turn in range(200):
@@ -270,10 +270,10 @@ def test_a_label_waits_for_a_lock_that_ends_with_its_process(tmp_path):
 _PUBLISHING = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from test_artifacts import artifacts, publish
+from test_folders import folders, publish
 while True:
     version = publish(sys.argv[1])["version"]
-    artifacts.write_label(sys.argv[1], "stable", version)
+    folders.write_label(sys.argv[1], "stable", version)
     print(version, flush=True)
 """
 
