@@ -45,9 +45,15 @@ MODULES = modules()
 
 
 def imports_of(path):
-    """Dotted names of kerasrec's modules that a file imports, also inside of functions."""
-    found = set()
-    for node in ast.walk(parsed(path)):
+    """Dotted names of kerasrec's modules that a file imports, also inside of functions.
+
+    What a face imports for type checkers alone is never loaded (tests/test_types.py reads it).
+    """
+    found, tree = set(), parsed(path)
+    if path.name == "__init__.py":
+        for branch in [node for node in tree.body if ast.unparse(node).startswith("if TYPE_CHECK")]:
+            branch.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kerasrec":
             below = node.module[len("kerasrec.") :]
             for alias in node.names:

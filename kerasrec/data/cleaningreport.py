@@ -20,7 +20,7 @@ class CleaningStep(NamedTuple):
 
     step: str
     what: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     removed: int
     example: str
 

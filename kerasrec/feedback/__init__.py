@@ -5,12 +5,20 @@ as one user's list (`userlists`) or as the newest events of all (`recentlog`). L
 TensorFlow.
 """
 
+from typing import TYPE_CHECKING
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "store": ["Added", "FeedbackStore"],
-        "userlists": ["LiveLists", "Rules"],
-    },
-)
+if TYPE_CHECKING:
+    from kerasrec.feedback.store import Added as Added
+    from kerasrec.feedback.store import FeedbackStore as FeedbackStore
+    from kerasrec.feedback.userlists import LiveLists as LiveLists
+    from kerasrec.feedback.userlists import Rules as Rules
+else:
+    __getattr__, __dir__, __all__ = lazy_loader.attach(
+        __name__,
+        submod_attrs={
+            "store": ["Added", "FeedbackStore"],
+            "userlists": ["LiveLists", "Rules"],
+        },
+    )

@@ -10,7 +10,7 @@ from kerasrec.fusion import recency
 from kerasrec.fusion.fusion import Fusion, fit_again
 from kerasrec.fusion.weights import (
     TINY,
-    Candidates,
+    FitData,
     best_mixture,
     best_way,
     features_of,
@@ -35,7 +35,7 @@ LIVE_BLOCKS = 6
 #: how the weights are fitted there, of `FITS`: on the day to come their mean is better than either,
 #: and than the one that was better until then
 LIVE_FITS = ("ndcg", "ndcg near the mixture")
-_OF_CANDIDATES = ("index", "shares", "is_new", "prior", "scorer", "real", "hits")
+_OF_CANDIDATES = ("items", "shares", "is_new", "prior", "scorer", "real", "hits")
 _BLOCK_CELLS = 2**25  # scores of a block of users at most
 
 
@@ -152,8 +152,8 @@ def _mean(found, count, fusion, count_before, names):
 
 
 def _side_by_side(parts):
-    """One `Candidates` of several, filled up with empty places."""
-    width = max(part.index.shape[1] for part in parts)
+    """One `FitData` of several, filled up with empty places."""
+    width = max(part.items.shape[1] for part in parts)
 
     def joined(name):
         columns = [getattr(part, name) for part in parts]
@@ -163,7 +163,7 @@ def _side_by_side(parts):
             ]
         return _join(columns)
 
-    return Candidates(*map(joined, Candidates._fields))
+    return FitData(*map(joined, FitData._fields))
 
 
 def _epsilon(moments):
@@ -319,29 +319,29 @@ def _collect(ranker, validation, tables, moments, asked, prior):
         asked_for = np.where(may_be_listed, prior[moment], -np.inf)
         best = [_best(part, _CANDIDATES) for part in [*parts, asked_for]]
         best += [_best(part * is_new, _NEW_CANDIDATES) for part in parts]
-        index = np.sort(np.concatenate(best, axis=1), axis=1)
-        real = np.diff(index, axis=1, prepend=0) > 0  # each item once; never the padding
-        real &= np.take_along_axis(may_be_listed, index, axis=1)
-        index = -np.sort(-np.where(real, index, 0), axis=1)  # empty places last
-        real = index > 0
+        items = np.sort(np.concatenate(best, axis=1), axis=1)
+        real = np.diff(items, axis=1, prepend=0) > 0  # each item once; never the padding
+        real &= np.take_along_axis(may_be_listed, items, axis=1)
+        items = -np.sort(-np.where(real, items, 0), axis=1)  # empty places last
+        real = items > 0
         wanted = np.zeros(model.shape, bool)
         wanted[targets] = True
-        shares = np.stack([np.take_along_axis(part, index, axis=1) for part in parts])
-        features = moments.features[moment[:, None], :, index]  # (b, n, num_features)
+        shares = np.stack([np.take_along_axis(part, items, axis=1) for part in parts])
+        features = moments.features[moment[:, None], :, items]  # (b, n, num_features)
         collected.append(
-            Candidates(
-                index=index,
+            FitData(
+                items=items,
                 shares=shares,
-                is_new=np.take_along_axis(is_new, index, axis=1),
+                is_new=np.take_along_axis(is_new, items, axis=1),
                 prior=np.moveaxis(features, 2, 0),
-                scorer=mlp_of(index),
+                scorer=mlp_of(items),
                 real=real,
-                hits=np.take_along_axis(wanted, index, axis=1) & real,
+                hits=np.take_along_axis(wanted, items, axis=1) & real,
                 num_targets=wanted.sum(axis=1),
                 target_shares=np.stack([part[targets] for part in parts], axis=1),
             )
         )
-    data = Candidates(*(_join(column) for column in zip(*collected, strict=True)))
+    data = FitData(*(_join(column) for column in zip(*collected, strict=True)))
     filled = data.real.any(axis=0)
     return data._replace(**{name: getattr(data, name)[..., filled] for name in _OF_CANDIDATES})
 

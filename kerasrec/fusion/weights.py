@@ -28,17 +28,17 @@ _SOFTNESS = 0.1  # of the ranks of the smooth NDCG, in units of the score
 _RIDGES = {"ndcg": 1e-4, "ndcg near the mixture": 1e-2}
 
 
-class Candidates(NamedTuple):
+class FitData(NamedTuple):
     """What the fit needs of every validation user: features of some items, and which are targets.
 
-    index: int `(num_users, n)`, the items.  shares: float32 `(num_parts, num_users, n)`, what each
+    items: int `(num_users, n)`, item index.  shares: float32 `(num_parts, num_users, n)`, what each
     part gives the candidates; the model is part 0.  is_new: bool `(num_users, n)`.  prior:
     float32 `(num_features, num_users, n)`.  scorer: float32 `(num_users, n)`, the MLP.  real: bool,
     False where the place is empty.  hits: bool, True where the candidate is a target.  num_targets:
     `(num_users,)`.  target_shares: float32 `(num_targets, num_parts)`.
     """
 
-    index: np.ndarray
+    items: np.ndarray
     shares: np.ndarray
     is_new: np.ndarray
     prior: np.ndarray
@@ -116,7 +116,7 @@ def best_way(features, data, mixture_alone, k, *, hold_back="users"):
     if hold_back == "users":
         fold = rng.integers(0, _FOLDS, len(data.num_targets))[:, None]
     else:
-        fold = rng.integers(0, _FOLDS, data.index.max(initial=0) + 1)[data.index]
+        fold = rng.integers(0, _FOLDS, data.items.max(initial=0) + 1)[data.items]
     quality = dict.fromkeys(FITS, 0.0)
     for number in range(_FOLDS):
         fitted, held_back = (
@@ -134,7 +134,7 @@ def _part(features, data, mask):
     real, hits = data.real & mask, data.hits & mask
     data = data._replace(real=real, hits=hits, num_targets=hits.sum(axis=1))
     used = real.any(axis=1)
-    one_axis = ("index", "real", "hits", "num_targets")
+    one_axis = ("items", "real", "hits", "num_targets")
     return features[:, used], data._replace(**{n: getattr(data, n)[used] for n in one_axis})
 
 
@@ -143,7 +143,7 @@ def fit_weights(features, data, mixture_alone, k, *, ways=FITS):
 
     Args:
         features: float32 `(num_features, num_users, n)`, the MLP last.
-        data: `Candidates`.
+        data: `FitData`.
         mixture_alone: `(num_features,)`, the weights of the mixture alone.
         k: cut of the NDCG.
     """

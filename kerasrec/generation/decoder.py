@@ -16,6 +16,7 @@ from kerasrec.models.codes import level_offsets
 from kerasrec.models.sequencemodels import FreshTruncatedNormal
 
 _register = keras.utils.register_keras_serializable("kerasrec")
+_BertLoss: Any = import_bert4keras().layers.Loss
 #: tokens that are no codes: padding and the beginning of a line
 PADDING, BEGIN = 0, 1
 _FIRST_CODE = 2
@@ -181,7 +182,7 @@ class CodeHeads(keras.layers.Layer):
         return [self.logits(states[:, :, level], level) for level in range(len(self.sizes))]
 
 
-class CodeLoss(import_bert4keras().layers.Loss):
+class CodeLoss(_BertLoss):
     """bert4keras `Loss` layer: the mean over items of -log p(all codes of the item).
 
     Inputs: `states (batch, items * levels, units)`, `wanted (batch, items)` item indices.

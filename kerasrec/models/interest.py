@@ -1,5 +1,7 @@
 """The interest layer: long- and short-term fusion, the projection to U, and its loss."""
 
+from typing import Any
+
 import numpy as np
 
 from kerasrec.backend import import_bert4keras, keras, tf
@@ -13,6 +15,7 @@ from kerasrec.models.losses import (
 )
 
 _register = keras.utils.register_keras_serializable("kerasrec")
+_BertLoss: Any = import_bert4keras().layers.Loss
 INTERESTS = ("mf", "gmf")
 
 
@@ -95,7 +98,7 @@ def cosine_scores(interest, item_vectors):
 
 
 @_register
-class InterestLoss(import_bert4keras().layers.Loss):
+class InterestLoss(_BertLoss):
     """bert4keras `Loss` layer: adds the training loss of U and returns U unchanged.
 
     Inputs: `interest (positions, dim)`, `item_vectors (items, dim)`, `positive (positions,)` and

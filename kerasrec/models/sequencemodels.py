@@ -97,7 +97,7 @@ class CausalAttention(keras.layers.Layer):
 
 
 @_register
-class Normalization(layers.LayerNormalization):
+class Normalization(keras.layers.LayerNormalization):
     """Keras' layer normalization of the last axis, faster on a CPU.
 
     Keras goes through batch normalization, which is made for few channels and many examples.

@@ -4,7 +4,7 @@ import pytest
 from kerasrec.fusion import weights as fusionweights
 from kerasrec.fusion.weights import (
     FITS,
-    Candidates,
+    FitData,
     _part,
     best_mixture,
     best_way,
@@ -49,8 +49,8 @@ def logit_data(num_users=3000, num_items=8, seed=0):
 
 def candidates_of(hits, real=None):
     nothing = np.zeros((1, *hits.shape), np.float32)
-    return Candidates(
-        index=np.tile(np.arange(1, hits.shape[1] + 1), (len(hits), 1)),
+    return FitData(
+        items=np.tile(np.arange(1, hits.shape[1] + 1), (len(hits), 1)),
         shares=nothing,
         is_new=nothing[0],
         prior=nothing,
@@ -130,9 +130,9 @@ def test_the_best_fit_is_one_of_the_three(hold_back):
 
 def test_held_back_items_have_no_part_in_the_fit():
     features, data, _ = logit_data(num_users=50)
-    mask = data.index % 3 != 0
+    mask = data.items % 3 != 0
     _, fitted = _part(features, data, mask)
-    assert not fitted.real[fitted.index % 3 == 0].any()
+    assert not fitted.real[fitted.items % 3 == 0].any()
     assert fitted.num_targets.sum() == (data.hits & mask).sum() > 0
 
 

@@ -1,0 +1,171 @@
+"""Public functions say their types, and a type checker sees of kerasrec what users see."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+
+PACKAGE = ROOT / "kerasrec"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+FACES = [path for path in MODULES if path.name == "__init__.py" and path.parent.name != "datasets"]
+
+#: files whose public functions are not all typed yet; a file that is goes out, none comes in
+UNTYPED = {
+    # checks, backend
+    "": "backend checks",
+    # the commands
+    "cli": "demo doctor entry feedbackverbs loopverbs modelverbs parser planverbs printing "
+    "serveverb userinput",
+    # asks a server
+    "client": "chat client inputs planwords transport",
+    # tables and histories
+    "data": "cleaning cleaningreport columns csvtable datasets.__init__ events histories "
+    "interactions readers splits statistics tables timestamps",
+    # metrics and reports
+    "evaluation": "baselines encodedlists evaluation metrics plots report toplists",
+    # the store
+    "feedback": "database intake recentlog stats store userlists writer",
+    # weights of the parts
+    "fusion": "choice fusion neighbours recency weights",
+    # plans
+    "generation": "beamsearch decoder generator",
+    # the next version
+    "loop": "child drifting driftmetrics driftverdict gate simulation updating",
+    # the Keras graph
+    "models": "build codes ensemble interest itemvectors losses scoring sequencemodels textpart "
+    "validation",
+    # a version at work
+    "recommender": "draws itemindex loadedlog loadedplans loadedtexts recommender shortlist",
+    # REST and gRPC
+    "serving": "access feedbackroutes grpcapi indexedlists limits modelversions monitor observer "
+    "predictor restapi restjson servedversion server",
+    # encoders
+    "text": "architectures checkpointfolder e5small encoders graphtokenizers graphunigram "
+    "plainencoders tensorfiles textmodel tokenizers vectors",
+    # fitting
+    "training": "fitting generating optimizers options pipeline trainer",
+    # folders and graphs
+    "versions": "deployment derive exporter folders graph graphfusion itemmatrix modelcard "
+    "plangraph trainingstate warmup",
+}
+
+
+def untyped(body, prefix="", in_class=False):
+    """Public functions and methods in a body of code that lack a type, and what lacks one."""
+    for node in body:
+        if getattr(node, "name", "_").startswith("_"):
+            continue
+        if isinstance(node, ast.ClassDef):
+            yield from untyped(node.body, f"{prefix}{node.name}.", in_class=True)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = node.args
+            arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+            arguments += [one for one in (given.vararg, given.kwarg) if one]
+            decorators = {getattr(one, "id", "") for one in node.decorator_list}
+            if in_class and "staticmethod" not in decorators:
+                arguments = arguments[1:]
+            lacking = [one.arg for one in arguments if one.annotation is None]
+            lacking += [] if node.returns else ["its result"]
+            if lacking:
+                yield f"{prefix}{node.name}: {', '.join(lacking)}"
+
+
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def known_untyped():
+    return {
+        f"{package}.{name}".strip(".")
+        for package, names in UNTYPED.items()
+        for name in names.split()
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_public_functions_have_types(path):
+    found = list(untyped(ast.parse(path.read_text(encoding="utf-8")).body))
+    if name_of(path) in known_untyped():
+        assert found, f"{name_of(path)} is typed: take it out of UNTYPED"
+    else:
+        assert found == []
+
+
+def test_the_list_of_untyped_files_names_files():
+    assert known_untyped() <= {name_of(path) for path in MODULES}
+
+
+def test_untyped_finds_what_lacks_a_type():
+    code = """
+def right(a: int, *, b: str = "") -> None: ...
+def wrong(a, *rest, b: int = 1): ...
+def _private(a): ...
+class Thing:
+    def right(self, a: int) -> int: ...
+    @staticmethod
+    def wrong(a) -> int: ...
+"""
+    found = list(untyped(ast.parse(code).body))
+    assert found == ["wrong: a, rest, its result", "Thing.wrong: a"]
+
+
+def lazy_names(tree):
+    """Name -> part, of the table that `lazy_loader.attach` takes."""
+    call = next(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy_loader.attach"
+    )
+    table = next(one.value for one in call.keywords if one.arg == "submod_attrs")
+    parts = ast.literal_eval(table).items()
+    return {name: part for part, names in parts for name in names}
+
+
+def checked_names(tree, package):
+    """Name -> part, as the branch for type checkers imports them."""
+    branch = next(
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    found = {}
+    for node in branch.body:
+        (alias,) = node.names
+        # `import X as X` tells type checkers that the name is public
+        assert alias.asname == alias.name and node.module.startswith(package + ".")
+        found[alias.name] = node.module[len(package) + 1 :]
+    return found
+
+
+@pytest.mark.parametrize("path", FACES, ids=lambda path: path.parent.name)
+def test_a_face_names_the_same_to_type_checkers(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = ".".join(path.parent.relative_to(ROOT).parts)
+    assert checked_names(tree, package) == lazy_names(tree)
+
+
+#: code of a user -> what a type checker says of it; "" = nothing
+USER_CODE = {
+    "import kerasrec": "",
+    "reader: kerasrec.Recommender = kerasrec.Recommender.load('a')": "",
+    "error: type[Exception] = kerasrec.ArtifactError": "",
+    "key: str = kerasrec.backend.api_key()": "",
+    "kerasrec.Recomender": "has no attribute",
+}
+
+
+@pytest.mark.slow
+def test_a_type_checker_reads_code_of_users(tmp_path):
+    source = tmp_path / "users.py"
+    source.write_text("".join(f"{line}\n" for line in USER_CODE), encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", source]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    said = dict.fromkeys(range(1, len(USER_CODE) + 1), "")
+    for line in done.stdout.splitlines():
+        if found := re.search(r"users\.py:(\d+): error: (.*)", line):
+            said[int(found[1])] += found[2]
+    for (code, expected), received in zip(USER_CODE.items(), said.values(), strict=True):
+        assert bool(expected) == bool(received) and expected in received, (code, done.stdout)
