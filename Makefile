@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint format check notebooks lock clean
+.PHONY: install demo test test-all times lint format check notebooks lock clean
 
 # editable_mode=compat: a path, not a finder, or a clone named kerasrec would hide the package from
 # scripts beside it
@@ -20,8 +20,21 @@ install: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/kerasrec demo
 
+# one thread for each worker: two of two threads stand in each other's way on two cores
+PYTEST := TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 OMP_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# every module, in less than ten minutes on two cores
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+# all tests, the slow ones too: exhaustive comparisons, notebooks, documents, kills
+test-all: $(STAMP)
+	$(PYTEST)
+
+# tests/TIMES.md from the CPU seconds of the last run
+times: $(STAMP)
+	$(BIN)/python tests/helpers/cputimes.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -36,7 +49,7 @@ notebooks: $(STAMP)
 	$(BIN)/python -m pytest tests/test_notebooks.py
 
 # exactly what CI runs
-check: lint test
+check: lint test-all
 
 # needs uv; leaves no address in the file
 lock:

@@ -1,6 +1,7 @@
 """The shared fixtures: toy data, a planted pattern, a tiny BERT and a tiny exported version."""
 
 import gc
+import importlib
 import json
 import os
 import threading
@@ -12,38 +13,17 @@ import numpy as np
 import pandas as pd
 import postgres
 import pytest
+from cputimes import CpuTimes
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
+from places import SHARED
 from toys import clustered, made_once, planted_histories
 
 from kerasrec.data.datasets import load_mooccube
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than about 10 seconds")
+    config.pluginmanager.register(CpuTimes(config), "cputimes")
     gc.set_threshold(50_000, 20, 20)  # graphs are many small objects: looked through less often
-
-
-#: they begin first (see the Makefile), so that no worker is left alone with one of them at the end
-LONGEST = (
-    "pipeline",
-    "readme",
-    "notebooks",
-    "exporter",
-    "trainer",
-    "serving",
-    "modelversions",
-    "derive",
-    "models",
-    "ensemble",
-    "recommender",
-    "itemmatrix",
-)
-
-
-def pytest_collection_modifyitems(config, items):
-    if hasattr(config, "workerinput"):
-        rank = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
-        items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +47,13 @@ def own_cache(common_folder):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def started(own_cache):
+    """TensorFlow, in a worker of pytest-xdist: the test that is first there need not pay for it."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        importlib.import_module("kerasrec.backend")
+
+
 @pytest.fixture(scope="session")
 def postgres_server():
     """A real PostgreSQL server; where none can be started the test is skipped and says why.
@@ -80,6 +67,20 @@ def postgres_server():
         if os.environ.get("KERASREC_NEEDS_POSTGRES"):
             raise
         pytest.skip(f"no PostgreSQL: {reason}")
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The real data beside the repository; where there is none the test is skipped and says so.
+
+    Not where KERASREC_NEEDS_SHARED is set, as in CI that has found it: there it fails.
+    """
+    if not SHARED.is_dir():
+        reason = "no ../shared/data beside the repository: its corpora are not compared"
+        if os.environ.get("KERASREC_NEEDS_SHARED"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return SHARED
 
 
 # === Toy data: a slice of the packaged mooccube ===

@@ -2,11 +2,13 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from places import ROOT
 
@@ -96,3 +98,59 @@ def test_tracked_files_name_no_registry_and_no_folder_of_this_machine():
         wrong += [name for place in here if len(place) > 4 and place in text]
         wrong += [name for _ in registry.finditer(text)]
     assert wrong == []
+
+
+#: what a wheel must hold, tried where no source tree is: each light module imports
+TRY = """
+import importlib, pkgutil, sys
+from pathlib import Path
+for name in ("tensorflow", "tf_keras", "bert4keras"):
+    sys.modules[name] = None
+sys.path.insert(0, sys.argv[1])
+import kerasrec
+assert Path(kerasrec.__file__).is_relative_to(sys.argv[1]), kerasrec.__file__
+count = 0
+for name in sys.argv[2:]:
+    module = importlib.import_module(f"kerasrec.{name}")
+    for part in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        importlib.import_module(f"kerasrec.{name}.{part.name}")
+        count += 1
+interactions, items = kerasrec.load_mooccube()
+print(count, len(interactions), len(items))
+"""
+
+
+@pytest.mark.slow
+def test_a_built_wheel_is_whole(tmp_path):
+    """Built from a copy of the tracked files and installed into an empty folder."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    for name in ("kerasrec", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        place = ROOT / name
+        if place.is_dir():
+            shutil.copytree(place, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            source.mkdir(exist_ok=True)
+            shutil.copy(place, source / name)
+    python = sys.executable
+
+    def done(*command):
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+        return result.stdout
+
+    done(python, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source)
+    [wheel] = tmp_path.glob("*.whl")
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    done(*pip, "--no-deps", "--no-index", "--target", target, wheel)
+    shutil.rmtree(source)
+    # no module and no file is left behind
+    kept = {".py", ".typed", ".gz", ".md", ".html", ".j2", ".css", ".js"}
+    files = {p.relative_to(ROOT) for p in (ROOT / "kerasrec").rglob("*") if p.suffix in kept}
+    files |= {p.relative_to(ROOT) for p in (ROOT / "kerasrec").rglob("templates/*") if p.is_file()}
+    assert [str(path) for path in sorted(files) if not (target / path).is_file()] == []
+    assert (target / "kerasrec" / "py.typed").is_file()
+    light = ("checks", "data", "fusion", "evaluation", "feedback", "client")
+    modules, events, courses = done(python, "-I", "-c", TRY, target, *light).split()
+    assert int(modules) > 30 and (int(events), int(courses)) == (26890, 633)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from kerasrec.cli import main"
+    assert done(python, "-I", "-c", f"{code}; main(['--version'])", target) == "kerasrec 0.1.0\n"

@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from places import SHARED
 
 from kerasrec.backend import tf
 from kerasrec.data.datasets import load_mooccube
@@ -121,10 +120,10 @@ def test_no_text(graph):
     assert token_ids.shape == segment_ids.shape == (0, 0)
 
 
-@pytest.mark.slow
-def test_characters(graph, tokenizer):
+@pytest.mark.parametrize("step", [37, pytest.param(1, marks=pytest.mark.slow)])
+def test_characters(graph, tokenizer, step):
     """All of the basic plane and a part of the others, beside each other and beside letters."""
-    codes = [*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 23)]
+    codes = [*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 23)][::step]
     texts = ["中a".join(map(chr, codes[i : i + 12])) for i in range(0, len(codes), 12)]
     assert wrong_of(graph, tokenizer, texts) == []
 
@@ -146,9 +145,9 @@ def random_texts(tokenizer, count, rng):
     return texts
 
 
-@pytest.mark.slow
-def test_20_000_random_strings(graph, tokenizer):
-    texts = random_texts(tokenizer, 20_000, np.random.default_rng(0))
+@pytest.mark.parametrize("count", [1000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_random_strings(graph, tokenizer, count):
+    texts = random_texts(tokenizer, count, np.random.default_rng(0))
     assert wrong_of(graph, tokenizer, texts) == []
 
 
@@ -197,18 +196,18 @@ def test_very_long_texts(graph, tokenizer, text):
     assert wrong(graph, tokenizer, [text, *others]) == []
 
 
-def shared_texts():
-    """File -> up to 2,000 texts of it, from the data beside the repository."""
-    files = sorted([*SHARED.glob("*/items.csv.gz"), *SHARED.glob("corpus/*/*.csv.gz")])
+def shared_texts(folder, count):
+    """File -> the texts of its first rows, from the data beside the repository."""
+    files = sorted([*folder.glob("*/items.csv.gz"), *folder.glob("corpus/*/*.csv.gz")])
     for path in files:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, nrows=2000)
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, nrows=count)
         yield path, [text for name in frame.columns for text in frame[name]]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data beside the repository")
-def test_shared_data_and_corpora(graph, tokenizer):
-    result = {path.name: wrong_of(graph, tokenizer, texts) for path, texts in shared_texts()}
+@pytest.mark.parametrize("count", [30, pytest.param(2000, marks=pytest.mark.slow)])
+def test_shared_data_and_corpora(graph, tokenizer, shared_data, count):
+    texts = shared_texts(shared_data, count)
+    result = {path: wrong_of(graph, tokenizer, some) for path, some in texts}
     assert len(result) > 10 and not any(result.values()), result
 
 
@@ -237,8 +236,9 @@ def random_tokenizer(rng):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 12))]
+)
 def test_any_table(seed):
     rng = np.random.default_rng(seed)
     tokenizer = random_tokenizer(rng)

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from places import SHARED
 
 from kerasrec.backend import tf
 from kerasrec.data.datasets import load_mooccube
@@ -20,9 +19,6 @@ from kerasrec.text.graphwordpiece import VOCAB_FILE, GraphWordPiece
 from kerasrec.text.tokenizers import WordPieceTokenizer, read_vocab
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason=f"needs the corpora and vocabulary of {SHARED}, not there"
-)
 CORPORA = [
     *["tnews-headlines/tnews", "toutiao-headlines/toutiao", "thucnews-titles/thucnews"],
     *["sentence-pairs/lcqmc", "sentence-pairs/paws-x", "reviews/online_shopping_10_cats_1"],
@@ -155,9 +151,9 @@ def fuzz(count, seed=0):
     return texts
 
 
-@pytest.mark.slow
-def test_fuzz(pair):
-    texts = fuzz(20_000)
+@pytest.mark.parametrize("count", [1000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_fuzz(pair, count):
+    texts = fuzz(count)
     assert max(map(len, texts)) == 39 and any("\x00" in text for text in texts)
     check(*pair, texts)
 
@@ -179,21 +175,21 @@ def test_every_code_point(tmp_path, lower):
     check(graph, tokenizer, [" ".join(words[n : n + 500]) for n in range(0, len(words), 500)])
 
 
-@needs_shared
-@pytest.mark.slow
+@pytest.mark.parametrize("count", [40, pytest.param(1500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("lower", [True, False], ids=["lower", "cased"])
-def test_corpora_with_the_vocabulary_of_chinese_bert(tmp_path, lower, titles):
-    vocab = read_vocab(SHARED / "bert-chinese" / "vocab.txt")
+def test_corpora_with_the_vocabulary_of_chinese_bert(tmp_path, shared_data, lower, count):
+    vocab = read_vocab(shared_data / "bert-chinese" / "vocab.txt")
     assert len(vocab) == 21128
     tokenizer = WordPieceTokenizer(vocab, do_lower_case=lower)
     graph = GraphWordPiece(tokenizer, tmp_path)
     for name in CORPORA:
-        frame = pd.read_csv(SHARED / "corpus" / f"{name}.csv.gz", dtype=str, keep_default_na=False)
-        frame = frame.sample(min(len(frame), 1500), random_state=0)
+        path = shared_data / "corpus" / f"{name}.csv.gz"
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = frame.sample(min(len(frame), count), random_state=0)
         for column in {"title", "text", "a", "keywords", "publisher"} & set(frame):
             check(graph, tokenizer, frame[column].tolist())
     check(graph, tokenizer, HAND_MADE)
-    check(graph, tokenizer, fuzz(3000, seed=1))
+    check(graph, tokenizer, fuzz(2 * count, seed=1))
 
 
 # === What Python has no answer to ===
