@@ -71,7 +71,7 @@ def measure(path):
         seconds[f"{step}: peak GB so far"] = peak_gigabytes()
 
     from kerasrec.data.cleaning import clean
-    from kerasrec.data.histories import batches, make_histories, make_windows
+    from kerasrec.data.histories import make_histories, make_windows, training_batches
     from kerasrec.data.interactions import read_interactions, read_items
 
     done("import")
@@ -85,7 +85,8 @@ def measure(path):
     windows = make_windows(histories, 50)
     done("windows")
     events = sum(
-        int((batch["target"] > 0).sum()) for batch in batches(windows, batch_size=256, seed=0)
+        int((batch["target"] > 0).sum())
+        for batch in training_batches(windows, batch_size=256, seed=0)
     )
     done("one epoch of batches")
     seconds["total: s"] = round(sum(v for k, v in seconds.items() if "peak" not in k), 2)

@@ -41,7 +41,7 @@ PARTS = ("grpc", "large", "throughput", "swaps", "malformed", "encode", "kill")
 K = 50
 
 
-# === Versions and servers ===
+# --- Versions and servers ---
 
 
 def generated_version(num_items, base):
@@ -176,7 +176,7 @@ class Caller:
         return self.stub.Predict(request, timeout)
 
 
-# === The parts ===
+# --- The parts ---
 
 
 def milliseconds(function, arguments):
@@ -580,7 +580,7 @@ def measure_kill(options):
     }
 
 
-# === The table ===
+# --- The table ---
 
 
 TARGETS = {

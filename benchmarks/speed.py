@@ -71,7 +71,7 @@ def generated(users, items, length, seed=0):
     return Histories(ids, offsets, codes, zeros, zeros.astype(np.int16), np.ones(count, np.float32))
 
 
-# === One measurement each, in a process of its own ===
+# --- One measurement each, in a process of its own ---
 
 
 def measure_train(split, preset, seed):
@@ -214,7 +214,7 @@ def measure_version(split, out):
     return {"version": str(trained.version)}
 
 
-# === All of them ===
+# --- All of them ---
 
 
 def run(name, work, command):

@@ -83,7 +83,7 @@ def shared_data():
     return SHARED
 
 
-# === Toy data: a slice of the packaged mooccube ===
+# --- Toy data: a slice of the packaged mooccube ---
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +123,7 @@ def planted():
     return planted_histories()
 
 
-# === A tiny BERT: 2 layers, width 16, random weights ===
+# --- A tiny BERT: 2 layers, width 16, random weights ---
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +143,7 @@ def tiny_bert(tiny_bert_folder):
     return build_encoder(tiny_bert_folder, max_tokens=24)
 
 
-# === A tiny exported version ===
+# --- A tiny exported version ---
 
 
 @pytest.fixture(scope="session")
@@ -170,7 +170,7 @@ def exported_version(trained):
     return trained.version.parent
 
 
-# === A tiny version that generates plans ===
+# --- A tiny version that generates plans ---
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +200,7 @@ def planning_version(toy_interactions, toy_items, common_folder):
     return made_once(common_folder, "plans", make)
 
 
-# === The toy model, and what happens after its log ===
+# --- The toy model, and what happens after its log ---
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def week_log(toy_interactions):
     return read_interactions(whole.drop_duplicates(["user_id", "item_id"]).reset_index(drop=True))
 
 
-# === A running server ===
+# --- A running server ---
 
 
 @pytest.fixture(scope="session")
@@ -302,7 +302,7 @@ def server(served_folder):
         yield running
 
 
-# === A tiny version with the encoder and its tokenizer in the graph ===
+# --- A tiny version with the encoder and its tokenizer in the graph ---
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def main(arguments=None):
         if debug or not isinstance(error, _EXPECTED):
             raise
         print(f"{name}: {_sentence(error)}", file=sys.stderr)
-        return 1 if isinstance(error, loopverbs.Refused) else 2
+        return 1 if isinstance(error, loopverbs.NotGoodEnough) else 2
     return 0
 
 

@@ -65,14 +65,16 @@ def update(options):
         console = make_console()
         console.print(found.evaluation.to_rich(console.width))
     if found.version is None:
-        raise Refused(f"refused, nothing was published: {found.reason}. --force publishes it.")
+        raise NotGoodEnough(
+            f"refused, nothing was published: {found.reason}. --force publishes it."
+        )
     print(
         f"{found.events:,} new events in {found.seconds:.0f} s; {found.reason}; published "
         f"{found.version}"
     )
 
 
-class Refused(UserError):
+class NotGoodEnough(UserError):
     """Not a mistake: a version, the new one or the one that answers, is not good enough."""
 
 
@@ -198,7 +200,7 @@ def drift(options):
         print(f"stale: {sentence}")
     if found.warnings:
         count = len(found.warnings)
-        raise Refused(
+        raise NotGoodEnough(
             f"{found.version} has gone stale, for {count} {'reason' if count == 1 else 'reasons'} "
             f"(above): kerasrec update --name {options.name} makes the next version."
         )

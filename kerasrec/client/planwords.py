@@ -53,7 +53,7 @@ class Description(NamedTuple):
     problem: str = ""  # why it is the template's text though something else was to be asked
 
 
-# === Template ===
+# --- Template ---
 
 
 def describe_by_template(plan):
@@ -111,7 +111,7 @@ def _title(title):
     return text if len(text) <= _TITLE_LENGTH else f"{text[: _TITLE_LENGTH - 1].rstrip()}…"
 
 
-# === Language model ===
+# --- Language model ---
 
 
 class LanguageModel:
@@ -261,7 +261,7 @@ def _names(text, title):
     return bool(title) and title in text
 
 
-# === Many plans ===
+# --- Many plans ---
 
 
 def describe_plans(plans, describe=None, *, cache=None):

@@ -314,7 +314,7 @@ def make_windows(histories, max_length):
     return TrainingWindows(histories.items, gaps, events, targets, start, last - start)
 
 
-def batches(windows, *, batch_size, seed):
+def training_batches(windows, *, batch_size, seed):
     """Yield shuffled training batches, each of windows of similar lengths.
 
     The shuffled windows are sorted by length within pools of `_POOL` batches: little is padding,
@@ -342,7 +342,7 @@ def batches(windows, *, batch_size, seed):
 
 
 def num_batches(windows, *, batch_size):
-    """How many batches `batches` yields."""
+    """How many batches `training_batches` yields."""
     return -(-len(windows.lengths) // batch_size)
 
 

@@ -26,7 +26,7 @@ __all__ = [
     "recommend_top_k",
 ]
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _POPULARITY_SHARE = 1e-6  # of a row's best score: only orders what is otherwise equal
 #: n-grams in more texts than both of these say nothing and cost most of the time
@@ -82,7 +82,7 @@ def fit_recent_popularity(histories, num_items, *, half_life=None, window=None, 
     times = np.asarray(histories.timestamps, np.int64)
     known = times > 0
     if not known.any():
-        logger.info("no times in the training events: recent popularity is plain popularity")
+        log.info("no times in the training events: recent popularity is plain popularity")
         return fit_popularity(histories, num_items)
     now = times.max() if now is None else now
     age = now - times

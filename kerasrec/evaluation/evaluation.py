@@ -15,7 +15,7 @@ from kerasrec.evaluation.baselines import BASELINES
 from kerasrec.evaluation.metrics import mean_and_error, paired_bootstrap, score_recommendations
 from kerasrec.evaluation.toplists import recommend_top_k
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: lower edges of the groups: events in the user's history, train events of the relevant item
 HISTORY_EDGES = (0, 1, 3, 6, 11, 21, 51)
@@ -187,7 +187,7 @@ def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=N
     unknown = int((items.index_of(frame["item_id"].astype(str)) == 0).sum())
     if unknown:
         message = "%d of %d test events name items outside the catalogue and count as misses"
-        logger.warning(message, unknown, len(frame))
+        log.warning(message, unknown, len(frame))
     users = pd.Index(pd.unique(frame["user_id"])).astype(str)
     histories = histories.of_users(users.to_numpy(object))
     categories = items.frame.get("category")
@@ -238,7 +238,7 @@ def _chosen(test):
         )
     if not keep.all():
         message = "%d of %d test events were not chosen by the user (shown, disliked): left out"
-        logger.warning(message, (~keep).sum(), len(test))
+        log.warning(message, (~keep).sum(), len(test))
     return replace(test, frame=test.frame[keep])
 
 
@@ -253,7 +253,7 @@ def _check_not_known(counts):
             f"{mend}"
         )
     if known > pairs / 2:
-        logger.warning(
+        log.warning(
             "%d of %d test pairs are in the histories already and count as misses. %s",
             known,
             pairs,

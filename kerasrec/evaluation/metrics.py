@@ -28,7 +28,7 @@ from scipy import sparse
 
 from kerasrec.evaluation.encodedlists import encode_lists
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: in the order of the tables; the first five are means over all test users
 METRICS = "recall hr ndcg mrr map coverage novelty popularity gini diversity".split()
@@ -278,7 +278,7 @@ def paired_bootstrap(per_user_a, per_user_b, *, samples=2000, seed=0):
     return Comparison(float((a - b).mean()), float(low), float(high), float(p_value))
 
 
-# --- the steps of score_recommendations -------------------------------------------------------
+# --- the steps of score_recommendations ---
 
 
 class _Lists(NamedTuple):
@@ -328,7 +328,7 @@ def _cut_lists(data, longest):
     )
     num_users = len(data.user_names)
     if not len(lengths):
-        logger.warning("none of the %d test users has a list: every metric is 0", num_users)
+        log.warning("none of the %d test users has a list: every metric is 0", num_users)
     return lists, {
         "users": num_users,
         "test_events": len(data.test_user),

@@ -1,4 +1,4 @@
-"""`StoredLog`: the newest events of a feedback store, kept in memory to fit tables on.
+"""`RecentLog`: the newest events of a feedback store, kept in memory to fit tables on.
 
 Every event is read once. Users and items are kept as hashes, 30 bytes an event and no names.
 """
@@ -13,12 +13,12 @@ from kerasrec.data.histories import EVENT_CODES, Histories
 
 log = logging.getLogger(__name__)
 #: events that are kept at most
-MOST = 2_000_000
+MOST_EVENTS = 2_000_000
 #: seq numbers of one read; between two the requests of a server have the interpreter
 AT_ONCE = 5_000
 
 
-class StoredLog:
+class RecentLog:
     """Events of a store in the order in which they were stored, impressions left out.
 
     Attributes:
@@ -28,7 +28,7 @@ class StoredLog:
         most: events kept at most, the newest.
     """
 
-    def __init__(self, most=MOST):
+    def __init__(self, most=MOST_EVENTS):
         self._most, self._erasures = most, []
         self._clear()
 

@@ -205,7 +205,7 @@ class Replay:
         return found.to_numpy(int)
 
 
-# === The strategies: each yields (number of the step, ranks, seconds of learning) ===
+# --- The strategies: each yields (number of the step, ranks, seconds of learning) ---
 
 
 def _first(replay, work, settings):
@@ -334,7 +334,7 @@ def ndcg(ranks):
     return np.where(ranks > 0, 1 / np.log2(np.maximum(ranks, 1) + 1), 0.0)
 
 
-# === Results ===
+# --- Results ---
 
 
 class _Results:

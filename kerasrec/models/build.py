@@ -15,7 +15,7 @@ from kerasrec.models.itemvectors import (
     ItemVectors,
     StepItems,
     TextTable,
-    Whitening,
+    WhiteningLayer,
 )
 from kerasrec.models.losses import LOSSES, NEGATIVES
 from kerasrec.models.scoring import Scorer, ScorerLoss
@@ -354,7 +354,7 @@ def _encoder_source(num_items, text):
     tokens = ItemTokens(num_items, text.token_ids.shape[1], name="item_tokens")
     tokens.build(None)
     tokens.set_tokens(text.token_ids, text.segment_ids)
-    whitening = Whitening(*text.whitening.matrix.shape, name="whitening")
+    whitening = WhiteningLayer(*text.whitening.matrix.shape, name="whitening")
     whitening.build(None)
     whitening.set_constants(text.whitening.mean, text.whitening.matrix)
     encoder = keras.Model(text.model.inputs, whitening(text.model.output), name="encoder")

@@ -131,8 +131,8 @@ class ItemTokens(keras.layers.Layer):
         return {**super().get_config(), **mine}
 
 
-@_register
-class Whitening(keras.layers.Layer):
+@keras.utils.register_keras_serializable("kerasrec", "Whitening")
+class WhiteningLayer(keras.layers.Layer):
     """`(vectors - mean) @ matrix` with constants fitted on the catalogue; never trained.
 
     A row of zeros (a text of which nothing is known) stays zero.

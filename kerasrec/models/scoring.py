@@ -132,7 +132,7 @@ def _places(item_index):
     return tf.stack([rows, tf.reshape(item_index, [-1])], axis=1)
 
 
-def top_k(scores, k):
+def graph_top_k(scores, k):
     """Best `k` columns of every row, ties by the smaller index; fewer when there are fewer columns.
 
     Returns:
@@ -200,9 +200,9 @@ def rerank(scores, interest, vectors_of, scorer, weight, k):
         the item vectors `(batch, n, dim)`.  scorer: `Scorer`.  weight: float32, `(batch,)`.
 
     Returns:
-        As `top_k`; behind the re-ranked places the score is held down to that of the last of them.
+        As `graph_top_k`; behind the re-ranked places the score is held down to that of the last of them.
     """
-    index, values = top_k(scores, tf.maximum(k, NUM_RERANKED))
+    index, values = graph_top_k(scores, tf.maximum(k, NUM_RERANKED))
     index, rest = index[:, :NUM_RERANKED], index[:, NUM_RERANKED:]
     values, rest_values = values[:, :NUM_RERANKED], values[:, NUM_RERANKED:]
     vectors = tf.math.l2_normalize(vectors_of(index), axis=-1)

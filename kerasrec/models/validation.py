@@ -6,7 +6,7 @@ import numpy as np
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories, model_inputs, pad_left
-from kerasrec.models.scoring import exclude, top_k
+from kerasrec.models.scoring import exclude, graph_top_k
 
 
 class Validation(NamedTuple):
@@ -164,7 +164,7 @@ class Ranker:
 
     def _rank_batch(self, vectors, unit, inputs, seen, k):
         _, scores = self._retrieve_batch(vectors, unit, inputs)
-        return top_k(exclude(scores, tf.pad(seen, [[0, 0], [1, 0]])), k)[0]
+        return graph_top_k(exclude(scores, tf.pad(seen, [[0, 0], [1, 0]])), k)[0]
 
 
 def some_of(validation, count, *, seed=0):

@@ -12,7 +12,7 @@ import weakref
 import numpy as np
 import pandas as pd
 
-from kerasrec.feedback.recentlog import AT_ONCE, MOST, StoredLog, pause, told_of
+from kerasrec.feedback.recentlog import AT_ONCE, MOST_EVENTS, RecentLog, pause, told_of
 from kerasrec.fusion.recency import HALF_LIVES, Recency
 from kerasrec.serving.limits import Refusal
 from kerasrec.versions import folders
@@ -46,10 +46,10 @@ class LiveLog:
         most: events at most that tables are fitted on; memory and time grow with them.
     """
 
-    def __init__(self, predictor, store, *, most=MOST):
+    def __init__(self, predictor, store, *, most=MOST_EVENTS):
         self._predictor, self._store = predictor, store
         self._tracked = weakref.WeakKeyDictionary()  # ServedVersion -> _Tracked or None
-        self._log, self._most = StoredLog(most), most
+        self._log, self._most = RecentLog(most), most
         self._fit_from = 0.0  # on the clock of time.monotonic: no fit before
 
     def run(self, stopping, seconds):
@@ -180,7 +180,7 @@ class _Tracked:
         self._seq, self._since = _begin(manifest, recency.counts.time, store)
         self.waiting = 0  # events that are counted but not in the version's tables
         self.has_transitions = version.has_transitions
-        self.looked_at = (0, 0)  # state of the `StoredLog` at which its table was dealt with
+        self.looked_at = (0, 0)  # state of the `RecentLog` at which its table was dealt with
         self.is_told = False  # whether the operator knows that the table stays
 
     def read(self, store, last, is_over):
@@ -217,7 +217,7 @@ class _Tracked:
 
         Args:
             histories: `Histories` of the store.
-            stored: `StoredLog`.
+            stored: `RecentLog`.
         """
         end, total = self._saved.counts.time, self._saved.counts.total.sum()
         weights = histories.values[histories.chosen & (histories.timestamps <= end)]

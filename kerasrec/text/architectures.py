@@ -9,7 +9,7 @@ import re
 
 from kerasrec.backend import import_bert4keras, keras
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CLASSES = {  # model -> class in bert4keras.models
     "bert": "BERT",
@@ -53,7 +53,7 @@ ACTIVATIONS = {  # name in a config -> function in bert4keras.backend, or a Kera
 }
 
 
-# === Names ===
+# --- Names ---
 
 ALBERT_LAYER = "encoder.albert_layer_groups.0.albert_layers.0."
 ALBERT_PATHS = {
@@ -147,7 +147,7 @@ def detect_model(names, config, folder_name):
     )
 
 
-# === Keras model ===
+# --- Keras model ---
 
 
 def build_transformer(config, tensors, model):

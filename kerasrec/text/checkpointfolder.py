@@ -9,7 +9,7 @@ from kerasrec.text.architectures import HUGGING_FACE_TYPES, MODELS, detect_model
 from kerasrec.text.tensorfiles import Checkpoint, read_safetensors, read_tf_checkpoint, read_torch
 from kerasrec.text.tokenizers import WordPieceTokenizer, read_vocab
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NOT_A_MODEL_CONFIG = re.compile(
     r"tokenizer|generation|sentence|special|generator|adapter|1_Pooling"
@@ -65,7 +65,7 @@ def read_folder(folder, *, max_tokens, prefix="", model=None):
     )
 
 
-# === Config ===
+# --- Config ---
 
 
 def _read_config(folder):
@@ -118,7 +118,7 @@ def _check_config(config, folder):
             )
 
 
-# === Weights ===
+# --- Weights ---
 
 
 def _read_weights(folder, config, model):
@@ -185,7 +185,7 @@ def _guess_type(tensors):
     return "bert"
 
 
-# === Tokenizer ===
+# --- Tokenizer ---
 
 
 def _read_vocabulary(folder, config):
@@ -232,7 +232,7 @@ def _check_vocabulary(vocab, config, folder):
             " vocabulary that belongs to the checkpoint."
         )
     if len(vocab) < size:
-        logger.warning(
+        log.warning(
             "%s: the vocabulary has %d tokens, the config %d rows; the rows beyond are never used.",
             folder,
             len(vocab),
@@ -240,7 +240,7 @@ def _check_vocabulary(vocab, config, folder):
         )
 
 
-# === What sentence-transformers adds ===
+# --- What sentence-transformers adds ---
 
 
 def _read_pooling(folder):
@@ -255,7 +255,7 @@ def _read_pooling(folder):
     modules = folder / "modules.json"
     types = re.findall(r"models\.(\w+)", modules.read_text()) if modules.is_file() else []
     if "Dense" in types:
-        logger.warning("%s has a Dense module behind the pooling; it is not applied.", folder)
+        log.warning("%s has a Dense module behind the pooling; it is not applied.", folder)
     return pooling + ("_l2" if "Normalize" in types else "")
 
 

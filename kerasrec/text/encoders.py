@@ -45,14 +45,14 @@ __all__ = [
     "set_trainable",
 ]
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NAMES = ("e5-small", "tfidf", "vectors:FILE")
 ENCODER_FILE = "encoder.json"
 CHUNK = 256  # texts per file of the cache: what a killed run loses at most
 
 
-# === The encoder of kind "bert" ===
+# --- The encoder of kind "bert" ---
 
 
 class BertEncoder:
@@ -163,7 +163,7 @@ class BertEncoder:
         todo = np.flatnonzero(~found_mask)
         rows = [self.tokenizer.token_ids(unique[i]) for i in todo]
         if rows:
-            logger.info("encoding %s texts (%s)", f"{len(rows):,}", self.name)
+            log.info("encoding %s texts (%s)", f"{len(rows):,}", self.name)
         for chunk, chunk_vectors in self._encode_rows(rows, batch_size, progress):
             vectors[todo[chunk]] = chunk_vectors
             if store is not None:
@@ -243,7 +243,7 @@ def _write_json(path, data):
     path.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-# === Building ===
+# --- Building ---
 
 
 def build_encoder(name, *, max_tokens=64, pooling=None, prefix=None, model=None):

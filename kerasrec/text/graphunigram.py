@@ -167,7 +167,7 @@ class GraphUnigram(tf.Module):
         return tf.scatter_nd(tf.stack([row, column], 1), values, tf.stack([num_texts, width]))
 
 
-# === Tables ===
+# --- Tables ---
 
 
 class Trie(NamedTuple):
@@ -246,7 +246,7 @@ def _variables(tables):
     return [tf.Variable(table, trainable=False, name=name) for table, name in named]
 
 
-# === Steps ===
+# --- Steps ---
 
 
 def _normalise(character_map, texts, cut):

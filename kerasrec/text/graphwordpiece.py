@@ -223,7 +223,7 @@ def _write_vocabulary(index_of, vocab, folder):
     return path
 
 
-# === Unicode, as this Python and bert4keras know it ===
+# --- Unicode, as this Python and bert4keras know it ---
 
 _NOTHING_KNOWN = ("Cn", "Co", "Cs")  # unassigned, private, half of a pair
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 WARNING = (
     "The encoder tfidf is lexical: it compares characters, not meanings (电脑 and 计算机 have"
     " nothing in common). Use e5-small or a checkpoint folder for semantics."
@@ -39,7 +39,7 @@ class TfidfEncoder:
         from sklearn.decomposition import TruncatedSVD
 
         if not _warned:
-            logger.warning(WARNING)
+            log.warning(WARNING)
             _warned = True
         texts = list(texts)
         if not any(text.strip() for text in texts):

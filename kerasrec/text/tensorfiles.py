@@ -53,7 +53,7 @@ def from_bfloat16(bits):
     return (np.asarray(bits).astype(np.uint32) << 16).view(np.float32)
 
 
-# === TensorFlow ===
+# --- TensorFlow ---
 
 
 def read_tf_checkpoint(prefix):
@@ -80,7 +80,7 @@ def read_tf_checkpoint(prefix):
         ) from None
 
 
-# === safetensors ===
+# --- safetensors ---
 
 
 def read_safetensors(path):
@@ -279,7 +279,7 @@ def _views_to_arrays(data):
     return data
 
 
-# === The zip format ===
+# --- The zip format ---
 
 
 def _read_zip(path):
@@ -313,7 +313,7 @@ def _check_byte_order(is_little):
         raise ValueError("The file was written on a big-endian machine, which is not supported.")
 
 
-# === The older format: magic, version, system, object, storage keys, storages ===
+# --- The older format: magic, version, system, object, storage keys, storages ---
 
 
 def _read_legacy(path):

@@ -265,7 +265,7 @@ class UnigramTokenizer(TextTokenizer):
         }
 
 
-# === On disk ===
+# --- On disk ---
 
 TOKENIZERS = {"wordpiece": WordPieceTokenizer, "unigram": UnigramTokenizer}
 TOKENIZER_FILE = "kerasrec_tokenizer.json"

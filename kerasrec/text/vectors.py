@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SMALL_SHARD = 1024  # rows; when more than MAX_SMALL_SHARDS are smaller, they are merged into one
 MAX_SMALL_SHARDS = 32
@@ -79,7 +79,7 @@ class VectorCache:
             sound = _checksums(taken) == shard.checks[row[hit]]
             if not sound.all():
                 num_damaged = int((~sound).sum())
-                logger.warning("%s: damaged vectors, encoded again: %d.", path, num_damaged)
+                log.warning("%s: damaged vectors, encoded again: %d.", path, num_damaged)
             vectors[hit[sound]] = taken[sound]
             found_mask[hit[sound]] = True
         return vectors, found_mask
@@ -128,7 +128,7 @@ class VectorCache:
             return None
         except (ValueError, OSError, EOFError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else "unreadable"
-            logger.warning(
+            log.warning(
                 "%s is damaged (%s); it is dropped and its texts encoded again.", path, reason
             )
             path.unlink(missing_ok=True)
@@ -159,7 +159,7 @@ def _checksums(vectors):
     return (bits * weights).sum(axis=1, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
 
 
-# === Whitening ===
+# --- Whitening ---
 
 
 class Whitening(NamedTuple):

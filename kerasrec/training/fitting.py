@@ -75,7 +75,7 @@ def best_epochs(history):
 
 log = logging.getLogger(__name__)
 #: codes of an item at most
-PARTS = 32
+NUM_CODE_PARTS = 32
 
 
 class Fitted(NamedTuple):
@@ -143,7 +143,7 @@ def _codes_of(vectors, text_vectors, folder):
     kept = folder and folder / "codes.npy"
     if kept and kept.exists():
         return np.load(kept)
-    codes = fit_product_codes(vectors, text_vectors, parts=min(PARTS, vectors.shape[1]))
+    codes = fit_product_codes(vectors, text_vectors, parts=min(NUM_CODE_PARTS, vectors.shape[1]))
     if kept:
         folder.mkdir(parents=True, exist_ok=True)
         np.save(kept, codes)

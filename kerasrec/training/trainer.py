@@ -170,7 +170,7 @@ class Trainer:
         def generate():
             for epoch in range(first, self.epochs):
                 seed = (self.seed, epoch)
-                for batch in sequences.batches(windows, batch_size=batch_size, seed=seed):
+                for batch in sequences.training_batches(windows, batch_size=batch_size, seed=seed):
                     if run.finished:
                         return
                     yield batch

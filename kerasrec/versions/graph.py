@@ -4,8 +4,15 @@ import numpy as np
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import NUM_GAP_BUCKETS
-from kerasrec.models.itemvectors import Whitening
-from kerasrec.models.scoring import add_columns, exclude, exclude_all_but, ones_but, rerank, top_k
+from kerasrec.models.itemvectors import WhiteningLayer
+from kerasrec.models.scoring import (
+    add_columns,
+    exclude,
+    exclude_all_but,
+    graph_top_k,
+    ones_but,
+    rerank,
+)
 from kerasrec.text.graphtokenizers import is_blank, text_vectors
 from kerasrec.versions import itemmatrix
 from kerasrec.versions.graphfusion import Memory, Weights, total_by_sample
@@ -158,7 +165,7 @@ class ServingModule(tf.Module):
         return tf.cond(
             self.scorer_weight > 0,
             lambda: rerank(scores, interest, self._vectors, self.scorer, weight, k),
-            lambda: top_k(scores, k),
+            lambda: graph_top_k(scores, k),
         )
 
     @tf.function(
@@ -225,7 +232,7 @@ class ServingModule(tf.Module):
         column, best = tf.cond(
             self.scorer_weight > 0,
             lambda: rerank(scores, interest, vectors_of, self.scorer, weight, k),
-            lambda: top_k(scores, k),
+            lambda: graph_top_k(scores, k),
         )
         index = tf.gather(candidates, column, batch_dims=1)
         return tf.where(tf.math.is_inf(best), 0, index), best
@@ -246,13 +253,13 @@ class ServingModule(tf.Module):
     def similar_rows(self, vectors, deny, k):
         """Items nearest by cosine to `vectors (batch, dim)`: index and cosine, `(batch, k)`."""
         scores = self._cosines(tf.math.l2_normalize(vectors, axis=-1))
-        index, values = top_k(exclude(scores, tf.pad(deny, [[0, 0], [1, 0]])), k)
+        index, values = graph_top_k(exclude(scores, tf.pad(deny, [[0, 0], [1, 0]])), k)
         nothing = tf.reduce_all(vectors == 0, axis=1)[:, None]
         return tf.where(nothing, 0, index), tf.where(nothing, -float("inf"), values)
 
     def add_text_functions(self, whitening):
         """Functions from new texts to item vectors; `whitening` as fitted on the catalogue."""
-        layer = Whitening(*whitening.matrix.shape, name="whitening")
+        layer = WhiteningLayer(*whitening.matrix.shape, name="whitening")
         layer.build(None)
         layer.set_constants(whitening.mean, whitening.matrix)
         whiten = self._plain_call(layer)

@@ -7,13 +7,13 @@ from toys import histories_of
 
 from kerasrec.data.histories import (
     EVENT_CODES,
-    batches,
     gap_buckets,
     make_histories,
     make_windows,
     model_inputs,
     num_batches,
     pad_left,
+    training_batches,
 )
 from kerasrec.data.interactions import read_interactions, read_items
 
@@ -35,7 +35,7 @@ def rows_of(histories):
     }
 
 
-# === Histories ===
+# --- Histories ---
 
 
 def test_make_histories_sorts_by_time_and_keeps_ties_in_file_order():
@@ -130,7 +130,7 @@ def test_of_users_of_no_histories():
     assert chosen.lengths.tolist() == [0, 0] and list(chosen.user_ids) == ["a", "b"]
 
 
-# === Gaps and padding ===
+# --- Gaps and padding ---
 
 
 def test_gap_buckets_by_hand():
@@ -185,7 +185,7 @@ def test_model_inputs_is_never_of_width_0(rows):
     assert model_inputs(histories_of(rows), 10)["history"].sum() == sum(map(sum, rows))
 
 
-# === Windows and batches ===
+# --- Windows and batches ---
 
 
 def numbered(lengths):
@@ -210,7 +210,7 @@ def test_every_event_but_the_first_is_a_target_once_and_sees_its_past_only(
         for event in range(start, histories.offsets[row + 1]):
             first_of[event + 1] = start + 1
     targets = []
-    for batch in batches(windows, batch_size=batch_size, seed=1):
+    for batch in training_batches(windows, batch_size=batch_size, seed=1):
         assert len(batch["history"]) <= batch_size
         for history, target in zip(batch["history"], batch["target"], strict=True):
             for place in np.flatnonzero(target):
@@ -233,7 +233,7 @@ def test_the_newest_window_is_full():
 def test_short_histories_make_no_windows():
     windows = make_windows(numbered([1, 0, 1]), 5)
     assert len(windows.starts) == 0
-    assert list(batches(windows, batch_size=2, seed=0)) == []
+    assert list(training_batches(windows, batch_size=2, seed=0)) == []
     assert num_batches(windows, batch_size=2) == 0
 
 
@@ -241,7 +241,7 @@ def test_passive_events_are_inputs_but_never_targets():
     names = ["view", "impression", "purchase", "dislike", "click"]
     codes = [EVENT_CODES[name] for name in names]
     windows = make_windows(histories_of([[1, 2, 3, 4, 5]], events=[codes]), 10)
-    (batch,) = batches(windows, batch_size=4, seed=0)
+    (batch,) = training_batches(windows, batch_size=4, seed=0)
     assert batch["history"].tolist() == [[1, 2, 3, 4]]
     assert batch["target"].tolist() == [[0, 3, 0, 5]]
     assert batch["event"].tolist() == [codes[:4]]
@@ -250,7 +250,7 @@ def test_passive_events_are_inputs_but_never_targets():
 def test_batches_hold_the_time_gap_of_each_input():
     histories = histories_of([[1, 2, 3, 4]], times=[[START, START + 1, START + 4, START + 4]])
     windows = make_windows(histories, 2)
-    (batch,) = batches(windows, batch_size=4, seed=0)
+    (batch,) = training_batches(windows, batch_size=4, seed=0)
     rows = {
         tuple(row): gaps.tolist()
         for row, gaps in zip(batch["history"], batch["time_gap"], strict=True)
@@ -270,7 +270,7 @@ def test_batches_of_one_seed_are_equal_and_of_two_seeds_are_not():
     windows = make_windows(numbered(range(2, 42)), 20)
 
     def drawn(seed):
-        return list(batches(windows, batch_size=8, seed=seed))
+        return list(training_batches(windows, batch_size=8, seed=seed))
 
     assert same(drawn((3, 1)), drawn((3, 1)))
     assert not same(drawn((3, 1)), drawn((3, 2)))
@@ -278,7 +278,7 @@ def test_batches_of_one_seed_are_equal_and_of_two_seeds_are_not():
 
 def test_batches_are_of_the_narrowest_width_and_as_many_as_announced():
     windows = make_windows(numbered(range(2, 42)), 20)
-    drawn = list(batches(windows, batch_size=8, seed=0))
+    drawn = list(training_batches(windows, batch_size=8, seed=0))
     assert len(drawn) == num_batches(windows, batch_size=8) == -(-len(windows.lengths) // 8)
     for batch in drawn:
         lengths = (batch["history"] > 0).sum(axis=1)
@@ -287,7 +287,7 @@ def test_batches_are_of_the_narrowest_width_and_as_many_as_announced():
 
 def test_batches_hold_windows_of_similar_lengths():
     windows = make_windows(numbered([2, 9] * 40), 20)
-    drawn = list(batches(windows, batch_size=8, seed=0))
+    drawn = list(training_batches(windows, batch_size=8, seed=0))
     assert sorted(batch["history"].shape[1] for batch in drawn) == [1] * 5 + [8] * 5
     # in which order they come is drawn
     assert [batch["history"].shape[1] for batch in drawn] != [1] * 5 + [8] * 5

@@ -9,7 +9,7 @@ import pytest
 
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
-from kerasrec.feedback.recentlog import AT_ONCE, StoredLog, hashed, told_of
+from kerasrec.feedback.recentlog import AT_ONCE, RecentLog, hashed, told_of
 from kerasrec.feedback.store import FeedbackStore
 
 NOW = 1_700_000_000
@@ -50,7 +50,7 @@ def by_user(histories, hash_of=lambda ids: ids):
 
 
 def test_histories_are_those_of_the_store(store):
-    held = StoredLog()
+    held = RecentLog()
     held.read(store)
     assert len(held) == 0 and held.histories(ITEMS).num_users == 0
     for seed in range(3):
@@ -69,7 +69,7 @@ def test_histories_are_those_of_the_store(store):
 
 def test_events_of_other_items_are_left_out(store):
     store.add(events(300))
-    held = StoredLog()
+    held = RecentLog()
     held.read(store)
     some = held.histories(["课程", "none", "b"])
     frame = store.interactions().frame
@@ -85,7 +85,7 @@ def test_the_newest_are_kept(store):
         for n in range(2 * AT_ONCE + 7)
     ]
     store.add(clicks)
-    held = StoredLog(most=30)
+    held = RecentLog(most=30)
     held.read(store)
     assert held.histories(ITEMS).timestamps.tolist() == list(
         range(NOW + 2 * AT_ONCE - 23, NOW + 2 * AT_ONCE + 7)
@@ -93,14 +93,14 @@ def test_the_newest_are_kept(store):
     store.add([{"user_id": "u", "item_id": "b", "timestamp": NOW}])
     held.read(store)
     assert len(held) == 30 and held.histories(ITEMS).items.tolist() == [2] + [1] * 29
-    whole = StoredLog()
+    whole = RecentLog()
     whole.read(store)
     assert len(whole) == 2 * AT_ONCE + 8
 
 
 def test_who_was_forgotten_is_gone(store):
     store.add(events(300))
-    held = StoredLog()
+    held = RecentLog()
     held.read(store)
     state, user = held.state, int(hashed(["u3"])[0])
     assert user in by_user(held.histories(ITEMS))
@@ -112,7 +112,7 @@ def test_who_was_forgotten_is_gone(store):
 
 def test_a_read_that_is_given_up_is_made_good(store):
     store.add(events(100))
-    held = StoredLog()
+    held = RecentLog()
     held.read(store, lambda: True)
     assert len(held) == 0
     held.read(store)
@@ -122,7 +122,7 @@ def test_a_read_that_is_given_up_is_made_good(store):
 def test_what_was_erased_since(store):
     store.add(events(300))
     rows, began = store.forget("u3"), int(time.time()) - 60
-    held = StoredLog()
+    held = RecentLog()
     held.read(store)
     assert held.erased_since(began) == rows > 0
     assert held.erased_since(began + 3600) == 0

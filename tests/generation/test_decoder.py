@@ -4,7 +4,7 @@ from slowplans import DIM, SIZES, SlowPlans, search_of, tiny_decoder
 from toys import histories_of
 
 from kerasrec.backend import keras, tf
-from kerasrec.data.histories import batches, make_windows
+from kerasrec.data.histories import make_windows, training_batches
 from kerasrec.generation.decoder import align_left, build_decoder, line_of_tokens, spread
 
 #: codes of events, as they stand in the batches
@@ -116,7 +116,7 @@ def test_a_window_as_long_as_it_may_be_begins_with_what_is_not_wanted(small):
 
 def test_a_window_of_histories_wants_every_item_once(small):
     histories = histories_of([[7, 2, 5, 9], [4, 6], [1], [8, 7, 6, 5, 4, 3, 2, 1]])
-    batch = next(batches(make_windows(histories, 5), batch_size=8, seed=0))
+    batch = next(training_batches(make_windows(histories, 5), batch_size=8, seed=0))
     _, _, wanted = lines(small[0], *(batch[name] for name in ("history", "target", "event")))
     assert sorted([item for item in row if item] for row in wanted.tolist()) == [
         [4, 6],
@@ -240,7 +240,7 @@ def test_steps_lower_the_loss_and_the_decoder_plans_the_cycle():
     """Items 1..9 in a circle: what follows is the next one, whatever the codes."""
     decoder, codes, _ = tiny_decoder(scale=0.0, num_blocks=1, dropout=0.0, max_items=8)
     rows = [[(start + n) % 9 + 1 for n in range(5)] for start in range(9)]
-    batch = next(batches(make_windows(histories_of(rows), 7), batch_size=9, seed=0))
+    batch = next(training_batches(make_windows(histories_of(rows), 7), batch_size=9, seed=0))
     inputs = [batch[name] for name in ("history", "time_gap", "event", "target")]
     decoder.training.compile(optimizer=keras.optimizers.Adam(0.02))
     losses = [decoder.training.train_on_batch(inputs) for _ in range(120)]

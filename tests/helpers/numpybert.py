@@ -214,7 +214,7 @@ def wordpiece_ids(vocab, text):
     return [2, *ids, 3]
 
 
-# === Writers ===
+# --- Writers ---
 
 
 def write_tf_folder(

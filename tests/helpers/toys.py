@@ -19,7 +19,7 @@ def made_once(folder, name, make):
         return pickle.loads(kept.read_bytes())
 
 
-# === A planted pattern ===
+# --- A planted pattern ---
 
 
 def planted_histories(num_users=90, num_items=30, *, shortest=4, longest=9, seed=0):
@@ -79,7 +79,7 @@ def disappointing_log(base, interactions):
     return read_interactions(pd.concat([learned, best], ignore_index=True))
 
 
-# === A larger catalogue ===
+# --- A larger catalogue ---
 
 
 def clustered(count, dim=16, clusters=60, seed=0):

@@ -64,7 +64,7 @@ def cosines(model, history):
     return interest_of(model, history) @ (vectors / np.maximum(lengths, 1e-9)).T
 
 
-# === The graph ===
+# --- The graph ---
 
 
 def test_layers_have_stable_names():
@@ -178,7 +178,7 @@ def test_config_round_trip(layer):
     assert type(again) is type(layer) and again.get_config() == layer.get_config()
 
 
-# === Options ===
+# --- Options ---
 
 
 def test_ids_alone_and_texts_alone():
@@ -228,7 +228,7 @@ def test_model_options_are_those_of_build_model():
     build_model(3, **{**options, "id_units": 4})
 
 
-# === Codes ===
+# --- Codes ---
 
 #: two levels of 6 and 5 codes, no row twice
 CODES = np.stack([np.arange(NUM_ITEMS) % 6, np.arange(NUM_ITEMS) // 6], axis=1)
@@ -365,7 +365,7 @@ def test_build_model_refuses_one_item():
         build_model(1)
 
 
-# === The encoder in the graph ===
+# --- The encoder in the graph ---
 
 
 def text_encoder(encoder, items):
@@ -453,7 +453,7 @@ def moved_names(weights, before):
     return {weight.name for weight in weights if (weight.numpy() != before[weight.name]).any()}
 
 
-# === Every sequence model x interest x loss ===
+# --- Every sequence model x interest x loss ---
 
 GRID = list(itertools.product(SEQUENCE_MODELS, INTERESTS, LOSSES))
 #: these go through `export` itself (as the fixture `exported_version` does)

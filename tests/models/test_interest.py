@@ -14,7 +14,7 @@ def normal(*shape):
     return RNG.normal(size=shape).astype(np.float32)
 
 
-# === LongShortFusion ===
+# --- LongShortFusion ---
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_long_short_fusion_knows_neither_padding_nor_future(fusion):
     np.testing.assert_array_equal(changed[:, :4], found[:, :4])
 
 
-# === Interest ===
+# --- Interest ---
 
 
 @pytest.mark.parametrize("kind", ["mf", "gmf"])
@@ -102,7 +102,7 @@ def test_cosine_scores_by_hand():
     np.testing.assert_allclose(found, [[0, -1, 0, 0.5**0.5], [0.8, -0.6, 0, 1.4 * 0.5**0.5]])
 
 
-# === InterestLoss ===
+# --- InterestLoss ---
 
 ITEMS = np.concatenate([np.zeros((1, 4)), normal(6, 4) * 3]).astype(np.float32)
 POSITIVE = np.array([2, 5, 2], np.int32)

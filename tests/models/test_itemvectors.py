@@ -9,7 +9,7 @@ from kerasrec.models.itemvectors import (
     ItemVectors,
     StepItems,
     TextTable,
-    Whitening,
+    WhiteningLayer,
 )
 from kerasrec.text.vectors import fit_whitening
 
@@ -18,7 +18,7 @@ TARGET = np.array([[0, 5, 0], [3, 9, 7]], np.int32)
 RNG = np.random.default_rng(0)
 
 
-# === StepItems ===
+# --- StepItems ---
 
 
 def step(negatives, whole, **options):
@@ -55,7 +55,7 @@ def test_step_items_draws_every_item_equally_often():
     assert (drawn[1:] != drawn[:-1]).any(axis=1).mean() > 0.9
 
 
-# === TextTable, ItemTokens, Whitening ===
+# --- TextTable, ItemTokens, WhiteningLayer ---
 
 
 def test_text_table_looks_up_and_keeps_its_vectors():
@@ -105,7 +105,7 @@ def test_item_tokens_cuts_what_is_padding_in_all_rows(index, tokens, segments):
 def test_whitening_equals_the_fitted_one():
     raw = RNG.normal(size=(40, 6)).astype(np.float32) @ RNG.normal(size=(6, 6)) + 3
     fitted = fit_whitening(raw.astype(np.float32), 4)
-    layer = Whitening(6, 4)
+    layer = WhiteningLayer(6, 4)
     layer.build(None)
     layer.set_constants(fitted.mean, fitted.matrix)
     whitened = layer(raw.astype(np.float32)).numpy()
@@ -118,7 +118,7 @@ def test_whitening_equals_the_fitted_one():
     np.testing.assert_allclose(whitened, fitted.apply(raw), atol=1e-5)
 
 
-# === ItemVectors ===
+# --- ItemVectors ---
 
 
 def item_vectors(**options):
@@ -186,7 +186,7 @@ def test_id_dropout_spares_items_without_a_text_part():
     np.testing.assert_array_equal(found, [[3, 4], [5, 6], [0, 0]])
 
 
-# === CodePart ===
+# --- CodePart ---
 
 
 def test_code_part_by_hand():
@@ -229,7 +229,7 @@ def test_what_a_code_learns_all_items_with_it_have():
         StepItems(9, "uniform", num_negatives=4, whole=False),
         TextTable(3, 2),
         ItemTokens(3, 5),
-        Whitening(6, 4),
+        WhiteningLayer(6, 4),
         ItemVectors(3, text_units=2, id_units=2, id_dropout=0.1),
         CodePart(3, (4, 2), 5),
         DropKnown(2, 0.1),

@@ -13,9 +13,9 @@ from kerasrec.models.scoring import (
     add_columns,
     exclude,
     exclude_all_but,
+    graph_top_k,
     ones_but,
     rerank,
-    top_k,
 )
 
 RNG = np.random.default_rng(0)
@@ -27,7 +27,7 @@ def unit(*shape):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-# === Masks and top k ===
+# --- Masks and top k ---
 
 SCORES = tf.constant([[9.0, 1, 2, 3], [9, 4, -5, 6]])
 
@@ -65,10 +65,10 @@ def test_add_columns_by_hand():
 
 def test_top_k_by_hand():
     scores = tf.constant([[-INF, 2, 7, 2, 7], [-INF, -INF, 1, -INF, -INF]])
-    index, values = top_k(scores, 3)
+    index, values = graph_top_k(scores, 3)
     assert index.numpy().tolist() == [[2, 4, 1], [2, 0, 0]]  # ties: the smaller index first
     assert values.numpy().tolist() == [[7, 7, 2], [1, -INF, -INF]]
-    assert top_k(scores, 99)[0].shape == (2, 5)
+    assert graph_top_k(scores, 99)[0].shape == (2, 5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -76,7 +76,7 @@ def test_top_k_by_hand():
 def test_top_k_agrees_with_a_full_sort(scores):
     scores[0] = -INF
     expected = [i for s, i in sorted((-s, i) for i, s in enumerate(scores)) if s < INF]
-    index = top_k(tf.constant([scores]), 5)[0].numpy()[0]
+    index = graph_top_k(tf.constant([scores]), 5)[0].numpy()[0]
     found = expected[:5]
     assert index.tolist() == found + [0] * (min(5, len(scores)) - len(found))
 
@@ -88,7 +88,7 @@ def test_top_k_of_many_columns_agrees_with_a_full_sort(seed, k, values):
     scores = rng.integers(0, values, (3, 130 + seed % 40)).astype(np.float32)  # ties
     scores[0, rng.permutation(scores.shape[1])[: -rng.integers(1, 8)]] = -INF  # a few may be listed
     scores[1] = -INF
-    index, found = (part.numpy() for part in top_k(tf.constant(scores), k))
+    index, found = (part.numpy() for part in graph_top_k(tf.constant(scores), k))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     expected = np.take_along_axis(scores, order, axis=1)
     np.testing.assert_array_equal(found, expected)
@@ -97,11 +97,11 @@ def test_top_k_of_many_columns_agrees_with_a_full_sort(seed, k, values):
 
 def test_top_k_of_no_rows():
     for columns in (3, 500):
-        index, scores = top_k(tf.zeros((0, columns)), 2)
+        index, scores = graph_top_k(tf.zeros((0, columns)), 2)
         assert index.shape == scores.shape == (0, 2)
 
 
-# === Scorer ===
+# --- Scorer ---
 
 
 def gelu(x):
@@ -147,7 +147,7 @@ def test_scorer_drops_out_in_training_only():
     assert again.get_config() == layer.get_config()
 
 
-# === Re-ranking ===
+# --- Re-ranking ---
 
 
 def of(items):
@@ -197,7 +197,7 @@ def test_rerank_looks_at_the_retrieved_alone(monkeypatch):
     assert values.numpy().tolist() == [[1005, -993, -994, -994, -994, -INF]]
 
 
-# === ScorerLoss ===
+# --- ScorerLoss ---
 
 NUM_ITEMS, DIM = 12, 4
 ITEMS = np.concatenate([np.zeros((1, DIM), np.float32), unit(NUM_ITEMS, DIM) * 2])

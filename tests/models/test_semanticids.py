@@ -49,7 +49,7 @@ def check_valid(ids):
     assert len({tuple(row) for row in ids.codes.tolist()}) == len(ids.codes)
 
 
-# === Fitting ===
+# --- Fitting ---
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -168,7 +168,7 @@ def test_centres_are_fitted_on_a_sample_of_many_items(monkeypatch):
     check_valid(ids)
 
 
-# === Figures ===
+# --- Figures ---
 
 
 def test_usage_by_hand():
@@ -192,7 +192,7 @@ def test_default_codes():
         assert 0.7071 <= ratio <= 1.4143
 
 
-# === Product codes ===
+# --- Product codes ---
 
 
 def test_product_codes_shape_range_and_seed():
@@ -240,7 +240,7 @@ def test_level_offsets():
     assert level_offsets((7,)).tolist() == [0]
 
 
-# === Collapse ===
+# --- Collapse ---
 
 
 def message_of(call):
@@ -283,7 +283,7 @@ def test_too_many_items_with_the_same_codes():
     check_valid(ids)
 
 
-# === New items ===
+# --- New items ---
 
 
 def grown(ids, new):
@@ -392,7 +392,7 @@ def test_no_new_items():
     assert codes.shape == (0, 2)
 
 
-# === The packaged courses ===
+# --- The packaged courses ---
 
 
 def test_new_courses_come_to_old_ones_that_say_the_same():

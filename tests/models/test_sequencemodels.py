@@ -110,7 +110,7 @@ def test_bert_starts_with_different_kernels():
         assert all((a == b).all() for a, b in zip(first, second, strict=True)) == equal
 
 
-# === Layers ===
+# --- Layers ---
 
 
 def test_causal_attention_equals_loops():

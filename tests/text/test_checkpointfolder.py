@@ -84,7 +84,7 @@ def test_sharded_safetensors(hugging):
         read_folder(hugging, max_tokens=8)
 
 
-# === Tokenizer settings ===
+# --- Tokenizer settings ---
 
 
 def tokenizer_json(lowercase):
@@ -132,7 +132,7 @@ def test_licence_from_the_model_card(hugging):
     assert read_folder(hugging, max_tokens=8).licence == "apache-2.0"
 
 
-# === Wrong and incomplete folders ===
+# --- Wrong and incomplete folders ---
 
 
 def edit(folder, **changes):

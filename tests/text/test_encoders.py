@@ -84,7 +84,7 @@ def test_encode_refuses_other_types(encoder):
         encoder.encode(["a", float("nan")])
 
 
-# === Cache ===
+# --- Cache ---
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_default_cache_folder(encoder, tmp_path, monkeypatch):
     assert VectorCache(path, 16).get(keys)[1].all()
 
 
-# === build_encoder, files ===
+# --- build_encoder, files ---
 
 
 def test_encode_items(encoder, tmp_path):

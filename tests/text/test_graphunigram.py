@@ -61,7 +61,7 @@ def table(pieces, **options):
     return UnigramTokenizer(list(pieces), list(pieces.values()), **options)
 
 
-# === By hand ===
+# --- By hand ---
 
 
 def test_best_path_by_hand():
@@ -99,7 +99,7 @@ def test_trie_by_hand():
     assert trie.scores.tolist() == [-np.inf, -np.inf, -1.0, -2.0, -19.0]
 
 
-# === Against the Python tokenizer: e5-small ===
+# --- Against the Python tokenizer: e5-small ---
 
 
 def test_titles_and_descriptions_of_mooccube(graph, tokenizer):
@@ -211,7 +211,7 @@ def test_shared_data_and_corpora(graph, tokenizer, shared_data, count):
     assert len(result) > 10 and not any(result.values()), result
 
 
-# === Against the Python tokenizer: any table ===
+# --- Against the Python tokenizer: any table ---
 
 
 def random_tokenizer(rng):
@@ -251,7 +251,7 @@ def test_any_table(seed):
     assert wrong_of(graph, tokenizer, texts, 100) == []
 
 
-# === Saved and loaded ===
+# --- Saved and loaded ---
 
 LOAD = """
 import json, os, sys
@@ -298,7 +298,7 @@ def test_no_python_in_the_graph(graph):
     assert [kind for kind in kinds if "Py" in kind or ">" in kind] == []  # Text>Op: of add-ons
 
 
-# === Errors ===
+# --- Errors ---
 
 
 def test_another_tokenizer():

@@ -95,7 +95,7 @@ def pair(request, vocab, tmp_path_factory):
     return GraphWordPiece(tokenizer, tmp_path_factory.mktemp("vocab")), tokenizer
 
 
-# === The same ids ===
+# --- The same ids ---
 
 
 def test_by_hand(tmp_path):
@@ -192,7 +192,7 @@ def test_corpora_with_the_vocabulary_of_chinese_bert(tmp_path, shared_data, lowe
     check(graph, tokenizer, fuzz(2 * count, seed=1))
 
 
-# === What Python has no answer to ===
+# --- What Python has no answer to ---
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_no_text_at_all(pair):
     assert token_ids.shape[0] == segment_ids.shape[0] == 0
 
 
-# === The vocabulary ===
+# --- The vocabulary ---
 
 
 def test_tokens_that_no_line_can_hold(tmp_path):

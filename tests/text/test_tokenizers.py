@@ -52,7 +52,7 @@ def titles():
     return frame["title"].tolist(), frame["text"].tolist()
 
 
-# === Unigram against Hugging Face `tokenizers` ===
+# --- Unigram against Hugging Face `tokenizers` ---
 
 
 def oracle(pieces, scores, normalisation):
@@ -195,7 +195,7 @@ def test_unigram_refuses_bad_tables():
         UnigramTokenizer(["a"], [1.0], max_tokens=2)
 
 
-# === WordPiece ===
+# --- WordPiece ---
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +273,7 @@ def test_wordpiece_needs_its_special_tokens():
         WordPieceTokenizer(["[UNK]", "[PAD]", "[CLS]", "[SEP]"])
 
 
-# === Batches and files ===
+# --- Batches and files ---
 
 
 def test_encode_batch_pads_on_the_right():

@@ -156,7 +156,7 @@ def test_killed_writer_leaves_whole_files(tmp_path):
     assert (vectors[:, 0] == np.repeat([0, 1, 2], 500)).all()
 
 
-# === Whitening ===
+# --- Whitening ---
 
 
 def test_whitening_gives_unit_variance_and_no_correlation():

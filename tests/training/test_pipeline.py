@@ -557,7 +557,7 @@ def test_train_takes_what_the_readers_take(tmp_path):
     assert train(tmp_path / "log.csv", items, **some).manifest["data"]["interactions"] == 24
 
 
-# === Plans ===
+# --- Plans ---
 
 TINY_GENERATOR = {
     **{"levels": 1, "max_items": 6, "units": 8, "num_blocks": 1, "heads": 2},
