@@ -13,7 +13,7 @@ import kerasrec
 #: what must load where there is no TensorFlow, as in test_architecture
 LIGHT = """
 checks data fusion evaluation feedback client models.codes versions.folders loop.driftmetrics
-loop.driftverdict recommender.draws
+loop.gate recommender.draws
 """.split()
 NAMES = """
 ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES LanguageModel Plan

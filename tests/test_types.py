@@ -33,7 +33,7 @@ UNTYPED = {
     # plans
     "generation": "beamsearch decoder generator",
     # the next version
-    "loop": "child drifting driftmetrics driftverdict gate simulation updating",
+    "loop": "child drifting driftmetrics gate simulation updating",
     # the Keras graph
     "models": "build codes ensemble interest itemvectors losses scoring sequencemodels textpart "
     "validation",

@@ -14,7 +14,7 @@ from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Items
 from kerasrec.fusion.choice import MAX_USERS, choose_live
 from kerasrec.fusion.fusion import fit_again
-from kerasrec.loop.gate import K
+from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.models.validation import Ranker, Validation
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import fingerprint
@@ -183,7 +183,7 @@ class Child:
             "update": facts,
             "train_seconds": round(seconds, 1),
             "epochs": EPOCHS,
-            "metrics": {f"held_back_ndcg@{K}": facts["ndcg"]["child"]},
+            "metrics": {f"held_back_ndcg@{LIST_LENGTH}": facts["ndcg"]["child"]},
         }
         if self._has_room():
             fusion = self.fusion()
@@ -231,7 +231,7 @@ class Child:
         made = Recommender.in_memory(module, self.items, recency, self.manifest)
         some = [list(self.items.ids[place : place + 3]) for place in range(0, len(self.items), 97)]
         with untraced():
-            expected = made.recommend(some, k=K)
+            expected = made.recommend(some, k=LIST_LENGTH)
 
         def finish(folder, loaded):
             shutil.rmtree(folder / folders.TRAIN)
@@ -239,7 +239,7 @@ class Child:
             write_training_state(folder, self.model, whitening, self.history)
             self.parent.plans.save_to(folder)
             copy = Recommender.in_memory(loaded, self.items, recency, self.manifest)
-            found = copy.recommend(some, k=K)
+            found = copy.recommend(some, k=LIST_LENGTH)
             # other forms round the vectors
             if form == "float32" and not np.allclose(found["score"], expected["score"], atol=5e-3):
                 raise ArtifactError(

@@ -24,8 +24,9 @@ from kerasrec.loop.driftmetrics import (
     moment_of,
     ranks_by,
     top_confidence,
+    verdict,
 )
-from kerasrec.loop.driftverdict import K, verdict
+from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.recommender.recommender import Recommender
 
 log = logging.getLogger(__name__)
@@ -224,9 +225,9 @@ def _judge(recommender, seen, number, sample, seed):
         {
             "period": number,
             "user": seen.user[asked],
-            "ndcg": ndcg_from_ranks(ranks, K),
-            "recall": recall_from_ranks(ranks, K),
-            "popularity": ndcg_from_ranks(_popularity_ranks(seen, asked, rows), K),
+            "ndcg": ndcg_from_ranks(ranks, LIST_LENGTH),
+            "recall": recall_from_ranks(ranks, LIST_LENGTH),
+            "popularity": ndcg_from_ranks(_popularity_ranks(seen, asked, rows), LIST_LENGTH),
             "rank": ranks,
             "confidence": top_confidence(row, lists["score"], len(asked)),
         }
@@ -272,9 +273,9 @@ def _row(seen, number, judged, seed):
         "outside": _mean(histories.items[places] > seen.num_known),
         "asked": int(seen.is_asked[places].sum()),
         "judged": len(part),
-        f"ndcg@{K}": ndcg[0],
+        f"ndcg@{LIST_LENGTH}": ndcg[0],
         "ndcg_se": ndcg[1],
-        f"recall@{K}": recall[0],
+        f"recall@{LIST_LENGTH}": recall[0],
         "recall_se": recall[1],
         "recent_popularity": _mean(part["popularity"]),
         "listed": len(listed),

@@ -3,9 +3,10 @@
 from kerasrec.data.histories import make_histories
 from kerasrec.evaluation.evaluation import evaluate, run_baselines
 
-K = 10  # of the lists that are judged
+#: length of the lists that are judged: here, by `drift` and by `simulate`
+LIST_LENGTH = 10
 #: baselines that a child must not fall behind
-BASELINES = ("recent_popularity", "item_knn")
+_RIVALS = ("recent_popularity", "item_knn")
 
 
 def judge(child, parent, learned, held):
@@ -25,11 +26,13 @@ def judge(child, parent, learned, held):
     histories = make_histories(learned, child.items)
     asked = histories.of_users(held.frame["user_id"].astype(str).unique())
     lists = {
-        name: model.recommend(asked, k=K, at="now")
+        name: model.recommend(asked, k=LIST_LENGTH, at="now")
         for name, model in (("child", child), ("parent", parent))
     }
-    lists |= run_baselines(histories, asked, child.items, k=K, names=BASELINES)
-    return evaluate(lists, held, histories=histories, train=learned, items=child.items, ks=(K,))
+    lists |= run_baselines(histories, asked, child.items, k=LIST_LENGTH, names=_RIVALS)
+    return evaluate(
+        lists, held, histories=histories, train=learned, items=child.items, ks=(LIST_LENGTH,)
+    )
 
 
 def decide(evaluation):
@@ -42,13 +45,13 @@ def decide(evaluation):
     ndcg = evaluation.comparisons.query("metric == 'ndcg'").set_index("model")
     against = ndcg.loc["parent"]
     text = (
-        f"NDCG@{K} {figures['child']:.4f} against the parent's {figures['parent']:.4f} "
+        f"NDCG@{LIST_LENGTH} {figures['child']:.4f} against the parent's {figures['parent']:.4f} "
         f"(difference {against['difference']:+.4f}, 95 % {against['low']:+.4f} to "
         f"{against['high']:+.4f}, {evaluation.counts['child']['users']} users)"
     )
     if against["difference"] < 0:
         return False, f"worse than its parent: {text}"
-    for name in BASELINES:
+    for name in _RIVALS:
         if ndcg.loc[name, "high"] < 0 and not against["low"] > 0:
             return False, f"below {name} ({figures[name]:.4f}): {text}"
     return True, text

@@ -21,6 +21,7 @@ from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.evaluation.baselines import fit_item_knn, fit_recent_popularity
 from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.evaluation.toplists import recommend_top_k
+from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.loop.updating import TooFewEvents, update
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import fingerprint, train
@@ -29,7 +30,6 @@ from kerasrec.versions import folders
 log = logging.getLogger(__name__)
 #: what is replayed, in the order of the table
 STRATEGIES = ("static", "history", "loop", "retrained", "recent_popularity", "item_knn")
-K = 10
 #: half-lives that recent popularity chooses from, on the last tenth of the events before the start
 _HALF_LIVES = 3600 * np.array([1, 3, 6, 12, 24, 48, 96, 192])
 _ROWS = 512
@@ -228,7 +228,11 @@ def _frozen(replay, version, *, live):
     for number, (begin, end) in enumerate(replay.steps):
         places = replay.asked(begin, end)
         histories = replay.before(places, until=None if live else replay.steps[0][0])
-        yield number, replay.ranks(places, recommender.recommend(histories, k=K, at="now")), 0.0
+        yield (
+            number,
+            replay.ranks(places, recommender.recommend(histories, k=LIST_LENGTH, at="now")),
+            0.0,
+        )
 
 
 def _live(replay, recommender, begin, end):
@@ -240,7 +244,7 @@ def _live(replay, recommender, begin, end):
             known = replay.known(start)
             recommender.observe(known)
             recommender.remember(known)
-            lists = recommender.recommend(replay.before(places), k=K, at="now")
+            lists = recommender.recommend(replay.before(places), k=LIST_LENGTH, at="now")
             ranks.append(replay.ranks(places, lists))
     return np.concatenate([np.zeros(0, int), *ranks])
 
@@ -321,7 +325,7 @@ def _baseline(replay, fit):
 
 def _ranked(replay, places, score):
     histories = replay.before(places)
-    lists = recommend_top_k(score, histories, replay.items, k=K)
+    lists = recommend_top_k(score, histories, replay.items, k=LIST_LENGTH)
     return replay.ranks(places, lists)
 
 
@@ -389,8 +393,10 @@ class _Results:
                 "step": r["step"],
                 "begin": _day(r["begin"]),
                 "events": len(r["ranks"]),
-                f"ndcg@{K}": ndcg(np.array(r["ranks"])).mean() if r["ranks"] else np.nan,
-                f"recall@{K}": np.mean(np.array(r["ranks"]) > 0) if r["ranks"] else np.nan,
+                f"ndcg@{LIST_LENGTH}": ndcg(np.array(r["ranks"])).mean() if r["ranks"] else np.nan,
+                f"recall@{LIST_LENGTH}": np.mean(np.array(r["ranks"]) > 0)
+                if r["ranks"]
+                else np.nan,
                 "seconds": r["seconds"],
             }
             for r in rows
@@ -406,10 +412,10 @@ class _Results:
                 {
                     "strategy": name,
                     "events": len(ranks),
-                    f"ndcg@{K}": value,
+                    f"ndcg@{LIST_LENGTH}": value,
                     "se": error,
-                    f"recall@{K}": float((ranks > 0).mean()),
-                    f"ndcg@{K} of retrained steps": (
+                    f"recall@{LIST_LENGTH}": float((ranks > 0).mean()),
+                    f"ndcg@{LIST_LENGTH} of retrained steps": (
                         float(ndcg(np.concatenate(common)).mean()) if common else np.nan
                     ),
                     "seconds per step": float(np.mean(learned)) if learned else 0.0,

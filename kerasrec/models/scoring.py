@@ -200,7 +200,8 @@ def rerank(scores, interest, vectors_of, scorer, weight, k):
         the item vectors `(batch, n, dim)`.  scorer: `Scorer`.  weight: float32, `(batch,)`.
 
     Returns:
-        As `graph_top_k`; behind the re-ranked places the score is held down to that of the last of them.
+        As `graph_top_k`; behind the re-ranked places the score is held down to that of the last of
+        them.
     """
     index, values = graph_top_k(scores, tf.maximum(k, NUM_RERANKED))
     index, rest = index[:, :NUM_RERANKED], index[:, NUM_RERANKED:]

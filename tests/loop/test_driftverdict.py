@@ -6,7 +6,7 @@ import pytest
 
 from kerasrec.data.interactions import read_interactions
 from kerasrec.loop.drifting import PeriodLog
-from kerasrec.loop.driftverdict import verdict
+from kerasrec.loop.driftmetrics import verdict
 from kerasrec.recommender.recommender import Recommender
 
 DAY = 86400
