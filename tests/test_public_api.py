@@ -12,8 +12,8 @@ import kerasrec
 
 #: what must load where there is no TensorFlow, as in test_architecture
 LIGHT = """
-checks data fusion evaluation feedback client models.codes versions.folders loop.driftmetrics
-loop.gate recommender.draws
+checks data fusion evaluation feedback client models.codes versions.folders versions.manifest
+loop.driftmetrics loop.gate recommender.draws
 """.split()
 NAMES = """
 ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES LanguageModel Plan
