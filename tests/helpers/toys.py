@@ -19,6 +19,15 @@ def made_once(folder, name, make):
         return pickle.loads(kept.read_bytes())
 
 
+def tiny_options(encoder, *, members=1, **more):
+    """Options of `train` for the smallest model that has all parts; `more` go to the model."""
+    return {
+        "encoder": {"whitening_dim": 8, "max_tokens": 16, **encoder},
+        "model": {"text_units": 4, "id_units": 4, "max_length": 8, "scorer_units": 4, **more},
+        "trainer": {"epochs": 1, "batch_size": 64, "learning_rate": "1e-2", "members": members},
+    }
+
+
 # --- A planted pattern ---
 
 

@@ -1,4 +1,4 @@
-"""What a version with members answers after reloading is in test_pipeline."""
+"""What a version with members answers after reloading is in test_train_kinds."""
 
 import numpy as np
 import pandas as pd

@@ -52,7 +52,7 @@ def test_near_of_no_text(texts):
 
 
 def test_place_refuses_what_is_no_vector_of_the_version(texts, loaded):
-    assert not texts.are_vectors  # a version of texts; with ready vectors: test_pipeline.py
+    assert not texts.are_vectors  # a version of texts; with ready vectors: test_train_kinds
     dim = loaded.manifest["encoder"]["dim"]
     with pytest.raises(ValueError, match=rf"vectors of shape \(2, {dim}\).*Received: none"):
         texts.place(None, 2)

@@ -1,4 +1,4 @@
-"""The second model, with codes; versions of such models are in test_pipeline."""
+"""The second model, with codes; versions of such models are in test_train_refit."""
 
 import functools
 

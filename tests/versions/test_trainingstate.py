@@ -1,4 +1,4 @@
-"""What `Rebuilt` gives for each kind of encoder is in test_pipeline."""
+"""What `Rebuilt` gives for each kind of encoder is in test_train_kinds."""
 
 import json
 import shutil

@@ -1,0 +1,250 @@
+"""`train` for every kind of encoder; the versions reload in one fresh process and agree."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from toys import tiny_options
+
+from kerasrec.backend import tf
+from kerasrec.models.validation import Ranker
+from kerasrec.recommender.recommender import Recommender
+from kerasrec.text.encoders import load_text_encoder
+from kerasrec.training.pipeline import train
+from kerasrec.versions import exporter, folders
+from kerasrec.versions.trainingstate import Rebuilt
+
+KINDS = ("none", "vectors", "frozen", "lora", "members")
+
+
+@pytest.fixture(scope="module")
+def exported(small, tiny_bert_folder, tmp_path_factory):
+    """Kind -> `Trained`, and kind -> the `ServingModule` in memory that was saved."""
+    interactions, items = small
+    folder = tmp_path_factory.mktemp("kinds")
+    rng = np.random.default_rng(0)
+    np.savez(folder / "v.npz", ids=np.array(items.ids, str), vectors=rng.normal(size=(30, 12)))
+    encoders = {
+        "none": {"name": "none"},
+        "vectors": {"name": f"vectors:{folder / 'v.npz'}"},
+        "frozen": {"name": str(tiny_bert_folder)},
+        "lora": {"name": str(tiny_bert_folder), "mode": "lora"},
+        "members": {"name": str(tiny_bert_folder)},
+    }
+    modules = []
+    more = {
+        "none": {"sequence": "rnn"},
+        "lora": {"loss": "bpr", "interest": "gmf"},
+        "members": {"members": 2, "sequence": "rnn"},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        # compared below, all versions in one fresh process
+        patch.setattr(exporter, "_compare", lambda module, *_: modules.append(module))
+        trained = {
+            kind: train(
+                interactions,
+                items,
+                name=kind,
+                out=folder / "saved_models",
+                options=tiny_options(encoders[kind], **more.get(kind, {})),
+                progress=False,
+            )
+            for kind in KINDS
+        }
+    return trained, dict(zip(KINDS, modules, strict=True))
+
+
+@pytest.fixture(scope="module")
+def made(exported):
+    """Kind -> `Trained`."""
+    return exported[0]
+
+
+@pytest.fixture(scope="module")
+def loaded(made):
+    return {kind: Recommender.load(trained.version.parent) for kind, trained in made.items()}
+
+
+HISTORIES = [["a,b", "书 籍", "中,文"], ["  spaced  "], [], ["?", "a\u2028b", 'say "hi"', "0"]]
+TEXT = "机器学习与大学物理"
+
+
+def test_a_fresh_process_agrees(made, exported):
+    code = (
+        "import json, sys\n"
+        "import kerasrec\n"
+        "answers = {}\n"
+        "for version in sys.argv[2:]:\n"
+        "    recommender = kerasrec.Recommender.load(version)\n"
+        "    table = recommender.recommend(json.loads(sys.argv[1]), k=30)\n"
+        "    answers[recommender.manifest['name']] = [\n"
+        "        list(table['item_id']), table['score'].tolist(),\n"
+        "        recommender.manifest['encodes_texts']\n"
+        f"        and recommender.encode([{TEXT!r}]).tolist()]\n"
+        "print(json.dumps(answers))\n"
+    )
+    paths = [str(trained.version) for trained in made.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(HISTORIES), *paths], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    history = tf.constant([[""] * (4 - len(row)) + row for row in HISTORIES])
+    for kind, module in exported[1].items():
+        expected = {key: value.numpy() for key, value in module.serving_default(history).items()}
+        listed = expected["scores"] > -np.inf
+        items, scores, vectors = answers[kind]
+        np.testing.assert_allclose(scores, expected["scores"][listed], atol=1e-4)
+        assert items == [i.decode() for i in expected["item_ids"][listed]]
+        if kind in ("frozen", "lora", "members"):
+            tokens = load_text_encoder(made[kind].version / folders.ENCODER).tokenizer
+            encoded = module.encode_tokens(*map(tf.constant, tokens.encode_batch([TEXT])))
+            np.testing.assert_allclose(vectors, encoded, atol=1e-4)
+        else:
+            assert vectors is False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rebuild_gives_the_trained_model_back(made, loaded, kind):
+    rebuilt = Rebuilt(made[kind].version)
+    model, encoder, state = rebuilt.model, rebuilt.encoder, rebuilt.state
+    recommender = loaded[kind]
+    vectors = Ranker(model).item_vectors().numpy()
+    np.testing.assert_allclose(
+        vectors[1:], recommender.item_vectors(recommender.items.ids), atol=1e-5
+    )
+    history = np.array([[0, 0, 3, 7], [2, 9, 9, 1]], np.int32)
+    none = np.zeros_like(history)
+    np.testing.assert_allclose(
+        model.interest([vectors[history], history, none, none]),
+        recommender._module.interest_rows(history, none, none),
+        atol=1e-5,
+    )
+    assert (encoder is None) == (kind == "none")
+    if kind in ("frozen", "lora", "members"):
+        tokens = encoder.tokenizer.encode_batch([TEXT])
+        text = model.text_part(
+            (encoder.model(list(tokens)) - state.whitening.mean) @ state.whitening.matrix
+        )
+        np.testing.assert_allclose(text, recommender.encode([TEXT]), atol=1e-5)
+
+
+def test_lora_trained_its_encoder(made, loaded):
+    assert (
+        made["lora"].manifest["encoder"]["fingerprint"]
+        != made["frozen"].manifest["encoder"]["fingerprint"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["frozen", "lora"])
+def test_new_texts_with_a_bert_encoder(loaded, kind):
+    recommender = loaded[kind]
+    titles = recommender.items.frame["title"].tolist()
+    nearest = recommender.similar(text=titles[:5], k=30)
+    unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
+    cosine = (
+        unit(recommender.encode(titles[:5])[:, :4])
+        @ unit(recommender.item_vectors(recommender.items.ids)[:, :4]).T
+    )
+    best = np.sort(cosine, axis=1)[:, ::-1]
+    np.testing.assert_allclose(nearest["score"].to_numpy().reshape(5, 30), best, atol=1e-4)
+    text_part = recommender.encode(titles)[:, :4]
+    np.testing.assert_allclose(
+        text_part, recommender.item_vectors(recommender.items.ids)[:, :4], atol=1e-4
+    )
+
+
+def test_new_texts_with_members(made):
+    """A new item under the title of an old one: its text part in both members, and no id part."""
+    recommender = Recommender.load(made["members"].version)
+    ids, titles = list(recommender.items.ids), recommender.items.frame["title"].tolist()
+    nearest = recommender.similar(text=titles[4], k=30)
+    assert (nearest["item_id"][0], nearest["score"][0]) == (ids[4], pytest.approx(1, abs=1e-5))
+    blocks = recommender.item_vectors(ids).reshape(30, 2, 9)[:, :, :4]  # text, id and length
+    unit = blocks / np.linalg.norm(blocks, axis=2, keepdims=True)
+    cosine = np.einsum("md,nmd->n", unit[4], unit) / 2
+    np.testing.assert_allclose(nearest["score"], np.sort(cosine)[::-1], atol=1e-5)
+    recommender.add_items(pd.DataFrame({"item_id": ["n1"], "title": titles[4]}))
+    new = recommender.item_vectors(["n1"]).reshape(2, 9)
+    assert np.linalg.norm(new) == pytest.approx(1, abs=1e-5) and (new[:, 4:8] == 0).all()
+    np.testing.assert_allclose(new[:, :4] * 2**0.5, unit[4], atol=1e-5)
+    lists = recommender.recommend([["n1"], ids[:3]], k=30)  # 31 items, one or three of them seen
+    assert len(lists) == 30 + 28 and "n1" in set(lists["item_id"][30:])
+    again = Recommender.load(recommender.save()).recommend([["n1"], ids[:3]], k=30)
+    pd.testing.assert_frame_equal(again, lists)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("none", "their id alone"), ("vectors", "ready vectors")]
+)
+def test_texts_without_an_encoder(loaded, kind, why):
+    with pytest.raises(
+        ValueError, match=f"cannot encode texts: its items were known by {why}. Train with"
+    ):
+        loaded[kind].similar(text=TEXT)
+    assert len(loaded[kind].similar("a,b", k=4)) == 4
+
+
+def test_add_items_with_ready_vectors(made):
+    recommender = Recommender.load(made["vectors"].version)
+    new = pd.DataFrame({"item_id": ["n1", "n2"], "title": ["甲", "乙"]})
+    for bad in (None, np.zeros((2, 3)), np.full((2, 12), np.nan)):
+        with pytest.raises(ValueError, match=r"needs vectors of shape \(2, 12\), all finite"):
+            recommender.add_items(new, vectors=bad)
+    twin = np.load(made["vectors"].manifest["encoder_options"]["name"].removeprefix("vectors:"))
+    vectors = twin["vectors"][[4, 9]].astype(np.float32)
+    assert recommender.add_items(new, vectors=vectors) == 2
+    np.testing.assert_allclose(
+        recommender.item_vectors(["n1", "n2"])[:, :4],
+        recommender.item_vectors(recommender.items.ids[[4, 9]])[:, :4],
+        atol=1e-5,
+    )
+
+
+def test_add_items_without_any_text_part(made):
+    recommender = Recommender.load(made["none"].version)
+    with pytest.raises(ValueError, match="known by their id alone"):
+        recommender.add_items(pd.DataFrame({"item_id": ["n1"], "title": ["甲"]}))
+
+
+# --- the manifest ---
+
+
+def test_manifest_is_complete(made, small, tiny_bert_folder):
+    manifest = made["lora"].manifest
+    assert manifest == folders.read_manifest(made["lora"].version)
+    assert manifest["name"] == "lora" and manifest["version"] == 1 and manifest["format"] == 2
+    assert manifest["preset"] == "balanced" and manifest["validation"] == "last event of each user"
+    assert manifest["asked"] == "newest event of the user"
+    assert manifest["num_items"] == 30 and manifest["k"] == 30 and manifest["encodes_texts"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["created"])
+    assert {"kerasrec", "tensorflow", "tf-keras", "bert4keras", "numpy", "python"} == set(
+        manifest["packages"]
+    )
+    assert manifest["encoder"]["kind"] == "bert" and manifest["encoder"]["dim"] == 16
+    chosen = {"name": str(tiny_bert_folder), "mode": "lora", "max_tokens": 16, "layers": "all"}
+    assert chosen.items() <= manifest["encoder_options"].items()
+    assert {"epochs": 1, "learning_rate": 0.01, "optimizer": "adam"}.items() <= manifest[
+        "trainer"
+    ].items()
+    assert {"loss": "bpr", "time_gaps": True, "heads": 2}.items() <= manifest["options"].items()
+    data = manifest["data"]
+    assert data["interactions"] == len(small[0]) and data["items"] == 30
+    assert data["columns"] == {"user_id": "uid", "item_id": "iid", "timestamp": "ts"}
+    assert manifest["metrics"] == made["lora"].metrics
+    assert 0 <= manifest["metrics"]["valid_ndcg@10"] <= 1
+    assert len(made["lora"].history) == manifest["epochs"] == 1
+
+
+def test_manifest_and_history_of_members(made):
+    trained = made["members"]
+    assert trained.manifest["trainer"]["members"] == trained.manifest["options"]["members"] == 2
+    assert made["frozen"].manifest["trainer"]["members"] == 1
+    assert "members" not in made["frozen"].manifest["options"]
+    assert trained.history["member"].tolist() == [1, 2] and trained.manifest["epochs"] == 2
+    assert 0 <= trained.metrics["valid_ndcg_of_the_model_alone@10"] <= 1
+    assert "member" not in made["frozen"].history
