@@ -15,7 +15,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from kerasrec.evaluation.toplists import recommend_top_k
-from kerasrec.fusion.neighbours import history_weights, normalise_counts, sequential_counts
+from kerasrec.fusion.neighbours import (
+    history_weights,
+    nearest_by_cosine,
+    normalise_counts,
+    sequential_counts,
+)
 
 __all__ = [
     "BASELINES",
@@ -190,7 +195,8 @@ def fit_tfidf_text(histories, num_items, *, texts, recency=0.8, num_neighbours=5
     vectors = sparse.csc_array(grams.fit_transform(texts))  # (num_items, num_grams)
     rare = np.diff(vectors.indptr) <= max(_COMMON_TEXTS, _COMMON_SHARE * num_items)
     vectors = normalize(vectors[:, rare].astype(np.float32))
-    neighbours = _nearest(vectors.tocsr(), num_neighbours)
+    neighbours = nearest_by_cosine(vectors.tocsr(), num_neighbours, rows_at_once=512)
+    neighbours.eliminate_zeros()
     return _weighted_history(neighbours, _popularity(histories, num_items), recency)
 
 
@@ -228,28 +234,6 @@ def _weighted_history(neighbours, popularity, recency):
         return _with_popularity(scores, popularity).astype(np.float32)
 
     return score
-
-
-def _nearest(vectors, count, rows_at_once=512):
-    """The `count` largest cosines of every row with the others, as a table over item indices."""
-    num_items = vectors.shape[0]
-    values, rows, columns = [], [], []
-    transposed = vectors.T.tocsr()
-    for start in range(0, num_items, rows_at_once):
-        block = (vectors[start : start + rows_at_once] @ transposed).toarray()
-        number = np.arange(len(block))
-        block[number, start + number] = 0  # not itself
-        if count < num_items:
-            column = np.argpartition(-block, count, axis=1)[:, :count]
-        else:
-            column = np.tile(np.arange(num_items), (len(block), 1))
-        values.append(np.take_along_axis(block, column, axis=1).ravel())
-        rows.append(np.repeat(start + number, column.shape[1]))
-        columns.append(column.ravel())
-    place = (np.concatenate(rows) + 1, np.concatenate(columns) + 1)
-    table = sparse.csr_array((np.concatenate(values), place), shape=(num_items + 1,) * 2)
-    table.eliminate_zeros()
-    return table
 
 
 #: name -> function; `tfidf_text` needs the texts

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kerasrec.data.tables import write_table
-from kerasrec.evaluation import plots
+from kerasrec.evaluation import pages, plots
 
 NUM_EXAMPLES = 12
 SHOWN_HISTORY, SHOWN_LIST = 8, 10
@@ -65,14 +64,8 @@ def write_report(
     if items is not None and histories is not None:
         examples = _examples(evaluation.per_target[first], lists, items, histories)
     curves = None if training_history is None else plots.training_curves(training_history)
-    environment = Environment(
-        loader=PackageLoader("kerasrec.evaluation", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    templates = pages.environment("kerasrec.evaluation", html=True)
+    page = templates.get_template("report.html.j2").render(
         title=first,
         summary=evaluation.summary(),
         k=evaluation.k,

@@ -210,16 +210,39 @@ def text_neighbours(vectors, *, width, power=3.0):
         log.info("no text neighbours: %d items, at most %d", len(vectors), MAX_TEXT_ITEMS)
         return sparse.csr_array(shape, dtype=np.float32)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-    num_items, width = len(unit), min(width, len(unit) - 1)
+    near = nearest_by_cosine(unit, width)
+    near.data = (np.maximum(near.data, 0) ** power).astype(np.float32)
+    return near
+
+
+def nearest_by_cosine(unit, count, *, rows_at_once=1024):
+    """Finds the `count` largest cosines of every item with the others, blocks of rows at a time.
+
+    Args:
+        unit: float32, `(num_items, dim)`, dense or sparse, rows of length 1 (or 0).
+        count: neighbours per item; fewer where there are not that many others.
+        rows_at_once: rows of a block; a block holds that many times `num_items` cosines.
+
+    Returns:
+        Sparse float32, `(num_items + 1, num_items + 1)`, cosines by item index.
+
+    >>> nearest_by_cosine(np.array([[1, 0], [0.6, 0.8], [0, 1]]), 1).toarray()[1:, 1:].tolist()
+    [[0.0, 0.6, 0.0], [0.0, 0.0, 0.8], [0.0, 0.8, 0.0]]
+    """
+    num_items = unit.shape[0]
+    count = min(count, num_items - 1)
+    others = unit.T.tocsr() if sparse.issparse(unit) else unit.T
     rows, columns, values = [], [], []
-    for start in range(0, num_items, 1024):
-        cosine = unit[start : start + 1024] @ unit.T
+    for start in range(0, num_items, rows_at_once):
+        cosine = unit[start : start + rows_at_once] @ others
+        if sparse.issparse(cosine):
+            cosine = cosine.toarray()
         here = np.arange(len(cosine))
         cosine[here, start + here] = -1  # not itself
-        nearest = np.argpartition(-cosine, width - 1, axis=1)[:, :width]
-        rows.append(np.repeat(start + here + 1, width))
+        nearest = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
+        rows.append(np.repeat(start + here + 1, count))
         columns.append(nearest.ravel() + 1)
         values.append(np.take_along_axis(cosine, nearest, axis=1).ravel())
-    weight = np.maximum(np.concatenate(values), 0) ** power
     place = (np.concatenate(rows), np.concatenate(columns))
-    return sparse.coo_array((weight.astype(np.float32), place), shape=shape).tocsr()
+    shape = (num_items + 1, num_items + 1)
+    return sparse.coo_array((np.concatenate(values), place), shape=shape).tocsr()

@@ -13,7 +13,7 @@ from kerasrec.backend import import_bert4keras, keras, tf
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.histories import EVENT_CODES
 from kerasrec.models.codes import level_offsets
-from kerasrec.models.sequencemodels import FreshTruncatedNormal
+from kerasrec.models.sequencemodels import FreshTruncatedNormal, build_bert4keras
 
 _register = keras.utils.register_keras_serializable("kerasrec")
 _BertLoss: Any = import_bert4keras().layers.Loss
@@ -300,20 +300,17 @@ def build_decoder(
                 x, keras.layers.Dropout, rate=self.dropout_rate, name="Embedding-Dropout"
             )
 
-    transformer = HistoryGPT(
+    transformer = build_bert4keras(
+        HistoryGPT,
+        units=units,
+        inner_units=2 * units,
+        num_blocks=num_blocks,
+        heads=heads,
+        dropout=dropout,
         max_position=(max_items + 1) * num_levels,
-        segment_vocab_size=0,
         vocab_size=_FIRST_CODE + sum(sizes),
-        hidden_size=units,
-        num_hidden_layers=num_blocks,
-        num_attention_heads=heads,
-        intermediate_size=2 * units,
-        hidden_act="gelu",
-        dropout_rate=dropout,
         name="decoder",
     )
-    transformer.build()
-    transformer = transformer.model
     embedding = transformer.get_layer("Embedding-Token")
     code_heads = CodeHeads(embedding, sizes, name="code_heads")
     # Functional model

@@ -178,6 +178,39 @@ class FreshTruncatedNormal(keras.initializers.Initializer):
         return tf.random.truncated_normal(shape, stddev=0.02, dtype=dtype or tf.float32)
 
 
+def build_bert4keras(
+    kind, *, units, inner_units, num_blocks, heads, dropout, max_position, vocab_size, name
+):
+    """Builds a transformer of bert4keras: with GELU, without segments.
+
+    Args:
+        kind: a subclass of `bert4keras.models.Transformer`, which says what goes in.
+        units: width of the states.
+        inner_units: width of the feed-forward layers.
+        num_blocks, heads, dropout: of the transformer.
+        max_position: length of the longest row.
+        vocab_size: number of tokens.
+        name: of the Keras model.
+
+    Returns:
+        Keras model.
+    """
+    transformer = kind(
+        max_position=max_position,
+        segment_vocab_size=0,
+        vocab_size=vocab_size,
+        hidden_size=units,
+        num_hidden_layers=num_blocks,
+        num_attention_heads=heads,
+        intermediate_size=inner_units,
+        hidden_act="gelu",
+        dropout_rate=dropout,
+        name=name,
+    )
+    transformer.build()
+    return transformer.model
+
+
 def build_bert(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
     """bert4keras' BERT over item vectors, each seeing what came before: h_t = BERT(x_0 .. x_t)."""
     models = import_bert4keras().models
@@ -197,20 +230,17 @@ def build_bert(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
         def compute_attention_bias(self, inputs=None):
             return self.apply(self.inputs[1], HistoryMask, name="Attention-History-Mask")
 
-    bert = HistoryBERT(
+    return build_bert4keras(
+        HistoryBERT,
+        units=dim,
+        inner_units=4 * dim,
+        num_blocks=num_blocks,
+        heads=heads,
+        dropout=dropout,
         max_position=max_length,
-        segment_vocab_size=0,
         vocab_size=1,
-        hidden_size=dim,
-        num_hidden_layers=num_blocks,
-        num_attention_heads=heads,
-        intermediate_size=4 * dim,
-        hidden_act="gelu",
-        dropout_rate=dropout,
         name="sequence",
     )
-    bert.build()
-    return bert.model
 
 
 SEQUENCE_MODELS = {"rnn": build_rnn, "transformer": build_transformer, "bert": build_bert}

@@ -67,9 +67,7 @@ def text_part(
     vectors = encoder.encode_items(items, template, cache=cache, progress=progress)
     width = min(whitening_dim, vectors.shape[1], max(len(items) - 1, 1))
     whitening = fit_whitening(vectors, width)
-    vectors = whitening.apply(vectors)
-    if encoder.kind != "vectors":  # ready vectors may know an item without a text here
-        vectors[[not text.strip() for text in texts]] = 0
+    vectors = encoder.whitened(vectors, whitening, items, template)
     if mode == "frozen":
         return TextPart(encoder, vectors, whitening, vectors)
     prepare_encoder(encoder, mode, layers)

@@ -150,7 +150,7 @@ def detect_model(names, config, folder_name):
 # --- Keras model ---
 
 
-def build_transformer(config, tensors, model):
+def build_checkpoint_transformer(config, tensors, model):
     """Build a bert4keras transformer and set its weights.
 
     Args:

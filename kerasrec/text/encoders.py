@@ -7,8 +7,7 @@
 | `tfidf` | character n-grams + SVD, lexical only | tfidf |
 | `vectors:FILE` | ready vectors made by another model | vectors |
 
-All three kinds have `name, kind, dim, fingerprint, licence, description, tokenizer, model` and
-`fit, encode, encode_items, save`.
+All three kinds keep the contract of `vectors.Encoder`.
 """
 
 import difflib
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from kerasrec import backend
 from kerasrec.backend import tf
-from kerasrec.text.architectures import build_transformer, used_config
+from kerasrec.text.architectures import build_checkpoint_transformer, used_config
 from kerasrec.text.checkpointfolder import read_folder
 from kerasrec.text.e5small import read_e5_small
 from kerasrec.text.plainencoders import StoredVectors, TfidfEncoder
@@ -34,7 +33,7 @@ from kerasrec.text.textmodel import (
     set_trainable,
 )
 from kerasrec.text.tokenizers import load_tokenizer, pad_rows, save_tokenizer
-from kerasrec.text.vectors import VectorCache, text_keys
+from kerasrec.text.vectors import ENCODER_FILE, Encoder, VectorCache, text_keys
 
 __all__ = [
     "BertEncoder",
@@ -48,14 +47,13 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 NAMES = ("e5-small", "tfidf", "vectors:FILE")
-ENCODER_FILE = "encoder.json"
 CHUNK = 256  # texts per file of the cache: what a killed run loses at most
 
 
 # --- The encoder of kind "bert" ---
 
 
-class BertEncoder:
+class BertEncoder(Encoder):
     """A pretrained transformer as text encoder.
 
     Attributes:
@@ -114,21 +112,13 @@ class BertEncoder:
     @property
     def description(self):
         """What a manifest records: plain data."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "dim": self.dim,
-            "architecture": self.architecture,
-            "pooling": self.pooling,
-            "prefix": self.prefix,
-            "max_tokens": self.max_tokens,
-            "licence": self.licence,
-            "fingerprint": self.fingerprint,
-        }
-
-    def fit(self, texts):
-        """Nothing to learn: gives itself back."""
-        return self
+        return self._described(
+            architecture=self.architecture,
+            pooling=self.pooling,
+            prefix=self.prefix,
+            max_tokens=self.max_tokens,
+            licence=self.licence,
+        )
 
     def encode(self, texts, *, batch_size=64, cache=True, progress=True):
         """Vectors of texts.
@@ -189,15 +179,11 @@ class BertEncoder:
                     bar.update(len(batch))
                 yield chunk, vectors
 
-    def encode_items(self, items, template="{title}", **options):
-        """Vectors of items: float32 `(num_items, dim)`; `options` go to `encode`."""
-        return self.encode(items.texts(template), **options)
-
     def save(self, folder):
         """Write tokenizer and settings. The weights go into the exported model, not here."""
         folder = Path(folder)
         save_tokenizer(self.tokenizer, folder)
-        _write_json(folder / ENCODER_FILE, self.description)
+        self._write_settings(folder, indent=1)
 
     def _cache(self, cache):
         if cache is None or cache is False:
@@ -237,10 +223,6 @@ def check_texts(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts must be str. Received: {text!r} at position {i}.")
     return texts
-
-
-def _write_json(path, data):
-    path.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 # --- Building ---
@@ -299,7 +281,9 @@ def _build(checkpoint, pooling):
             f"max_tokens must be at most {longest}, the positions of {checkpoint.name}. "
             f"Received: {checkpoint.tokenizer.max_tokens}."
         )
-    transformer = build_transformer(checkpoint.config, checkpoint.tensors, checkpoint.model)
+    transformer = build_checkpoint_transformer(
+        checkpoint.config, checkpoint.tensors, checkpoint.model
+    )
     return BertEncoder(
         checkpoint.name,
         checkpoint.tokenizer,

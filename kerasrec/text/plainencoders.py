@@ -1,5 +1,6 @@
 """Encoders without a language model: character n-grams + SVD, and ready vectors found by id."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -7,15 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
+from kerasrec.text.vectors import ENCODER_FILE, Encoder
+
 log = logging.getLogger(__name__)
 WARNING = (
     "The encoder tfidf is lexical: it compares characters, not meanings (电脑 and 计算机 have"
     " nothing in common). Use e5-small or a checkpoint folder for semantics."
 )
-_warned = False
 
 
-class TfidfEncoder:
+@functools.cache
+def _warn_once():
+    log.warning(WARNING)
+
+
+class TfidfEncoder(Encoder):
     """TF-IDF of character 1-, 2- and 3-grams, reduced by SVD, rows of length 1.
 
     `fit` learns n-grams and SVD; `encode` before `fit` fails. The width is `dim`, or less when
@@ -25,8 +32,6 @@ class TfidfEncoder:
     kind = "tfidf"
     name = "tfidf"
     licence = "none (learned from your texts)"
-    tokenizer = None
-    model = None
 
     def __init__(self, dim=128):
         self.dim = dim
@@ -35,12 +40,9 @@ class TfidfEncoder:
 
     def fit(self, texts):
         """Learn n-grams, their weights and the SVD from texts; gives itself back."""
-        global _warned
         from sklearn.decomposition import TruncatedSVD
 
-        if not _warned:
-            log.warning(WARNING)
-            _warned = True
+        _warn_once()
         texts = list(texts)
         if not any(text.strip() for text in texts):
             raise ValueError(
@@ -72,14 +74,11 @@ class TfidfEncoder:
             vectors.append(rows / np.maximum(lengths, 1e-12))
         return np.concatenate(vectors)
 
-    def encode_items(self, items, template="{title}", **options):
-        """Vectors of items: float32 `(num_items, dim)`."""
-        return self.encode(items.texts(template), **options)
-
     @property
     def fingerprint(self):
-        """sha256 (hex) of what was learned."""
-        self._check_fitted()
+        """sha256 (hex) of what was learned; None before `fit`."""
+        if self._vectorizer is None:
+            return None
         digest = hashlib.sha256(json.dumps(self._grams(), ensure_ascii=True).encode())
         digest.update(np.ascontiguousarray(self._vectorizer.idf_))
         digest.update(np.ascontiguousarray(self._components))
@@ -88,29 +87,21 @@ class TfidfEncoder:
     @property
     def description(self):
         """What a manifest records: plain data."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "dim": self.dim,
-            "licence": self.licence,
-            "note": "lexical only: compares characters, not meanings",
-            "fingerprint": self.fingerprint if self._vectorizer is not None else None,
-        }
+        note = "lexical only: compares characters, not meanings"
+        return self._described(licence=self.licence, note=note)
 
     def save(self, folder):
         """Write what was learned: JSON and npz."""
         self._check_fitted()
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        data = self.description | {"grams": self._grams()}
-        (folder / "encoder.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+        self._write_settings(folder, grams=self._grams())
         np.savez(folder / "tfidf.npz", idf=self._vectorizer.idf_, components=self._components)
 
     @classmethod
     def load(cls, folder):
         """Read what `save` wrote."""
         folder = Path(folder)
-        data = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        data = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
         encoder = cls(data["dim"])
         encoder._vectorizer = _vectorizer(vocabulary=data["grams"])
         with np.load(folder / "tfidf.npz", allow_pickle=False) as arrays:
@@ -136,7 +127,7 @@ def _vectorizer(vocabulary=None):
     )
 
 
-class StoredVectors:
+class StoredVectors(Encoder):
     """Vectors of items, looked up by id. Texts cannot be encoded.
 
     Args:
@@ -147,8 +138,6 @@ class StoredVectors:
 
     kind = "vectors"
     licence = "unknown (vectors of another model)"
-    tokenizer = None
-    model = None
 
     def __init__(self, ids, vectors, *, name="vectors"):
         self.name = name
@@ -194,10 +183,6 @@ class StoredVectors:
         ids, vectors = readers[path.suffix](path)
         return cls(ids, vectors, name=f"vectors:{path.name}")
 
-    def fit(self, texts):
-        """Nothing to learn: gives itself back."""
-        return self
-
     def encode(self, ids, *, batch_size=None, cache=None, progress=False):
         """Vectors of item ids: float32 `(num_ids, dim)`.
 
@@ -220,6 +205,10 @@ class StoredVectors:
         """Vectors of items by their ids: float32 `(num_items, dim)`; the template is not used."""
         return self.encode(items.ids, **options)
 
+    def whitened(self, vectors, whitening, items, template="{title}"):
+        """Whitens the vectors of items; they may be known for an item without a text."""
+        return whitening.apply(vectors)
+
     @property
     def fingerprint(self):
         """sha256 (hex) of ids and vectors."""
@@ -230,28 +219,20 @@ class StoredVectors:
     @property
     def description(self):
         """What a manifest records: plain data."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "dim": self.dim,
-            "licence": self.licence,
-            "note": "ready vectors: texts cannot be encoded, new items need vectors",
-            "fingerprint": self.fingerprint,
-        }
+        note = "ready vectors: texts cannot be encoded, new items need vectors"
+        return self._described(licence=self.licence, note=note)
 
     def save(self, folder):
         """Write ids and vectors."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        data = self.description | {"ids": self.ids}
-        (folder / "encoder.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+        self._write_settings(folder, ids=self.ids)
         np.save(folder / "vectors.npy", self.vectors, allow_pickle=False)
 
     @classmethod
     def load(cls, folder):
         """Read what `save` wrote."""
         folder = Path(folder)
-        data = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        data = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
         vectors = np.load(folder / "vectors.npy", allow_pickle=False)
         return cls(data["ids"], vectors, name=data["name"])
 

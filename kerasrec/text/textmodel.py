@@ -167,9 +167,8 @@ def add_lora(model, *, rank=8, alpha=16):
     """Put LoRA on the four dense layers of every attention; only the new matrices learn.
 
     Works in place: the layers of `model` are exchanged and all other weights frozen. The outputs
-        are equal
-    until a step is trained. Compile the model again afterwards; `merge_lora` undoes it and keeps
-    what was learned.
+    are equal until a step is trained. Compile the model again afterwards; `merge_lora` undoes it
+    and keeps what was learned.
 
     Args:
         model: Keras model of an encoder.

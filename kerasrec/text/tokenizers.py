@@ -147,9 +147,8 @@ class UnigramTokenizer(TextTokenizer):
     """SentencePiece unigram (XLM-R style): the segmentation with the highest sum of piece scores.
 
     Ids: 0 padding, 1 `<s>`, 2 `</s>`, 3 `<unk>`, then the pieces in order. The special tokens never
-        match
-    text. Text is normalised by a character map, split at white space, and each word starts with
-    "\u2581". Neighbouring unknown characters become one `<unk>`.
+    match text. Text is normalised by a character map, split at white space, and each word starts
+    with "\u2581". Neighbouring unknown characters become one `<unk>`.
 
     Args:
         pieces: list of str, the pieces from id 4 on.

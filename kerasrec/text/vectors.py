@@ -1,23 +1,29 @@
-"""Vectors of texts on disk, and whitening.
+"""Vectors of texts: what gives them (`Encoder`), where they are kept, and how they are whitened.
 
 `VectorCache` keeps one row per text under its content hash, so that a text is encoded once per
 encoder. The folder may be deleted at any time; several processes may use it at once.
 """
 
 import hashlib
+import json
 import logging
 import os
 import uuid
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
+
+from kerasrec.data.interactions import Items
 
 log = logging.getLogger(__name__)
 
 SMALL_SHARD = 1024  # rows; when more than MAX_SMALL_SHARDS are smaller, they are merged into one
 MAX_SMALL_SHARDS = 32
 MERGED_SHARD = 65_536  # rows of a merged file, about
+ENCODER_FILE = "encoder.json"
 
 
 def text_keys(texts):
@@ -225,3 +231,79 @@ def fit_whitening(vectors, dim=None, *, shrinkage=1e-3):
     scale = np.where(variances > 1e-12 * max(values[0], 1e-300), variances, np.inf) ** -0.5
     matrix = directions[:, :dim] * scale[:dim]
     return Whitening(mean.astype(np.float32), matrix.astype(np.float32))
+
+
+# --- Encoders ---
+
+
+class Encoder(Protocol):
+    """What every encoder offers: the contract, and the lines that all encoders share.
+
+    Attributes:
+        name: what it was built from, such as `tfidf` or the name of a checkpoint folder.
+        kind: `bert`, `tfidf` or `vectors`.
+        dim: width of its vectors.
+        licence: of its weights, as far as it is known.
+        tokenizer: a `TextTokenizer`; None where there are no tokens.
+        model: Keras model `[token ids, segment ids] -> (batch, dim)`; None where no weights learn,
+            or where they live in a SavedModel.
+    """
+
+    kind: ClassVar[str]
+    name: str
+    dim: int
+    licence: str
+    tokenizer: Any = None
+    model: Any = None
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str | None:
+        """sha256 (hex) of all that decides the vectors; equal fingerprints give equal vectors."""
+
+    @property
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """Plain data for a manifest: `name`, `kind`, `dim`, `licence`, `fingerprint` and more."""
+
+    @abstractmethod
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 64,
+        cache: bool | str | os.PathLike | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Gives the vectors of texts: float32 `(num_texts, dim)`."""
+
+    @abstractmethod
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes what `load_text_encoder` reads."""
+
+    def fit(self, texts: Sequence[str]) -> Self:
+        """Learns from texts where there is something to learn; gives itself back."""
+        return self
+
+    def encode_items(self, items: Items, template: str = "{title}", **options: Any) -> np.ndarray:
+        """Gives the vectors of items: float32 `(num_items, dim)`; `options` go to `encode`."""
+        return self.encode(items.texts(template), **options)
+
+    def whitened(
+        self, vectors: np.ndarray, whitening: Whitening, items: Items, template: str = "{title}"
+    ) -> np.ndarray:
+        """Whitens the vectors of items; an item with a blank text gets zeros."""
+        vectors = whitening.apply(vectors)
+        vectors[[not text.strip() for text in items.texts(template)]] = 0
+        return vectors
+
+    def _described(self, **own: Any) -> dict[str, Any]:
+        """The description: what all encoders have, with `own` in between."""
+        common = {"name": self.name, "kind": self.kind, "dim": self.dim}
+        return {**common, **own, "fingerprint": self.fingerprint}
+
+    def _write_settings(self, folder: Path, indent: int | None = None, **more: Any) -> None:
+        """Writes the description and `more` as `encoder.json`; makes the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.description | more, ensure_ascii=False, indent=indent)
+        (folder / ENCODER_FILE).write_text(text, encoding="utf-8")

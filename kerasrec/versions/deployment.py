@@ -13,8 +13,7 @@ import uuid
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from kerasrec.evaluation import pages
 from kerasrec.versions import folders
 from kerasrec.versions.warmup import example_inputs, read_signatures
 
@@ -133,15 +132,8 @@ def _render(version, served, host_name):
         if name in signatures
     ]
     some = frame.head(3)
-    environment = Environment(
-        loader=PackageLoader("kerasrec.versions", "templates"),
-        autoescape=False,  # no HTML; each file quotes by its own rules
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
+    templates = pages.environment("kerasrec.versions")
+    templates.filters.update(
         text=lambda value: json.dumps(str(value), ensure_ascii=False),  # YAML and text protos too
         dollars=lambda value: str(value).replace("$", "$$"),
         shell=lambda value: shlex.quote(str(value)),
@@ -168,7 +160,7 @@ def _render(version, served, host_name):
         "kubernetes_name": _kubernetes_name(base.name),
     }
     return {
-        name: environment.get_template(template).render(values) for name, template in FILES.items()
+        name: templates.get_template(template).render(values) for name, template in FILES.items()
     }
 
 

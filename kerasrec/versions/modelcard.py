@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from kerasrec.evaluation import pages
 
 CARD = Path("assets.extra") / "model_card.md"
 _PARTS = {
@@ -35,18 +35,11 @@ def model_card(manifest, signatures):
     Returns:
         Markdown.
     """
-    environment = Environment(
-        loader=PackageLoader("kerasrec.versions", "templates"),
-        autoescape=False,  # Markdown, not HTML
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = _cell
+    templates = pages.environment("kerasrec.versions")
+    templates.filters["cell"] = _cell
     found = manifest.get
     encoder, fusion = found("encoder"), found("fusion") or {}
-    return environment.get_template("model_card.md.j2").render(
+    return templates.get_template("model_card.md.j2").render(
         m=manifest,
         name=found("name", "model"),
         version=found("version", "?"),

@@ -139,10 +139,7 @@ class Rebuilt:
         """Whitened vectors of the texts of `Items`, float32 `(num_items, text_dim)`; 0 if blank."""
         template = self._manifest["encoder_options"]["template"]
         vectors = self.encoder.encode_items(items, template, progress=False)
-        vectors = self.state.whitening.apply(vectors)
-        if self.encoder.kind != "vectors":
-            vectors[[not text.strip() for text in items.texts(template)]] = 0
-        return vectors
+        return self.encoder.whitened(vectors, self.state.whitening, items, template)
 
     def _text(self, new):
         """The `text` of `build_model`: zeros, which `set_weights` fills, and the rows of `new`."""

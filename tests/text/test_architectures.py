@@ -13,7 +13,11 @@ from numpybert import (
     write_tf_folder,
 )
 
-from kerasrec.text.architectures import build_transformer, detect_model, from_hugging_face
+from kerasrec.text.architectures import (
+    build_checkpoint_transformer,
+    detect_model,
+    from_hugging_face,
+)
 from kerasrec.text.checkpointfolder import read_folder
 
 VOCAB = vocabulary()
@@ -22,7 +26,9 @@ TOLERANCE = 1e-5  # the brief asks for 1e-4
 
 def largest_difference(checkpoint, model, config, weights, epsilon):
     """Hidden states of padded batches against numpy, one text at a time."""
-    transformer = build_transformer(checkpoint.config, checkpoint.tensors, checkpoint.model)
+    transformer = build_checkpoint_transformer(
+        checkpoint.config, checkpoint.tensors, checkpoint.model
+    )
     token_ids, segment_ids = checkpoint.tokenizer.encode_batch(TITLES)
     hidden = transformer([token_ids, segment_ids], training=False).numpy()
     worst = 0.0
@@ -107,15 +113,19 @@ def test_build_transformer_names_what_is_missing():
     weights = make_weights("bert", config)
     name = "bert/encoder/layer_1/output/dense/kernel"
     with pytest.raises(ValueError, match=f"lacks the variable {name}"):
-        build_transformer(config, {k: v for k, v in weights.items() if k != name}, "bert")
+        build_checkpoint_transformer(
+            config, {k: v for k, v in weights.items() if k != name}, "bert"
+        )
     with pytest.raises(ValueError, match=r"has the shape \(5, 5\); the config asks for \(32, 16\)"):
-        build_transformer(config, weights | {name: np.zeros((5, 5))}, "bert")
+        build_checkpoint_transformer(config, weights | {name: np.zeros((5, 5))}, "bert")
     with pytest.raises(ValueError, match="Missing: hidden_size"):
-        build_transformer({k: v for k, v in config.items() if k != "hidden_size"}, weights, "bert")
+        build_checkpoint_transformer(
+            {k: v for k, v in config.items() if k != "hidden_size"}, weights, "bert"
+        )
     with pytest.raises(ValueError, match="hidden_act must be one of .*'mish'"):
-        build_transformer(config | {"hidden_act": "mish"}, weights, "bert")
+        build_checkpoint_transformer(config | {"hidden_act": "mish"}, weights, "bert")
     with pytest.raises(ValueError, match="model must be one of bert, roberta"):
-        build_transformer(config, weights, "t5")
+        build_checkpoint_transformer(config, weights, "t5")
 
 
 def test_detect_model():
@@ -141,7 +151,7 @@ def test_equals_transformers_where_it_is_installed(tmp_path, name):
     (tmp_path / "vocab.txt").write_bytes("".join(t + "\n" for t in VOCAB).encode())
     checkpoint = read_folder(tmp_path, max_tokens=32)
     token_ids, segment_ids = checkpoint.tokenizer.encode_batch(TITLES)
-    ours = build_transformer(checkpoint.config, checkpoint.tensors, checkpoint.model)
+    ours = build_checkpoint_transformer(checkpoint.config, checkpoint.tensors, checkpoint.model)
     ours = ours([token_ids, segment_ids], training=False).numpy()
     with torch.no_grad():
         valid_mask = torch.tensor(token_ids != 0)

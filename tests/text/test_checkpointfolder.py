@@ -15,7 +15,7 @@ from numpybert import (
 from places import FILES
 from safetensors.numpy import save_file
 
-from kerasrec.text.architectures import build_transformer
+from kerasrec.text.architectures import build_checkpoint_transformer
 from kerasrec.text.checkpointfolder import read_folder
 from kerasrec.text.tensorfiles import read_safetensors
 
@@ -40,7 +40,9 @@ def test_folder_of_transformers_gives_what_transformers_computed(name):
     """bert, roformer: torch's zip; electra: its older format; albert: safetensors."""
     checkpoint = read_folder(DATA / name, max_tokens=40)
     assert checkpoint.model == name
-    transformer = build_transformer(checkpoint.config, checkpoint.tensors, checkpoint.model)
+    transformer = build_checkpoint_transformer(
+        checkpoint.config, checkpoint.tensors, checkpoint.model
+    )
     token_ids, segment_ids = checkpoint.tokenizer.encode_batch(TITLES)
     hidden = transformer([token_ids, segment_ids], training=False).numpy()
     means = [row[ids != 0].mean(axis=0) for row, ids in zip(hidden, token_ids, strict=True)]

@@ -41,8 +41,8 @@ def test_dim_and_unknown_texts():
     assert TfidfEncoder(dim=128).fit(TEXTS[:2]).dim == 2
 
 
-def test_says_that_it_is_lexical(caplog, monkeypatch):
-    monkeypatch.setattr(plainencoders, "_warned", False)
+def test_says_that_it_is_lexical(caplog):
+    plainencoders._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         encoder = TfidfEncoder().fit(TEXTS)
         TfidfEncoder().fit(TEXTS)
