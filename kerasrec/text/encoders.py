@@ -14,7 +14,9 @@ import difflib
 import hashlib
 import json
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -32,7 +34,7 @@ from kerasrec.text.textmodel import (
     merge_lora,
     set_trainable,
 )
-from kerasrec.text.tokenizers import load_tokenizer, pad_rows, save_tokenizer
+from kerasrec.text.tokenizers import TextTokenizer, load_tokenizer, pad_rows, save_tokenizer
 from kerasrec.text.vectors import ENCODER_FILE, Encoder, VectorCache, text_keys
 
 __all__ = [
@@ -69,8 +71,17 @@ class BertEncoder(Encoder):
     kind = "bert"
 
     def __init__(
-        self, name, tokenizer, model, *, pooling, architecture, licence, config=None, dim=None
-    ):
+        self,
+        name: str,
+        tokenizer: TextTokenizer,
+        model: Any,
+        *,
+        pooling: str,
+        architecture: str,
+        licence: str,
+        config: dict[str, Any] | None = None,
+        dim: int | None = None,
+    ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.model = model
@@ -83,17 +94,17 @@ class BertEncoder(Encoder):
         self._compiled = (None, None)  # weights it was traced with, function
 
     @property
-    def max_tokens(self):
+    def max_tokens(self) -> int:
         """Longest token row, special tokens and prefix included."""
         return self.tokenizer.max_tokens
 
     @property
-    def prefix(self):
+    def prefix(self) -> str:
         """Text put before every text."""
         return self.tokenizer.prefix
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str | None:
         """sha256 (hex) of the present weights, architecture, config, tokenizer, pooling, prefix
         and max_tokens.
 
@@ -106,11 +117,11 @@ class BertEncoder(Encoder):
         settings += [_layer_settings(layer) for layer in self.model.layers]
         digest.update(json.dumps(settings, sort_keys=True).encode())
         for weight in self.model.weights:
-            digest.update(np.ascontiguousarray(weight.numpy()))
+            digest.update(np.ascontiguousarray(weight.numpy()).data)
         return digest.hexdigest()
 
     @property
-    def description(self):
+    def description(self) -> dict[str, Any]:
         """What a manifest records: plain data."""
         return self._described(
             architecture=self.architecture,
@@ -120,7 +131,14 @@ class BertEncoder(Encoder):
             licence=self.licence,
         )
 
-    def encode(self, texts, *, batch_size=64, cache=True, progress=True):
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 64,
+        cache: bool | str | Path | None = True,
+        progress: bool = True,
+    ) -> np.ndarray:
         """Vectors of texts.
 
         Only texts that the cache does not hold are encoded, longest first, in batches of similar
@@ -179,7 +197,7 @@ class BertEncoder(Encoder):
                     bar.update(len(batch))
                 yield chunk, vectors
 
-    def save(self, folder):
+    def save(self, folder: str | Path) -> None:
         """Write tokenizer and settings. The weights go into the exported model, not here."""
         folder = Path(folder)
         save_tokenizer(self.tokenizer, folder)
@@ -214,7 +232,7 @@ def _layer_settings(layer):
     return [getattr(layer, "epsilon", None), [getattr(f, "__name__", None) for f in functions]]
 
 
-def check_texts(texts):
+def check_texts(texts: Iterable[str]) -> list[str]:
     """The texts as a list; fails on anything but str."""
     if isinstance(texts, str):
         raise TypeError("texts must be a list of str. Received: one str. Put it into a list.")
@@ -228,7 +246,14 @@ def check_texts(texts):
 # --- Building ---
 
 
-def build_encoder(name, *, max_tokens=64, pooling=None, prefix=None, model=None):
+def build_encoder(
+    name: str | Path,
+    *,
+    max_tokens: int = 64,
+    pooling: str | None = None,
+    prefix: str | None = None,
+    model: str | None = None,
+) -> Encoder:
     """Build a text encoder.
 
     Args:
@@ -306,7 +331,7 @@ def _unknown_name(name):
     return f"The encoder {name!r} {what}. Known names: {', '.join(NAMES)}.{hint}"
 
 
-def load_text_encoder(folder):
+def load_text_encoder(folder: str | Path) -> Encoder:
     """Read what `encoder.save(folder)` wrote.
 
     An encoder of kind bert comes back without weights (`model` is None): they live in the exported

@@ -1,8 +1,13 @@
 """Texts in the graph of a version: their tokenizer, and the vectors of many of them."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 from kerasrec.backend import tf
 from kerasrec.text.graphunigram import GraphUnigram
 from kerasrec.text.graphwordpiece import GraphWordPiece
+from kerasrec.text.tokenizers import TextTokenizer, UnigramTokenizer, WordPieceTokenizer
 
 #: texts that are encoded at once; a chunk is as wide as its longest text
 CHUNK = 64
@@ -10,7 +15,9 @@ CHUNK = 64
 _BLANK = r"[\t-\r\x1c-\x1f\x{85}\p{Z}]*"
 
 
-def graph_tokenizer(tokenizer, folder):
+def graph_tokenizer(
+    tokenizer: TextTokenizer | None, folder: str | Path
+) -> GraphWordPiece | GraphUnigram | None:
     """The twin of a tokenizer of `text` in the graph.
 
     Args:
@@ -21,20 +28,19 @@ def graph_tokenizer(tokenizer, folder):
         A `tf.Module`, string `(n,)` -> `(token_ids, segment_ids)`, int32 `(n, length)`; None for a
         tokenizer that has no twin.
     """
-    kind = getattr(tokenizer, "kind", None)
-    if kind == "wordpiece":
+    if isinstance(tokenizer, WordPieceTokenizer):
         return GraphWordPiece(tokenizer, folder)
-    if kind == "unigram":
+    if isinstance(tokenizer, UnigramTokenizer):
         return GraphUnigram(tokenizer, folder)
     return None
 
 
-def is_blank(texts):
+def is_blank(texts: Any) -> Any:
     """Whether a text has nothing but white space, as for `str.strip`: bool, the same shape."""
     return tf.strings.regex_full_match(texts, _BLANK)
 
 
-def text_vectors(texts, encode, dim):
+def text_vectors(texts: Any, encode: Callable[[Any], Any], dim: int) -> Any:
     """Vectors of texts; zeros for a blank one.
 
     Each distinct text is encoded once, texts of similar length together, `CHUNK` at a time and one

@@ -7,11 +7,13 @@ path is read off by doubling the length of the jumps back.
 """
 
 import sys
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kerasrec.backend import tf
+from kerasrec.text.tokenizers import UnigramTokenizer
 
 MARK, SPACE = 0x2581, 0x20
 CHAR_BITS = 21  # of a code point; an edge is state << 21 | character
@@ -33,7 +35,7 @@ class GraphUnigram(tf.Module):
         folder: not used, as there is no asset file; all graph tokenizers are made alike.
     """
 
-    def __init__(self, tokenizer, folder=None):
+    def __init__(self, tokenizer: UnigramTokenizer, folder: str | Path | None = None) -> None:
         super().__init__(name="unigram")
         if tokenizer.kind != "unigram":
             raise ValueError(
@@ -52,7 +54,7 @@ class GraphUnigram(tf.Module):
         self.character_map = _variables(make_character_map(tokenizer.normalisation))
 
     @tf.function(input_signature=[_TEXTS], autograph=False)
-    def __call__(self, texts):
+    def __call__(self, texts: Any) -> tuple[Any, Any]:
         """Token ids and segment ids of texts.
 
         Args:
@@ -177,21 +179,21 @@ class Trie(NamedTuple):
     character.
     """
 
-    edges: object  # int64, (num_edges + 1,): state << 21 | character, ascending; one above all
-    depths: object  # int32, (num_edges + 2,), of each state: characters up to there
-    scores: object  # float64, of the piece that ends there; -inf: none
-    ids: object  # int32, of that piece; 0: none
+    edges: Any  # int64, (num_edges + 1,): state << 21 | character, ascending; one above all
+    depths: Any  # int32, (num_edges + 2,), of each state: characters up to there
+    scores: Any  # float64, of the piece that ends there; -inf: none
+    ids: Any  # int32, of that piece; 0: none
 
 
 class CharacterMap(NamedTuple):
     """Replacements of characters, with all that `str.split` takes for white space as U+0020."""
 
-    characters: object  # int32, (num_mapped + 1,): code points, ascending; one above all
-    offsets: object  # int32, (num_mapped + 2,), into the replacements
-    replacements: object  # int32, (num_characters,): code points
+    characters: Any  # int32, (num_mapped + 1,): code points, ascending; one above all
+    offsets: Any  # int32, (num_mapped + 2,), into the replacements
+    replacements: Any  # int32, (num_characters,): code points
 
 
-def make_trie(tokenizer):
+def make_trie(tokenizer: UnigramTokenizer) -> Trie:
     """The pieces of a `UnigramTokenizer` as `Trie` of numpy arrays.
 
     A piece with a mark behind its start is left out: it matches nothing, as a word ends before a
@@ -216,11 +218,11 @@ def make_trie(tokenizer):
     scores[states] = np.array(tokenizer.scores)[usable]  # the last of equal pieces, as in a dict
     ids[states] = usable + tokenizer.FIRST
     scores[-1], ids[-1] = tokenizer.unknown_score, tokenizer.UNKNOWN
-    edges = np.concatenate([*edges, [np.iinfo(np.int64).max]]).astype(np.int64)
-    return Trie(edges, np.array([*depths, 1], np.int32), scores, ids)
+    ascending = np.concatenate([*edges, [np.iinfo(np.int64).max]]).astype(np.int64)
+    return Trie(ascending, np.array([*depths, 1], np.int32), scores, ids)
 
 
-def make_character_map(normalisation):
+def make_character_map(normalisation: dict[str, str]) -> CharacterMap:
     """The dict from character to replacement as `CharacterMap` of numpy arrays."""
     blanks = [char for char in map(chr, range(sys.maxunicode + 1)) if char.isspace()]
     to_space = str.maketrans(dict.fromkeys(blanks, " "))

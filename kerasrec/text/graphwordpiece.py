@@ -8,10 +8,12 @@ Words are then split by the greedy longest match that bert4keras does.
 import functools
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kerasrec.backend import import_bert4keras, tf
+from kerasrec.text.tokenizers import WordPieceTokenizer
 
 VOCAB_FILE = "wordpiece_vocab.txt"
 _CODE_POINTS, _PAGE = 0x110000, 256
@@ -41,7 +43,7 @@ class GraphWordPiece(tf.Module):
     right with 0.
     """
 
-    def __init__(self, tokenizer, folder):
+    def __init__(self, tokenizer: WordPieceTokenizer, folder: str | Path) -> None:
         super().__init__(name="wordpiece")
         self.prefix = tokenizer.prefix
         self.max_words = tokenizer.max_tokens - 2  # each gives at least one token
@@ -64,7 +66,7 @@ class GraphWordPiece(tf.Module):
             self.replacements = tf.Variable(replacements, trainable=False, name="replacements")
 
     @tf.function(input_signature=[_TEXTS], autograph=False)
-    def __call__(self, texts):
+    def __call__(self, texts: Any) -> tuple[Any, Any]:
         """See the class."""
         num_texts = tf.size(texts, tf.int64)
         texts = tf.strings.join([self.prefix, texts])
@@ -188,13 +190,13 @@ class CodePointTable(tf.Module):
     Call: int32 code points `(n,)` -> int32 `(n,)`.
     """
 
-    def __init__(self, numbers, name):
+    def __init__(self, numbers: np.ndarray, name: str) -> None:
         super().__init__(name)
         pages, page = np.unique(numbers.reshape(-1, _PAGE), axis=0, return_inverse=True)
         self.page = tf.Variable(page.reshape(-1).astype(np.int32), trainable=False, name="page")
         self.numbers = tf.Variable(pages.reshape(-1), trainable=False, name="numbers")
 
-    def __call__(self, points):
+    def __call__(self, points: Any) -> Any:
         """See the class."""
         page = tf.gather(self.page, points // _PAGE)
         return tf.gather(self.numbers, page * _PAGE + points % _PAGE)

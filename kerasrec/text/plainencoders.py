@@ -4,11 +4,14 @@ import functools
 import hashlib
 import json
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
-from kerasrec.text.vectors import ENCODER_FILE, Encoder
+from kerasrec.data.interactions import Items
+from kerasrec.text.vectors import ENCODER_FILE, Encoder, Whitening
 
 log = logging.getLogger(__name__)
 WARNING = (
@@ -33,12 +36,12 @@ class TfidfEncoder(Encoder):
     name = "tfidf"
     licence = "none (learned from your texts)"
 
-    def __init__(self, dim=128):
+    def __init__(self, dim: int = 128) -> None:
         self.dim = dim
-        self._vectorizer = None
-        self._components = None  # (dim, num_grams) float32
+        self._vectorizer: Any = None
+        self._components: Any = None  # (dim, num_grams) float32
 
-    def fit(self, texts):
+    def fit(self, texts: Sequence[str]) -> Self:
         """Learn n-grams, their weights and the SVD from texts; gives itself back."""
         from sklearn.decomposition import TruncatedSVD
 
@@ -59,7 +62,14 @@ class TfidfEncoder(Encoder):
         self.dim = width
         return self
 
-    def encode(self, texts, *, batch_size=4096, cache=None, progress=False):
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 4096,
+        cache: bool | str | Path | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
         """Vectors of texts: float32 `(num_texts, dim)`; a text without a known n-gram is 0.
 
         It is fast and not cached: `cache` and `progress` are there for the common surface.
@@ -75,22 +85,22 @@ class TfidfEncoder(Encoder):
         return np.concatenate(vectors)
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str | None:
         """sha256 (hex) of what was learned; None before `fit`."""
         if self._vectorizer is None:
             return None
         digest = hashlib.sha256(json.dumps(self._grams(), ensure_ascii=True).encode())
-        digest.update(np.ascontiguousarray(self._vectorizer.idf_))
-        digest.update(np.ascontiguousarray(self._components))
+        digest.update(np.ascontiguousarray(self._vectorizer.idf_).data)
+        digest.update(np.ascontiguousarray(self._components).data)
         return digest.hexdigest()
 
     @property
-    def description(self):
+    def description(self) -> dict[str, Any]:
         """What a manifest records: plain data."""
         note = "lexical only: compares characters, not meanings"
         return self._described(licence=self.licence, note=note)
 
-    def save(self, folder):
+    def save(self, folder: str | Path) -> None:
         """Write what was learned: JSON and npz."""
         self._check_fitted()
         folder = Path(folder)
@@ -98,7 +108,7 @@ class TfidfEncoder(Encoder):
         np.savez(folder / "tfidf.npz", idf=self._vectorizer.idf_, components=self._components)
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder: str | Path) -> Self:
         """Read what `save` wrote."""
         folder = Path(folder)
         data = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
@@ -139,7 +149,7 @@ class StoredVectors(Encoder):
     kind = "vectors"
     licence = "unknown (vectors of another model)"
 
-    def __init__(self, ids, vectors, *, name="vectors"):
+    def __init__(self, ids: Iterable[Any], vectors: np.ndarray, *, name: str = "vectors") -> None:
         self.name = name
         self.ids = [str(item_id) for item_id in ids]
         self.vectors = np.ascontiguousarray(vectors, np.float32)
@@ -164,7 +174,7 @@ class StoredVectors(Encoder):
         self.dim = self.vectors.shape[1]
 
     @classmethod
-    def read(cls, path):
+    def read(cls, path: str | Path) -> Self:
         """Read a file of vectors.
 
         Args:
@@ -183,7 +193,14 @@ class StoredVectors(Encoder):
         ids, vectors = readers[path.suffix](path)
         return cls(ids, vectors, name=f"vectors:{path.name}")
 
-    def encode(self, ids, *, batch_size=None, cache=None, progress=False):
+    def encode(
+        self,
+        ids: Sequence[Any],
+        *,
+        batch_size: int | None = None,
+        cache: bool | str | Path | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
         """Vectors of item ids: float32 `(num_ids, dim)`.
 
         Nothing is computed: `batch_size`, `cache` and `progress` are there for the common surface.
@@ -201,35 +218,37 @@ class StoredVectors(Encoder):
             )
         return self.vectors[[self._row[item_id] for item_id in ids]].reshape(len(ids), self.dim)
 
-    def encode_items(self, items, template="{title}", **options):
+    def encode_items(self, items: Items, template: str = "{title}", **options: Any) -> np.ndarray:
         """Vectors of items by their ids: float32 `(num_items, dim)`; the template is not used."""
         return self.encode(items.ids, **options)
 
-    def whitened(self, vectors, whitening, items, template="{title}"):
+    def whitened(
+        self, vectors: np.ndarray, whitening: Whitening, items: Items, template: str = "{title}"
+    ) -> np.ndarray:
         """Whitens the vectors of items; they may be known for an item without a text."""
         return whitening.apply(vectors)
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """sha256 (hex) of ids and vectors."""
         digest = hashlib.sha256(json.dumps(self.ids).encode())
-        digest.update(self.vectors)
+        digest.update(self.vectors.data)
         return digest.hexdigest()
 
     @property
-    def description(self):
+    def description(self) -> dict[str, Any]:
         """What a manifest records: plain data."""
         note = "ready vectors: texts cannot be encoded, new items need vectors"
         return self._described(licence=self.licence, note=note)
 
-    def save(self, folder):
+    def save(self, folder: str | Path) -> None:
         """Write ids and vectors."""
         folder = Path(folder)
         self._write_settings(folder, ids=self.ids)
         np.save(folder / "vectors.npy", self.vectors, allow_pickle=False)
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder: str | Path) -> Self:
         """Read what `save` wrote."""
         folder = Path(folder)
         data = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))

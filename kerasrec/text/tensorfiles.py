@@ -44,7 +44,7 @@ class Checkpoint(NamedTuple):
     licence: str
 
 
-def from_bfloat16(bits):
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
     """float32 values of bfloat16 bits given as uint16.
 
     >>> from_bfloat16(np.array([0x3F80, 0xC000], np.uint16)).tolist()
@@ -56,7 +56,7 @@ def from_bfloat16(bits):
 # --- TensorFlow ---
 
 
-def read_tf_checkpoint(prefix):
+def read_tf_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
     """Tensors of a TensorFlow checkpoint (`<prefix>.index`, `<prefix>.data-*`): dict of name ->
     array.
 
@@ -83,7 +83,7 @@ def read_tf_checkpoint(prefix):
 # --- safetensors ---
 
 
-def read_safetensors(path):
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """Tensors of one .safetensors file: dict of name -> array (bfloat16 becomes float32).
 
     The arrays are memory-mapped.
@@ -144,7 +144,7 @@ STORAGES = {
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def read_torch(path):
+def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """Tensors of a torch file: dict of name -> array (bfloat16 becomes float32).
 
     Args:

@@ -1,6 +1,7 @@
 """The Keras model of an encoder: token states to one vector, and which of its weights learn."""
 
 import re
+from typing import Any
 
 from kerasrec.backend import import_bert4keras, keras, tf
 
@@ -9,7 +10,7 @@ from kerasrec.backend import import_bert4keras, keras, tf
 class MeanPooling(keras.layers.Layer):
     """Mean over the real tokens: `(batch, length, dim) -> (batch, dim)`."""
 
-    def call(self, hidden, mask=None):
+    def call(self, hidden: Any, mask: Any = None) -> Any:
         """The mean of the rows where the mask is True."""
         if mask is None:
             return tf.reduce_mean(hidden, axis=1)
@@ -17,7 +18,7 @@ class MeanPooling(keras.layers.Layer):
         total = tf.maximum(tf.reduce_sum(weights, axis=1), 1.0)
         return tf.reduce_sum(hidden * weights, axis=1) / total  # (batch, dim)
 
-    def compute_mask(self, hidden, mask=None):
+    def compute_mask(self, hidden: Any, mask: Any = None) -> None:
         """No mask: the length is gone."""
         return None
 
@@ -26,11 +27,11 @@ class MeanPooling(keras.layers.Layer):
 class ClsPooling(keras.layers.Layer):
     """The first token: `(batch, length, dim) -> (batch, dim)`."""
 
-    def call(self, hidden, mask=None):
+    def call(self, hidden: Any, mask: Any = None) -> Any:
         """The first row of each text."""
         return hidden[:, 0]
 
-    def compute_mask(self, hidden, mask=None):
+    def compute_mask(self, hidden: Any, mask: Any = None) -> None:
         """No mask: the length is gone."""
         return None
 
@@ -39,13 +40,13 @@ class ClsPooling(keras.layers.Layer):
 class MaxPooling(keras.layers.Layer):
     """Maximum over the real tokens: `(batch, length, dim) -> (batch, dim)`."""
 
-    def call(self, hidden, mask=None):
+    def call(self, hidden: Any, mask: Any = None) -> Any:
         """The maximum of the rows where the mask is True."""
         if mask is not None:
             hidden = tf.where(mask[:, :, None], hidden, hidden.dtype.min)
         return tf.reduce_max(hidden, axis=1)
 
-    def compute_mask(self, hidden, mask=None):
+    def compute_mask(self, hidden: Any, mask: Any = None) -> None:
         """No mask: the length is gone."""
         return None
 
@@ -54,15 +55,15 @@ class MaxPooling(keras.layers.Layer):
 class UnitLength(keras.layers.Layer):
     """Each row divided by its Euclidean length; a zero row stays zero."""
 
-    def call(self, vectors):
+    def call(self, vectors: Any) -> Any:
         """Rows of length 1."""
         return tf.math.l2_normalize(vectors, axis=-1, epsilon=1e-24)
 
 
-POOLINGS = {"mean": MeanPooling, "cls": ClsPooling, "max": MaxPooling}
+POOLINGS: dict[str, Any] = {"mean": MeanPooling, "cls": ClsPooling, "max": MaxPooling}
 
 
-def build_text_model(transformer, pooling):
+def build_text_model(transformer: Any, pooling: str) -> Any:
     """Add pooling to a transformer.
 
     Args:
@@ -81,7 +82,7 @@ def build_text_model(transformer, pooling):
     return keras.Model(transformer.inputs, vectors, name="encoder")
 
 
-def check_pooling(pooling):
+def check_pooling(pooling: str) -> None:
     """Fails on an unknown pooling, and names the known ones."""
     known = [name + suffix for name in POOLINGS for suffix in ("", "_l2")]
     if pooling not in known:
@@ -91,7 +92,7 @@ def check_pooling(pooling):
 ATTENTION_PARTS = ("q_dense", "k_dense", "v_dense", "o_dense")
 
 
-def set_trainable(model, mode):
+def set_trainable(model: Any, mode: str | int) -> Any:
     """Choose which weights learn. Compile the model again afterwards.
 
     Args:
@@ -138,7 +139,7 @@ class LoraDense(keras.layers.Layer):
     LoRA, arXiv 2106.09685. A is random, B is 0: at the start nothing changes.
     """
 
-    def __init__(self, dense, rank, alpha):
+    def __init__(self, dense: Any, rank: int, alpha: float) -> None:
         super().__init__(name=dense.name + "_lora")
         self.dense = dense
         self.rank, self.scale = rank, alpha / rank
@@ -152,18 +153,18 @@ class LoraDense(keras.layers.Layer):
         self.dense.trainable = False
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """`(..., dim_in) -> (..., dim_out)`."""
         added = tf.matmul(tf.matmul(inputs, self.lora_a), self.lora_b)
         return self.dense(inputs) + added * self.scale
 
-    def merged(self):
+    def merged(self) -> Any:
         """The dense layer with the addition written into its kernel."""
         self.dense.kernel.assign_add(tf.matmul(self.lora_a, self.lora_b) * self.scale)
         return self.dense
 
 
-def add_lora(model, *, rank=8, alpha=16):
+def add_lora(model: Any, *, rank: int = 8, alpha: float = 16) -> Any:
     """Put LoRA on the four dense layers of every attention; only the new matrices learn.
 
     Works in place: the layers of `model` are exchanged and all other weights frozen. The outputs
@@ -195,7 +196,7 @@ def add_lora(model, *, rank=8, alpha=16):
     return _forget_traces(model)
 
 
-def merge_lora(model):
+def merge_lora(model: Any) -> Any:
     """Write the LoRA additions into the kernels and take the extra matrices away; the outputs stay.
 
     Returns:

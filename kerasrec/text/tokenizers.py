@@ -10,7 +10,9 @@ import json
 import re
 import unicodedata
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +29,7 @@ class TextTokenizer(ABC):
 
     kind = ""
 
-    def __init__(self, *, max_tokens=64, prefix=""):
+    def __init__(self, *, max_tokens: int = 64, prefix: str = "") -> None:
         if max_tokens < 3:
             raise ValueError(
                 f"max_tokens must be at least 3 (start, one token, end). Received: {max_tokens}."
@@ -36,14 +38,14 @@ class TextTokenizer(ABC):
         self.prefix = prefix
 
     @abstractmethod
-    def token_ids(self, text):
+    def token_ids(self, text: str) -> list[int]:
         """Token ids of one text: list of int, special tokens included, at most `max_tokens`."""
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The whole tokenizer as plain data (what `load_tokenizer` needs)."""
         return {"kind": self.kind, "max_tokens": self.max_tokens, "prefix": self.prefix}
 
-    def encode_batch(self, texts):
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and segment ids of many texts.
 
         Args:
@@ -57,13 +59,13 @@ class TextTokenizer(ABC):
         return pad_rows(rows), np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """sha256 (hex) of everything that decides the ids."""
         data = json.dumps(self.to_dict(), ensure_ascii=True, sort_keys=True)
         return hashlib.sha256(data.encode()).hexdigest()
 
 
-def pad_rows(rows):
+def pad_rows(rows: Sequence[Sequence[int]]) -> np.ndarray:
     """Rows of ids as one int32 matrix `(num_rows, longest)`, padded on the right with 0.
 
     >>> pad_rows([[5, 6], [7]]).tolist()
@@ -86,7 +88,14 @@ class WordPieceTokenizer(TextTokenizer):
 
     kind = "wordpiece"
 
-    def __init__(self, vocab, *, do_lower_case=True, max_tokens=64, prefix=""):
+    def __init__(
+        self,
+        vocab: Iterable[str],
+        *,
+        do_lower_case: bool = True,
+        max_tokens: int = 64,
+        prefix: str = "",
+    ) -> None:
         from kerasrec import backend  # late: UnigramTokenizer needs no TensorFlow
 
         super().__init__(max_tokens=max_tokens, prefix=prefix)
@@ -108,14 +117,14 @@ class WordPieceTokenizer(TextTokenizer):
             token_dict, do_lower_case=self.do_lower_case
         )
 
-    def tokenize(self, text):
+    def tokenize(self, text: str) -> list[str]:
         """The tokens of one text as str, `[CLS]` and `[SEP]` included, not truncated.
 
         The prefix is not added.
         """
         return self._tokenizer.tokenize(text)
 
-    def token_ids(self, text):
+    def token_ids(self, text: str) -> list[int]:
         """Token ids of prefix + text, `[CLS] ... [SEP]`, at most `max_tokens` long."""
         text = self.prefix + text
         limit = 16 * self.max_tokens
@@ -130,7 +139,7 @@ class WordPieceTokenizer(TextTokenizer):
             ids = ids[: self.max_tokens - 1] + ids[-1:]
         return ids
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The whole tokenizer as plain data."""
         return super().to_dict() | {"do_lower_case": self.do_lower_case, "vocab": self.vocab}
 
@@ -161,8 +170,15 @@ class UnigramTokenizer(TextTokenizer):
     PAD, START, END, UNKNOWN, FIRST = 0, 1, 2, 3, 4
 
     def __init__(
-        self, pieces, scores, *, normalisation=None, unknown_score=None, max_tokens=64, prefix=""
-    ):
+        self,
+        pieces: Iterable[str],
+        scores: Iterable[float],
+        *,
+        normalisation: dict[str, str] | None = None,
+        unknown_score: float | None = None,
+        max_tokens: int = 64,
+        prefix: str = "",
+    ) -> None:
         super().__init__(max_tokens=max_tokens, prefix=prefix)
         self.pieces = list(pieces)
         self.scores = [float(score) for score in scores]
@@ -180,11 +196,11 @@ class UnigramTokenizer(TextTokenizer):
             piece: (score, index)
             for index, (piece, score) in enumerate(zip(self.pieces, self.scores, strict=True), 4)
         }
-        self._longest = {}  # first character -> longest piece that starts with it
+        self._longest: dict[str, int] = {}  # first character -> longest piece that starts with it
         for piece in self.pieces:
             self._longest[piece[0]] = max(self._longest.get(piece[0], 0), len(piece))
 
-    def normalise(self, text):
+    def normalise(self, text: str) -> str:
         """The text as the pieces see it: mapped, one "\u2581" before each word.
 
         >>> UnigramTokenizer(["a"], [0.0]).normalise("  a  b ")
@@ -193,12 +209,12 @@ class UnigramTokenizer(TextTokenizer):
         words = text.translate(self._translation).split()
         return "".join(word if word[0] == "\u2581" else "\u2581" + word for word in words)
 
-    def token_ids(self, text):
+    def token_ids(self, text: str) -> list[int]:
         """Token ids of prefix + text, `<s> ... </s>`, at most `max_tokens` long."""
         ids = self._segment(self.prefix + text, self.max_tokens - 2)
         return [self.START, *ids, self.END]
 
-    def tokenize(self, text):
+    def tokenize(self, text: str) -> list[str]:
         """The pieces of one text as str, without special tokens, prefix or truncation."""
         ids = self._segment(text, limit=None)
         return ["<unk>" if index == self.UNKNOWN else self.pieces[index - 4] for index in ids]
@@ -254,7 +270,7 @@ class UnigramTokenizer(TextTokenizer):
             if not (index == self.UNKNOWN and ids and ids[-1] == self.UNKNOWN):
                 ids.append(index)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The whole tokenizer as plain data."""
         return super().to_dict() | {
             "pieces": self.pieces,
@@ -270,7 +286,7 @@ TOKENIZERS = {"wordpiece": WordPieceTokenizer, "unigram": UnigramTokenizer}
 TOKENIZER_FILE = "kerasrec_tokenizer.json"
 
 
-def save_tokenizer(tokenizer, folder):
+def save_tokenizer(tokenizer: TextTokenizer, folder: str | Path) -> None:
     """Write a tokenizer as plain files: a JSON, and for WordPiece a `vocab.txt` beside it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -281,7 +297,7 @@ def save_tokenizer(tokenizer, folder):
     (folder / TOKENIZER_FILE).write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
 
 
-def load_tokenizer(folder):
+def load_tokenizer(folder: str | Path) -> TextTokenizer:
     """Read what `save_tokenizer` wrote.
 
     Raises:
@@ -303,7 +319,7 @@ def load_tokenizer(folder):
     return TOKENIZERS[kind](**data)
 
 
-def read_vocab(path):
+def read_vocab(path: str | Path) -> list[str]:
     """The tokens of a `vocab.txt`, one a line: list of str, position = token id.
 
     Lines end at "\\n" only: Chinese vocabularies hold tokens such as U+2028, at which
@@ -324,7 +340,7 @@ def read_vocab(path):
     return [line.removesuffix("\r") for line in lines]
 
 
-def is_chinese_or_ascii(piece):
+def is_chinese_or_ascii(piece: str) -> bool:
     """Whether every character is ASCII, Chinese, a symbol, punctuation, or the word mark "\u2581".
 
     >>> [is_chinese_or_ascii(piece) for piece in ("▁Java编程", "——", "нет")]

@@ -10,7 +10,7 @@ import logging
 import os
 import uuid
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -26,7 +26,7 @@ MERGED_SHARD = 65_536  # rows of a merged file, about
 ENCODER_FILE = "encoder.json"
 
 
-def text_keys(texts):
+def text_keys(texts: Iterable[str]) -> np.ndarray:
     """Content hashes of texts: uint64, `(num_texts, 2)` (the first half of a sha256).
 
     >>> bool((text_keys(["机器学习"]) == text_keys(["机器学习", "x"])[:1]).all())
@@ -56,11 +56,11 @@ class VectorCache:
         dim: length of a row.
     """
 
-    def __init__(self, folder, dim):
+    def __init__(self, folder: str | Path, dim: int) -> None:
         self.folder = Path(folder)
         self.dim = int(dim)
 
-    def get(self, keys):
+    def get(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of the keys that are there.
 
         Args:
@@ -90,7 +90,7 @@ class VectorCache:
             found_mask[hit[sound]] = True
         return vectors, found_mask
 
-    def add(self, keys, vectors):
+    def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
         """Write one new file, whole or not at all.
 
         Args:
@@ -100,7 +100,7 @@ class VectorCache:
         vectors = np.ascontiguousarray(vectors, np.float32)
         self._write(Shard(np.asarray(keys, np.uint64), _checksums(vectors), vectors))
 
-    def compact(self):
+    def compact(self) -> None:
         """Merge the small files when there are many (each lookup of one new text adds one)."""
         shards = [(path, self._read(path)) for path in self._paths()]
         small = [(p, s) for p, s in shards if s is not None and len(s.keys) < SMALL_SHARD]
@@ -174,7 +174,7 @@ class Whitening(NamedTuple):
     mean: np.ndarray  # (dim_in,) float32
     matrix: np.ndarray  # (dim_in, dim_out) float32
 
-    def apply(self, vectors):
+    def apply(self, vectors: np.ndarray) -> np.ndarray:
         """Whitened rows: float32 `(num_rows, dim_out)`."""
         vectors = np.asarray(vectors, np.float32)
         whitened = ((vectors - self.mean) @ self.matrix).astype(np.float32)
@@ -182,7 +182,9 @@ class Whitening(NamedTuple):
         return np.where(vectors.any(axis=-1, keepdims=True), whitened, np.float32(0))
 
 
-def fit_whitening(vectors, dim=None, *, shrinkage=1e-3):
+def fit_whitening(
+    vectors: np.ndarray, dim: int | None = None, *, shrinkage: float = 1e-3
+) -> Whitening:
     """Learn a PCA whitening: centred, uncorrelated components of unit variance, largest first.
 
     Raw BERT vectors lie in a narrow cone (random pairs have a cosine above 0.8); whitened ones
@@ -272,13 +274,13 @@ class Encoder(Protocol):
         texts: Sequence[str],
         *,
         batch_size: int = 64,
-        cache: bool | str | os.PathLike | None = None,
+        cache: bool | str | Path | None = None,
         progress: bool = False,
     ) -> np.ndarray:
         """Gives the vectors of texts: float32 `(num_texts, dim)`."""
 
     @abstractmethod
-    def save(self, folder: str | os.PathLike) -> None:
+    def save(self, folder: str | Path) -> None:
         """Writes what `load_text_encoder` reads."""
 
     def fit(self, texts: Sequence[str]) -> Self:
