@@ -6,10 +6,14 @@ the trie of codes. What a transformer has computed for the history is kept and s
 what it has computed for the plan is kept per beam.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from kerasrec.backend import tf
-from kerasrec.generation.decoder import align_left, line_of_tokens, spread
+from kerasrec.generation.decoder import CodeDecoder, align_left, line_of_tokens, spread
+from kerasrec.models.codes import CodeTrie
 
 _TINY = 1e-30
 _NONE = -1e9  # a logarithm of 0 that can be subtracted from itself
@@ -39,7 +43,15 @@ class BeamSearch(tf.Module):
         vectors_of: function of item indices that gives the vectors which the decoder reads.
     """
 
-    def __init__(self, decoder, trie, tokens, *, vectors_of, trust=1.0):
+    def __init__(
+        self,
+        decoder: CodeDecoder,
+        trie: CodeTrie,
+        tokens: np.ndarray,
+        *,
+        vectors_of: Callable[[Any], Any],
+        trust: float = 1.0,
+    ) -> None:
         super().__init__()
         config = decoder.config
         self.sizes, self.max_items = tuple(config["sizes"]), config["max_items"]
@@ -152,7 +164,14 @@ class BeamSearch(tf.Module):
 
     # --- search ---
 
-    def search(self, history, weights, num_items, beams, draws=None):
+    def search(
+        self,
+        history: Any,
+        weights: Any,
+        num_items: Any,
+        beams: Any,
+        draws: tuple[Any, Any, Any] | None = None,
+    ) -> tuple[Any, Any]:
         """Plans of items, the likeliest first.
 
         Args:

@@ -5,6 +5,7 @@ before it: what a GPT does with words. A token of its own begins the line, so th
 a history is learned too.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,16 +49,16 @@ class CodesOfItems(keras.layers.Layer):
     vectors, which the decoder reads.
     """
 
-    def __init__(self, num_items, sizes, dim, **kwargs):
+    def __init__(self, num_items: int, sizes: Sequence[int], dim: int, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "trainable": False})
         self.num_items, self.sizes, self.dim = num_items, tuple(sizes), dim
 
     @property
-    def offsets(self):
+    def offsets(self) -> np.ndarray:
         """The token of code 0 of each level, int `(num_levels,)`."""
         return _FIRST_CODE + level_offsets(self.sizes)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates the tables; `set_items` fills them."""
         shape = (self.num_items + 1, len(self.sizes))
         options = dict(shape=shape, dtype=tf.int32, initializer="zeros", trainable=False)
@@ -66,20 +67,20 @@ class CodesOfItems(keras.layers.Layer):
         self.vectors = self.add_weight("vectors", shape, initializer="zeros", trainable=False)
         super().build(input_shape)
 
-    def set_items(self, codes, vectors):
+    def set_items(self, codes: np.ndarray, vectors: np.ndarray) -> None:
         """Take int32 codes `(num_items, num_levels)`, from 0, and vectors `(num_items, dim)`."""
         self.table.assign(np.concatenate([np.zeros_like(codes[:1]), codes + self.offsets]))
         self.vectors.assign(np.concatenate([np.zeros_like(vectors[:1]), vectors]))
 
-    def vectors_of(self, item_index):
+    def vectors_of(self, item_index: Any) -> Any:
         """Item vectors `(..., dim)`."""
         return tf.gather(self.vectors, item_index)
 
-    def call(self, item_index):
+    def call(self, item_index: Any) -> Any:
         """See the class."""
         return tf.gather(self.table, item_index)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         mine = {"num_items": self.num_items, "sizes": self.sizes, "dim": self.dim}
         return {**super().get_config(), **mine}
@@ -95,11 +96,11 @@ class Line(keras.layers.Layer):
     moves behind the items: nothing then looks at it.
     """
 
-    def __init__(self, items, max_length, **kwargs):
+    def __init__(self, items: Any, max_length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.items, self.max_length = items, max_length
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """See the class."""
         history, target, event = inputs
         line = tf.concat([history, target[:, -1:]], axis=1)
@@ -116,7 +117,7 @@ class Line(keras.layers.Layer):
         return tokens, vectors, wanted
 
 
-def spread(vectors, levels):
+def spread(vectors: Any, levels: int) -> Any:
     """Item vectors at the places of a line at which the next item begins.
 
     That is where the last code of an item is read. `(batch, items, dim)` -> `(batch, 1 + items *
@@ -134,7 +135,7 @@ def _passive(event):
     return tf.reduce_any(event[..., None] == tf.constant(codes), axis=-1)
 
 
-def align_left(history, *others):
+def align_left(history: Any, *others: Any) -> Any:
     """Left-padded rows with the padding behind: `history (batch, time)` decides, others follow."""
     padding = tf.reduce_sum(tf.cast(tf.cumsum(history, axis=1) == 0, tf.int32), axis=1)
     time = tf.shape(history)[1]
@@ -147,7 +148,7 @@ def align_left(history, *others):
     return rows if others else rows[0]
 
 
-def line_of_tokens(tokens):
+def line_of_tokens(tokens: Any) -> Any:
     """`BEGIN` and tokens `(batch, items, levels)` behind it: `(batch, 1 + items * levels)`."""
     batch = tf.shape(tokens)[0]
     begin = tf.fill([batch, 1], BEGIN)
@@ -161,23 +162,23 @@ class CodeHeads(keras.layers.Layer):
     Call of `logits(states, level)`: `(..., units)` -> `(..., size of the level)`.
     """
 
-    def __init__(self, embedding, sizes, **kwargs):
+    def __init__(self, embedding: Any, sizes: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.embedding, self.sizes = embedding, tuple(sizes)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates the biases."""
         self.bias = self.add_weight("bias", (sum(self.sizes),), initializer="zeros")
         super().build(input_shape)
 
-    def logits(self, states, level):
+    def logits(self, states: Any, level: int) -> Any:
         """See the class."""
         start = sum(self.sizes[:level])
         end = start + self.sizes[level]
         table = self.embedding.embeddings[_FIRST_CODE + start : _FIRST_CODE + end]
         return tf.tensordot(states, table, [[-1], [1]]) + self.bias[start:end]
 
-    def call(self, states):
+    def call(self, states: Any) -> list[Any]:
         """Logits of all levels: states `(batch, items, levels, units)` -> list of arrays."""
         return [self.logits(states[:, :, level], level) for level in range(len(self.sizes))]
 
@@ -188,11 +189,11 @@ class CodeLoss(_BertLoss):
     Inputs: `states (batch, items * levels, units)`, `wanted (batch, items)` item indices.
     """
 
-    def __init__(self, items, heads, **kwargs):
+    def __init__(self, items: Any, heads: Any, **kwargs: Any) -> None:
         super().__init__(output_axis=0, **kwargs)
         self.items, self.heads = items, heads
 
-    def compute_loss(self, inputs, mask=None):
+    def compute_loss(self, inputs: Any, mask: Any = None) -> Any:
         """See the class."""
         states, wanted = inputs
         levels = len(self.heads.sizes)
@@ -208,7 +209,7 @@ class CodeLoss(_BertLoss):
         return tf.reduce_sum(total) / tf.maximum(tf.cast(tf.size(total), tf.float32), 1.0)
 
 
-def check_decoder(*, max_items=25, units=128, heads=4, **_):
+def check_decoder(*, max_items: int = 25, units: int = 128, heads: int = 4, **_: Any) -> None:
     """Raise the ValueError of `build_decoder` where it does not take these options."""
     if max_items < 2:
         raise ValueError(
@@ -219,17 +220,17 @@ def check_decoder(*, max_items=25, units=128, heads=4, **_):
 
 
 def build_decoder(
-    codes,
-    sizes,
-    vectors,
+    codes: np.ndarray,
+    sizes: Sequence[int],
+    vectors: np.ndarray,
     *,
-    max_items=25,
-    units=128,
-    num_blocks=2,
-    heads=4,
-    dropout=0.2,
-    centers=None,
-):
+    max_items: int = 25,
+    units: int = 128,
+    num_blocks: int = 2,
+    heads: int = 4,
+    dropout: float = 0.2,
+    centers: Sequence[np.ndarray | None] | None = None,
+) -> CodeDecoder:
     """Build the decoder.
 
     Args:
@@ -249,7 +250,8 @@ def build_decoder(
     """
     check_decoder(max_items=max_items, units=units, heads=heads)
     bert4keras = import_bert4keras()
-    models = bert4keras.models
+    bert: Any = bert4keras.models.BERT
+    with_mask: Any = bert4keras.models.LM_Mask
     num_items, num_levels = codes.shape
     # Layers
     dim = vectors.shape[1]
@@ -257,7 +259,7 @@ def build_decoder(
     items.build(None)
     items.set_items(codes, vectors)
 
-    class HistoryGPT(models.LM_Mask, models.BERT):
+    class HistoryGPT(with_mask, bert):
         """BERT that sees what came before in the line, and item vectors beside the tokens."""
 
         initializer = FreshTruncatedNormal()

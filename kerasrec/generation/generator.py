@@ -5,15 +5,16 @@ and on what the recommender itself expects.
 """
 
 import json
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from kerasrec.backend import tf
-from kerasrec.data.histories import model_inputs
+from kerasrec.data.histories import Histories, model_inputs
 from kerasrec.generation.beamsearch import BeamSearch
-from kerasrec.generation.decoder import build_decoder
-from kerasrec.models.codes import SemanticIds
+from kerasrec.generation.decoder import CodeDecoder, build_decoder
+from kerasrec.models.codes import CodeTrie, SemanticIds
 
 #: beams of a search of `PlanRanker`, at least
 BEAMS = 16
@@ -35,12 +36,12 @@ class Generator(NamedTuple):
     trust: float = 1.0
     prior: float = 0.0
 
-    def tokens(self):
+    def tokens(self) -> np.ndarray:
         """Tokens of the items as the decoder reads them, int32 `(num_items + 1, num_levels)`."""
         codes = self.ids.codes
         return np.concatenate([np.zeros_like(codes[:1]), codes + self.decoder.items.offsets])
 
-    def description(self):
+    def description(self) -> dict[str, Any]:
         """What a manifest says of it."""
         return {
             "trust": self.trust,
@@ -50,7 +51,7 @@ class Generator(NamedTuple):
             "options": self.decoder.config,
         }
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write it to a file, weights included; no pickle."""
         arrays = {f"ids_{name}": value for name, value in self.ids._asdict().items()}
         # not the tables of codes and vectors: the catalogue may have grown
@@ -60,7 +61,7 @@ class Generator(NamedTuple):
         np.savez(path, facts=np.array(json.dumps(facts)), **arrays)
 
     @classmethod
-    def load(cls, path, *, ids=None):
+    def load(cls, path: str | Path, *, ids: SemanticIds | None = None) -> Self:
         """Read what `save` wrote; with `ids`, those of a catalogue that has grown since.
 
         The item vectors that the decoder reads are left zero: a served version has its own.
@@ -82,7 +83,7 @@ class Generator(NamedTuple):
 _GIVEN = ("num_items", "max_length", "sizes", "dim")
 
 
-def read_ids(path):
+def read_ids(path: str | Path) -> SemanticIds:
     """The `SemanticIds` of a file that `Generator.save` wrote."""
     with np.load(path) as saved:
         return _ids_in({name: saved[name] for name in saved.files if name.startswith("ids_")})
@@ -101,17 +102,24 @@ class PlanRanker:
         trie: `CodeTrie`.
     """
 
-    def __init__(self, decoder, trie):
+    def __init__(self, decoder: CodeDecoder, trie: CodeTrie) -> None:
         items = decoder.items
         self.search = BeamSearch(decoder, trie, items.table.numpy(), vectors_of=items.vectors_of)
         self._plans = tf.function(self.search.search, reduce_retracing=True)
 
-    def top(self, histories, k=10):
+    def top(self, histories: Histories, k: int = 10) -> np.ndarray:
         """Best `k` next items of each history, as `Ranker.top`."""
         index, _ = self.plans(histories, 1, beams=max(k, BEAMS))
         return index[:, :k, 0]
 
-    def plans(self, histories, num_items, *, beams=BEAMS, weights=None):
+    def plans(
+        self,
+        histories: Histories,
+        num_items: int,
+        *,
+        beams: int = BEAMS,
+        weights: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Plans of unseen items: index int32 and log p, `(num_users, beams, num_items)`.
 
         Args:

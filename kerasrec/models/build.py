@@ -63,7 +63,7 @@ class PackPositions(keras.layers.Layer):
     `target (positions,)`, `batch_row (positions,)`.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """See the class."""
         states, target = inputs
         place = tf.where(target > 0)
@@ -79,11 +79,11 @@ class EventFeatures(keras.layers.Layer):
     its gaps and types, since a server may be asked without them.
     """
 
-    def __init__(self, *, time_gaps, events, **kwargs):
+    def __init__(self, *, time_gaps: bool, events: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.time_gaps, self.events = time_gaps, events
 
-    def build(self, input_shapes):
+    def build(self, input_shapes: Any) -> None:
         """Creates one table per feature in use."""
         dim = input_shapes[0][-1]
         if self.time_gaps:
@@ -93,7 +93,7 @@ class EventFeatures(keras.layers.Layer):
             shape = (len(EVENT_CODES) + 1, dim)
             self.event_table = self.add_weight("event_table", shape, initializer="zeros")
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Any, training: bool | None = False) -> Any:
         """See the class."""
         vectors, time_gap, event = inputs
         if training:
@@ -108,7 +108,7 @@ class EventFeatures(keras.layers.Layer):
                 vectors += tf.cast(tf.gather(getattr(self, name), code), vectors.dtype) * known
         return vectors
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         mine = {"time_gaps": self.time_gaps, "events": self.events}
         return {**super().get_config(), **mine}

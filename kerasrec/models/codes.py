@@ -10,7 +10,8 @@ the items that share all others.
 
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -51,12 +52,12 @@ class SemanticIds(NamedTuple):
     room: int
 
     @property
-    def sizes(self):
+    def sizes(self) -> tuple[int, ...]:
         """Values that each code may have: tuple of ints, `levels + 1` of them."""
         levels, num_codes, _ = self.centers.shape
         return (*[num_codes] * levels, int(self.room))
 
-    def usage(self):
+    def usage(self) -> list[dict[str, Any]]:
         """How evenly the codes are used: one dict per level but the last.
 
         `perplexity` is the exponential of the usage entropy: so many codes, evenly used, would be
@@ -79,7 +80,7 @@ class SemanticIds(NamedTuple):
             )
         return rows
 
-    def with_items(self, item_vectors):
+    def with_items(self, item_vectors: np.ndarray) -> Self:
         """The same with new items behind, coded by what is known of them: the text part.
 
         An item with the text of an old one gets the same codes but for the last, as long as the
@@ -102,14 +103,20 @@ class SemanticIds(NamedTuple):
         rows = _text_columns(np.asarray(item_vectors, np.float32), self.known)[:, self.known]
         paths, count = np.unique(self.codes[:, :-1], axis=0, return_counts=True)
         taken = {tuple(path): int(n) for path, n in zip(paths, count, strict=True)}
-        added = [_place(row, centers, taken, self.room) for row in rows]
-        added = np.array(added, np.int32).reshape(-1, self.codes.shape[1])
+        places = [_place(row, centers, taken, self.room) for row in rows]
+        added = np.array(places, np.int32).reshape(-1, self.codes.shape[1])
         return self._replace(codes=np.concatenate([self.codes, added]))
 
 
 def fit_semantic_ids(
-    item_vectors, text_vectors=None, *, known=None, levels=3, num_codes=None, seed=0
-):
+    item_vectors: np.ndarray,
+    text_vectors: np.ndarray | None = None,
+    *,
+    known: np.ndarray | None = None,
+    levels: int = 3,
+    num_codes: int | None = None,
+    seed: int = 0,
+) -> SemanticIds:
     """Fit the codes of a catalogue.
 
     Args:
@@ -151,7 +158,14 @@ def fit_semantic_ids(
     return ids
 
 
-def fit_product_codes(item_vectors, text_vectors=None, *, parts=32, num_codes=None, seed=0):
+def fit_product_codes(
+    item_vectors: np.ndarray,
+    text_vectors: np.ndarray | None = None,
+    *,
+    parts: int = 32,
+    num_codes: int | None = None,
+    seed: int = 0,
+) -> np.ndarray:
     """Unordered codes for parallel heads: the joined vectors, turned and cut, k-means in each part.
 
     Product quantisation behind a random rotation, as RPG (Hou et al. 2025) takes them for heads
@@ -188,7 +202,7 @@ def fit_product_codes(item_vectors, text_vectors=None, *, parts=32, num_codes=No
     return np.stack([_means(part, num_codes, seed)[1] for part in cut], axis=1)
 
 
-def level_offsets(sizes):
+def level_offsets(sizes: Sequence[int]) -> np.ndarray:
     """Where the codes of each level begin when all are numbered through, int32 `(num_levels,)`.
 
     >>> level_offsets((4, 4, 2)).tolist()
@@ -197,7 +211,7 @@ def level_offsets(sizes):
     return np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
 
 
-def default_codes(num_items):
+def default_codes(num_items: int) -> int:
     """Values of a code in a catalogue of so many items.
 
     >>> default_codes(96), default_codes(456), default_codes(12_101), default_codes(1_000_000)
@@ -324,7 +338,7 @@ class CodeTrie(NamedTuple):
     widest: np.ndarray
 
 
-def make_trie(codes):
+def make_trie(codes: np.ndarray) -> CodeTrie:
     """The trie of the codes of a catalogue.
 
     Args:
@@ -350,7 +364,8 @@ def make_trie(codes):
         place = int(np.argmin(differs[:, -1]))
         twice = order[place : place + 2] + 1
         raise ValueError(f"Items {twice[0]} and {twice[1]} have the same codes.")
-    columns = {name: [] for name in ("first_child", "num_children", "code", "start", "end")}
+    columns: dict[str, list] = {}
+    columns |= {name: [] for name in ("first_child", "num_children", "code", "start", "end")}
     starts, before = np.zeros(1, np.int64), 1
     codes_of, widest = np.zeros(1, np.int32), []
     for level in range(codes.shape[1] + 1):
@@ -369,4 +384,4 @@ def make_trie(codes):
             widest.append(int(count.max()))
             starts, codes_of, before = below, rows[below, level], before + len(below)
     parts = {name: np.concatenate(part).astype(np.int32) for name, part in columns.items()}
-    return CodeTrie(**parts, leaves=(order + 1).astype(np.int32), widest=np.int32(widest))
+    return CodeTrie(**parts, leaves=(order + 1).astype(np.int32), widest=np.array(widest, np.int32))

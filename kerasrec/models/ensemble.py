@@ -10,7 +10,8 @@ The sequence model of a member reads e_m itself, so its length is kept in a colu
 so small by s that it changes no cosine.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from kerasrec.backend import keras, tf
 from kerasrec.models.build import Model
@@ -19,7 +20,7 @@ from kerasrec.models.build import Model
 LENGTH_SCALE = 1e-5
 
 
-def average_models(models):
+def average_models(models: Sequence[Model]) -> Model:
     """One `Model` whose scores are the means of those of several; see the module.
 
     Args:
@@ -78,11 +79,11 @@ class MeanLoss(NamedTuple):
 
     layers: list
 
-    def inverse_temperatures(self):
+    def inverse_temperatures(self) -> Any:
         """1 / T_m, float32 `(num_members,)`."""
         return 1 / tf.stack([layer.temperature() for layer in self.layers])
 
-    def temperature(self):
+    def temperature(self) -> Any:
         """The one temperature of the joined vectors."""
         return len(self.layers) ** 0.5 / tf.norm(self.inverse_temperatures())
 
@@ -93,11 +94,11 @@ class SideBySide(keras.layers.Layer):
     In float32, whatever the members compute in.
     """
 
-    def __init__(self, parts, **kwargs):
+    def __init__(self, parts: Iterable[Any], **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)
         self.parts = list(parts)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """See the class."""
         return tf.concat([tf.cast(part(inputs), tf.float32) for part in self.parts], axis=-1)
 
@@ -105,7 +106,7 @@ class SideBySide(keras.layers.Layer):
 class JoinedVectors(SideBySide):
     """Item vectors of the members joined: `(n, num_members * (dim + 1))`; a zero row stays zero."""
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """See the class."""
         blocks = []
         for part in self.parts:
@@ -118,11 +119,11 @@ class JoinedVectors(SideBySide):
 class JoinedInterest(SideBySide):
     """Interests of the members joined: `[vectors (b, t, dim), history, ...]` -> `(b, dim)`."""
 
-    def __init__(self, parts, loss_layers, **kwargs):
+    def __init__(self, parts: Iterable[Any], loss_layers: Iterable[Any], **kwargs: Any) -> None:
         super().__init__(parts, **kwargs)
         self.loss_layers = list(loss_layers)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """See the class."""
         vectors, *events = inputs
         weights = tf.math.l2_normalize(MeanLoss(self.loss_layers).inverse_temperatures())
@@ -138,7 +139,7 @@ class JoinedInterest(SideBySide):
 class MeanScorer(SideBySide):
     """Mean of the members' MLPs: `[interest (n, dim), item_vectors (n, m, dim)]` -> `(n, m)`."""
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """See the class."""
         blocks = [tf.split(vectors, len(self.parts), axis=-1) for vectors in inputs]
         scores = []

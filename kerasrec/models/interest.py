@@ -1,5 +1,6 @@
 """The interest layer: long- and short-term fusion, the projection to U, and its loss."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class LongShortFusion(keras.layers.Layer):
     `(batch, time, dim)`.
     """
 
-    def build(self, input_shapes):
+    def build(self, input_shapes: Any) -> None:
         """Creates decays (as logits) and gains."""
         dim = input_shapes[0][-1]
         start = keras.initializers.Constant(np.log([0.6 / 0.4, 0.95 / 0.05]))
@@ -40,7 +41,7 @@ class LongShortFusion(keras.layers.Layer):
             "gains", (2, dim), initializer=keras.initializers.Constant(0.5)
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """See the class."""
         states, vectors, valid_mask = inputs
         time = tf.shape(vectors)[1]
@@ -66,32 +67,32 @@ class Interest(keras.layers.Layer):
     weights w are folded into U: cosine and dot product with item vectors keep their meaning.
     """
 
-    def __init__(self, kind="mf", **kwargs):
+    def __init__(self, kind: str = "mf", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if kind not in INTERESTS:
             raise ValueError(f"interest must be one of {', '.join(INTERESTS)}. Received: {kind!r}.")
         self.kind = kind
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates W (identity at the start) and, for gmf, w (ones)."""
         dim = input_shape[-1]
         self.kernel = self.add_weight("kernel", (dim, dim), initializer="identity")
         if self.kind == "gmf":
             self.gmf = self.add_weight("gmf", (dim,), initializer="ones")
 
-    def call(self, states):
+    def call(self, states: Any) -> Any:
         """See the class."""
         interest = tf.tensordot(states, self.kernel, 1)
         if self.kind == "gmf":
             interest = interest * self.gmf
         return tf.math.l2_normalize(tf.cast(interest, tf.float32), axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "kind": self.kind}
 
 
-def cosine_scores(interest, item_vectors):
+def cosine_scores(interest: Any, item_vectors: Any) -> Any:
     """Cosine of unit interests `(n, dim)` with vectors `(m, dim)` -> `(n, m)`; zero rows: 0."""
     unit = tf.math.l2_normalize(tf.cast(item_vectors, tf.float32), axis=-1)
     return tf.matmul(interest, unit, transpose_b=True)
@@ -105,13 +106,13 @@ class InterestLoss(_BertLoss):
     `negative (negatives,)`, both rows of `item_vectors`.
     """
 
-    def __init__(self, loss, num_items, **kwargs):
+    def __init__(self, loss: str | Callable[..., Any], num_items: int, **kwargs: Any) -> None:
         kwargs["output_axis"] = 0
         super().__init__(**kwargs)
         self.loss, self.num_items = loss, num_items
         self.loss_function = LOSSES[loss] if isinstance(loss, str) else loss
 
-    def build(self, input_shapes):
+    def build(self, input_shapes: Any) -> None:
         """Creates the temperature (as a logarithm) and, for losses that need one, the bias."""
         start = keras.initializers.Constant(np.log(INITIAL_TEMPERATURE))
         self.log_temperature = self.add_weight(
@@ -122,13 +123,13 @@ class InterestLoss(_BertLoss):
             start = keras.initializers.Constant(INITIAL_BIAS)
             self.bias = self.add_weight("bias", (), initializer=start)
 
-    def temperature(self):
+    def temperature(self) -> Any:
         """Scores are cosine / temperature; 1 for losses on plain cosines."""
         if self.loss in UNSCALED:
             return tf.constant(1.0)
         return tf.exp(tf.maximum(self.log_temperature, MIN_TEMPERATURE))
 
-    def compute_loss(self, inputs, mask=None):
+    def compute_loss(self, inputs: Any, mask: Any = None) -> Any:
         """Mean loss over the positions; 0 when the batch has none."""
         interest, item_vectors, positive, negative = inputs
         unit = tf.math.l2_normalize(tf.cast(item_vectors, tf.float32), axis=-1)
@@ -141,7 +142,7 @@ class InterestLoss(_BertLoss):
         count = tf.maximum(tf.cast(tf.size(positive), tf.float32), 1.0)
         return tf.reduce_sum(loss) / count
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         mine = {"loss": self.loss, "num_items": self.num_items}
         return {**super().get_config(), **mine}

@@ -4,6 +4,9 @@
 rows in training (row dropout), so the text part alone must work: that is what a new item has.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from kerasrec.backend import keras, tf
@@ -32,13 +35,21 @@ class StepItems(keras.layers.Layer):
     `negative (num_negatives,)`; the last three are rows of the first. Row 0 is always padding.
     """
 
-    def __init__(self, num_items, negatives, *, num_negatives=1024, whole=True, **kwargs):
+    def __init__(
+        self,
+        num_items: int,
+        negatives: str,
+        *,
+        num_negatives: int = 1024,
+        whole: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_items, self.negatives = num_items, negatives
         self.num_negatives = min(num_negatives, num_items)
         self.whole = whole
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """See the class."""
         history, target = inputs
         # not a constant: Keras would take a constant int32 vector for a shape
@@ -62,7 +73,7 @@ class StepItems(keras.layers.Layer):
             negative_row,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         mine = {key: getattr(self, key) for key in ("num_items", "negatives", "whole")}
         return {**super().get_config(), **mine, "num_negatives": self.num_negatives}
@@ -72,25 +83,25 @@ class StepItems(keras.layers.Layer):
 class TextTable(keras.layers.Layer):
     """Frozen text vectors, looked up: `item_index (n,)` -> `(n, text_dim)`; row 0 is zero."""
 
-    def __init__(self, num_items, text_dim, **kwargs):
+    def __init__(self, num_items: int, text_dim: int, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "trainable": False})
         self.num_items, self.text_dim = num_items, text_dim
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates the table; `set_vectors` fills it."""
         shape = (self.num_items + 1, self.text_dim)
         self.table = self.add_weight("table", shape, initializer="zeros", trainable=False)
         super().build(input_shape)  # or the first call would build, and empty, it again
 
-    def set_vectors(self, vectors):
+    def set_vectors(self, vectors: np.ndarray) -> None:
         """Take `(num_items, text_dim)` vectors, row r for item index r + 1."""
         self.table.assign(np.concatenate([np.zeros((1, self.text_dim), np.float32), vectors]))
 
-    def call(self, item_index):
+    def call(self, item_index: Any) -> Any:
         """See the class."""
         return tf.gather(self.table, item_index)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "num_items": self.num_items, "text_dim": self.text_dim}
 
@@ -102,11 +113,11 @@ class ItemTokens(keras.layers.Layer):
     Columns that are padding in every chosen row are cut off, so short titles stay cheap.
     """
 
-    def __init__(self, num_items, max_tokens, **kwargs):
+    def __init__(self, num_items: int, max_tokens: int, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "trainable": False})
         self.num_items, self.max_tokens = num_items, max_tokens
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates the table; `set_tokens` fills it."""
         shape = (self.num_items + 1, self.max_tokens)
         options = dict(shape=shape, dtype=tf.int32, initializer="zeros", trainable=False)
@@ -114,18 +125,18 @@ class ItemTokens(keras.layers.Layer):
         self.segment_ids = self.add_weight("segment_ids", **options)
         super().build(input_shape)
 
-    def set_tokens(self, token_ids, segment_ids):
+    def set_tokens(self, token_ids: np.ndarray, segment_ids: np.ndarray) -> None:
         """Take int32 `(num_items, max_tokens)` twice; the padding row takes the first item's."""
         for table, values in ((self.token_ids, token_ids), (self.segment_ids, segment_ids)):
             table.assign(np.concatenate([values[:1], values]))
 
-    def call(self, item_index):
+    def call(self, item_index: Any) -> Any:
         """See the class."""
         token_ids = tf.gather(self.token_ids, item_index)
         used = tf.reduce_max(tf.reduce_sum(tf.cast(token_ids > 0, tf.int32), axis=1))
         return token_ids[:, :used], tf.gather(self.segment_ids, item_index)[:, :used]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         mine = {"num_items": self.num_items, "max_tokens": self.max_tokens}
         return {**super().get_config(), **mine}
@@ -138,29 +149,29 @@ class WhiteningLayer(keras.layers.Layer):
     A row of zeros (a text of which nothing is known) stays zero.
     """
 
-    def __init__(self, input_dim, text_dim, **kwargs):
+    def __init__(self, input_dim: int, text_dim: int, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "trainable": False})
         self.input_dim, self.text_dim = input_dim, text_dim
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates the constants; `set_constants` fills them."""
         self.mean = self.add_weight("mean", (self.input_dim,), initializer="zeros", trainable=False)
         shape = (self.input_dim, self.text_dim)
         self.matrix = self.add_weight("matrix", shape, initializer="zeros", trainable=False)
         super().build(input_shape)
 
-    def set_constants(self, mean, matrix):
+    def set_constants(self, mean: np.ndarray, matrix: np.ndarray) -> None:
         """Take the mean `(input_dim,)` and the matrix `(input_dim, text_dim)`."""
         self.mean.assign(mean)
         self.matrix.assign(matrix)
 
-    def call(self, vectors):
+    def call(self, vectors: Any) -> Any:
         """`(n, input_dim)` -> `(n, text_dim)`."""
         whitened = tf.matmul(vectors - self.mean, self.matrix)
         known = tf.reduce_any(vectors != 0, axis=-1, keepdims=True)
         return tf.where(known, whitened, tf.zeros_like(whitened))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         mine = {"input_dim": self.input_dim, "text_dim": self.text_dim}
         return {**super().get_config(), **mine}
@@ -180,12 +191,20 @@ class ItemVectors(keras.layers.Layer):
     index 0 is zero. `[text]` alone gives the vectors of new items: their id part is zero.
     """
 
-    def __init__(self, num_items, *, text_units, id_units, id_dropout=0.0, **kwargs):
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        text_units: int,
+        id_units: int,
+        id_dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_items, self.text_units, self.id_units = num_items, text_units, id_units
         self.id_dropout = id_dropout
 
-    def build(self, input_shapes):
+    def build(self, input_shapes: Any) -> None:
         """Creates the projection of the text part and the id table."""
         if self.text_units:
             self.projection = self.add_weight(
@@ -199,7 +218,7 @@ class ItemVectors(keras.layers.Layer):
             shape = (self.num_items + 1, self.id_units)
             self.id_table = self.add_weight("id_table", shape, initializer=start)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Any, training: bool | None = False) -> Any:
         """See the class."""
         text, item_index = inputs if len(inputs) == 2 else (inputs[0], None)
         parts = []
@@ -224,7 +243,7 @@ class ItemVectors(keras.layers.Layer):
             rows = tf.where(keep[:, None], rows, 0.0)
         return rows
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         mine = ("num_items", "text_units", "id_units", "id_dropout")
         return {**super().get_config(), **{key: getattr(self, key) for key in mine}}
@@ -247,11 +266,11 @@ class CodePart(keras.layers.Layer):
     item without codes.
     """
 
-    def __init__(self, num_items, sizes, units, **kwargs):
+    def __init__(self, num_items: int, sizes: Sequence[int], units: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_items, self.sizes, self.units = num_items, tuple(sizes), units
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates the vectors and the table of codes; `set_codes` fills that."""
         start = keras.initializers.RandomNormal(stddev=0.02)
         self.vectors = self.add_weight("vectors", (sum(self.sizes), self.units), initializer=start)
@@ -264,17 +283,17 @@ class CodePart(keras.layers.Layer):
         )
         super().build(input_shape)
 
-    def set_codes(self, codes):
+    def set_codes(self, codes: np.ndarray) -> None:
         """Take int32 `(num_items, num_levels)` codes, from 0; -1 = not known."""
         codes = np.where(codes < 0, -1, codes + level_offsets(self.sizes))
         self.table.assign(np.concatenate([np.full_like(codes[:1], -1), codes]))
 
-    def call(self, item_index):
+    def call(self, item_index: Any) -> Any:
         """See the class."""
         vectors = tf.pad(self.vectors, [[1, 0], [0, 0]])  # -1 looks at a row of zeros
         return tf.reduce_sum(tf.gather(vectors, 1 + tf.gather(self.table, item_index)), axis=-2)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         mine = {"num_items": self.num_items, "sizes": self.sizes, "units": self.units}
         return {**super().get_config(), **mine}
@@ -291,11 +310,11 @@ class DropKnown(keras.layers.Layer):
     Call: item vectors `(n, dim)` -> the same shape.
     """
 
-    def __init__(self, text_units, rate, **kwargs):
+    def __init__(self, text_units: int, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.text_units, self.rate = text_units, rate
 
-    def call(self, vectors, training=False):
+    def call(self, vectors: Any, training: bool | None = False) -> Any:
         """See the class."""
         if not training or not self.rate:
             return vectors
@@ -303,6 +322,6 @@ class DropKnown(keras.layers.Layer):
         text = tf.range(tf.shape(vectors)[1]) < self.text_units
         return tf.where(keep | text, vectors, 0.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "text_units": self.text_units, "rate": self.rate}

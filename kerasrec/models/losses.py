@@ -11,13 +11,14 @@ callable fits wherever a name does:
 """
 
 import math
+from typing import Any
 
 from kerasrec.backend import tf
 
 _EXCLUDED = -1e9  # exp() of it is 0, and unlike -inf it leaves no NaN in a gradient
 
 
-def mse(positive, negative, valid_mask, num_items):
+def mse(positive: Any, negative: Any, valid_mask: Any, num_items: int) -> Any:
     """Summed squared error against 1 for the target and 0 for the negatives.
 
     The plain form of the source material, `mean(sum((y - r) ** 2))`; the mean is taken by the
@@ -31,17 +32,17 @@ def mse(positive, negative, valid_mask, num_items):
     return tf.square(1.0 - positive) + tf.reduce_sum(tf.square(wrong), axis=1)
 
 
-def bce(positive, negative, valid_mask, num_items):
+def bce(positive: Any, negative: Any, valid_mask: Any, num_items: int) -> Any:
     """Binary cross-entropy: the target against the mean over its negatives (SASRec's loss)."""
     return tf.nn.softplus(-positive) + _mean(tf.nn.softplus(negative), valid_mask)
 
 
-def bpr(positive, negative, valid_mask, num_items):
+def bpr(positive: Any, negative: Any, valid_mask: Any, num_items: int) -> Any:
     """Bayesian personalised ranking, `-log sigmoid(positive - negative)` (Rendle et al. 2009)."""
     return _mean(tf.nn.softplus(negative - positive[:, None]), valid_mask)
 
 
-def softmax(positive, negative, valid_mask, num_items):
+def softmax(positive: Any, negative: Any, valid_mask: Any, num_items: int) -> Any:
     """Cross-entropy over the target and the negatives given; over all items it is the full softmax.
 
     >>> both = tf.constant([[True, True]])
@@ -51,7 +52,7 @@ def softmax(positive, negative, valid_mask, num_items):
     return _cross_entropy(positive, tf.where(valid_mask, negative, _EXCLUDED))
 
 
-def sampled_softmax(positive, negative, valid_mask, num_items):
+def sampled_softmax(positive: Any, negative: Any, valid_mask: Any, num_items: int) -> Any:
     """Softmax over sampled negatives that stand for the whole catalogue.
 
     `log((num_items - 1) / n)` is added to each of the n real negatives of a position, which makes
@@ -62,7 +63,9 @@ def sampled_softmax(positive, negative, valid_mask, num_items):
     return softmax(positive, negative, valid_mask, num_items)
 
 
-def gbce(positive, negative, valid_mask, num_items, *, calibration=0.75):
+def gbce(
+    positive: Any, negative: Any, valid_mask: Any, num_items: int, *, calibration: float = 0.75
+) -> Any:
     """Generalised binary cross-entropy of gSASRec (Petrov and Macdonald, RecSys 2023, eq. 14-17).
 
     The probability of the positive is raised to `beta`, which undoes the overconfidence that
@@ -75,7 +78,7 @@ def gbce(positive, negative, valid_mask, num_items, *, calibration=0.75):
     return beta * tf.nn.softplus(-positive) + tf.reduce_sum(wrong, axis=1)
 
 
-def infonce(positive, negative, valid_mask, num_items):
+def infonce(positive: Any, negative: Any, valid_mask: Any, num_items: int) -> Any:
     """InfoNCE (van den Oord et al. 2018): softmax against the targets of the other positions."""
     return softmax(positive, negative, valid_mask, num_items)
 

@@ -1,5 +1,8 @@
 """The MLP scorer r(u, i) = MLP(U * e_i, U, e_i) and top-k with masks."""
 
+from collections.abc import Callable
+from typing import Any
+
 from kerasrec.backend import keras, tf
 from kerasrec.models.sequencemodels import gelu
 
@@ -20,12 +23,12 @@ class Scorer(keras.layers.Layer):
     Call: `[interest (n, dim), item_vectors (n, m, dim)]` -> `(n, m)`, both of unit length.
     """
 
-    def __init__(self, units=64, *, dropout=0.1, **kwargs):
+    def __init__(self, units: int = 64, *, dropout: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units, self.dropout = units, dropout
         self.drop = keras.layers.Dropout(dropout)
 
-    def build(self, input_shapes):
+    def build(self, input_shapes: Any) -> None:
         """Creates the kernels; the last one starts at zero, so scoring starts as retrieval."""
         dim = input_shapes[0][-1]
         shape = (dim, self.units)
@@ -35,7 +38,7 @@ class Scorer(keras.layers.Layer):
         self.bias = self.add_weight("bias", (self.units,), initializer="zeros")
         self.output_kernel = self.add_weight("output_kernel", (self.units, 1), initializer="zeros")
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """See the class."""
         interest, item_vectors = inputs
         scale = item_vectors.shape[-1] ** 0.5  # entries of unit vectors are ~ dim ** -0.5
@@ -46,7 +49,7 @@ class Scorer(keras.layers.Layer):
         hidden = self.drop(hidden, training=training)
         return tf.squeeze(tf.tensordot(hidden, self.output_kernel, 1), -1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "units": self.units, "dropout": self.dropout}
 
@@ -63,12 +66,20 @@ class ScorerLoss(keras.layers.Layer):
     where. Gradients stop at interest and item vectors: the interest loss alone trains retrieval.
     """
 
-    def __init__(self, scorer, temperature, *, num_hard=50, max_positions=64, **kwargs):
+    def __init__(
+        self,
+        scorer: Any,
+        temperature: Callable[[], Any],
+        *,
+        num_hard: int = 50,
+        max_positions: int = 64,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.scorer, self.temperature = scorer, temperature
         self.num_hard, self.max_positions = num_hard, max_positions
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Adds the loss and returns the interests unchanged."""
         interest, item_vectors, positive, negative, history, batch_row = inputs
         chosen = tf.random.shuffle(tf.range(tf.size(positive)))[: self.max_positions]
@@ -93,13 +104,13 @@ class ScorerLoss(keras.layers.Layer):
         self.add_loss(tf.reduce_sum(loss) / tf.maximum(tf.reduce_sum(retrieved), 1.0))
         return interest
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor that are plain values."""
         mine = {"num_hard": self.num_hard, "max_positions": self.max_positions}
         return {**super().get_config(), **mine}
 
 
-def exclude(scores, item_index):
+def exclude(scores: Any, item_index: Any) -> Any:
     """Scores with -inf at the given items.
 
     Args:
@@ -111,7 +122,7 @@ def exclude(scores, item_index):
     return tf.tensor_scatter_nd_update(scores, place, low)
 
 
-def ones_but(item_index, num_columns):
+def ones_but(item_index: Any, num_columns: Any) -> Any:
     """float32 `(batch, num_columns)`: 0 at the given items `(batch, n)`, 1 elsewhere."""
     batch = tf.shape(item_index)[0]
     place = tf.reshape(item_index + tf.range(batch)[:, None] * num_columns, [-1])
@@ -120,7 +131,7 @@ def ones_but(item_index, num_columns):
     return tf.reshape(ones, (batch, num_columns))
 
 
-def add_columns(scores, column, values):
+def add_columns(scores: Any, column: Any, values: Any) -> Any:
     """Scores `(batch, num_items + 1)` with values `(batch, n)` added at distinct columns `(n,)`."""
     place = _places(tf.tile(column[None], [tf.shape(values)[0], 1]))
     return tf.tensor_scatter_nd_add(scores, place, tf.reshape(values, [-1]))
@@ -132,7 +143,7 @@ def _places(item_index):
     return tf.stack([rows, tf.reshape(item_index, [-1])], axis=1)
 
 
-def graph_top_k(scores, k):
+def graph_top_k(scores: Any, k: Any) -> tuple[Any, Any]:
     """Best `k` columns of every row, ties by the smaller index; fewer when there are fewer columns.
 
     Returns:
@@ -171,7 +182,7 @@ def _top_of_many(scores, k):
     return values, index
 
 
-def exclude_all_but(scores, item_index):
+def exclude_all_but(scores: Any, item_index: Any) -> Any:
     """Scores with -inf everywhere but at the given items; an all-zero row of items changes nothing.
 
     Args:
@@ -189,7 +200,9 @@ def exclude_all_but(scores, item_index):
     return tf.cond(tf.reduce_any(item_index != 0), restrict, lambda: scores)
 
 
-def rerank(scores, interest, vectors_of, scorer, weight, k):
+def rerank(
+    scores: Any, interest: Any, vectors_of: Callable[[Any], Any], scorer: Any, weight: Any, k: Any
+) -> tuple[Any, Any]:
     """Top k by `score + weight * MLP` among the `NUM_RERANKED` best by score, the others below.
 
     How many are re-ranked does not depend on `k`, so a short list is the start of a long one.

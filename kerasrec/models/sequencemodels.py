@@ -5,6 +5,8 @@ Each builder returns a Keras model `[vectors (batch, time, dim), valid_mask (bat
 real events; histories are padded on the left.
 """
 
+from typing import Any
+
 from kerasrec.backend import import_bert4keras, keras, tf
 
 _register = keras.utils.register_keras_serializable("kerasrec")
@@ -12,7 +14,7 @@ layers = keras.layers
 
 
 @_register
-def gelu(x):
+def gelu(x: Any) -> Any:
     """As `tf.nn.gelu`, which goes through erfc; erf is faster on a CPU."""
     return 0.5 * x * (1 + tf.math.erf(x * 0.5**0.5))
 
@@ -21,11 +23,11 @@ def gelu(x):
 class WithMask(keras.layers.Layer):
     """Passes `vectors` on with `valid_mask` as their Keras mask: `[vectors, valid_mask]`."""
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """See the class."""
         return tf.identity(inputs[0])
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The second input."""
         return tf.cast(inputs[1], tf.bool)
 
@@ -34,21 +36,21 @@ class WithMask(keras.layers.Layer):
 class ReversePositions(keras.layers.Layer):
     """Adds a learned position vector counted from the newest event (0 = newest)."""
 
-    def __init__(self, max_length, **kwargs):
+    def __init__(self, max_length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_length = max_length
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Creates the position table, oldest position first."""
         shape = (self.max_length, input_shape[-1])
         start = keras.initializers.RandomNormal(stddev=0.02)
         self.positions = self.add_weight("positions", shape, initializer=start)
 
-    def call(self, vectors):
+    def call(self, vectors: Any) -> Any:
         """`(batch, time, dim)` -> the same shape; time may not exceed `max_length`."""
         return vectors + self.positions[self.max_length - tf.shape(vectors)[1] :]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "max_length": self.max_length}
 
@@ -60,11 +62,11 @@ class CausalAttention(keras.layers.Layer):
     Call: `[vectors (batch, time, dim), valid_mask (batch, time)]` -> `(batch, time, dim)`.
     """
 
-    def __init__(self, heads, **kwargs):
+    def __init__(self, heads: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = heads
 
-    def build(self, input_shapes):
+    def build(self, input_shapes: Any) -> None:
         """Creates the projections."""
         dim = input_shapes[0][-1]
         if dim % self.heads:
@@ -75,7 +77,7 @@ class CausalAttention(keras.layers.Layer):
         self.inward = self.add_weight("inward", (dim, 3 * dim), initializer="glorot_uniform")
         self.outward = self.add_weight("outward", (dim, dim), initializer="glorot_uniform")
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """See the class."""
         vectors, valid_mask = inputs
         dim = vectors.shape[-1]
@@ -91,7 +93,7 @@ class CausalAttention(keras.layers.Layer):
         states = tf.transpose(tf.matmul(weights, value), (0, 2, 1, 3))
         return tf.tensordot(tf.reshape(states, (batch, time, dim)), self.outward, 1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "heads": self.heads}
 
@@ -103,7 +105,7 @@ class Normalization(keras.layers.LayerNormalization):
     Keras goes through batch normalization, which is made for few channels and many examples.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """`(..., dim)` -> the same shape."""
         values = tf.cast(inputs, tf.float32)
         values -= tf.reduce_mean(values, axis=-1, keepdims=True)
@@ -117,7 +119,9 @@ def _inputs(dim):
     return keras.Input((None, dim), name="vectors"), keras.Input((None,), name="valid", dtype=bool)
 
 
-def build_rnn(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
+def build_rnn(
+    dim: int, *, max_length: int, num_blocks: int = 1, heads: int = 2, dropout: float = 0.2
+) -> Any:
     """`num_blocks` GRU layers, h_t = GRU(h_{t-1}, x_t) (GRU4Rec, Hidasi et al. 2016).
 
     `heads` has no meaning here; it is taken so that every sequence model has the same options.
@@ -134,7 +138,9 @@ def build_rnn(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
     return keras.Model([vectors, valid], states, name="sequence")
 
 
-def build_transformer(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
+def build_transformer(
+    dim: int, *, max_length: int, num_blocks: int = 1, heads: int = 2, dropout: float = 0.2
+) -> Any:
     """Pre-norm causal transformer with reverse positions (SASRec, Kang and McAuley 2018)."""
     # Layers and functional model
     vectors, valid = _inputs(dim)
@@ -157,7 +163,7 @@ class HistoryMask(keras.layers.Layer):
     row that sees nothing.
     """
 
-    def call(self, valid_mask):
+    def call(self, valid_mask: Any) -> Any:
         """See the class."""
         place = tf.range(tf.shape(valid_mask)[1])
         itself = place[None, :] == place[:, None]
@@ -173,14 +179,23 @@ class FreshTruncatedNormal(keras.initializers.Initializer):
     key, value and output would start equal.
     """
 
-    def __call__(self, shape, dtype=None, **kwargs):
+    def __call__(self, shape: Any, dtype: Any = None, **kwargs: Any) -> Any:
         """Values of standard deviation 0.02, cut at two of them."""
         return tf.random.truncated_normal(shape, stddev=0.02, dtype=dtype or tf.float32)
 
 
 def build_bert4keras(
-    kind, *, units, inner_units, num_blocks, heads, dropout, max_position, vocab_size, name
-):
+    kind: type,
+    *,
+    units: int,
+    inner_units: int,
+    num_blocks: int,
+    heads: int,
+    dropout: float,
+    max_position: int,
+    vocab_size: int,
+    name: str,
+) -> Any:
     """Builds a transformer of bert4keras: with GELU, without segments.
 
     Args:
@@ -211,11 +226,14 @@ def build_bert4keras(
     return transformer.model
 
 
-def build_bert(dim, *, max_length, num_blocks=1, heads=2, dropout=0.2):
+def build_bert(
+    dim: int, *, max_length: int, num_blocks: int = 1, heads: int = 2, dropout: float = 0.2
+) -> Any:
     """bert4keras' BERT over item vectors, each seeing what came before: h_t = BERT(x_0 .. x_t)."""
     models = import_bert4keras().models
+    bert: Any = models.BERT
 
-    class HistoryBERT(models.BERT):
+    class HistoryBERT(bert):
         """BERT whose word embeddings are given: item vectors instead of token ids."""
 
         initializer = FreshTruncatedNormal()

@@ -1,11 +1,13 @@
 """The text side of a model: encode the item texts, whiten, and choose how the encoder learns."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from kerasrec.data.interactions import Items
 from kerasrec.models.build import TextEncoder
 from kerasrec.text.encoders import build_encoder
 from kerasrec.text.textmodel import add_lora, set_trainable
-from kerasrec.text.vectors import fit_whitening
+from kerasrec.text.vectors import Encoder, fit_whitening
 
 DEFAULT_ENCODER = "e5-small"
 MODES = ("frozen", "finetune", "lora")
@@ -26,20 +28,20 @@ class TextPart(NamedTuple):
 
 
 def text_part(
-    items,
+    items: Items,
     *,
-    name=DEFAULT_ENCODER,
-    mode="frozen",
-    template="{title}",
-    max_tokens=64,
-    pooling=None,
-    prefix=None,
-    model=None,
-    whitening_dim=128,
-    layers="all",
-    cache=True,
-    progress=True,
-):
+    name: str | Path = DEFAULT_ENCODER,
+    mode: str = "frozen",
+    template: str = "{title}",
+    max_tokens: int = 64,
+    pooling: str | None = None,
+    prefix: str | None = None,
+    model: str | None = None,
+    whitening_dim: int = 128,
+    layers: str | int = "all",
+    cache: bool | str | Path | None = True,
+    progress: bool = True,
+) -> TextPart:
     """Encode and whiten the item texts: `TextPart`.
 
     Args:
@@ -76,7 +78,7 @@ def text_part(
     return TextPart(encoder, text, whitening, vectors)
 
 
-def prepare_encoder(encoder, mode, layers):
+def prepare_encoder(encoder: Encoder, mode: str, layers: str | int) -> None:
     """Put the encoder into "finetune" or "lora" mode, in place."""
     if mode == "lora":
         encoder.model = add_lora(encoder.model)

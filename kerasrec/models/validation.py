@@ -1,11 +1,13 @@
 """Validation by full ranking: what is held out, how the model ranks, how good that is."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories, model_inputs, pad_left
+from kerasrec.models.build import Model
 from kerasrec.models.scoring import exclude, graph_top_k
 
 
@@ -23,7 +25,7 @@ class Validation(NamedTuple):
     newcomers: Histories | None = None
 
 
-def make_validation(histories, held_out):
+def make_validation(histories: Histories, held_out: Histories) -> Validation:
     """Join held-out histories to what their users did before.
 
     Users without a past are newcomers. Events that a user did not choose (`Histories.chosen`) are
@@ -41,7 +43,7 @@ def make_validation(histories, held_out):
     return Validation(histories.of_users(targets.user_ids), rows, targets.items, newcomers)
 
 
-def hold_out_last(histories):
+def hold_out_last(histories: Histories) -> tuple[Histories, Validation]:
     """Split off each user's last chosen event: `(training histories, Validation)`.
 
     What came after it (shown, disliked) goes too, so that nothing later than the target is known.
@@ -59,7 +61,7 @@ def hold_out_last(histories):
     return train, Validation(train.select(validated), np.arange(len(validated)), targets)
 
 
-def ranking_quality(lists, validation, k=10):
+def ranking_quality(lists: np.ndarray, validation: Validation, k: int = 10) -> dict[str, float]:
     """NDCG@k and recall@k of top lists: dict of floats, the means of `quality_per_user`."""
     return {
         f"{name}@{k}": float(values.mean()) if len(values) else 0.0
@@ -67,7 +69,7 @@ def ranking_quality(lists, validation, k=10):
     }
 
 
-def quality_per_user(lists, validation, k):
+def quality_per_user(lists: np.ndarray, validation: Validation, k: int) -> dict[str, np.ndarray]:
     """NDCG and recall of the first k places of top lists.
 
     Args:
@@ -89,7 +91,7 @@ def quality_per_user(lists, validation, k):
     return {"ndcg": ndcg, "recall": hits.sum(1)[has] / num_targets[has]}
 
 
-def rows_at_once(num_items):
+def rows_at_once(num_items: int) -> int:
     """Histories ranked together: 512, fewer where their scores would pass 256 MB.
 
     >>> rows_at_once(12_101), rows_at_once(1_000_000)
@@ -101,13 +103,13 @@ def rows_at_once(num_items):
 class Ranker:
     """Ranks the whole catalogue with the current weights of a `Model`."""
 
-    def __init__(self, model):
+    def __init__(self, model: Model) -> None:
         self.model = model
         self._rank = tf.function(self._rank_batch, reduce_retracing=True)
         self._retrieve = tf.function(self._retrieve_batch, reduce_retracing=True)
         self._vectors_of = tf.function(model.item_vectors, reduce_retracing=True)
 
-    def item_vectors(self):
+    def item_vectors(self) -> Any:
         """float32 `(num_items + 1, dim)`; row 0 is padding."""
         index = np.arange(self.model.config["num_items"] + 1, dtype=np.int32)
         codes = len(self.model.config.get("code_sizes", [0]))  # a vector each
@@ -116,7 +118,9 @@ class Ranker:
         vectors = tf.concat([self._vectors_of(tf.constant(part)) for part in parts], axis=0)
         return tf.cast(vectors, tf.float32)  # mixed precision computes them in 16 bits
 
-    def top(self, histories, k=10, *, batch_size=None):
+    def top(
+        self, histories: Histories, k: int = 10, *, batch_size: int | None = None
+    ) -> np.ndarray:
         """Best `k` unseen items of each history: int32 `(num_users, k)`, 0 = none."""
         batch_size = batch_size or rows_at_once(self.model.config["num_items"])
         vectors = self.item_vectors()
@@ -134,7 +138,9 @@ class Ranker:
             lists[rows, : found.shape[1]] = found
         return lists
 
-    def probabilities(self):
+    def probabilities(
+        self,
+    ) -> Callable[[Histories], tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
         """How the model alone ranks, with the weights it has now.
 
         Returns:
@@ -167,7 +173,7 @@ class Ranker:
         return graph_top_k(exclude(scores, tf.pad(seen, [[0, 0], [1, 0]])), k)[0]
 
 
-def some_of(validation, count, *, seed=0):
+def some_of(validation: Validation, count: int, *, seed: int = 0) -> Validation:
     """A `Validation` of at most so many of its users, drawn."""
     num_users = validation.histories.num_users
     if num_users <= count:
