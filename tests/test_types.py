@@ -30,21 +30,15 @@ UNTYPED = {
     "feedback": "database intake recentlog stats store userlists writer",
     # weights of the parts
     "fusion": "choice fusion neighbours recency weights",
-    # plans
-    "generation": "beamsearch decoder generator",
     # the next version
     "loop": "child drifting driftmetrics gate simulation updating",
     # the Keras graph
-    "models": "build codes ensemble interest itemvectors losses scoring sequencemodels textpart "
-    "validation",
+    "models": "build",
     # a version at work
     "recommender": "draws itemindex loadedlog loadedplans loadedtexts recommender shortlist",
     # REST and gRPC
     "serving": "access feedbackroutes grpcapi indexedlists limits modelversions monitor observer "
     "predictor restapi restjson servedversion server",
-    # encoders
-    "text": "architectures checkpointfolder e5small encoders graphtokenizers graphunigram "
-    "plainencoders tensorfiles textmodel tokenizers vectors",
     # fitting
     "training": "fitting generating optimizers options pipeline trainer",
     # folders and graphs
