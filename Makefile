@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-all times lint format check notebooks lock clean
+.PHONY: install demo test test-all times docs lint format check notebooks lock clean
 
 # editable_mode=compat: a path, not a finder, or a clone named kerasrec would hide the package from
 # scripts beside it
@@ -35,6 +35,11 @@ test-all: $(STAMP)
 # tests/TIMES.md from the CPU seconds of the last run
 times: $(STAMP)
 	$(BIN)/python tests/helpers/cputimes.py
+
+# the documentation site, opened from disk: build/site/index.html
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,123 @@
+"""Hooks of the documentation site: files of the repository as pages, API pages, Chinese search.
+
+A page may link to any file of the repository, `../../notebooks/01_quickstart.ipynb`; the file
+comes along into the site. `<!-- include: CHANGELOG.md -->` puts a Markdown file there, and
+`<!-- api: data -->` documents the names that the package's face lists.
+"""
+
+import ast
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import griffe
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+#: files of the repository that are pages of the site; the pages include them
+PAGES = {"CHANGELOG.md": "changes.md"} | {
+    f"benchmarks/{path.name}": f"benchmarks/{path.name.lower()}"
+    for path in (ROOT / "benchmarks").glob("*.md")
+}
+_LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?(\))")
+_CODE = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
+#: from its first line to the next blank one, as Python reads it
+_DOCTEST = re.compile(r"^( *)>>> .*\n?(?:.*\S.*\n?)*", re.MULTILINE)
+_NONE = SimpleNamespace(entries=[])
+_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff])(?=[\u4e00-\u9fff])")
+
+
+def on_files(files, config):
+    """Adds the files of the repository that pages link to."""
+    wanted = {
+        target
+        for page in [*DOCS.rglob("*.md"), *(ROOT / name for name in PAGES)]
+        for target in _linked(page)
+        if DOCS not in target.parents and _name(target) not in PAGES
+    }
+    for path in sorted(wanted):
+        files.append(File(_name(path), str(ROOT), config.site_dir, False))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Puts in what a page includes, and leads links out of docs/ to where the file is."""
+    source = Path(page.file.abs_src_path)
+    markdown = re.sub(r"^<!-- api: (\w+) -->$", lambda m: _api(m[1]), markdown, flags=re.MULTILINE)
+    if included := re.search(r"^<!-- include: (\S+) -->$", markdown, re.MULTILINE):
+        source = ROOT / included[1]
+        text = source.read_text(encoding="utf-8")
+        markdown = markdown.replace(included[0], text)
+    here = Path(page.file.src_uri).parent  # en/benchmarks
+
+    def moved(match):
+        before, target, anchor, after = match.groups()
+        path = (source.parent / target).resolve()
+        inside = DOCS in path.parents and DOCS in source.parents
+        if ":" in target or inside or not path.exists():
+            return match[0]
+        name = PAGES.get(_name(path))
+        goal = here.parts[0] + "/" + name if name else _name(path)
+        return before + os.path.relpath(goal, here) + (anchor or "") + after
+
+    parts = _CODE.split(markdown)
+    return "".join(
+        part if index % 2 else _LINK.sub(moved, part) for index, part in enumerate(parts)
+    )
+
+
+@event_priority(50)  # before the index is written and joined with that of the other language
+def on_post_build(config):
+    """Parts Chinese text for the search, which else takes a sentence for a word."""
+    for name in ("search", "material/search"):
+        for entry in getattr(config.plugins.get(name), "search_index", _NONE).entries:
+            for field in ("title", "text"):
+                entry[field] = _CHINESE.sub("\u200b", entry[field])
+
+
+class Doctests(griffe.Extension):
+    """Shows the examples of docstrings as code."""
+
+    def on_object(self, *, obj, **kwargs):
+        """Fences each doctest of a docstring."""
+        if obj.docstring:
+            obj.docstring.value = _DOCTEST.sub(
+                lambda match: f"{match[1]}```pycon\n{match[0].rstrip()}\n{match[1]}```\n",
+                obj.docstring.value,
+            )
+
+
+def _linked(page):
+    text = _CODE.sub("", page.read_text(encoding="utf-8"))
+    paths = {(page.parent / m[2]).resolve() for m in _LINK.finditer(text) if ":" not in m[2]}
+    return {path for path in paths if path.is_file() and ROOT in path.parents}
+
+
+def _name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def _attached(init):
+    """Module -> names, from the call of lazy_loader.attach in an `__init__.py`."""
+    for node in ast.walk(ast.parse(init.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
+            return ast.literal_eval(node.value)
+    return {}
+
+
+def _api(package):
+    """Directives of mkdocstrings for the names of a package: the public ones first."""
+    public = {name for names in _attached(ROOT / "kerasrec/__init__.py").values() for name in names}
+    face = _attached(ROOT / "kerasrec" / package / "__init__.py")
+    blocks = []
+    for module, names in face.items():
+        for name in names:
+            shown = f"kerasrec.{name}" if name in public else f"kerasrec.{package}.{name}"
+            lines = [f"::: kerasrec.{package}.{module}.{name}", "    options:"]
+            lines += [f"      heading: {shown}", f"      toc_label: {name}"]
+            blocks.append((name not in public, "\n".join(lines)))
+    return "\n\n".join(text for _, text in sorted(blocks, key=lambda block: block[0]))
