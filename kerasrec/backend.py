@@ -10,11 +10,16 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
+
+_Target = TypeVar("_Target")
 
 #: module -> the command that installs what it is in (versions as in setup.py)
 INSTALL = {
@@ -193,6 +198,43 @@ def _without_chatter():
             for line in held:
                 if not _CHATTER.match(line):
                     os.write(2, line)
+
+
+def register(cls: _Target) -> _Target:
+    """Registers a class with Keras under the package name kerasrec; for use as a decorator.
+
+    A layer's `call` is left alone by AutoGraph, see `without_autograph`.
+    """
+    _, keras = load()
+    keras.utils.register_keras_serializable("kerasrec")(cls)
+    return without_autograph(cls) if hasattr(cls, "call") else cls
+
+
+def without_autograph(target: _Target) -> _Target:
+    """Keeps AutoGraph from translating a function, or the `call` of a layer class; a decorator.
+
+    Keras has AutoGraph rewrite the `call` of every layer it does not know, so that an `if` on a
+    tensor works in a graph. No function of kerasrec needs that, and it was most of the time of the
+    first model of a process.
+    """
+    tf, _ = load()
+    if inspect.isclass(target):
+        layer: Any = target
+        layer.call = without_autograph(layer.call)
+        return target
+    plain: Any = tf.autograph.experimental.do_not_convert(target)
+    plain.__signature__ = inspect.signature(target)  # Keras looks for `training` in it
+    return plain
+
+
+def with_autograph(function: Callable) -> Callable:
+    """A function of the user's for the graph: AutoGraph translates it, wherever it is called from.
+
+    Its own `if` and `for` may then depend on tensors, though what calls it is not translated.
+    """
+    tf, _ = load()
+    autograph = tf.__internal__.autograph
+    return autograph.tf_convert(function, autograph.control_status_ctx())
 
 
 @contextlib.contextmanager

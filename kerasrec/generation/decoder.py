@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kerasrec.backend import import_bert4keras, keras, tf
+from kerasrec.backend import import_bert4keras, keras, register, tf, without_autograph
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.histories import EVENT_CODES
 from kerasrec.models.codes import level_offsets
 from kerasrec.models.sequencemodels import FreshTruncatedNormal, build_bert4keras
 
-_register = keras.utils.register_keras_serializable("kerasrec")
 _BertLoss: Any = import_bert4keras().layers.Loss
 #: tokens that are no codes: padding and the beginning of a line
 PADDING, BEGIN = 0, 1
@@ -41,7 +40,7 @@ class CodeDecoder(NamedTuple):
     config: dict
 
 
-@_register
+@register
 class CodesOfItems(keras.layers.Layer):
     """The codes of items as tokens, looked up: item index `(...)` -> int32 `(..., num_levels)`.
 
@@ -86,7 +85,7 @@ class CodesOfItems(keras.layers.Layer):
         return {**super().get_config(), **mine}
 
 
-@_register
+@register
 class Line(keras.layers.Layer):
     """Items of a history and the last target, one after the other, as a line of tokens.
 
@@ -155,7 +154,7 @@ def line_of_tokens(tokens: Any) -> Any:
     return tf.concat([begin, tf.reshape(tokens, [batch, -1])], axis=1)
 
 
-@_register
+@register
 class CodeHeads(keras.layers.Layer):
     """What code comes next: the state against the embeddings of the level's tokens, and a bias.
 
@@ -183,6 +182,7 @@ class CodeHeads(keras.layers.Layer):
         return [self.logits(states[:, :, level], level) for level in range(len(self.sizes))]
 
 
+@without_autograph
 class CodeLoss(_BertLoss):
     """bert4keras `Loss` layer: the mean over items of -log p(all codes of the item).
 

@@ -105,7 +105,7 @@ class PlanRanker:
     def __init__(self, decoder: CodeDecoder, trie: CodeTrie) -> None:
         items = decoder.items
         self.search = BeamSearch(decoder, trie, items.table.numpy(), vectors_of=items.vectors_of)
-        self._plans = tf.function(self.search.search, reduce_retracing=True)
+        self._plans = tf.function(self.search.search, reduce_retracing=True, autograph=False)
 
     def top(self, histories: Histories, k: int = 10) -> np.ndarray:
         """Best `k` next items of each history, as `Ranker.top`."""

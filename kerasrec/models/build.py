@@ -1,11 +1,10 @@
 """`build_model`: chains encoder, item vectors, sequence model, interest and scorer."""
 
-import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kerasrec.backend import keras, tf
+from kerasrec.backend import keras, register, tf, with_autograph
 from kerasrec.data.histories import EVENT_CODES, NUM_GAP_BUCKETS
 from kerasrec.models.interest import INTERESTS, Interest, InterestLoss, LongShortFusion
 from kerasrec.models.itemvectors import (
@@ -25,6 +24,8 @@ from kerasrec.models.sequencemodels import SEQUENCE_MODELS
 FULL_SOFTMAX_ITEMS = 4000
 #: width of the part of item vectors that comes from codes, about
 CODE_UNITS = 64
+#: whose layers have no Python control flow over tensors
+_KNOWN = ("kerasrec.", "tf_keras.", "bert4keras.")
 #: share of training histories whose time gaps and event types are hidden
 UNKNOWN_SHARE = 0.1
 
@@ -55,7 +56,7 @@ class Model(NamedTuple):
     config: dict
 
 
-@keras.utils.register_keras_serializable("kerasrec")
+@register
 class PackPositions(keras.layers.Layer):
     """Keeps the positions with a target.
 
@@ -70,7 +71,7 @@ class PackPositions(keras.layers.Layer):
         return tf.gather_nd(states, place), tf.gather_nd(target, place), place[:, 0]
 
 
-@keras.utils.register_keras_serializable("kerasrec")
+@register
 class EventFeatures(keras.layers.Layer):
     """Adds what is known of each event besides its item: the time gap before it and its type.
 
@@ -218,6 +219,8 @@ def build_model(
     make_sequence = SEQUENCE_MODELS.get(sequence, sequence)
     options = dict(max_length=max_length, num_blocks=num_blocks, heads=heads, dropout=dropout)
     sequence_model = make_sequence(dim, **options)
+    if callable(sequence):
+        _translate(sequence_model)
     # float32 from here on, whatever the precision policy: cosines, temperatures and losses
     fusion = LongShortFusion(name="fusion", dtype="float32")
     project = Interest(interest, name="interest", dtype="float32")
@@ -258,6 +261,13 @@ def build_model(
     return Model(
         training, interest_model, item_model, text_model, encoder, scorer, interest_loss, config
     )
+
+
+def _translate(model):
+    """Let AutoGraph have the layers of a user's own model: what calls them is kept from it."""
+    for layer in model.submodules:
+        if isinstance(layer, keras.layers.Layer) and not layer.__module__.startswith(_KNOWN):
+            layer.call = with_autograph(layer.call)
 
 
 def _join_parts(text_of_items, items, coded, drop_known):
@@ -364,10 +374,3 @@ def _encoder_source(num_items, text):
 
     text_of_items.text_dim = whitening.text_dim
     return encoder, text_of_items
-
-
-def model_options():
-    """Names and defaults of the options of `build_model`, without what is no plain option."""
-    parameters = inspect.signature(build_model).parameters
-    others = ("num_items", "text", "codes", "code_sizes", "code_units")
-    return {name: p.default for name, p in parameters.items() if name not in others}

@@ -13,7 +13,7 @@ so small by s that it changes no cosine.
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from kerasrec.backend import keras, tf
+from kerasrec.backend import keras, tf, without_autograph
 from kerasrec.models.build import Model
 
 #: s of the module: its square vanishes beside 1 in float32
@@ -88,6 +88,7 @@ class MeanLoss(NamedTuple):
         return len(self.layers) ** 0.5 / tf.norm(self.inverse_temperatures())
 
 
+@without_autograph
 class SideBySide(keras.layers.Layer):
     """The same part of every member on the same inputs, outputs side by side: `(n, ...)`.
 
@@ -103,6 +104,7 @@ class SideBySide(keras.layers.Layer):
         return tf.concat([tf.cast(part(inputs), tf.float32) for part in self.parts], axis=-1)
 
 
+@without_autograph
 class JoinedVectors(SideBySide):
     """Item vectors of the members joined: `(n, num_members * (dim + 1))`; a zero row stays zero."""
 
@@ -116,6 +118,7 @@ class JoinedVectors(SideBySide):
         return tf.concat(blocks, axis=-1) / len(self.parts) ** 0.5
 
 
+@without_autograph
 class JoinedInterest(SideBySide):
     """Interests of the members joined: `[vectors (b, t, dim), history, ...]` -> `(b, dim)`."""
 
@@ -136,6 +139,7 @@ class JoinedInterest(SideBySide):
         return tf.concat(joined, axis=-1)
 
 
+@without_autograph
 class MeanScorer(SideBySide):
     """Mean of the members' MLPs: `[interest (n, dim), item_vectors (n, m, dim)]` -> `(n, m)`."""
 

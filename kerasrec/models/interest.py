@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kerasrec.backend import import_bert4keras, keras, tf
+from kerasrec.backend import import_bert4keras, keras, register, tf, with_autograph
 from kerasrec.models.losses import (
     BIASED,
     INITIAL_BIAS,
@@ -15,12 +15,11 @@ from kerasrec.models.losses import (
     UNSCALED,
 )
 
-_register = keras.utils.register_keras_serializable("kerasrec")
 _BertLoss: Any = import_bert4keras().layers.Loss
 INTERESTS = ("mf", "gmf")
 
 
-@_register
+@register
 class LongShortFusion(keras.layers.Layer):
     """Adds a short- and a long-term memory of the item vectors to the sequence states.
 
@@ -59,7 +58,7 @@ class LongShortFusion(keras.layers.Layer):
         return fused
 
 
-@_register
+@register
 class Interest(keras.layers.Layer):
     """Projects states to interests U of unit length: `(..., dim)` -> `(..., dim)`.
 
@@ -98,7 +97,7 @@ def cosine_scores(interest: Any, item_vectors: Any) -> Any:
     return tf.matmul(interest, unit, transpose_b=True)
 
 
-@_register
+@register
 class InterestLoss(_BertLoss):
     """bert4keras `Loss` layer: adds the training loss of U and returns U unchanged.
 
@@ -110,7 +109,7 @@ class InterestLoss(_BertLoss):
         kwargs["output_axis"] = 0
         super().__init__(**kwargs)
         self.loss, self.num_items = loss, num_items
-        self.loss_function = LOSSES[loss] if isinstance(loss, str) else loss
+        self.loss_function = LOSSES[loss] if isinstance(loss, str) else with_autograph(loss)
 
     def build(self, input_shapes: Any) -> None:
         """Creates the temperature (as a logarithm) and, for losses that need one, the bias."""

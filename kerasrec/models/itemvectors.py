@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from kerasrec.backend import keras, tf
+from kerasrec.backend import keras, register, tf, without_autograph
 from kerasrec.models.codes import level_offsets
 
 #: length of the text part at the start
 TEXT_NORM = 0.5
 
-_register = keras.utils.register_keras_serializable("kerasrec")
 
-
-@_register
+@register
 class StepItems(keras.layers.Layer):
     """The items that one training step touches, and where each of them stands among these.
 
@@ -79,7 +77,7 @@ class StepItems(keras.layers.Layer):
         return {**super().get_config(), **mine, "num_negatives": self.num_negatives}
 
 
-@_register
+@register
 class TextTable(keras.layers.Layer):
     """Frozen text vectors, looked up: `item_index (n,)` -> `(n, text_dim)`; row 0 is zero."""
 
@@ -106,7 +104,7 @@ class TextTable(keras.layers.Layer):
         return {**super().get_config(), "num_items": self.num_items, "text_dim": self.text_dim}
 
 
-@_register
+@register
 class ItemTokens(keras.layers.Layer):
     """Token ids of the item texts, looked up: `item_index (n,)` -> two `(n, max_tokens)`.
 
@@ -142,6 +140,7 @@ class ItemTokens(keras.layers.Layer):
         return {**super().get_config(), **mine}
 
 
+@without_autograph
 @keras.utils.register_keras_serializable("kerasrec", "Whitening")
 class WhiteningLayer(keras.layers.Layer):
     """`(vectors - mean) @ matrix` with constants fitted on the catalogue; never trained.
@@ -177,7 +176,7 @@ class WhiteningLayer(keras.layers.Layer):
         return {**super().get_config(), **mine}
 
 
-@_register
+@register
 class ItemVectors(keras.layers.Layer):
     """Joins the text part and the id part of items.
 
@@ -249,7 +248,7 @@ class ItemVectors(keras.layers.Layer):
         return {**super().get_config(), **{key: getattr(self, key) for key in mine}}
 
 
-@_register
+@register
 class CodePart(keras.layers.Layer):
     """Item vectors from semantic ids: the sum of a learned vector for each code of an item.
 
@@ -299,7 +298,7 @@ class CodePart(keras.layers.Layer):
         return {**super().get_config(), **mine}
 
 
-@_register
+@register
 class DropKnown(keras.layers.Layer):
     """In training, leaves a share of the items nothing but their text part, as new items are.
 

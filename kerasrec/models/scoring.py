@@ -3,17 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from kerasrec.backend import keras, tf
+from kerasrec.backend import keras, register, tf
 from kerasrec.models.sequencemodels import gelu
 
 #: how many retrieved items the scorer looks at
 NUM_RERANKED = 100
 _BLOCK = 16  # columns of which the best is looked at first
 
-_register = keras.utils.register_keras_serializable("kerasrec")
 
-
-@_register
+@register
 class Scorer(keras.layers.Layer):
     """One hidden layer over U * e_i, U and e_i; a correction added to the retrieval score.
 
@@ -54,7 +52,7 @@ class Scorer(keras.layers.Layer):
         return {**super().get_config(), "units": self.units, "dropout": self.dropout}
 
 
-@_register
+@register
 class ScorerLoss(keras.layers.Layer):
     """Trains the scorer to put the target first in the list that retrieval would hand it.
 

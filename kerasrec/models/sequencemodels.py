@@ -7,19 +7,18 @@ real events; histories are padded on the left.
 
 from typing import Any
 
-from kerasrec.backend import import_bert4keras, keras, tf
+from kerasrec.backend import import_bert4keras, keras, register, tf, without_autograph
 
-_register = keras.utils.register_keras_serializable("kerasrec")
 layers = keras.layers
 
 
-@_register
+@register
 def gelu(x: Any) -> Any:
     """As `tf.nn.gelu`, which goes through erfc; erf is faster on a CPU."""
     return 0.5 * x * (1 + tf.math.erf(x * 0.5**0.5))
 
 
-@_register
+@register
 class WithMask(keras.layers.Layer):
     """Passes `vectors` on with `valid_mask` as their Keras mask: `[vectors, valid_mask]`."""
 
@@ -32,7 +31,7 @@ class WithMask(keras.layers.Layer):
         return tf.cast(inputs[1], tf.bool)
 
 
-@_register
+@register
 class ReversePositions(keras.layers.Layer):
     """Adds a learned position vector counted from the newest event (0 = newest)."""
 
@@ -55,7 +54,7 @@ class ReversePositions(keras.layers.Layer):
         return {**super().get_config(), "max_length": self.max_length}
 
 
-@_register
+@register
 class CausalAttention(keras.layers.Layer):
     """Multi-head self-attention that sees only earlier, real events.
 
@@ -98,7 +97,7 @@ class CausalAttention(keras.layers.Layer):
         return {**super().get_config(), "heads": self.heads}
 
 
-@_register
+@register
 class Normalization(keras.layers.LayerNormalization):
     """Keras' layer normalization of the last axis, faster on a CPU.
 
@@ -155,7 +154,7 @@ def build_transformer(
     return keras.Model([vectors, valid], states, name="sequence")
 
 
-@_register
+@register
 class HistoryMask(keras.layers.Layer):
     """Who sees whom: `valid_mask (batch, time)` -> bool `(batch, time, time)`, True = visible.
 
@@ -171,7 +170,7 @@ class HistoryMask(keras.layers.Layer):
         return (place[None, :] <= place[:, None]) & (real | itself)
 
 
-@_register
+@register
 class FreshTruncatedNormal(keras.initializers.Initializer):
     """BERT's truncated normal, drawn anew at every call.
 
@@ -184,6 +183,7 @@ class FreshTruncatedNormal(keras.initializers.Initializer):
         return tf.random.truncated_normal(shape, stddev=0.02, dtype=dtype or tf.float32)
 
 
+@without_autograph
 def build_bert4keras(
     kind: type,
     *,

@@ -105,9 +105,9 @@ class Ranker:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._rank = tf.function(self._rank_batch, reduce_retracing=True)
-        self._retrieve = tf.function(self._retrieve_batch, reduce_retracing=True)
-        self._vectors_of = tf.function(model.item_vectors, reduce_retracing=True)
+        self._rank = tf.function(self._rank_batch, reduce_retracing=True, autograph=False)
+        self._retrieve = tf.function(self._retrieve_batch, reduce_retracing=True, autograph=False)
+        self._vectors_of = tf.function(model.item_vectors, reduce_retracing=True, autograph=False)
 
     def item_vectors(self) -> Any:
         """float32 `(num_items + 1, dim)`; row 0 is padding."""

@@ -217,7 +217,7 @@ class BertEncoder(Encoder):
             model = self.model
             spec = tf.TensorSpec([None, None], tf.int32)
 
-            @tf.function(input_signature=[spec, spec])
+            @tf.function(input_signature=[spec, spec], autograph=False)
             def function(token_ids, segment_ids):
                 return model([token_ids, segment_ids], training=False)
 

@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from kerasrec.backend import import_bert4keras, keras, tf
+from kerasrec.backend import import_bert4keras, keras, register, tf
 
 
-@keras.utils.register_keras_serializable("kerasrec")
+@register
 class MeanPooling(keras.layers.Layer):
     """Mean over the real tokens: `(batch, length, dim) -> (batch, dim)`."""
 
@@ -23,7 +23,7 @@ class MeanPooling(keras.layers.Layer):
         return None
 
 
-@keras.utils.register_keras_serializable("kerasrec")
+@register
 class ClsPooling(keras.layers.Layer):
     """The first token: `(batch, length, dim) -> (batch, dim)`."""
 
@@ -36,7 +36,7 @@ class ClsPooling(keras.layers.Layer):
         return None
 
 
-@keras.utils.register_keras_serializable("kerasrec")
+@register
 class MaxPooling(keras.layers.Layer):
     """Maximum over the real tokens: `(batch, length, dim) -> (batch, dim)`."""
 
@@ -51,7 +51,7 @@ class MaxPooling(keras.layers.Layer):
         return None
 
 
-@keras.utils.register_keras_serializable("kerasrec")
+@register
 class UnitLength(keras.layers.Layer):
     """Each row divided by its Euclidean length; a zero row stays zero."""
 
@@ -132,7 +132,7 @@ def _layer_number(layer):
     return int(found.group(1)) if found else None
 
 
-@keras.utils.register_keras_serializable("kerasrec")
+@register
 class LoraDense(keras.layers.Layer):
     """A frozen dense layer plus a low-rank addition: `dense(x) + (x A B) alpha / rank`.
 

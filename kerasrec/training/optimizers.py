@@ -1,14 +1,12 @@
 """`LazyAdam`: Adam whose step costs what the step's own items cost, however large the catalogue."""
 
-from kerasrec.backend import keras, tf
+from kerasrec.backend import keras, register, tf
 
 #: tables up to this many rows are updated as a whole, exactly as Adam does
 DENSE_ROWS = 50_000
 
-_register = keras.utils.register_keras_serializable("kerasrec")
 
-
-@_register
+@register
 class LazyAdam(keras.optimizers.legacy.Adam):
     """Adam (Kingma and Ba 2015) that leaves rows of a large table alone that a step did not use.
 

@@ -107,7 +107,7 @@ class ServingModule(tf.Module):
 
     # --- item indices in, item indices out ---
 
-    @tf.function(input_signature=[_ROWS, _ROWS, _ROWS])
+    @tf.function(input_signature=[_ROWS, _ROWS, _ROWS], autograph=False)
     def interest_rows(self, history, time_gap, event):
         """U, float32 `(batch, dim)`, of histories of item indices (left-padded, any width).
 
@@ -122,6 +122,7 @@ class ServingModule(tf.Module):
         return tf.where(known, interest, 0.0)
 
     @tf.function(
+        autograph=False,
         input_signature=[
             _ROWS,
             _ROWS,
@@ -131,7 +132,7 @@ class ServingModule(tf.Module):
             tf.TensorSpec((None,), tf.bool),
             _TIMES,
             tf.TensorSpec((), tf.int32),
-        ]
+        ],
     )
     def recommend_rows(self, history, time_gap, event, allow, deny, keep_seen, asked, k):
         """Best items: int32 index and float32 score, `(batch, k)`; index 0, -inf = none left.
@@ -169,6 +170,7 @@ class ServingModule(tf.Module):
         )
 
     @tf.function(
+        autograph=False,
         input_signature=[
             _ROWS,
             _VECTORS,
@@ -178,7 +180,7 @@ class ServingModule(tf.Module):
             tf.TensorSpec((None,), tf.int32),
             _TIMES,
             tf.TensorSpec((), tf.int32),
-        ]
+        ],
     )
     def among_rows(self, history, interest, candidates, votes, totals, sample, asked, k):
         """Best of a few candidates: index and fused score `(batch, k)`, as `recommend_rows`.
@@ -237,7 +239,7 @@ class ServingModule(tf.Module):
         index = tf.gather(candidates, column, batch_dims=1)
         return tf.where(tf.math.is_inf(best), 0, index), best
 
-    @tf.function(input_signature=[_ROWS, _ROWS, _ROWS, _ROWS, _TIMES])
+    @tf.function(input_signature=[_ROWS, _ROWS, _ROWS, _ROWS, _TIMES], autograph=False)
     def score_rows(self, history, time_gap, event, candidates, asked):
         """Fused score, float32 `(batch, c)`, of candidate item indices; -inf for index 0."""
         interest = self.interest_rows(history, time_gap, event)
@@ -249,7 +251,7 @@ class ServingModule(tf.Module):
         scores = tf.where(known[:, None], scores, tf.gather(self.popularity, candidates))
         return tf.where(candidates > 0, scores, -float("inf"))
 
-    @tf.function(input_signature=[_VECTORS, _ROWS, tf.TensorSpec((), tf.int32)])
+    @tf.function(input_signature=[_VECTORS, _ROWS, tf.TensorSpec((), tf.int32)], autograph=False)
     def similar_rows(self, vectors, deny, k):
         """Items nearest by cosine to `vectors (batch, dim)`: index and cosine, `(batch, k)`."""
         scores = self._cosines(tf.math.l2_normalize(vectors, axis=-1))
@@ -268,7 +270,7 @@ class ServingModule(tf.Module):
         def place(text_vectors):
             return self.text_part(whiten(text_vectors))
 
-        self.place_text = tf.function(place, input_signature=[spec])
+        self.place_text = tf.function(place, input_signature=[spec], autograph=False)
 
     def add_encoder(self, encoder, tokenizer=None):
         """Functions from tokens to item vectors; `encoder` gives what `place_text` takes.
@@ -281,13 +283,17 @@ class ServingModule(tf.Module):
         def encode(token_ids, segment_ids):
             return self.place_text(text_encoder([token_ids, segment_ids]))
 
-        self.encode_tokens = tf.function(encode, input_signature=[_ROWS, _ROWS])
+        self.encode_tokens = tf.function(encode, input_signature=[_ROWS, _ROWS], autograph=False)
         if tokenizer is not None:
             self.tokenizer = tokenizer
             spec = tf.TensorSpec((None,), tf.string, name="texts")
-            self.encode_items = tf.function(self._encode_items, input_signature=[spec])
+            self.encode_items = tf.function(
+                self._encode_items, input_signature=[spec], autograph=False
+            )
             spec = tf.TensorSpec((None, None), tf.string, name="history_texts")
-            self.recommend_by_text = tf.function(self._recommend_by_text, input_signature=[spec])
+            self.recommend_by_text = tf.function(
+                self._recommend_by_text, input_signature=[spec], autograph=False
+            )
 
     # --- signatures: texts in; only where the encoder and its tokenizer are in the graph ---
 
@@ -344,7 +350,7 @@ class ServingModule(tf.Module):
         inputs = (history, time_gap, tf.zeros_like(history), allow, deny, keep_seen, asked, self.k)
         return self._named(*self.recommend_rows(*inputs))
 
-    @tf.function(input_signature=[_IDS])
+    @tf.function(input_signature=[_IDS], autograph=False)
     def serving_default(self, history):
         """Unseen items for histories of item ids, oldest first; `""`, unknown ids are ignored."""
         index, _ = self._history(history)
@@ -354,13 +360,14 @@ class ServingModule(tf.Module):
         return self._recommend(index, tf.zeros_like(index), none, none, kept, now)
 
     @tf.function(
+        autograph=False,
         input_signature=[
             _IDS,
             tf.TensorSpec((None, None), tf.int64, name="timestamps"),
             tf.TensorSpec((None, None), tf.string, name="allow"),
             tf.TensorSpec((None, None), tf.string, name="deny"),
             tf.TensorSpec((None,), tf.bool, name="keep_seen"),
-        ]
+        ],
     )
     def recommend(self, history, timestamps, allow, deny, keep_seen):
         """The same with times (UTC seconds, 0 = unknown), allow and deny lists, and seen items.
@@ -384,28 +391,31 @@ class ServingModule(tf.Module):
         unknown = tf.reduce_any(allow != "", axis=1) & tf.reduce_all(wanted == 0, axis=1)
         return tf.where(unknown[:, None], -1, wanted)
 
-    @tf.function(input_signature=[_IDS])
+    @tf.function(input_signature=[_IDS], autograph=False)
     def interest(self, history):
         """U, float32 `(batch, dim)`, of unit length; zeros where no id is known."""
         index, _ = self._history(history)
         none = tf.zeros_like(index)
         return {"interest": self.interest_rows(index, none, none)}
 
-    @tf.function(input_signature=[_IDS, tf.TensorSpec((None, None), tf.string, name="candidates")])
+    @tf.function(
+        input_signature=[_IDS, tf.TensorSpec((None, None), tf.string, name="candidates")],
+        autograph=False,
+    )
     def score(self, history, candidates):
         """Fused score of candidate item ids; -inf for an unknown one."""
         index, _ = self._history(history)
         none, now = tf.zeros_like(index), tf.zeros([tf.shape(index)[0]], tf.int64)
         return {"scores": self.score_rows(index, none, none, self._index(candidates), now)}
 
-    @tf.function(input_signature=[_ONE_ID])
+    @tf.function(input_signature=[_ONE_ID], autograph=False)
     def similar(self, item_ids):
         """Items nearest to an item by cosine, without itself."""
         index = self._index(item_ids)
         vectors = self._vectors(index)
         return self._named(*self.similar_rows(vectors, index[:, None], self.k))
 
-    @tf.function(input_signature=[_ONE_ID])
+    @tf.function(input_signature=[_ONE_ID], autograph=False)
     def vectors_of(self, item_ids):
         """Item vectors, float32 `(batch, dim)`; zeros for an unknown id."""
         return {"vectors": self._vectors(self._index(item_ids))}

@@ -40,6 +40,7 @@ class PlanningModule(ServingModule):
         self.beams = tf.Variable(beams, trainable=False, name="beams")
 
     @tf.function(
+        autograph=False,
         input_signature=[
             _ROWS,
             _ROWS,
@@ -54,7 +55,7 @@ class PlanningModule(ServingModule):
             _FLOATS,
             _FLOATS,
             _INTS,
-        ]
+        ],
     )
     def generate_rows(
         self,
@@ -118,6 +119,7 @@ class PlanningModule(ServingModule):
         return tf.cond(self.scorer_weight > 0, with_scorer, lambda: scores)
 
     @tf.function(
+        autograph=False,
         input_signature=[
             tf.TensorSpec((None, None), tf.string, name="history"),
             tf.TensorSpec((None, None), tf.int64, name="timestamps"),
@@ -126,7 +128,7 @@ class PlanningModule(ServingModule):
             tf.TensorSpec((None,), tf.float32, name="temperature"),
             tf.TensorSpec((None,), tf.float32, name="top_p"),
             tf.TensorSpec((None,), tf.int32, name="seed"),
-        ]
+        ],
     )
     def generate(self, history, timestamps, allow, deny, temperature, top_p, seed):
         """The items that a user will want next, in order, none of them in the history.

@@ -16,11 +16,11 @@ from kerasrec.models.build import (
     PackPositions,
     TextEncoder,
     build_model,
-    model_options,
 )
 from kerasrec.models.interest import INTERESTS
 from kerasrec.models.losses import LOSSES
 from kerasrec.models.sequencemodels import SEQUENCE_MODELS
+from kerasrec.models.validation import Ranker
 from kerasrec.text.textmodel import add_lora, set_trainable
 from kerasrec.text.vectors import fit_whitening
 from kerasrec.versions import exporter
@@ -221,11 +221,37 @@ def test_loss_and_sequence_take_a_callable():
     assert "far_from" in str(model.config["loss"])
 
 
-def test_model_options_are_those_of_build_model():
-    options = model_options()
-    assert {"sequence", "interest", "loss", "max_length", "dropout"} <= set(options)
-    assert not {"num_items", "text"} & set(options)
-    build_model(3, **{**options, "id_units": 4})
+class Turned(keras.layers.Layer):
+    """Has a Python `if` on a tensor: AutoGraph must translate it."""
+
+    def call(self, vectors):
+        if tf.shape(vectors)[1] > 3:
+            return -vectors
+        return vectors
+
+
+def test_python_control_flow_in_the_users_own_parts_is_translated():
+    def bounded(positive, negative, valid_mask, num_items):
+        loss = LOSSES["bpr"](positive, negative, valid_mask, num_items)
+        if tf.size(positive) > 10**6:
+            loss = loss * 2
+        return loss
+
+    def turned(dim, *, max_length, num_blocks, heads, dropout):
+        vectors, valid = keras.Input((None, dim)), keras.Input((None,), dtype=bool)
+        return keras.Model([vectors, valid], Turned()(vectors), name="sequence")
+
+    model = build(loss=bounded, sequence=turned, residual=False)
+    short, long = (np.full((1, width), 3, np.int32) for width in (3, 5))
+    ranker = Ranker(model)
+    vectors = ranker.item_vectors()
+    for history, sign in ((short, 1), (long, -1)):
+        inputs = {"history": history} | dict.fromkeys(("time_gap", "event"), history * 0)
+        _, scores = ranker._retrieve(vectors, tf.math.l2_normalize(vectors, axis=-1), inputs)
+        assert np.sign(scores.numpy()[0, 3]) == sign
+    model.training.compile("adam")
+    losses = [model.training.train_on_batch(batch) for batch in some_batches()]
+    assert np.isfinite(losses).all()
 
 
 # --- Codes ---
