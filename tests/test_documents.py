@@ -21,7 +21,7 @@ DOCUMENTS = [ENGLISH, CHINESE, CONTRIBUTING, *PAGES]
 #: English page -> Chinese page
 TWINS = {ENGLISH: CHINESE} | {
     page: DOCS / "zh" / page.relative_to(DOCS / "en")
-    for page in PAGES
+    for page in sorted((DOCS / "en").rglob("*.md"))
     if (DOCS / "zh" / page.relative_to(DOCS / "en")).exists()
 }
 #: of prose: characters of a line, of a paragraph, of a cell of a table
