@@ -4,6 +4,7 @@ import numpy as np
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import NUM_GAP_BUCKETS
+from kerasrec.models.graphfusion import Memory, Weights, total_by_sample
 from kerasrec.models.itemvectors import WhiteningLayer
 from kerasrec.models.scoring import (
     add_columns,
@@ -15,7 +16,6 @@ from kerasrec.models.scoring import (
 )
 from kerasrec.text.graphtokenizers import is_blank, text_vectors
 from kerasrec.versions import itemmatrix
-from kerasrec.versions.graphfusion import Memory, Weights, total_by_sample
 
 _IDS = tf.TensorSpec((None, None), tf.string)
 _ROWS = tf.TensorSpec((None, None), tf.int32)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from toys import histories_of
 
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.versions.graphfusion import Memory, Weights, total_by_sample
+from kerasrec.models.graphfusion import Memory, Weights, total_by_sample
 
 
 def test_memory_is_the_twin_of_the_table():
