@@ -42,8 +42,7 @@ UNTYPED = {
     # fitting
     "training": "fitting generating optimizers options pipeline trainer",
     # folders and graphs
-    "versions": "deployment derive exporter folders graph graphfusion itemmatrix modelcard "
-    "plangraph trainingstate warmup",
+    "versions": "derive folders itemmatrix",
 }
 
 

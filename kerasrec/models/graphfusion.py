@@ -6,9 +6,13 @@
 operations only.
 """
 
+from typing import Any
+
 import numpy as np
 
 from kerasrec.backend import tf
+from kerasrec.fusion.fusion import Fusion
+from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.weights import TINY
 
 
@@ -19,7 +23,7 @@ class Memory(tf.Module):
         tables: the variables it holds.
     """
 
-    def __init__(self, table, name):
+    def __init__(self, table: NeighbourTable, name: str) -> None:
         super().__init__(name)
         self.decay = float(table.decay)
         # of any size, so that a later version can have more items in the same graph
@@ -29,7 +33,7 @@ class Memory(tf.Module):
         self.votes = tf.Variable(votes, name="votes", **options)
         self.tables = [self.neighbours, self.votes]
 
-    def call(self, history, num_columns):
+    def call(self, history: Any, num_columns: Any) -> Any:
         """Item indices `(batch, time)`, oldest first, 0 = none -> `(batch, num_columns)`.
 
         Columns beyond the table are those of added items: nothing votes for them.
@@ -59,14 +63,16 @@ class Weights:
         variables: name -> `tf.Variable`; see `weight_values`.
     """
 
-    def __init__(self, fusion):
+    def __init__(self, fusion: Fusion) -> None:
         self._names, self._mixed = list(fusion.weights), list(fusion.mixture)
         self.variables = {
             name: tf.Variable(value, trainable=False, name=name)
             for name, value in weight_values(fusion).items()
         }
 
-    def logs(self, values, total):
+    def logs(
+        self, values: dict[str, Any], total: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Logarithms of the shares of the parts, up to one number per row.
 
         Args:
@@ -91,7 +97,7 @@ class Weights:
         logs = {name: tf.math.log(scaled[name]) for name in self._names}
         return logs, {name: tf.math.log(total[name]) for name in self._names}
 
-    def score(self, prior, logs, shift):
+    def score(self, prior: Any, logs: dict[str, Any], shift: dict[str, Any]) -> Any:
         """The fused score of items with events, `(batch, n)`; `logs`, `shift`: see `logs`."""
         weight = self.variables["part_weights"][:, 0]
         parts = [logs[name] * weight[i] for i, name in enumerate(self._names)]
@@ -100,13 +106,13 @@ class Weights:
     def _weighted(self, of_parts, weight):
         return tf.add_n([of_parts[name] * weight[i] for i, name in enumerate(self._names)])
 
-    def of_new(self, logs, shift):
+    def of_new(self, logs: dict[str, Any], shift: dict[str, Any]) -> Any:
         """What an item's score has more while the item is new, `(batch, n)`."""
         more = self.variables["part_weights"][:, 1]
         return self._weighted(logs, more) - self._weighted(shift, more)
 
 
-def weight_values(fusion):
+def weight_values(fusion: Fusion) -> dict[str, np.ndarray]:
     """The variables of `Weights`, name -> float32 array.
 
     part_weights: `(num_parts, 2)`, of an item with events, and more while it is new.
@@ -115,11 +121,13 @@ def weight_values(fusion):
     return {
         "part_weights": np.array(list(fusion.weights.values()), np.float32),
         "mixture": np.array(list(fusion.mixture.values()), np.float32),
-        "epsilon": np.float32(fusion.epsilon),
+        "epsilon": np.array(fusion.epsilon, np.float32),
     }
 
 
-def total_by_sample(of_candidates, of_sample, candidates, sample, history, num_items):
+def total_by_sample(
+    of_candidates: Any, of_sample: Any, candidates: Any, sample: Any, history: Any, num_items: Any
+) -> Any:
     """Sum over all unseen items: of the candidates as it is, of the others by a sample.
 
     Args:

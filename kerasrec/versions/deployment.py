@@ -35,7 +35,9 @@ _ASKED = ("serving_default", "recommend_by_text", "similar")
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
-def deploy(model, folder, *, host_name="localhost", force=False):
+def deploy(
+    model: str | Path, folder: str | Path, *, host_name: str = "localhost", force: bool = False
+) -> list[Path]:
     """Write a deployment folder for a model.
 
     Labels of `labels.json` become version labels of the server, as far as their versions exist.
@@ -79,7 +81,7 @@ def deploy(model, folder, *, host_name="localhost", force=False):
     return [folder / name for name in texts]
 
 
-def check_folder(folder):
+def check_folder(folder: str | Path) -> None:
     """Raise unless deployment files may go to `folder`: no file, and no part of any model."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -87,11 +89,8 @@ def check_folder(folder):
     whole = folder.resolve()
     for around in (whole, *whole.parents):
         with contextlib.suppress(PermissionError):  # a folder above that may not be listed
-            inside = (
-                folders.MANIFEST,
-                *(f"{n}/{folders.MANIFEST}" for n in folders.versions(around)),
-            )
-            if any((around / manifest).is_file() for manifest in inside):
+            inside = [around, *(around / str(n) for n in folders.versions(around))]
+            if any((place / folders.MANIFEST).is_file() for place in inside):
                 raise ValueError(
                     f"--deploy needs a folder of its own; {folder} is in the model {around}, whose "
                     "folder holds versions only. Choose another, such as deployment."

@@ -8,15 +8,21 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
+from kerasrec.data.interactions import Items
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.recency import AT_NEWEST_EVENT
+from kerasrec.generation.generator import Generator
+from kerasrec.models.build import Model
 from kerasrec.models.validation import Ranker
 from kerasrec.text.graphtokenizers import graph_tokenizer
+from kerasrec.text.vectors import Encoder, Whitening
 from kerasrec.versions import folders
 from kerasrec.versions.graph import ServingModule
 from kerasrec.versions.modelcard import CARD, model_card
@@ -30,19 +36,19 @@ _PROBE_TEXT = "Ｄeep學習：\u00c9té\x07 ①\u3000😀 Σ" + " 课程 word" *
 
 
 def export(
-    model,
-    base,
+    model: Model,
+    base: str | Path,
     *,
-    items,
-    manifest,
-    encoder=None,
-    whitening=None,
-    fusion=None,
-    history=None,
-    probe=None,
-    k=DEFAULT_K,
-    generator=None,
-):
+    items: Items,
+    manifest: dict[str, Any],
+    encoder: Encoder | None = None,
+    whitening: Whitening | None = None,
+    fusion: Fusion | None = None,
+    history: pd.DataFrame | None = None,
+    probe: list[list[str]] | None = None,
+    k: int = DEFAULT_K,
+    generator: Generator | None = None,
+) -> Path:
     """Write the next version of a model, reload it in a fresh process and compare.
 
     Args:
@@ -83,7 +89,7 @@ def export(
         "generator": None if generator is None else generator.description(),
         **manifest,
     }
-    can_do = {}
+    can_do: dict[str, tuple] = {}
     documents = {CARD: lambda facts: model_card(facts, can_do)}
     with folders.new_version(base, summary, documents=documents) as (folder, result):
         with tempfile.TemporaryDirectory() as scratch:
@@ -109,7 +115,9 @@ def export(
     return result["path"]
 
 
-def serving_module(model, *, asset, fusion, k, generator=None):
+def serving_module(
+    model: Model, *, asset: Path, fusion: Fusion, k: int, generator: Generator | None = None
+) -> ServingModule:
     """The `ServingModule` of a trained `Model`, without its encoder."""
     vectors = Ranker(model).item_vectors()
     given = dict(item_vectors=vectors, asset=asset, fusion=fusion, k=k)

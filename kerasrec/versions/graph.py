@@ -1,9 +1,14 @@
 """`ServingModule`: what an exported version computes, in core TensorFlow operations only."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import NUM_GAP_BUCKETS
+from kerasrec.fusion.fusion import Fusion
+from kerasrec.models.build import Model
 from kerasrec.models.graphfusion import Memory, Weights, total_by_sample
 from kerasrec.models.itemvectors import WhiteningLayer
 from kerasrec.models.scoring import (
@@ -15,6 +20,7 @@ from kerasrec.models.scoring import (
     rerank,
 )
 from kerasrec.text.graphtokenizers import is_blank, text_vectors
+from kerasrec.text.vectors import Whitening
 from kerasrec.versions import itemmatrix
 
 _IDS = tf.TensorSpec((None, None), tf.string)
@@ -31,7 +37,9 @@ class ServingModule(tf.Module):
     signatures take and give item ids.
     """
 
-    def __init__(self, model, *, item_vectors, asset, fusion, k):
+    def __init__(
+        self, model: Model, *, item_vectors: Any, asset: Path, fusion: Fusion, k: int
+    ) -> None:
         super().__init__()
         self.max_length = model.config["max_length"]
         # variables, so that a later version can have other values in the same graph
@@ -108,7 +116,7 @@ class ServingModule(tf.Module):
     # --- item indices in, item indices out ---
 
     @tf.function(input_signature=[_ROWS, _ROWS, _ROWS], autograph=False)
-    def interest_rows(self, history, time_gap, event):
+    def interest_rows(self, history: Any, time_gap: Any, event: Any) -> Any:
         """U, float32 `(batch, dim)`, of histories of item indices (left-padded, any width).
 
         Zeros where a history has no item: what a sequence model makes of padding means nothing.
@@ -134,7 +142,17 @@ class ServingModule(tf.Module):
             tf.TensorSpec((), tf.int32),
         ],
     )
-    def recommend_rows(self, history, time_gap, event, allow, deny, keep_seen, asked, k):
+    def recommend_rows(
+        self,
+        history: Any,
+        time_gap: Any,
+        event: Any,
+        allow: Any,
+        deny: Any,
+        keep_seen: Any,
+        asked: Any,
+        k: Any,
+    ) -> tuple[Any, Any]:
         """Best items: int32 index and float32 score, `(batch, k)`; index 0, -inf = none left.
 
         `allow` and `deny` hold item indices (0 = none; an all-zero row of `allow` allows all).
@@ -182,7 +200,17 @@ class ServingModule(tf.Module):
             tf.TensorSpec((), tf.int32),
         ],
     )
-    def among_rows(self, history, interest, candidates, votes, totals, sample, asked, k):
+    def among_rows(
+        self,
+        history: Any,
+        interest: Any,
+        candidates: Any,
+        votes: Any,
+        totals: Any,
+        sample: Any,
+        asked: Any,
+        k: Any,
+    ) -> tuple[Any, Any]:
         """Best of a few candidates: index and fused score `(batch, k)`, as `recommend_rows`.
 
         For catalogues in which a pass over all items is dear. The score is the same but for the
@@ -240,7 +268,9 @@ class ServingModule(tf.Module):
         return tf.where(tf.math.is_inf(best), 0, index), best
 
     @tf.function(input_signature=[_ROWS, _ROWS, _ROWS, _ROWS, _TIMES], autograph=False)
-    def score_rows(self, history, time_gap, event, candidates, asked):
+    def score_rows(
+        self, history: Any, time_gap: Any, event: Any, candidates: Any, asked: Any
+    ) -> Any:
         """Fused score, float32 `(batch, c)`, of candidate item indices; -inf for index 0."""
         interest = self.interest_rows(history, time_gap, event)
         vectors = tf.math.l2_normalize(self._vectors(candidates), axis=-1)
@@ -252,14 +282,14 @@ class ServingModule(tf.Module):
         return tf.where(candidates > 0, scores, -float("inf"))
 
     @tf.function(input_signature=[_VECTORS, _ROWS, tf.TensorSpec((), tf.int32)], autograph=False)
-    def similar_rows(self, vectors, deny, k):
+    def similar_rows(self, vectors: Any, deny: Any, k: Any) -> tuple[Any, Any]:
         """Items nearest by cosine to `vectors (batch, dim)`: index and cosine, `(batch, k)`."""
         scores = self._cosines(tf.math.l2_normalize(vectors, axis=-1))
         index, values = graph_top_k(exclude(scores, tf.pad(deny, [[0, 0], [1, 0]])), k)
         nothing = tf.reduce_all(vectors == 0, axis=1)[:, None]
         return tf.where(nothing, 0, index), tf.where(nothing, -float("inf"), values)
 
-    def add_text_functions(self, whitening):
+    def add_text_functions(self, whitening: Whitening) -> None:
         """Functions from new texts to item vectors; `whitening` as fitted on the catalogue."""
         layer = WhiteningLayer(*whitening.matrix.shape, name="whitening")
         layer.build(None)
@@ -272,7 +302,7 @@ class ServingModule(tf.Module):
 
         self.place_text = tf.function(place, input_signature=[spec], autograph=False)
 
-    def add_encoder(self, encoder, tokenizer=None):
+    def add_encoder(self, encoder: Any, tokenizer: Any = None) -> None:
         """Functions from tokens to item vectors; `encoder` gives what `place_text` takes.
 
         With a `tokenizer` in the graph (see `text.graphtokenizers`) also the signatures that
@@ -351,7 +381,7 @@ class ServingModule(tf.Module):
         return self._named(*self.recommend_rows(*inputs))
 
     @tf.function(input_signature=[_IDS], autograph=False)
-    def serving_default(self, history):
+    def serving_default(self, history: Any) -> dict[str, Any]:
         """Unseen items for histories of item ids, oldest first; `""`, unknown ids are ignored."""
         index, _ = self._history(history)
         batch = tf.shape(index)[0]
@@ -369,7 +399,9 @@ class ServingModule(tf.Module):
             tf.TensorSpec((None,), tf.bool, name="keep_seen"),
         ],
     )
-    def recommend(self, history, timestamps, allow, deny, keep_seen):
+    def recommend(
+        self, history: Any, timestamps: Any, allow: Any, deny: Any, keep_seen: Any
+    ) -> dict[str, Any]:
         """The same with times (UTC seconds, 0 = unknown), allow and deny lists, and seen items.
 
         The newest time of a row, also one beside the id `""`, is when the list is asked for.
@@ -392,7 +424,7 @@ class ServingModule(tf.Module):
         return tf.where(unknown[:, None], -1, wanted)
 
     @tf.function(input_signature=[_IDS], autograph=False)
-    def interest(self, history):
+    def interest(self, history: Any) -> dict[str, Any]:
         """U, float32 `(batch, dim)`, of unit length; zeros where no id is known."""
         index, _ = self._history(history)
         none = tf.zeros_like(index)
@@ -402,25 +434,25 @@ class ServingModule(tf.Module):
         input_signature=[_IDS, tf.TensorSpec((None, None), tf.string, name="candidates")],
         autograph=False,
     )
-    def score(self, history, candidates):
+    def score(self, history: Any, candidates: Any) -> dict[str, Any]:
         """Fused score of candidate item ids; -inf for an unknown one."""
         index, _ = self._history(history)
         none, now = tf.zeros_like(index), tf.zeros([tf.shape(index)[0]], tf.int64)
         return {"scores": self.score_rows(index, none, none, self._index(candidates), now)}
 
     @tf.function(input_signature=[_ONE_ID], autograph=False)
-    def similar(self, item_ids):
+    def similar(self, item_ids: Any) -> dict[str, Any]:
         """Items nearest to an item by cosine, without itself."""
         index = self._index(item_ids)
         vectors = self._vectors(index)
         return self._named(*self.similar_rows(vectors, index[:, None], self.k))
 
     @tf.function(input_signature=[_ONE_ID], autograph=False)
-    def vectors_of(self, item_ids):
+    def vectors_of(self, item_ids: Any) -> dict[str, Any]:
         """Item vectors, float32 `(batch, dim)`; zeros for an unknown id."""
         return {"vectors": self._vectors(self._index(item_ids))}
 
-    def signatures(self):
+    def signatures(self) -> dict[str, Any]:
         """Signature name -> function."""
         of_ids = {
             "serving_default": self.serving_default,
@@ -448,7 +480,7 @@ def _table(asset, key_type, value_type, key_default, default):
     return tf.lookup.StaticHashTable(source, default)
 
 
-def gap_bucket(timestamps):
+def gap_bucket(timestamps: Any) -> Any:
     """In-graph twin of `histories.gap_buckets`: int64 `(batch, time)` -> int32, same shape."""
     before = tf.pad(timestamps, [[0, 0], [1, 0]])[:, :-1]
     gap = tf.maximum(timestamps - before, 0)

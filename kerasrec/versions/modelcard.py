@@ -1,6 +1,7 @@
 """The model card of a version: what its manifest says, for people. English, summary in Chinese."""
 
 from pathlib import Path
+from typing import Any
 
 from kerasrec.evaluation import pages
 
@@ -25,7 +26,7 @@ _METRICS = {
 _OPTIONS = {"options": "model", "encoder_options": "encoder", "trainer": "trainer"}
 
 
-def model_card(manifest, signatures):
+def model_card(manifest: dict[str, Any], signatures: dict[str, tuple[dict, dict]]) -> str:
     """The text of `model_card.md`.
 
     Args:

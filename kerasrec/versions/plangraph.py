@@ -1,7 +1,11 @@
 """`PlanningModule`: a `ServingModule` that also generates plans, lists of items in order."""
 
+from typing import Any
+
 from kerasrec.backend import tf
 from kerasrec.generation.beamsearch import BeamSearch
+from kerasrec.generation.generator import Generator
+from kerasrec.models.build import Model
 from kerasrec.models.codes import make_trie
 from kerasrec.models.scoring import NUM_RERANKED, exclude, exclude_all_but, rerank
 from kerasrec.versions.graph import ServingModule
@@ -24,7 +28,15 @@ class PlanningModule(ServingModule):
         others: of `ServingModule`.
     """
 
-    def __init__(self, model, *, generator, plan_items=PLAN_ITEMS, beams=BEAMS, **others):
+    def __init__(
+        self,
+        model: Model,
+        *,
+        generator: Generator,
+        plan_items: int = PLAN_ITEMS,
+        beams: int = BEAMS,
+        **others: Any,
+    ) -> None:
         super().__init__(model, **others)
         decoder = generator.decoder
         self.planner = BeamSearch(
@@ -59,20 +71,20 @@ class PlanningModule(ServingModule):
     )
     def generate_rows(
         self,
-        history,
-        time_gap,
-        event,
-        allow,
-        deny,
-        asked,
-        earlier,
-        diversity,
-        num_items,
-        beams,
-        temperature,
-        top_p,
-        seed,
-    ):
+        history: Any,
+        time_gap: Any,
+        event: Any,
+        allow: Any,
+        deny: Any,
+        asked: Any,
+        earlier: Any,
+        diversity: Any,
+        num_items: Any,
+        beams: Any,
+        temperature: Any,
+        top_p: Any,
+        seed: Any,
+    ) -> tuple[Any, Any]:
         """Plans of unseen items, the likeliest first: index and log p `(batch, beams, num_items)`.
 
         Args:
@@ -130,7 +142,16 @@ class PlanningModule(ServingModule):
             tf.TensorSpec((None,), tf.int32, name="seed"),
         ],
     )
-    def generate(self, history, timestamps, allow, deny, temperature, top_p, seed):
+    def generate(
+        self,
+        history: Any,
+        timestamps: Any,
+        allow: Any,
+        deny: Any,
+        temperature: Any,
+        top_p: Any,
+        seed: Any,
+    ) -> dict[str, Any]:
         """The items that a user will want next, in order, none of them in the history.
 
         With a temperature above 0 they are drawn, else searched for. Times, allow and deny lists as
@@ -155,7 +176,7 @@ class PlanningModule(ServingModule):
         named = self._named(plans[:, 0], logs[:, 0])
         return {"item_ids": named["item_ids"], "log_probabilities": named["scores"]}
 
-    def signatures(self):
+    def signatures(self) -> dict[str, Any]:
         """Signature name -> function."""
         return {**super().signatures(), "generate": self.generate}
 

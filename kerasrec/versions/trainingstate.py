@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
-from kerasrec.models.build import TextEncoder, build_model
+from kerasrec.models.build import Model, TextEncoder, build_model
 from kerasrec.models.ensemble import average_models
 from kerasrec.models.textpart import prepare_encoder
 from kerasrec.text.encoders import build_encoder, load_text_encoder
@@ -31,7 +32,12 @@ class TrainingState(NamedTuple):
     whitening: Any
 
 
-def write_training_state(version, model, whitening=None, history=None):
+def write_training_state(
+    version: str | Path,
+    model: Model,
+    whitening: Whitening | None = None,
+    history: pd.DataFrame | None = None,
+) -> None:
     """Write the state of a trained `Model`, and the table of its epochs, into a version folder."""
     folder = Path(version) / folders.TRAIN
     folder.mkdir(parents=True)
@@ -45,7 +51,7 @@ def write_training_state(version, model, whitening=None, history=None):
         history.to_csv(Path(version) / folders.HISTORY, index=False)
 
 
-def read_training_state(version):
+def read_training_state(version: str | Path) -> TrainingState:
     """The `TrainingState` of a version folder.
 
     Raises:
@@ -82,7 +88,7 @@ class Rebuilt:
             gone).
     """
 
-    def __init__(self, version, items=None):
+    def __init__(self, version: str | Path, items: Items | None = None) -> None:
         self._version, self._manifest = version, folders.read_manifest(version)
         self.state = read_training_state(version)
         options = dict(self.state.options)
@@ -106,7 +112,7 @@ class Rebuilt:
             self._check(self.encoder)  # it has its weights by now
 
     @functools.cached_property
-    def encoder(self):
+    def encoder(self) -> Any:
         """The encoder with its weights, or None.
 
         Made where it is asked for, which takes seconds: a frozen one is needed for new texts only.
@@ -135,7 +141,7 @@ class Rebuilt:
                 "files have changed. Bring the old ones back, or train anew."
             )
 
-    def text_vectors(self, items):
+    def text_vectors(self, items: Items) -> np.ndarray:
         """Whitened vectors of the texts of `Items`, float32 `(num_items, text_dim)`; 0 if blank."""
         template = self._manifest["encoder_options"]["template"]
         vectors = self.encoder.encode_items(items, template, progress=False)
@@ -173,7 +179,7 @@ def _grown(weights, fresh, rows):
     ]
 
 
-def plain(options):
+def plain(options: dict[str, Any]) -> dict[str, Any]:
     """Options as JSON values; a callable by its name, another object by its type's.
 
     >>> plain({"loss": "bpr", "optimizer": print, "epochs": 3})

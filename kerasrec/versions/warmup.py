@@ -5,9 +5,12 @@ messages are few and simple, so they are written and read here as protobuf lays 
 version has them, whether or not tensorflow-serving-api is installed; the tests compare with it.
 """
 
+from collections.abc import Container, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
@@ -24,7 +27,7 @@ _SPEC_NAME, _SPEC_SIGNATURE = 1, 3
 _MAP_KEY, _MAP_VALUE = 1, 2
 
 
-def read_signatures(version):
+def read_signatures(version: str | Path) -> dict[str, tuple[dict, dict]]:
     """What a version can be asked: read from its `saved_model.pb`, without loading it.
 
     Args:
@@ -55,7 +58,7 @@ def _tensors(infos):
     return shapes
 
 
-def example_inputs(inputs, frame):
+def example_inputs(inputs: Iterable[str], frame: pd.DataFrame) -> dict[str, list]:
     """Values for the inputs of a signature, one row, with real ids and titles.
 
     Args:
@@ -99,7 +102,7 @@ def example_inputs(inputs, frame):
     return {name: known[name] for name in inputs}
 
 
-def write_warmup(version, name, frame):
+def write_warmup(version: str | Path, name: str, frame: pd.DataFrame) -> None:
     """Write one request per signature of a version that is being made.
 
     Args:
@@ -119,7 +122,7 @@ def write_warmup(version, name, frame):
             writer.write(_prediction_log(name, signature, tensors))
 
 
-def read_warmup(version):
+def read_warmup(version: str | Path) -> list[tuple[str, dict[str, np.ndarray]]]:
     """The requests of a version: list of `(signature, dict input -> array)`, texts as `str`.
 
     Raises:
@@ -134,7 +137,7 @@ def read_warmup(version):
         raise ArtifactError(f"{path} cannot be read ({reason}). Export the model again.") from error
 
 
-def replay_warmup(version, loaded, *, without=()):
+def replay_warmup(version: str | Path, loaded: Any, *, without: Container[str] = ()) -> None:
     """Send a version's requests to its loaded SavedModel, as a server does when it loads it.
 
     Args:
