@@ -95,7 +95,7 @@ def _show_learners(console, recommender, histories, table):
 
 def _show_text(console, recommender, text="面向初学者的机器学习与深度学习"):
     """Courses near a text that is in no catalogue."""
-    if not recommender.manifest["encodes_texts"]:
+    if not recommender.about.encodes_texts:
         return
     found = recommender.similar(text=text, k=5)
     shown = Table(

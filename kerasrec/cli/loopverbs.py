@@ -99,7 +99,8 @@ def rollback(options):
     with contextlib.suppress(
         ArtifactError, OSError, ValueError
     ):  # one goes back from a damaged version, too
-        if "erased" in read_manifest(base / str(before)).get("update", {}) and now < before:
+        told = read_manifest(base / str(before)).update
+        if told is not None and told.erased is not None and now < before:
             print(
                 f"Version {now} was trained with users who were erased before version {before}: "
                 "kerasrec update --store makes one without them.",

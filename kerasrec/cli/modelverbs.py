@@ -53,7 +53,7 @@ def inspect(options):
     if (options.interactions is None) == (options.model is None):
         raise UserError("expected --interactions F... or --model M, one of them.")
     if options.model:
-        manifest = read_manifest(find_version(options.model))
+        manifest = read_manifest(find_version(options.model)).as_dict()
         print_rows(("key", "value"), [(key, str(value)) for key, value in flat(manifest)])
         return
     from kerasrec.data.statistics import describe, format_value
@@ -129,11 +129,11 @@ def evaluate(options):
     fitted = past if fitted is None else known_only(fitted, items, "--train")
     histories = make_histories(past, items)
     wanted = histories.of_users(test.frame["user_id"].astype(str).unique())
-    texts = items.texts(recommender.manifest.get("text_template", "{title}"))
+    texts = items.texts(recommender.about.template)
     baselines = run_baselines(
         make_histories(fitted, items), wanted, items, k=options.k, texts=texts
     )
-    name = recommender.manifest["name"]
+    name = recommender.about.name
     name = f"{name} (model)" if name in baselines else name
     recommender.observe(histories)
     lists = {name: recommender.recommend(wanted, k=options.k, at=at), **baselines}

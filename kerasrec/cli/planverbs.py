@@ -21,7 +21,7 @@ def generate(options):
     at = moment(options.at)
     for path in filter(None, (options.out, options.texts)):
         check_output(path)
-    if not read_manifest(find_version(options.model)).get("generator"):
+    if read_manifest(find_version(options.model)).generator is None:
         raise UserError(
             f"{options.model} generates no plans. Train one that does: kerasrec train --generator."
         )

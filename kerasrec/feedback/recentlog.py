@@ -103,23 +103,23 @@ class RecentLog:
 
 
 def told_of(store, manifest):
-    """What a version says of a store, the `update` of its manifest; {} where it means another.
+    """What a version says of a store, the `update` of its manifest; None where it means another.
 
     A store that was restored from a copy has the id of the lost one, but other events under the
     numbers after the copy: it is another one, and the log says so.
     """
-    told = manifest.get("update", {})
-    if told.get("store") != store.id:
-        return {}
-    last, erasures, known = store.last_seq(), len(store.erasures()), told.get("erasures", 0)
+    told = manifest.update
+    if told is None or told.store != store.id:
+        return None
+    last, erasures, known = store.last_seq(), len(store.erasures()), told.erasures or 0
     # after an erasure the last number may be a smaller one
-    if erasures < known or (erasures == known and told.get("seq", 0) > last):
+    if erasures < known or (erasures == known and (told.seq or 0) > last):
         log.warning(
             "the store is behind what the version learned from it, as after a restore: the times "
             "of events decide what is new",
-            extra={"version": manifest.get("version"), "seq": told.get("seq"), "last": last},
+            extra={"version": manifest.version, "seq": told.seq, "last": last},
         )
-        return {}
+        return None
     return told
 
 

@@ -197,6 +197,6 @@ def _asking(recommender):
             deny=deny[recommender.index_of(deny) > 0],
             at=question.now,
         )
-        return recommender.manifest["name"], version, list(found["item_id"]), list(found["score"])
+        return recommender.about.name, version, list(found["item_id"]), list(found["score"])
 
     return ask

@@ -159,7 +159,7 @@ def fit_again(tables, chosen, histories, num_items, text_vectors=None, *, parts=
     Args:
         tables: name -> `NeighbourTable`.
         chosen: name -> which of the candidates of `fit_tables` it was, see `Fusion.chosen`; None =
-            a version from before that was kept: the damping in the middle.
+            unknown, as for a version that `export` alone wrote: the damping in the middle.
         histories, num_items, text_vectors: as for `fit_tables`.
         parts: names of tables to fit; the others stay, and so does "ease" beyond its limit.
 

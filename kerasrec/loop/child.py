@@ -23,6 +23,7 @@ from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import derive_version
 from kerasrec.versions.exporter import export
 from kerasrec.versions.graph import ServingModule
+from kerasrec.versions.manifest import FusionFacts, UpdateFacts, make_part
 from kerasrec.versions.trainingstate import Rebuilt, write_training_state
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ FEWEST_TO_WEIGH = 300
 EPOCHS = 3
 #: learning rate, as a share of the parent's
 GENTLE = 0.25
+#: what `export` says of a child itself, instead of what its parent said
+_OF_EXPORT = ("signatures", "packages", "options", "fusion", "scorer_weight", "generator")
 
 
 class Child:
@@ -51,7 +54,7 @@ class Child:
     def __init__(self, parent, items, *, seed=0):
         new = items.frame[len(parent.items) :]
         self.parent, self.items, self.seed = parent, items, seed
-        self.manifest = {**parent.manifest, "num_items": len(items)}
+        self.about = parent.about._replace(num_items=len(items))
         self._rebuilt = Rebuilt(parent.version, items)
         self.model, self.state = self._rebuilt.model, self._rebuilt.state
         self._has_grown = len(new) > 0
@@ -60,7 +63,7 @@ class Child:
             parent.add_items(Items(new.reset_index(drop=True)))
         self.tables = dict(parent.fusion().tables)
         self._chosen = None  # a fusion with weights of its own
-        self.weighed = self.manifest.get("update", {}).get("weighed", 0)
+        self.weighed = (self.about.update or UpdateFacts()).weighed or 0
         self.history = None
 
     def learn(self, interactions, *, since):
@@ -79,13 +82,13 @@ class Child:
             if not self._is_frozen():
                 self.__dict__.pop("_text_vectors", None)  # its encoder gives others now
         self.parent.observe(histories)
-        chosen = self.manifest.get("tables")
+        chosen = self.about.tables
         num_items = len(self.items)
         self.tables = fit_again(self.tables, chosen, histories, num_items, self._text_vectors)
 
     @functools.cached_property
     def _trainer(self):
-        options = self.manifest["trainer"]
+        options = self.about.trainer
         return Trainer(
             self.model,
             optimizer=options["optimizer"],
@@ -118,7 +121,7 @@ class Child:
             validation,
             times,
             self.tables,
-            self.manifest.get("tables"),
+            self.about.tables,
             self._text_vectors,
             before=(self.parent.fusion(), self.weighed) if self.weighed else None,
         )
@@ -155,17 +158,17 @@ class Child:
                 item_vectors=vectors,
                 asset=ids,
                 fusion=self.fusion(),
-                k=self.manifest["k"],
+                k=self.about.k,
             )
-            if self.manifest["encoder"] is not None and self.model.text_part is not None:
+            if self.about.encoder is not None and self.model.text_part is not None:
                 module.add_text_functions(self.state.whitening)
         return module
 
     def recommender(self):
         """`Recommender` of the child as it is now; it cannot encode texts."""
         fusion = self.fusion()
-        manifest = {**self.manifest, "fusion": fusion.description()}
-        return Recommender.in_memory(self.module(), self.items, fusion.recency, manifest)
+        about = self.about._replace(fusion=make_part(FusionFacts, fusion.description()))
+        return Recommender.in_memory(self.module(), self.items, fusion.recency, about)
 
     def publish(self, label, facts, interactions, seconds, *, labels):
         """Make the child the next version and label it; returns its path.
@@ -173,22 +176,22 @@ class Child:
         `labels` are those that there were when the work began: who has moved the label stable since
         then, as by a rollback, has the last word.
         """
-        base, number = self.parent.version.parent, self.parent.manifest["version"]
+        base, number = self.parent.version.parent, self.parent.about.version
         if label == "canary" and "stable" not in labels:
             folders.write_label(base, "stable", number)
         changes = {
             "num_items": len(self.items),
             "parent": number,
             "data": fingerprint(interactions, self.items),
-            "update": facts,
+            "update": make_part(UpdateFacts, facts),
             "train_seconds": round(seconds, 1),
             "epochs": EPOCHS,
             "metrics": {f"held_back_ndcg@{LIST_LENGTH}": facts["ndcg"]["child"]},
         }
         if self._has_room():
             fusion = self.fusion()
-            facts = {"fusion": fusion.description(), "scorer_weight": fusion.scorer_weight}
-            version = self._derived({**changes, **facts})
+            changes |= {"fusion": make_part(FusionFacts, fusion.description())}
+            version = self._derived({**changes, "scorer_weight": fusion.scorer_weight})
         else:
             version = self._exported(changes)
         if label == "canary" or "stable" in labels:
@@ -202,11 +205,11 @@ class Child:
 
     def _is_frozen(self):
         """Whether its encoder, if it has one, is as it was pretrained."""
-        mode = self.manifest["encoder_options"]["mode"]
-        return self.manifest["encoder"] is None or mode == "frozen"
+        mode = self.about.encoder_options["mode"]
+        return self.about.encoder is None or mode == "frozen"
 
     def _derived(self, changes):
-        module, form = self.module(), self.manifest.get("item_matrix", "float32")
+        module, form = self.module(), self.about.item_matrix or "float32"
         values = itemmatrix.stored(itemmatrix.read_vectors(module), form)
         names = ["starts", "first", "prior", "popularity", "temperature", "scorer_weight"]
         names += module.weights.variables
@@ -226,9 +229,9 @@ class Child:
         plans = self.parent.plans
         values |= plans.variables()
         if plans.can_plan:
-            changes = {**changes, "generator": {**self.manifest["generator"], **plans.facts()}}
+            changes |= {"generator": self.about.generator._replace(**plans.facts())}
         recency = self.fusion().recency
-        made = Recommender.in_memory(module, self.items, recency, self.manifest)
+        made = Recommender.in_memory(module, self.items, recency, self.about)
         some = [list(self.items.ids[place : place + 3]) for place in range(0, len(self.items), 97)]
         with untraced():
             expected = made.recommend(some, k=LIST_LENGTH)
@@ -238,7 +241,7 @@ class Child:
             whitening = self.state.whitening
             write_training_state(folder, self.model, whitening, self.history)
             self.parent.plans.save_to(folder)
-            copy = Recommender.in_memory(loaded, self.items, recency, self.manifest)
+            copy = Recommender.in_memory(loaded, self.items, recency, self.about)
             found = copy.recommend(some, k=LIST_LENGTH)
             # other forms round the vectors
             if form == "float32" and not np.allclose(found["score"], expected["score"], atol=5e-3):
@@ -257,19 +260,18 @@ class Child:
         )
 
     def _exported(self, changes):
-        own = ("format", "version", "created", "signatures", "packages", "options", "fusion")
-        own += ("item_matrix", "scorer_weight", "generator")
-        kept = {key: value for key, value in self.manifest.items() if key not in own}
+        said = self.about._replace(**changes, item_matrix=None).as_dict()
+        kept = {key: value for key, value in said.items() if key not in _OF_EXPORT}
         return export(
             self.model,
             self.parent.version.parent,
             items=self.items,
-            manifest={**kept, **changes},
+            manifest=kept,
             encoder=self._rebuilt.encoder,
             whitening=self.state.whitening,
             fusion=self.fusion(),
             history=self.history,
-            k=self.manifest["k"],
+            k=self.about.k,
             generator=self.parent.plans.generator(),
         )
 

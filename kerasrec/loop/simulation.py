@@ -281,7 +281,7 @@ def _retrained(replay, work, settings, numbers):
         base = work / "saved_models" / f"retrained-{number}"
         if not folders.versions(base):
             train(replay.past(begin), replay.items, name=base.name, out=base.parent, **settings)
-        seconds = folders.read_manifest(folders.find_version(base))["train_seconds"]
+        seconds = folders.read_manifest(folders.find_version(base)).train_seconds
         yield number, _live(replay, Recommender.load(base), begin, end), seconds
 
 

@@ -6,7 +6,6 @@ newest events are held back: on them the child is judged beside its parent and b
 Only a child that is no worse is published; it learns the held-back events too before that.
 """
 
-import datetime
 import logging
 import time
 from pathlib import Path
@@ -26,15 +25,13 @@ from kerasrec.loop.gate import decide, figures_of, judge
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import train
 from kerasrec.versions import folders
+from kerasrec.versions.manifest import UpdateFacts
 
 log = logging.getLogger(__name__)
 #: share of the new events that the child is judged on
 HELD_BACK = 0.2
 #: new events of known items that users chose, at least: fewer prove nothing
 FEWEST = 20
-#: what a version says of the store that it was learned from; its children say it too. Not its
-#: `seq`: a child of files may have learned events that were stored later
-_OF_STORE = ("store", "erasures")
 #: what a manifest says of a model beside its options
 _OF_THE_DATA = ("num_items", "members", "code_sizes", "code_units")
 
@@ -104,6 +101,7 @@ def _update(model, interactions, items, new, label, force, facts, seed):
         raise ValueError("update needs times, to tell new events from old ones. Received: none.")
     labels = folders.read_labels(folders.find_version(model).parent)
     parent = Recommender.load(model, index="exact")
+    parent.about.check_trained(parent.version)
     items = grown_catalogue(parent.items, items)
     interactions, new = _known_events(interactions, new, items, parent)
     earlier, learned, held = _cut(interactions, new)
@@ -116,8 +114,9 @@ def _update(model, interactions, items, new, label, force, facts, seed):
     path = None
     if better or force:
         child.learn(interactions, since=learned)
-        told = parent.manifest.get("update", {})
-        named = {key: told[key] for key in _OF_STORE if key in told}
+        told = parent.about.update or UpdateFacts()
+        of_store = {"store": told.store, "erasures": told.erasures}
+        named = {key: value for key, value in of_store.items() if value is not None}
         named |= {"events": int(new.sum()), "decision": reason, "forced": not better}
         named |= {"ndcg": figures_of(evaluation), "weighed": child.weighed, **facts}
         if not force and folders.find_version(model) != parent.version:
@@ -148,15 +147,17 @@ def update_from_store(model, store, items=None, *, label="stable", force=False, 
     with folders.alone(folders.find_version(model).parent):
         version = folders.find_version(model)
         manifest = folders.read_manifest(version)
-        told, last, erasures = told_of(store, manifest), store.last_seq(), store.erasures()
+        manifest.check_trained(version)
+        told = told_of(store, manifest) or UpdateFacts()
+        last, erasures = store.last_seq(), store.erasures()
         facts = {"store": store.id, "seq": last, "erasures": len(erasures)}
-        known, erased = told.get("seq"), _erased(told, erasures, manifest)
+        known, erased = told.seq, _erased(told, erasures, manifest)
         if erased:
             rows = sum(erasure.rows for erasure in erased)
             facts["erased"] = {"users": len(erased), "rows": rows}
             log.info("%d users were erased: training from nothing", len(erased))
             whole = store.interactions(until=last, order="content")
-            had = manifest["data"]["interactions"] - rows
+            had = manifest.data["interactions"] - rows
             if len(whole) < had / 2 and not force:
                 raise ValueError(
                     "After an erasure the next version is trained from nothing, on the store "
@@ -169,7 +170,7 @@ def update_from_store(model, store, items=None, *, label="stable", force=False, 
             facts["since"] = Recency.load(version / folders.RECENCY).counts.time + 1
             whole, new = store.interactions(until=last, order="content"), None
         else:
-            facts |= {key: told[key] for key in ("since",) if key in told}
+            facts |= {} if told.since is None else {"since": told.since}
             parts = [
                 store.interactions(order="content", until=known),
                 store.interactions(order="content", after=known, until=last),
@@ -183,17 +184,15 @@ def _erased(told, erasures, manifest):
     """The erasures of users from whom the weights of a version may have learned.
 
     Args:
-        told: what its manifest says of the store.
+        told: `UpdateFacts`, what its manifest says of the store.
         erasures: list of `feedback.Erasure`, all of the store.
         manifest: of the version.
     """
-    if "erasures" in told:
-        later = erasures[told["erasures"] :]
+    if told.erasures is not None:
+        later = erasures[told.erasures :]
     else:
-        made = datetime.datetime.fromisoformat(manifest["created"]).timestamp()
-        since = manifest.get("learned_since", made - manifest.get("train_seconds", 0))
-        later = [erasure for erasure in erasures if erasure.timestamp >= since]
-    known = told.get("seq")
+        later = [erasure for erasure in erasures if erasure.timestamp >= manifest.learned_since]
+    known = told.seq
     return [e for e in later if e.rows and (known is None or e.first_seq <= known)]
 
 
@@ -220,21 +219,22 @@ def _retrain(model, interactions, items, label, facts, seed):
     started = time.perf_counter()
     version = folders.find_version(model)
     base, manifest = version.parent, folders.read_manifest(version)
+    manifest.check_trained(version)
     items = grown_catalogue(Items(folders.read_catalogue(version)), items)
     known = items.index_of(interactions.frame["item_id"]) > 0
     interactions = interactions.replace(interactions.frame[known])
     # a run folder belongs to one run, and a strategy is an object of another process
-    trainer = {k: v for k, v in manifest["trainer"].items() if k not in ("run_folder", "strategy")}
+    trainer = {k: v for k, v in manifest.trainer.items() if k not in ("run_folder", "strategy")}
     options = {
-        "encoder": manifest["encoder_options"],
-        "model": {k: v for k, v in manifest["options"].items() if k not in _OF_THE_DATA},
+        "encoder": manifest.encoder_options,
+        "model": {k: v for k, v in manifest.options.items() if k not in _OF_THE_DATA},
         "trainer": {**trainer, "seed": seed},
-        "fusion": {"parts": manifest["parts"]} if "parts" in manifest else {},
-        "generator": manifest.get("generator_options", {}),
+        "fusion": {"parts": manifest.parts},
+        "generator": manifest.generator_options or {},
     }
     stable = folders.read_labels(base).get("stable")
     if stable is None:  # or the new version would answer before it is labelled
-        stable = manifest["version"]
+        stable = manifest.version
         folders.write_label(base, "stable", stable)
     reason = "trained from nothing"
     if "erased" in facts:
@@ -244,12 +244,12 @@ def _retrain(model, interactions, items, label, facts, seed):
         items,
         name=base.name,
         out=base.parent,
-        preset=manifest["preset"],
+        preset=manifest.preset,
         options=options,
-        refit=manifest.get("refit", False),
-        generator="generator_options" in manifest,
+        refit=bool(manifest.refit),
+        generator=manifest.generator_options is not None,
         progress=False,
-        facts={"parent": manifest["version"], "update": {"decision": reason, **facts}},
+        facts={"parent": manifest.version, "update": {"decision": reason, **facts}},
     )
     instead_of = stable if label == "stable" else None  # a rollback meanwhile has the last word
     folders.write_label(base, label, int(trained.version.name), instead_of=instead_of)

@@ -22,7 +22,7 @@ class VersionLog:
 
     Args:
         module: the loaded version, or a `ServingModule`.
-        manifest: what it says of itself.
+        manifest: `Manifest`, what it says of itself.
         recency: `Recency` at the end of its log; None where it is not asked for.
     """
 
@@ -53,14 +53,13 @@ class VersionLog:
 
     def has_transitions(self):
         """Whether there is a table "transitions" that can be exchanged."""
-        decays = self._manifest.get("fusion", {}).get("decays", {})
-        return "transitions" in decays and self._has_growing_tables()
+        return "transitions" in self._manifest.fusion.decays and self._has_growing_tables()
 
     def transitions(self, histories, num_items):
         """The table "transitions" fitted on `Histories` of a whole log, a `NeighbourTable`."""
-        decay = self._manifest["fusion"]["decays"]["transitions"]
+        decay = self._manifest.fusion.decays["transitions"]
         known = {"transitions": NeighbourTable(None, None, decay)}  # no more of it is looked at
-        chosen = self._manifest.get("tables")
+        chosen = self._manifest.tables
         table = fit_again(known, chosen, histories, num_items)["transitions"]
         votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
         return table._replace(weights=votes)
@@ -72,19 +71,19 @@ class VersionLog:
 
     def _has_growing_tables(self):
         """Whether the graph takes neighbour tables of any size (those of old versions do not)."""
-        names = self._manifest["fusion"]["decays"]
+        names = self._manifest.fusion.decays
         tables = [getattr(self._module, f"neighbours_{name}", None) for name in names]
         return all(table is not None and table.shape[0] is None for table in tables)
 
     def has_room_for(self, fusion):
         """See `Recommender.has_room_for`."""
-        facts = self._manifest["fusion"]
+        facts = self._manifest.fusion
         return (
             hasattr(self._module, "part_weights")
             and self._has_growing_tables()
-            and list(fusion.weights) == list(facts["weights"])
-            and list(fusion.mixture) == list(facts["mixture"])
-            and {name: table.decay for name, table in fusion.tables.items()} == facts["decays"]
+            and list(fusion.weights) == list(facts.weights)
+            and list(fusion.mixture) == list(facts.mixture)
+            and {name: table.decay for name, table in fusion.tables.items()} == facts.decays
         )
 
     def add_items(self, count):
@@ -101,20 +100,20 @@ class VersionLog:
 
     def fusion(self, num_items):
         """See `Recommender.fusion`."""
-        module, facts = self._module, self._manifest["fusion"]
+        module, facts = self._module, self._manifest.fusion
         tables = {}
-        for name in facts["decays"]:
+        for name in facts.decays:
             *rows, decay = self._table(name)
             rows = [np.pad(table, [(0, num_items + 1 - len(table)), (0, 0)]) for table in rows]
             tables[name] = NeighbourTable(*rows, decay)
         starts, first, prior, popular = self._moments()
         return Fusion(
             tables=tables,
-            weights={name: tuple(pair) for name, pair in facts["weights"].items()},
-            mixture=facts["mixture"],
+            weights={name: tuple(pair) for name, pair in facts.weights.items()},
+            mixture=facts.mixture,
             scorer_weight=float(module.scorer_weight.numpy()),
-            fit=facts["fit"],
-            epsilon=facts["epsilon"],
+            fit=facts.fit,
+            epsilon=facts.epsilon,
             starts=starts,
             first=first,
             prior=prior,
@@ -124,7 +123,7 @@ class VersionLog:
 
     def _table(self, name):
         rows = [getattr(self._module, f"{kind}_{name}").numpy() for kind in ("neighbours", "votes")]
-        return NeighbourTable(*rows, self._manifest["fusion"]["decays"][name])
+        return NeighbourTable(*rows, self._manifest.fusion.decays[name])
 
     def _moments(self):
         return [getattr(self._module, name).numpy() for name in _MOMENTS]

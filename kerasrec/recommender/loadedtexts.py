@@ -15,7 +15,7 @@ class VersionTexts:
 
     Args:
         module: the loaded version.
-        manifest: what it says of itself.
+        manifest: `Manifest`, what it says of itself.
         version: its folder.
     """
 
@@ -26,11 +26,11 @@ class VersionTexts:
     @property
     def are_vectors(self):
         """Whether the version was trained on ready vectors instead of texts."""
-        return (self._manifest["encoder"] or {}).get("kind") == "vectors"
+        return self._manifest.encoder is not None and self._manifest.encoder.kind == "vectors"
 
     def encode(self, texts):
         """See `Recommender.encode`."""
-        if not self._manifest["encodes_texts"]:
+        if not self._manifest.encodes_texts:
             raise ValueError(
                 "This version cannot encode texts: its items were known by "
                 f"{'ready vectors' if self.are_vectors else 'their id alone'}. Train with "
@@ -63,7 +63,7 @@ class VersionTexts:
         Raises:
             ValueError: no vectors, another shape, or a version without a text part.
         """
-        expected = (num_items, self._manifest["encoder"]["dim"])
+        expected = (num_items, self._manifest.encoder.dim)
         shape = None if vectors is None else np.shape(vectors)
         if shape != expected or not np.isfinite(vectors).all():
             raise ValueError(
@@ -99,7 +99,7 @@ class VersionTexts:
 
     def _text_parts(self, vectors):
         """Text parts of item vectors, `(n, width)`, of unit length or zero."""
-        options = self._manifest["options"]
+        options = self._manifest.options
         members = options.get("members", 1)  # the text part comes first in the vector of each
         parts = vectors.reshape(len(vectors), members, vectors.shape[1] // members)
         parts = parts[:, :, : options["text_units"]]

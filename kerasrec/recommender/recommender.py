@@ -24,6 +24,7 @@ from kerasrec.recommender.loadedtexts import VersionTexts
 from kerasrec.recommender.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import derive_version
+from kerasrec.versions.manifest import make_manifest
 
 log = logging.getLogger(__name__)
 #: numbers (scores, history and candidate ids) that one call of the model may hold at most
@@ -38,7 +39,8 @@ class Recommender:
     """Recommendations from an exported version.
 
     Attributes:
-        manifest: dict, what the version says of itself.
+        manifest: dict, what the version says of itself: a copy of what its file holds.
+        about: the same as `versions.manifest.Manifest`, whose docstring describes every key.
         version: Path of its folder.
         items: `Items`, the catalogue; row r has item index r + 1.
         index: `ItemIndex` where one is used, with its `report`; else None.
@@ -75,16 +77,17 @@ class Recommender:
             module: `ServingModule`.
             items: `Items` in the order of its item indices.
             recency: `recency.Recency` at the end of its log.
-            manifest: dict, what a version of it would say of itself.
+            manifest: what a version of it would say of itself, `Manifest` or a dict of it.
         """
         self = cls.__new__(cls)
-        self._take(module, items, recency, manifest, None)
+        about = make_manifest(manifest) if isinstance(manifest, dict) else manifest
+        self._take(module, items, recency, about, None)
         self._shortlist = None
         return self
 
     def _take(self, module, items, recency, manifest, version):
         self._module, self._log = module, VersionLog(module, manifest, recency)
-        self.manifest, self.version = manifest, version
+        self.about, self.version = manifest, version
         self._has_observed = False
         self._set_items(items.frame)
         self._texts = VersionTexts(module, manifest, version)
@@ -105,6 +108,11 @@ class Recommender:
             ImportError: "ann" without faiss.
         """
         return cls(model, index=index)
+
+    @property
+    def manifest(self):
+        """What the version says of itself, as a dict."""
+        return self.about.as_dict()
 
     @property
     def index(self):
@@ -316,7 +324,7 @@ class Recommender:
 
     def _asked(self, histories, at):
         """int64 `(num_users,)`: when each list is asked for; 0 = at the end of the log."""
-        if at is None and self.manifest["asked"] != AT_THE_END:
+        if at is None and self.about.asked != AT_THE_END:
             return newest_times(histories)
         if at in (None, "now"):
             return np.zeros(histories.num_users, np.int64)
@@ -564,7 +572,7 @@ class Recommender:
         if self._texts.are_vectors:
             added = self._texts.place(vectors, len(items))
         elif vectors is None:
-            added = self.encode(items.texts(self.manifest.get("text_template", "{title}")))
+            added = self.encode(items.texts(self.about.template))
         else:
             raise ValueError("This version was not trained on ready vectors: leave vectors out.")
         self.plans.add_items(added)  # first: there may be no codes left
@@ -592,7 +600,7 @@ class Recommender:
         if self._has_observed:  # its recency knows more of the log than `update` says
             changes["observed"] = self.log_end
         if self.plans.can_plan:
-            changes["generator"] = {**self.manifest["generator"], **self.plans.facts()}
+            changes["generator"] = self.about.generator._replace(**self.plans.facts())
         variables = {name: getattr(self._module, name) for name in names}
         return derive_version(
             self.version,

@@ -43,13 +43,13 @@ def find_shortlist(index, module, manifest, version):
 
     Args:
         index: one of `INDEXES`.
-        module, manifest, version: the loaded version, what it says of itself, its folder.
+        module, manifest, version: the loaded version, its `Manifest`, its folder.
 
     Raises:
         ArtifactError: "ann", but the version has no function for it.
         ImportError: "ann" without faiss.
     """
-    num_items = manifest["num_items"]
+    num_items = manifest.num_items
     if index == "exact" or (index == "auto" and num_items < ANN_FROM):
         return None
     if not hasattr(module, "among_rows"):
@@ -88,14 +88,14 @@ class Shortlist:
 
     Args:
         module: a loaded version (or a `ServingModule`).
-        manifest: what the version says of itself.
+        manifest: `Manifest`, what the version says of itself.
         folder: as for `ItemIndex.build`.
     """
 
     def __init__(self, module, manifest, *, folder=None):
         self._module = module
-        self._max_length = manifest["options"]["max_length"]
-        decays = manifest["fusion"]["decays"]
+        self._max_length = manifest.options["max_length"]
+        decays = manifest.fusion.decays
         self._decays = [decays[name] for name in sorted(decays)]
         self._names = sorted(decays)
         self.know()

@@ -238,6 +238,6 @@ def _begin(manifest, end, store):
     the end of its log: what had happened by then and came in later is taken for known.
     """
     told = told_of(store, manifest)
-    if "seq" in told and manifest.get("observed") != end:
-        return told["seq"], told.get("since")
+    if told is not None and told.seq is not None and manifest.observed != end:
+        return told.seq, told.since
     return 0, end + 1

@@ -70,7 +70,7 @@ class ServedVersion:
         self.path = folders.find_version(path)  # raises where a part is missing
         self.look = look_of(self.path)  # before it is read: what changes meanwhile is seen later
         manifest = folders.read_manifest(self.path)
-        self.num_items = manifest["num_items"]
+        self.num_items = manifest.num_items
         self.definitions = _definitions(self.path)
         self._loaded = tf.saved_model.load(str(self.path))
         self._log = VersionLog(self._loaded, manifest, None)

@@ -191,7 +191,7 @@ def train(
         probe=_probe(items, fitted),
         generator=plans,
     )
-    return Trained(version, history, metrics, folders.read_manifest(version))
+    return Trained(version, history, metrics, folders.read_manifest(version).as_dict())
 
 
 def _plans(model, text_vectors, fitted, validation, fusion, items, options, only_end):

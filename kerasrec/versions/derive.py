@@ -31,7 +31,7 @@ def export_again(model, *, k=None, scorer_weight=None, item_matrix=None):
         ValueError: nothing to change, or a value out of range.
     """
     version = folders.find_version(model)
-    num_items = folders.read_manifest(version)["num_items"]
+    num_items = folders.read_manifest(version).num_items
     changes = {}
     if k is not None:
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= num_items:
@@ -71,7 +71,7 @@ def derive_version(version, changes, *, variables, frame=None, recency=None, fin
 
     Args:
         version: Path of a version folder.
-        changes: dict, what the new manifest says differently.
+        changes: attribute of `Manifest` -> what the new version says differently.
         variables: name of a variable of `ServingModule` -> its new value; one of its
             `layer_variables` is called `layer_variables/NUMBER`.
         frame: DataFrame of the catalogue where it has grown.
@@ -86,9 +86,7 @@ def derive_version(version, changes, *, variables, frame=None, recency=None, fin
         ArtifactError: the copy does not answer; nothing is published then.
     """
     manifest = folders.read_manifest(version)
-    own = ("format", "version", "created")
-    kept = {key: value for key, value in manifest.items() if key not in own}
-    facts = {**kept, **changes, "parent": manifest["version"]}
+    facts = manifest._replace(**{**changes, "parent": manifest.version})
     signatures = read_signatures(version)
     documents = {CARD: lambda facts: model_card(facts, signatures)}
     with folders.new_version(version.parent, facts, documents=documents) as (folder, result):

@@ -25,6 +25,7 @@ from kerasrec.text.graphtokenizers import graph_tokenizer
 from kerasrec.text.vectors import Encoder, Whitening
 from kerasrec.versions import folders
 from kerasrec.versions.graph import ServingModule
+from kerasrec.versions.manifest import FORMAT, make_manifest
 from kerasrec.versions.modelcard import CARD, model_card
 from kerasrec.versions.plangraph import PlanningModule
 from kerasrec.versions.trainingstate import plain, write_training_state
@@ -55,7 +56,8 @@ def export(
         model: `Model`, trained.
         base: `saved_models/NAME`.
         items: `Items`, the catalogue in the order of the item indices.
-        manifest: dict of what is known of the run (data, options, metrics).
+        manifest: dict of what is known of the run (data, options, metrics): keys of
+            `manifest.Manifest`, or others of the caller's own.
         encoder: the text encoder that made the text part, or None.
         whitening: `Whitening` between encoder and text part; needed with `encoder`.
         fusion: `Fusion`, what is fused with the model's retrieval; None = nothing, and users
@@ -87,31 +89,34 @@ def export(
         "packages": _packages(),
         "asked": AT_NEWEST_EVENT,
         "generator": None if generator is None else generator.description(),
+        "name": Path(base).name,
         **manifest,
     }
     can_do: dict[str, tuple] = {}
     documents = {CARD: lambda facts: model_card(facts, can_do)}
-    with folders.new_version(base, summary, documents=documents) as (folder, result):
-        with tempfile.TemporaryDirectory() as scratch:
-            asset = Path(scratch) / folders.ITEM_IDS.name
-            folders.write_item_ids(asset, ids)
-            module = serving_module(model, asset=asset, fusion=fusion, k=k, generator=generator)
-            _add_texts(module, asset, encoder, whitening)
-            signatures = module.signatures()
-            summary["signatures"] = sorted(signatures)
+    with tempfile.TemporaryDirectory() as scratch:
+        asset = Path(scratch) / folders.ITEM_IDS.name
+        folders.write_item_ids(asset, ids)
+        module = serving_module(model, asset=asset, fusion=fusion, k=k, generator=generator)
+        _add_texts(module, asset, encoder, whitening)
+        signatures = module.signatures()
+        # the number and the time are set once the folder is whole
+        own = {"format": FORMAT, "version": 0, "created": "", "signatures": sorted(signatures)}
+        facts = make_manifest({**summary, **own})
+        with folders.new_version(base, facts, documents=documents) as (folder, result):
             with _few_words():
                 tf.saved_model.save(module, str(folder), signatures=signatures)
-        write_training_state(folder, model, whitening, history)
-        fusion.recency.save(folder / folders.RECENCY)
-        can_do.update(read_signatures(folder))
-        write_warmup(folder, Path(base).name, items.frame)
-        folders.write_catalogue(folder, items.frame)
-        if encoder is not None:
-            encoder.save(folder / folders.ENCODER)
-        if generator is not None:
-            generator.save(folder / folders.GENERATOR)
-        texts = [*items.frame["title"][:3], _PROBE_TEXT, ""]
-        _compare(module, folder, probe, texts)
+            write_training_state(folder, model, whitening, history)
+            fusion.recency.save(folder / folders.RECENCY)
+            can_do.update(read_signatures(folder))
+            write_warmup(folder, Path(base).name, items.frame)
+            folders.write_catalogue(folder, items.frame)
+            if encoder is not None:
+                encoder.save(folder / folders.ENCODER)
+            if generator is not None:
+                generator.save(folder / folders.GENERATOR)
+            texts = [*items.frame["title"][:3], _PROBE_TEXT, ""]
+            _compare(module, folder, probe, texts)
     return result["path"]
 
 

@@ -15,8 +15,8 @@ import uuid
 from pathlib import Path
 
 from kerasrec.checks import ArtifactError
+from kerasrec.versions.manifest import MANIFEST, read_manifest, write_manifest
 
-MANIFEST = Path("assets.extra") / "manifest.json"
 ITEM_IDS = Path("assets") / "item_ids.txt"
 ITEMS = Path("assets.extra") / "items.csv.gz"
 ENCODER = Path("assets.extra") / "encoder"
@@ -25,7 +25,6 @@ GENERATOR = Path("assets.extra") / "generator.npz"
 TRAIN = Path("assets.extra") / "train"
 HISTORY = TRAIN / "history.csv"
 LABELS = ("stable", "canary")
-_FORMAT = 2
 _DAY = 86400
 _LABEL_SECONDS = 30  # to write a label takes milliseconds
 _PARTS = (Path("saved_model.pb"), Path("variables") / "variables.index", ITEM_IDS, ITEMS)
@@ -135,36 +134,14 @@ def _what_is_there(model):
     return found, f"Train one with `kerasrec train --name {name}`, or check the path."
 
 
-def read_manifest(version):
-    """The manifest of a version folder.
-
-    Raises:
-        ArtifactError: missing, unreadable or of a later format.
-    """
-    path = Path(version) / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{version} has no {MANIFEST}. Export the model again.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}). Export the model again.") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != _FORMAT:
-        raise ArtifactError(
-            f"{path} has format {found}; this kerasrec reads format {_FORMAT}. "
-            "Use the kerasrec that wrote it, or export again."
-        )
-    return manifest
-
-
 @contextlib.contextmanager
 def new_version(base, manifest, *, documents=None):
     """Write a version beside the model folder and rename it when the block ends without error.
 
     Args:
         base: `saved_models/NAME`.
-        manifest: dict; `format`, `version` and `created` (UTC) are added when the block ends.
-        documents: path within the version -> function that makes its text of the whole manifest;
+        manifest: `Manifest`; its `version` and `created` are set when the block ends.
+        documents: path within the version -> function that makes its text of the whole `Manifest`;
             called when the block ends, for what must name the version's number.
 
     Yields:
@@ -180,15 +157,12 @@ def new_version(base, manifest, *, documents=None):
     result = {}
     try:
         yield beside, result
-        (beside / MANIFEST.parent).mkdir(exist_ok=True)
         base.mkdir(exist_ok=True)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        facts = {"created": now, **manifest}
         while True:
             version = (versions(base) or [0])[-1] + 1
-            whole = {"format": _FORMAT, "version": version, **facts}
-            text = json.dumps(whole, ensure_ascii=False, indent=1)
-            (beside / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            whole = manifest._replace(version=version, created=now)
+            write_manifest(beside, whole)
             for path, document in (documents or {}).items():
                 (beside / path).write_text(document(whole), encoding="utf-8")
             try:
@@ -354,11 +328,11 @@ def rollback(model, to=None):
         return before, to
     version = find_version(model)
     manifest = read_manifest(version)
-    to = manifest.get("parent")
+    to = manifest.parent
     if to is None:
         raise ArtifactError(
             f"{version} has no parent to go back to. Name a version: --to N, one of "
             f"{versions(version.parent)}."
         )
     write_label(version.parent, "stable", to)
-    return manifest["version"], to
+    return manifest.version, to

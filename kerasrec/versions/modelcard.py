@@ -1,9 +1,9 @@
 """The model card of a version: what its manifest says, for people. English, summary in Chinese."""
 
 from pathlib import Path
-from typing import Any
 
 from kerasrec.evaluation import pages
+from kerasrec.versions.manifest import Manifest
 
 CARD = Path("assets.extra") / "model_card.md"
 _PARTS = {
@@ -26,11 +26,11 @@ _METRICS = {
 _OPTIONS = {"options": "model", "encoder_options": "encoder", "trainer": "trainer"}
 
 
-def model_card(manifest: dict[str, Any], signatures: dict[str, tuple[dict, dict]]) -> str:
+def model_card(manifest: Manifest, signatures: dict[str, tuple[dict, dict]]) -> str:
     """The text of `model_card.md`.
 
     Args:
-        manifest: dict of a version; what a manifest lacks is left out of the card.
+        manifest: of the version; what it lacks is left out of the card.
         signatures: as `warmup.read_signatures` gives them.
 
     Returns:
@@ -38,27 +38,20 @@ def model_card(manifest: dict[str, Any], signatures: dict[str, tuple[dict, dict]
     """
     templates = pages.environment("kerasrec.versions")
     templates.filters["cell"] = _cell
-    found = manifest.get
-    encoder, fusion = found("encoder"), found("fusion") or {}
+    sections = {title: getattr(manifest, section) for section, title in _OPTIONS.items()}
     return templates.get_template("model_card.md.j2").render(
         m=manifest,
-        name=found("name", "model"),
-        version=found("version", "?"),
+        name=manifest.name or "model",
         signatures={
             name: tuple(_named(tensors) for tensors in both) for name, both in signatures.items()
         },
-        data=[(_DATA.get(k, k), v) for k, v in _rows(found("data"))],
-        metrics=[(_METRICS.get(k, k), _number(v)) for k, v in _rows(found("metrics"))],
-        epsilon=fusion.get("epsilon"),
-        weights=_weights(fusion),
-        priors=list(fusion.get("prior", {}).items()),
-        options=[
-            (title, _rows(found(section))) for section, title in _OPTIONS.items() if found(section)
-        ],
-        encoder=encoder,
-        licence=_licence(encoder),
-        max_length=(found("options") or {}).get("max_length"),
-        scorer_weight=_number(found("scorer_weight", 0.0)),
+        data=[(_DATA.get(k, k), v) for k, v in _rows(manifest.data)],
+        metrics=[(_METRICS.get(k, k), _number(v)) for k, v in _rows(manifest.metrics)],
+        weights=_weights(manifest.fusion),
+        options=[(title, _rows(options)) for title, options in sections.items() if options],
+        encoder=manifest.as_dict()["encoder"],
+        licence=_licence(manifest.encoder),
+        scorer_weight=_number(manifest.scorer_weight),
     )
 
 
@@ -71,7 +64,7 @@ def _rows(value):
 
 def _weights(fusion):
     """Rows `(part, a, b, share of the mixture, meaning)`."""
-    weights, mixture = fusion.get("weights", {}), fusion.get("mixture", {})
+    weights, mixture = fusion.weights, fusion.mixture
     names = [name for name in _PARTS if name in weights or name in mixture]
     names += [name for name in weights if name not in _PARTS]
     return [
@@ -83,8 +76,8 @@ def _weights(fusion):
 def _licence(encoder):
     if encoder is None:
         return "no encoder"
-    licence = str(encoder.get("licence") or "unknown")
-    if licence == "unknown" and encoder.get("kind") == "bert":
+    licence = str(encoder.licence or "unknown")
+    if licence == "unknown" and encoder.kind == "bert":
         return "unknown: see the checkpoint"
     return licence
 

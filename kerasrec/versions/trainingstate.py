@@ -91,6 +91,9 @@ class Rebuilt:
     def __init__(self, version: str | Path, items: Items | None = None) -> None:
         self._version, self._manifest = version, folders.read_manifest(version)
         self.state = read_training_state(version)
+        if self._manifest.encoder is not None:
+            self._manifest.check_trained(version)
+        self._wanted: dict[str, Any] = self._manifest.encoder_options or {}
         options = dict(self.state.options)
         before = options["num_items"]
         new = None if items is None else Items(items.frame[before:].reset_index(drop=True))
@@ -98,13 +101,8 @@ class Rebuilt:
         if "code_sizes" in options:  # `set_weights` fills in those that are known
             shape = (options["num_items"], len(options["code_sizes"]))
             options["codes"] = np.full(shape, -1, np.int32)
-        elif options.pop("code_units", 0):
-            raise ArtifactError(
-                f"{version} was written by a kerasrec that did not keep the sizes of its codes for "
-                "further training. Train it anew."
-            )
         members = options.pop("members", 1)
-        text = None if self._manifest["encoder"] is None else self._text(new)
+        text = None if self._manifest.encoder is None else self._text(new)
         self.model = average_models([build_model(text=text, **options) for _ in range(members)])
         fresh = self.model.training.get_weights()
         self.model.training.set_weights(_grown(self.state.weights, fresh, before + 1))
@@ -117,25 +115,25 @@ class Rebuilt:
 
         Made where it is asked for, which takes seconds: a frozen one is needed for new texts only.
         """
-        known = self._manifest["encoder"]
+        known = self._manifest.encoder
         if known is None:
             return None
-        if known["kind"] != "bert":
+        if known.kind != "bert":
             encoder = load_text_encoder(Path(self._version) / folders.ENCODER)
         else:
-            same = {name: known[name] for name in ("max_tokens", "pooling", "prefix")}
-            name = self._manifest["encoder_options"]["name"]
-            encoder = build_encoder(name, model=known["architecture"], **same)
+            same: dict[str, Any] = {"max_tokens": known.max_tokens, "pooling": known.pooling}
+            same |= {"prefix": known.prefix, "model": known.architecture}
+            encoder = build_encoder(self._wanted["name"], **same)
         if self._is_frozen():
             self._check(encoder)
         return encoder
 
     def _is_frozen(self):
-        return self._manifest["encoder_options"]["mode"] == "frozen"
+        return self._wanted["mode"] == "frozen"
 
     def _check(self, encoder):
-        if encoder.fingerprint != self._manifest["encoder"]["fingerprint"]:
-            name = self._manifest["encoder_options"]["name"]
+        if encoder.fingerprint != self._manifest.encoder.fingerprint:
+            name = self._wanted["name"]
             raise ArtifactError(
                 f"The encoder {name} is not the one that {self._version} was trained with: its "
                 "files have changed. Bring the old ones back, or train anew."
@@ -143,13 +141,13 @@ class Rebuilt:
 
     def text_vectors(self, items: Items) -> np.ndarray:
         """Whitened vectors of the texts of `Items`, float32 `(num_items, text_dim)`; 0 if blank."""
-        template = self._manifest["encoder_options"]["template"]
+        template = self._wanted["template"]
         vectors = self.encoder.encode_items(items, template, progress=False)
         return self.encoder.whitened(vectors, self.state.whitening, items, template)
 
     def _text(self, new):
         """The `text` of `build_model`: zeros, which `set_weights` fills, and the rows of `new`."""
-        wanted, state = self._manifest["encoder_options"], self.state
+        wanted, state = self._wanted, self.state
         num_items = state.options["num_items"]
         texts = [] if new is None else new.texts(wanted["template"])
         if self._is_frozen():

@@ -55,7 +55,7 @@ def test_demo_leaves_a_model_and_a_report(shown):
 
 def test_show_text_is_silent_without_an_encoder(shown):
     recommender = Recommender.load(shown[0] / "courses")
-    recommender.manifest = {**recommender.manifest, "encodes_texts": False}
+    recommender.about = recommender.about._replace(encodes_texts=False)
     console = Console(file=io.StringIO())
     _show_text(console, recommender)
     assert console.file.getvalue() == ""

@@ -99,7 +99,7 @@ def test_train(files, tmp_path, capsys):
     # no terminal, so no bars: the steps and the epochs as lines
     steps = ["training on", "epoch 1 ", "choosing tables", "exporting"]
     assert [s for s in steps if s in err] == steps
-    manifest = folders.read_manifest(tmp_path / "models" / "shop" / "1")
+    manifest = folders.read_manifest(tmp_path / "models" / "shop" / "1").as_dict()
     assert manifest["preset"] == "fast" and manifest["validation"] == "given"
     assert manifest["data"]["columns"] == {"user_id": "uid", "item_id": "course", "timestamp": "ts"}
     wanted = {"epochs": 1, "batch_size": 128, "seed": 3, "run_folder": str(tmp_path / "run")}
@@ -184,7 +184,7 @@ def test_similar(toy, capsys):
 def test_export(toy, capsys):
     run("export", "--model", toy, "--set", "k=5", "scorer_weight=0.25")
     assert capsys.readouterr().out == f"exported {toy / '2'}\n"
-    manifest = folders.read_manifest(toy / "2")
+    manifest = folders.read_manifest(toy / "2").as_dict()
     assert (manifest["k"], manifest["scorer_weight"], manifest["parent"]) == (5, 0.25, 1)
 
 

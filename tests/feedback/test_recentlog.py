@@ -6,11 +6,13 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from manifests import real_manifest
 
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
 from kerasrec.feedback.recentlog import AT_ONCE, RecentLog, hashed, told_of
 from kerasrec.feedback.store import FeedbackStore
+from kerasrec.versions.manifest import UpdateFacts
 
 NOW = 1_700_000_000
 ITEMS = ["a", "b", "c", "课程"]
@@ -137,14 +139,16 @@ def test_a_restored_copy_is_another_store(store, tmp_path, caplog):
     lost.close()
     other.close()
     store.add(events(50, seed=1))
-    told = {"store": store.id, "seq": store.last_seq(), "erasures": 0}
-    assert told_of(store, {"update": told}) == told and told_of(store, {}) == {}
-    assert told_of(store, {"update": {**told, "store": "another"}}) == {}
+    told = UpdateFacts(store=store.id, seq=store.last_seq(), erasures=0)
+    known, stranger = real_manifest()._replace(update=told, version=3), real_manifest()
+    assert told_of(store, known) == told and told_of(store, stranger) is None
+    assert told_of(store, known._replace(update=told._replace(store="another"))) is None
+    erased = told._replace(seq=50, erasures=1)
     with FeedbackStore(copy) as restored:
         assert restored.id == store.id and caplog.text == ""
-        assert told_of(restored, {"update": told, "version": 3}) == {}
+        assert told_of(restored, known) is None
         assert [(r.version, r.seq, r.last) for r in caplog.records] == [(3, 100, 50)]
-        assert told_of(restored, {"update": {**told, "seq": 50, "erasures": 1}}) == {}
+        assert told_of(restored, known._replace(update=erased)) is None
     newest = store.read()["user_id"].iloc[-1]
     store.forget(newest)
-    assert told_of(store, {"update": told}) == told  # its last number is smaller, and it is known
+    assert told_of(store, known) == told  # its last number is smaller, and it is known

@@ -118,7 +118,7 @@ def test_a_child_of_a_child(toy_base, week_log, grown_items):
     second = update(toy_base, week_log, force=True)
     assert (first.version, second.version) == (toy_base / "2", toy_base / "3")
     assert second.events == int((times > half).sum())
-    assert folders.read_manifest(second.version)["parent"] == 2
+    assert folders.read_manifest(second.version).parent == 2
     assert "new-1" in set(Recommender.load(toy_base).items.ids)
 
 
@@ -185,7 +185,7 @@ def test_events_of_unknown_items_are_left_out(toy_base, week_log, caplog):
     """Without the new catalogue the new courses are unknown."""
     child = update(toy_base, week_log, force=True)
     assert "events with items outside the catalogue are left out" in caplog.text
-    assert folders.read_manifest(child.version)["num_items"] == len(
+    assert folders.read_manifest(child.version).num_items == len(
         Recommender.load(toy_base / "1").items
     )
 
@@ -204,7 +204,7 @@ def store(week_log, tmp_path):
 def test_from_a_store(toy_base, week_log, grown_items, store):
     """New is what came in, not only what happened, since the parent."""
     first = update_from_store(toy_base, store, grown_items, force=True)
-    told = folders.read_manifest(first.version)["update"]
+    told = folders.read_manifest(first.version).as_dict()["update"]
     assert (told["seq"], told["store"]) == (store.last_seq(), store.id)  # an id: no path leaks
     with pytest.raises(ValueError, match="Received: 0"):
         update_from_store(toy_base, store)
@@ -214,7 +214,7 @@ def test_from_a_store(toy_base, week_log, grown_items, store):
     store.add([{"user_id": "late", "item_id": late["item_id"].iloc[0], "timestamp": 1_500_000_000}])
     second = update_from_store(toy_base, store, force=True)
     assert second.events == stored + 1
-    facts = folders.read_manifest(second.version)
+    facts = folders.read_manifest(second.version).as_dict()
     assert facts["data"]["interactions"] == store.stats().events
 
 
@@ -225,7 +225,7 @@ def test_an_erased_user_is_forgotten_by_training_from_nothing(
     user = week_log.frame["user_id"].value_counts().index[0]
     rows = store.forget(user)
     found = update_from_store(toy_base, store)
-    facts = folders.read_manifest(found.version)
+    facts = folders.read_manifest(found.version).as_dict()
     assert found.reason == "trained from nothing, without 1 erased users"
     assert facts["update"]["erased"] == {"users": 1, "rows": rows}
     assert facts["parent"] == 2 and facts["data"]["users"] == store.stats().users
@@ -253,7 +253,7 @@ def test_retrain_begins_from_nothing_with_the_options_of_the_parent(
     assert found.version == toy_base / "2" and found.evaluation is None
     assert (found.reason, found.events) == ("trained from nothing", len(week_log))
     assert folders.read_labels(toy_base) == {"stable": 1, "canary": 2}
-    parent, child = (folders.read_manifest(toy_base / name) for name in "12")
+    parent, child = (folders.read_manifest(toy_base / name).as_dict() for name in "12")
     same_options(child, parent, seed=5)
     assert child["parent"] == 1 and child["epochs"] == 2 and child["refit"] is False
     assert child["update"] == {"decision": "trained from nothing", "why": "x"}
@@ -281,7 +281,7 @@ def test_retrain_of_a_version_with_a_generator_trains_one_anew(
     )
     found = retrain(base, left)
     assert found.version == base / "2" == folders.find_version(base)
-    parent, child = (folders.read_manifest(base / name) for name in "12")
+    parent, child = (folders.read_manifest(base / name).as_dict() for name in "12")
     same_options(child, parent, seed=0)
     wanted = {"levels": 2, "max_items": 12, "units": 16, "num_blocks": 1, "heads": 2, "epochs": 2}
     assert wanted.items() <= child["generator_options"].items()
@@ -304,14 +304,15 @@ def test_a_derived_version_and_another_store_forget_no_erasure(
     from kerasrec.feedback.store import FeedbackStore
     from kerasrec.loop.updating import _erased
     from kerasrec.versions.derive import export_again
+    from kerasrec.versions.manifest import UpdateFacts
 
     first = update_from_store(toy_base, store, grown_items, force=True)
     store.forget(week_log.frame["user_id"].iloc[0])
     told = folders.read_manifest(export_again(first.version, k=7))
-    assert len(_erased(told["update"], store.erasures(), told)) == 1
+    assert len(_erased(told.update, store.erasures(), told)) == 1
     # of a first version, which knows no store: what was erased since it began to learn
     manifest = folders.read_manifest(toy_base / "1")
-    assert len(_erased({}, store.erasures(), manifest)) == 1
+    assert len(_erased(UpdateFacts(), store.erasures(), manifest)) == 1
     # a store with next to nothing in it is no ground to train from nothing
     with FeedbackStore(tmp_path / "fresh.db") as fresh:
         fresh.add([{"user_id": "u", "item_id": "i"}, {"user_id": "v", "item_id": "i"}])
@@ -323,14 +324,14 @@ def test_a_derived_version_and_another_store_forget_no_erasure(
 def test_a_store_restored_from_a_copy_is_another_one(toy_base, store, caplog):
     """Its numbers say nothing: new is what is later than the log of the version."""
     path = toy_base / "1" / folders.MANIFEST
-    manifest = folders.read_manifest(toy_base / "1")
+    manifest = folders.read_manifest(toy_base / "1").as_dict()
     end = Recommender.load(toy_base).log_end
     new = int((store.interactions().frame["timestamp"] > end).sum())
     lost = {"store": store.id, "seq": store.last_seq() + 9, "erasures": 0}
     path.write_text(json.dumps({**manifest, "update": lost}), encoding="utf-8")
     found = update_from_store(toy_base, store, force=True)
     assert "as after a restore" in caplog.text
-    told = folders.read_manifest(found.version)["update"]
+    told = folders.read_manifest(found.version).as_dict()["update"]
     assert (told["seq"], told["since"]) == (store.last_seq(), end + 1)
     assert 0 < found.events <= new
 

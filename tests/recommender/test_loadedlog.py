@@ -52,7 +52,7 @@ def test_transitions_change_nothing_until_they_are_set(parent, week_log):
     histories = parent.histories(week_log.replace(week_log.frame[parent.index_of(known) > 0]))
     module, asked = parent._module, histories.select(range(40))
     old = parent.recommend(asked, k=5)
-    version = VersionLog(module, parent.manifest, None)
+    version = VersionLog(module, parent.about, None)
     assert version.has_transitions()
     table = version.transitions(histories, len(parent.items))
     assert table.decay == parent.manifest["fusion"]["decays"]["transitions"]
@@ -63,15 +63,15 @@ def test_transitions_change_nothing_until_they_are_set(parent, week_log):
 
 
 def test_a_version_without_the_table_has_no_transitions(parent):
-    decays = {"text": parent.manifest["fusion"]["decays"]["text"]}
-    fusion = {**parent.manifest["fusion"], "decays": decays}
-    version = VersionLog(parent._module, {**parent.manifest, "fusion": fusion}, None)
+    fusion = parent.about.fusion
+    fusion = fusion._replace(decays={"text": fusion.decays["text"]})
+    version = VersionLog(parent._module, parent.about._replace(fusion=fusion), None)
     assert not version.has_transitions()
 
 
 def test_a_version_of_an_old_format_has_no_transitions_to_exchange(parent):
     """It has no neighbour tables of its own, though its manifest has their decays."""
-    version = VersionLog(tf.Module(), parent.manifest, None)
+    version = VersionLog(tf.Module(), parent.about, None)
     assert not version.has_transitions() and not version.remember(None, 0)
 
 

@@ -275,7 +275,7 @@ def test_choose_trust_leaves_what_it_takes(recommender, toy_histories):
 
 
 def test_the_manifest_says_what_was_chosen(planning_version, recommender):
-    facts = folders.read_manifest(planning_version / "1")
+    facts = folders.read_manifest(planning_version / "1").as_dict()
     tried = facts["plans"]["tried"]
     taken, chosen = simplest_of(tried), facts["generator"]
     assert (chosen["trust"], chosen["prior"]) == (taken["trust"], taken["prior"])

@@ -14,7 +14,7 @@ def loaded(exported_version):
 
 @pytest.fixture(scope="module")
 def texts(loaded):
-    return VersionTexts(loaded._module, loaded.manifest, loaded.version)
+    return VersionTexts(loaded._module, loaded.about, loaded.version)
 
 
 def test_near_is_the_cosine_of_the_text_parts(texts, loaded, toy_items):

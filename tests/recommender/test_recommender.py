@@ -510,9 +510,9 @@ def test_save_makes_a_version_that_any_process_can_read(changed, ids):
     expected = changed.recommend(histories, k=50)
     path = changed.save()
     assert path == changed.version.parent / "2"
-    manifest = folders.read_manifest(path)
+    manifest = folders.read_manifest(path).as_dict()
     assert (manifest["num_items"], manifest["parent"], manifest["version"]) == (84, 1, 2)
-    assert folders.read_manifest(changed.version)["num_items"] == 82
+    assert folders.read_manifest(changed.version).num_items == 82
 
     again = Recommender.load(changed.version.parent)
     pd.testing.assert_frame_equal(again.recommend(histories, k=50), expected)

@@ -50,7 +50,7 @@ def test_among_rows_is_exact_where_all_items_are_candidates(exact, histories):
     given = exact._histories(histories[:4])
     inputs = exact._inputs(given)
     history = inputs[0].numpy()
-    listing = shortlist.Shortlist(module, exact.manifest, folder=False)
+    listing = shortlist.Shortlist(module, exact.about, folder=False)
     interest = module.interest_rows(*inputs)
     everything = np.tile(np.arange(NUM_ITEMS + 1, dtype=np.int32), (4, 1))
     for row, past in enumerate(history):
@@ -73,7 +73,7 @@ def test_among_rows_is_exact_where_all_items_are_candidates(exact, histories):
 
 
 def test_votes_and_totals_equal_the_table(exact, histories):
-    listing = shortlist.Shortlist(exact._module, exact.manifest, folder=False)
+    listing = shortlist.Shortlist(exact._module, exact.about, folder=False)
     given = exact._histories(histories[:10])
     inputs = exact._inputs(given)
     history, interest = inputs[0].numpy(), exact._module.interest_rows(*inputs).numpy()
@@ -137,7 +137,7 @@ def test_single_and_batch_agree(near, histories):
 
 
 def test_new_items_of_a_moment_by_brute_force(exact, monkeypatch):
-    listing = shortlist.Shortlist(exact._module, exact.manifest, folder=False)
+    listing = shortlist.Shortlist(exact._module, exact.about, folder=False)
     first = exact._module.first.numpy()
     vectors = exact._module.item_vectors.numpy()
     queries = vectors[[5, 70, 900]] + vectors[[6, 71, 901]]
@@ -175,7 +175,7 @@ def test_tune_index_on_real_histories(near, exact, histories):
 
 
 def test_walks_are_histories(exact):
-    listing = shortlist.Shortlist(exact._module, exact.manifest, folder=False)
+    listing = shortlist.Shortlist(exact._module, exact.about, folder=False)
     walks = listing.walks(50)
     assert walks.shape == (50, 10) and walks.max() <= NUM_ITEMS and (walks[:, -1] > 0).all()
     assert (np.diff((walks > 0).astype(int), axis=1) >= 0).all()  # padded on the left

@@ -263,7 +263,7 @@ def test_a_folder_that_goes_leaves_its_last_version(base):
 HALF = """
 import sys, time
 from kerasrec.versions.folders import new_version
-with new_version(sys.argv[1], {}) as (folder, _):
+with new_version(sys.argv[1], None) as (folder, _):
     (folder / "saved_model.pb").write_bytes(b"half")
     print("writing", flush=True)
     time.sleep(60)

@@ -9,6 +9,7 @@ import time
 import httpx
 import numpy as np
 import pytest
+from manifests import real_manifest
 
 import kerasrec
 from kerasrec.backend import tf
@@ -242,7 +243,7 @@ def test_where_events_begin_that_a_version_does_not_know(manifest, expected, sto
     store.add([{"user_id": "u", "item_id": "i", "timestamp": NOW + n} for n in range(8)])
     if manifest.get("update", {}).get("store") == "mine":
         manifest = {**manifest, "update": {**manifest["update"], "store": store.id}}
-    assert _begin(manifest, 100, store) == expected
+    assert _begin(real_manifest(**manifest), 100, store) == expected
 
 
 @pytest.mark.slow
@@ -265,7 +266,7 @@ def test_after_real_updates_no_event_counts_twice(toy_base, toy_interactions, we
     ]
     store.add(more)
     update(toy_base, store.interactions(), force=True)
-    told = folders.read_manifest(toy_base / "3")["update"]
+    told = folders.read_manifest(toy_base / "3").as_dict()["update"]
     assert told["store"] == store.id and told["erasures"] == 0
     assert LiveLog(loaded(toy_base), store).refresh()["toy", 3] == 0
     with pytest.raises(TooFewEvents, match="Received: 0"):
@@ -278,7 +279,7 @@ def test_a_version_saved_after_observing_says_so(base, toy_interactions, store):
     recommender = kerasrec.Recommender.load(base)
     store.add(late_and_new(recommender)[1])
     assert recommender.observe(store.interactions()) == 50
-    assert folders.read_manifest(recommender.save())["observed"] == recommender.log_end
+    assert folders.read_manifest(recommender.save()).observed == recommender.log_end
     live = LiveLog(loaded(base), store)
     assert live.refresh() == {("toy", 1): 50, ("toy", 2): 0}
 

@@ -216,7 +216,7 @@ def test_add_items_without_any_text_part(made):
 
 def test_manifest_is_complete(made, small, tiny_bert_folder):
     manifest = made["lora"].manifest
-    assert manifest == folders.read_manifest(made["lora"].version)
+    assert manifest == folders.read_manifest(made["lora"].version).as_dict()
     assert manifest["name"] == "lora" and manifest["version"] == 1 and manifest["format"] == 2
     assert manifest["preset"] == "balanced" and manifest["validation"] == "last event of each user"
     assert manifest["asked"] == "newest event of the user"

@@ -67,8 +67,8 @@ def test_a_version_of_items_with_codes(toy_interactions, toy_items, tmp_path):
     assert np.abs(child.item_vectors(toy_items.ids) - vectors).max() > 1e-4
     assert len(child.recommend([["n1"], new], k=5)) == len(listed)
     anew = retrain(trained.version.parent, whole, grown).version
-    assert folders.read_manifest(anew)["trainer"]["codes"] is True
-    assert folders.read_manifest(anew)["num_items"] == 83
+    assert folders.read_manifest(anew).trainer["codes"] is True
+    assert folders.read_manifest(anew).num_items == 83
 
 
 def test_fingerprint_changes_with_the_data(small):

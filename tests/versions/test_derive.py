@@ -45,7 +45,7 @@ def test_export_again_changes_what_was_asked_and_nothing_else(base):
         for key, value in old[name](**inputs).items():
             np.testing.assert_array_equal(new[name](**inputs)[key], value)
 
-    parent, child = (folders.read_manifest(base / v) for v in ("1", "2"))
+    parent, child = (folders.read_manifest(base / v).as_dict() for v in ("1", "2"))
     assert (child["k"], child["scorer_weight"], child["parent"], child["version"]) == (5, 2.0, 1, 2)
     changed = {"k", "scorer_weight", "parent", "version", "created"}
     assert {k: v for k, v in child.items() if k not in changed} == {
@@ -137,7 +137,7 @@ def test_a_killed_export_leaves_no_half_version(exported_version, tmp_path, kill
             if number == 1:
                 continue
             version = folders.find_version(toy / str(number))
-            assert folders.read_manifest(version)["version"] == number
+            assert folders.read_manifest(version).version == number
             assert files <= {path.relative_to(version) for path in version.rglob("*")}
             replay_warmup(version, tf.saved_model.load(str(version)))
         for number in numbers[1:-1]:
@@ -152,7 +152,7 @@ def test_a_killed_export_leaves_no_half_version(exported_version, tmp_path, kill
 def test_plans_of_rounded_item_vectors(planning_version, tmp_path):
     base = shutil.copytree(planning_version, tmp_path / "plans")
     version = export_again(base, item_matrix="int8")
-    facts = folders.read_manifest(version)
+    facts = folders.read_manifest(version).as_dict()
     assert facts["item_matrix"] == "int8" and "generate" in facts["signatures"]
     assert facts["generator_options"]["max_items"] == 12  # a later version is trained with them
     before, rounded = Recommender.load(base / "1"), Recommender.load(version)

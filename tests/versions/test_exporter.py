@@ -179,11 +179,11 @@ def test_compare_looks_at_the_answers_to_texts(text_version, tmp_path, differs):
 
 def test_manifest_lists_the_signatures(text_version, exported_version):
     of_ids = ["interest", "item_vectors", "recommend", "score", "serving_default", "similar"]
-    manifest = folders.read_manifest(text_version / "1")
+    manifest = folders.read_manifest(text_version / "1").as_dict()
     assert manifest["signatures"] == sorted([*of_ids, "encode_items", "recommend_by_text"])
     assert manifest["encodes_texts"]
     # tfidf is fitted and kept outside of the graph: a `Recommender` encodes, a server does not
-    manifest = folders.read_manifest(exported_version / "1")
+    manifest = folders.read_manifest(exported_version / "1").as_dict()
     assert manifest["signatures"] == of_ids and manifest["encodes_texts"]
 
 
@@ -248,6 +248,6 @@ def test_few_words_puts_the_levels_back():
 
 
 def test_manifest_of_the_toy_version(exported_version):
-    manifest = folders.read_manifest(exported_version / "1")
+    manifest = folders.read_manifest(exported_version / "1").as_dict()
     assert manifest["encoder"]["kind"] == "tfidf" and manifest["k"] == 50
     assert manifest["num_items"] == manifest["data"]["items"] == 82

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from manifests import real_manifest
+from places import HELPERS
 
 from kerasrec.checks import ArtifactError
 from kerasrec.versions import folders
@@ -16,7 +18,7 @@ from kerasrec.versions import folders
 
 def publish(base, manifest=None):
     """A version with the files that make one whole, all empty."""
-    with folders.new_version(base, manifest or {"name": "toy"}) as (folder, result):
+    with folders.new_version(base, manifest or real_manifest(name="toy")) as (folder, result):
         for part in ("saved_model.pb", "variables/variables.index", "assets/item_ids.txt"):
             (folder / part).parent.mkdir(exist_ok=True)
             (folder / part).touch()
@@ -40,10 +42,11 @@ def test_new_version_counts_from_one(tmp_path):
 
 
 def test_new_version_writes_the_manifest(tmp_path):
-    path = publish(tmp_path / "toy", {"name": "玩具", "k": 5})["path"]
+    given = real_manifest(name="玩具", version=0, created="")
+    path = publish(tmp_path / "toy", given)["path"]
     manifest = folders.read_manifest(path)
-    assert manifest.pop("created").endswith("+00:00")
-    assert manifest == {"format": 2, "version": 1, "name": "玩具", "k": 5}
+    assert manifest.created.endswith("+00:00")
+    assert manifest == given._replace(version=1, created=manifest.created)
     assert "玩具" in (path / "assets.extra" / "manifest.json").read_text(encoding="utf-8")
 
 
@@ -51,7 +54,7 @@ def test_new_version_writes_the_manifest(tmp_path):
 def test_new_version_leaves_nothing_when_the_work_fails(tmp_path, error):
     base = tmp_path / "toy"
     with pytest.raises(error):
-        with folders.new_version(base, {}) as (folder, _):
+        with folders.new_version(base, real_manifest()) as (folder, _):
             (folder / "saved_model.pb").touch()
             assert folders.versions(base) == []
             raise error
@@ -64,7 +67,7 @@ def test_new_version_killed_in_the_middle_shows_nothing(tmp_path):
     code = (
         "import os, signal, sys\n"
         "from kerasrec.versions.folders import new_version\n"
-        "with new_version(sys.argv[1], {}) as (folder, _):\n"
+        "with new_version(sys.argv[1], None) as (folder, _):\n"
         "    (folder / 'saved_model.pb').touch()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -78,17 +81,21 @@ def test_new_version_from_many_processes_at_once(tmp_path):
     base = tmp_path / "toy"
     code = (
         "import sys\n"
-        "from kerasrec.versions.folders import new_version\n"
+        "from kerasrec.versions.folders import new_version, read_manifest\n"
+        "first = read_manifest(sys.argv[3])\n"
         "for turn in range(10):\n"
-        "    with new_version(sys.argv[1], {'of': f'{sys.argv[2]}-{turn}'}) as (folder, _):\n"
+        "    manifest = first._replace(name=f'{sys.argv[2]}-{turn}')\n"
+        "    with new_version(sys.argv[1], manifest) as (folder, _):\n"
         "        (folder / 'saved_model.pb').touch()\n"
     )
-    started = [subprocess.Popen([sys.executable, "-c", code, base, str(n)]) for n in range(3)]
+    first = publish(tmp_path / "first")["path"]
+    command = [sys.executable, "-c", code, base]
+    started = [subprocess.Popen([*command, str(n), first]) for n in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0]
     assert folders.versions(base) == list(range(1, 31))
     found = [folders.read_manifest(base / str(version)) for version in range(1, 31)]
-    assert [one["version"] for one in found] == list(range(1, 31))
-    assert sorted(one["of"] for one in found) == sorted(
+    assert [one.version for one in found] == list(range(1, 31))
+    assert sorted(one.name for one in found) == sorted(
         f"{n}-{t}" for n in range(3) for t in range(10)
     )
 
@@ -151,26 +158,6 @@ def test_find_version_refuses_half_a_version(tmp_path, part):
     (path / part).unlink()
     with pytest.raises(ArtifactError, match=f"toy/1 is incomplete \\({part} missing\\)"):
         folders.find_version(tmp_path / "toy")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "is damaged"),
-        ('{"format": 99}', "has format 99; this kerasrec reads format 2"),
-        ("[1]", "has format None"),
-    ],
-)
-def test_read_manifest_refuses(tmp_path, text, message):
-    path = publish(tmp_path / "toy")["path"]
-    (path / "assets.extra" / "manifest.json").write_text(text)
-    with pytest.raises(ArtifactError, match=message):
-        folders.read_manifest(path)
-
-
-def test_read_manifest_without_one(tmp_path):
-    with pytest.raises(ArtifactError, match="has no assets.extra/manifest.json"):
-        folders.read_manifest(tmp_path)
 
 
 # --- labels and names ---
@@ -269,7 +256,7 @@ def test_a_label_waits_for_a_lock_that_ends_with_its_process(tmp_path):
 
 _PUBLISHING = """
 import sys
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from test_folders import folders, publish
 while True:
     version = publish(sys.argv[1])["version"]
@@ -281,7 +268,7 @@ while True:
 def test_publishing_killed_at_random_moments(tmp_path, kills=5):
     """A label names a whole version, never an older one than was said; all others are whole too."""
     base, draw = tmp_path / "toy", random.Random(0)
-    command = [sys.executable, "-c", _PUBLISHING, base, Path(__file__).parent]
+    command = [sys.executable, "-c", _PUBLISHING, base, Path(__file__).parent, HELPERS]
     for _ in range(kills):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             child.stdout.readline()
@@ -291,7 +278,7 @@ def test_publishing_killed_at_random_moments(tmp_path, kills=5):
         known = folders.versions(base)
         for number in known:
             version = folders.find_version(base / str(number))
-            assert folders.read_manifest(version)["version"] == number
+            assert folders.read_manifest(version).version == number
         labels = folders.read_labels(base)
         assert set(labels.values()) <= set(known) and len(known) - labels["stable"] in (0, 1)
         assert labels["stable"] >= int(said[-1] if said else 1)
@@ -364,9 +351,9 @@ def test_what_killed_exports_left_goes_after_a_day(tmp_path):
 
 
 def test_documents_are_made_of_the_whole_manifest(tmp_path):
-    documents = {"card.md": lambda manifest: f"{manifest['name']} {manifest['version']} 课"}
+    documents = {"card.md": lambda manifest: f"{manifest.name} {manifest.version} 课"}
     base = tmp_path / "toy"
     for number in (1, 2):
-        with folders.new_version(base, {"name": "toy"}, documents=documents):
+        with folders.new_version(base, real_manifest(name="toy"), documents=documents):
             pass
         assert (base / str(number) / "card.md").read_text(encoding="utf-8") == f"toy {number} 课"

@@ -100,7 +100,7 @@ def test_export_again_in_a_smaller_form(base, form):
     ids = list(whole.items.ids)
     version = export_again(base, item_matrix=form)
     small = Recommender.load(version)
-    assert folders.read_manifest(version)["item_matrix"] == form
+    assert folders.read_manifest(version).item_matrix == form
     assert (itemmatrix.form_of(whole._module), itemmatrix.form_of(small._module)) == (
         "float32",
         form,

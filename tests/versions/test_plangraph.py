@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from manifests import real_manifest
 
 from kerasrec.backend import keras, tf
 from kerasrec.data.interactions import Items
@@ -66,7 +67,7 @@ def test_the_signature_is_listed_and_warmed_up(planning_version):
         *("temperature", "top_p", "seed"),
     }
     assert set(outputs) == {"item_ids", "log_probabilities"}
-    assert "generate" in folders.read_manifest(version)["signatures"]
+    assert "generate" in folders.read_manifest(version).signatures
     requests = dict(read_warmup(version))
     assert requests["generate"]["temperature"].tolist() == [0.0]
 
@@ -170,7 +171,8 @@ def by_scores(tmp_path_factory):
     asset = tmp_path_factory.mktemp("ids") / folders.ITEM_IDS.name
     folders.write_item_ids(asset, ids)
     module = serving_module(model, asset=asset, fusion=fusion, k=1, generator=generator)
-    items, facts = Items(pd.DataFrame({"item_id": ids, "title": ids})), {"asked": AT_NEWEST_EVENT}
+    items = Items(pd.DataFrame({"item_id": ids, "title": ids}))
+    facts = real_manifest(asked=AT_NEWEST_EVENT, num_items=num_items)
     return Recommender.in_memory(module, items, fusion.recency, facts)
 
 
