@@ -1,8 +1,9 @@
 """Hooks of the documentation site: files of the repository as pages, API pages, Chinese search.
 
 A page may link to any file of the repository, `../../notebooks/01_quickstart.ipynb`; the file
-comes along into the site. `<!-- include: CHANGELOG.md -->` puts a Markdown file there, and
-`<!-- api: data -->` documents the names that the package's face lists.
+comes along into the site. `<!-- include: CHANGELOG.md -->` puts a Markdown file there,
+`<!-- api: data -->` documents the names that the package's face lists, and `<!-- api-index -->`
+lists the public names of all packages.
 """
 
 import ast
@@ -23,6 +24,7 @@ PAGES = {"CHANGELOG.md": "changes.md"} | {
     f"benchmarks/{path.name}": f"benchmarks/{path.name.lower()}"
     for path in (ROOT / "benchmarks").glob("*.md")
 }
+_API = re.compile(r"^<!-- api: (\w+)(?: (\w+))? -->$", re.MULTILINE)
 _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?(\))")
 _CODE = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
 #: from its first line to the next blank one, as Python reads it
@@ -47,7 +49,8 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Puts in what a page includes, and leads links out of docs/ to where the file is."""
     source = Path(page.file.abs_src_path)
-    markdown = re.sub(r"^<!-- api: (\w+) -->$", lambda m: _api(m[1]), markdown, flags=re.MULTILINE)
+    markdown = _API.sub(lambda match: _api(*match.groups()), markdown)
+    markdown = markdown.replace("<!-- api-index -->", _api_index())
     if included := re.search(r"^<!-- include: (\S+) -->$", markdown, re.MULTILINE):
         source = ROOT / included[1]
         text = source.read_text(encoding="utf-8")
@@ -103,21 +106,44 @@ def _name(path):
 
 def _attached(init):
     """Module -> names, from the call of lazy_loader.attach in an `__init__.py`."""
+    if not init.exists():
+        return {}
     for node in ast.walk(ast.parse(init.read_text(encoding="utf-8"))):
         if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
             return ast.literal_eval(node.value)
     return {}
 
 
-def _api(package):
-    """Directives of mkdocstrings for the names of a package: the public ones first."""
-    public = {name for names in _attached(ROOT / "kerasrec/__init__.py").values() for name in names}
-    face = _attached(ROOT / "kerasrec" / package / "__init__.py")
+def _public():
+    return _attached(ROOT / "kerasrec/__init__.py")
+
+
+def _api(package, only=None):
+    """Directives of mkdocstrings for one name of a module, or for those of a package's face."""
+    public = {name for names in _public().values() for name in names}
+    if only:
+        return _directive(f"kerasrec.{package}.{only}", f"kerasrec.{only}")
     blocks = []
-    for module, names in face.items():
+    for module, names in _attached(ROOT / "kerasrec" / package / "__init__.py").items():
         for name in names:
             shown = f"kerasrec.{name}" if name in public else f"kerasrec.{package}.{name}"
-            lines = [f"::: kerasrec.{package}.{module}.{name}", "    options:"]
-            lines += [f"      heading: {shown}", f"      toc_label: {name}"]
-            blocks.append((name not in public, "\n".join(lines)))
+            path = f"kerasrec.{package}.{module}.{name}"
+            blocks.append((name not in public, _directive(path, shown)))
     return "\n\n".join(text for _, text in sorted(blocks, key=lambda block: block[0]))
+
+
+def _directive(path, heading):
+    name = heading.rpartition(".")[2]
+    return f"::: {path}\n    options:\n      heading: {heading}\n      toc_label: {name}"
+
+
+def _api_index():
+    """A table: package, its public names as links."""
+    rows = ["| package | names |", "| --- | --- |"]
+    for package, names in _public().items():
+        face = _attached(ROOT / "kerasrec" / package / "__init__.py")
+        if face:
+            where = {name: module for module, found in face.items() for name in found}
+            links = [f"[`{n}`][kerasrec.{package}.{where[n]}.{n}]" for n in names]
+            rows.append(f"| [{package}]({package}.md) | {', '.join(links)} |")
+    return "\n".join(rows)
