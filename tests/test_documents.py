@@ -24,6 +24,8 @@ TWINS = {ENGLISH: CHINESE} | {
     for page in sorted((DOCS / "en").rglob("*.md"))
     if (DOCS / "zh" / page.relative_to(DOCS / "en")).exists()
 }
+#: pages whose Python trains
+TRAINING = ("training.md",)
 #: of prose: characters of a line, of a paragraph, of a cell of a table
 LINE, PARAGRAPH, CELL = 200, 600, 320
 
@@ -95,10 +97,20 @@ def reader_folder(exported_version, planning_version, week_log, grown_items, tmp
     return folder
 
 
-@pytest.mark.parametrize("path", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+def _run_by_its_twin(page):
+    english = [one for one, other in TWINS.items() if other == page]
+    return english and blocks(page, "python") == blocks(english[0], "python")
+
+
+PYTHON_PAGES = [
+    pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] * (page.name in TRAINING))
+    for page in PAGES
+    if blocks(page, "python") and not _run_by_its_twin(page)
+]
+
+
+@pytest.mark.parametrize("path", PYTHON_PAGES)
 def test_python_of_a_page_runs_in_order(path, reader_folder, tmp_path, monkeypatch):
-    if path in TWINS.values() and blocks(path) in map(blocks, TWINS):
-        return  # its twin has run the same lines
     folder = shutil.copytree(reader_folder, tmp_path / "reader")
     monkeypatch.chdir(folder)
     names = {"__name__": "__main__"}
