@@ -31,11 +31,43 @@ _VECTORS = tf.TensorSpec((None, None), tf.float32)
 
 
 class ServingModule(tf.Module):
-    """What a version holds: tables, variables and functions of core TensorFlow operations only.
+    """Holds what a version computes with: tables, variables and functions of core operations only.
 
     The functions whose names end in `_rows` take item indices; `Recommender` calls them. The
     signatures take and give item ids.
+
+    The attributes keep their names in the SavedModel. `LoadedVersion` and `derive` find them by
+    these names, also in the versions that older releases of kerasrec wrote: no name may change.
+
+    Attributes:
+        k: length of the lists of the signatures, int32 `()`.
+        scorer_weight: weight of the MLP in the fused score, float32 `()`; 0 = it is left out.
+        temperature: of the cosines, float32 `()`.
+        item_vectors, item_matrix, half_vectors, byte_vectors, byte_scale, unit_scale: the item
+            vectors in one of several forms, see `itemmatrix`.
+        neighbours_NAME, votes_NAME: for each neighbour table, int32 and float32
+            `(num_items + 1, width)`, see `Memory`.
+        part_weights, mixture, epsilon: how much the parts of the score count, see `Weights`.
+        starts, first, prior: what is known of recency, see `Fusion`.
+        popularity: scores for users without a history, float32 `(num_items + 1,)`.
+        layer_variables: list of the variables of the neighbour tables, the sequence model, the
+            scorer, the text part, the whitening and the encoder, in this order, as far as there
+            are such parts. `derive` calls them `layer_variables/NUMBER`.
+        asset, index_of_id, id_of_index: the file of the item ids, and its two tables.
+        place_text: function of text vectors; there after `add_text_functions` alone.
+        encode_tokens: function of token ids and segment ids; there after `add_encoder` alone.
+        tokenizer, encode_items, recommend_by_text: there where the tokenizer has a twin in the
+            graph.
+        max_length, memories, weights, interest_model, scorer, text_part: what the functions call;
+            a loaded version has none of these.
     """
+
+    #: set by `add_text_functions` and `add_encoder`
+    place_text: Any
+    encode_tokens: Any
+    tokenizer: Any
+    encode_items: Any
+    recommend_by_text: Any
 
     def __init__(
         self, model: Model, *, item_vectors: Any, asset: Path, fusion: Fusion, k: int
@@ -45,17 +77,21 @@ class ServingModule(tf.Module):
         # variables, so that a later version can have other values in the same graph
         self.k = tf.Variable(k, trainable=False, name="k")
         self.scorer_weight = tf.Variable(float(fusion.scorer_weight), name="scorer_weight")
+        self.layer_variables: list[Any] = []
         self.memories = {name: self._memory(fusion, name) for name in sorted(fusion.tables)}
         self.weights = Weights(fusion)
-        for name, variable in self.weights.variables.items():
-            setattr(self, name, variable)
+        self.part_weights = self.weights.variables["part_weights"]
+        self.mixture = self.weights.variables["mixture"]
+        self.epsilon = self.weights.variables["epsilon"]
         self.starts = tf.Variable(fusion.starts, shape=(None,), name="starts")
         self.first = tf.Variable(fusion.first, shape=(None,), name="first")
         self.prior = tf.Variable(fusion.prior, shape=(None, None), name="prior")
         self.interest_model = self._plain_call(model.interest)
         self.scorer = self._plain_call(model.scorer)
-        for name, variable in itemmatrix.make_variables(np.asarray(item_vectors)).items():
-            setattr(self, name, variable)
+        tables = itemmatrix.make_variables(np.asarray(item_vectors))
+        self.item_vectors, self.item_matrix = tables["item_vectors"], tables["item_matrix"]
+        self.half_vectors, self.byte_vectors = tables["half_vectors"], tables["byte_vectors"]
+        self.byte_scale, self.unit_scale = tables["byte_scale"], tables["unit_scale"]
         self.popularity = tf.Variable(fusion.popular, shape=(None,), name="popularity")
         self.temperature = tf.Variable(float(model.loss.temperature()), name="temperature")
         self.asset = tf.saved_model.Asset(str(asset))
@@ -68,24 +104,25 @@ class ServingModule(tf.Module):
 
         These would double the size of a version and the time to load it.
         """
-        self.layer_variables = [*getattr(self, "layer_variables", []), *layer.variables]
+        self.layer_variables = [*self.layer_variables, *layer.variables]
         return lambda inputs, training=False: layer(inputs, training=training)
 
     def _memory(self, fusion, name):
         memory = Memory(fusion.tables[name], name=name)
-        self.layer_variables = [*getattr(self, "layer_variables", []), *memory.tables]
-        # under names of their own too: a `Shortlist` reads them
+        self.layer_variables = [*self.layer_variables, *memory.tables]
+        # under names of their own too, which depend on the table: a `Shortlist` reads them
         setattr(self, f"neighbours_{name}", memory.neighbours)
         setattr(self, f"votes_{name}", memory.votes)
         return memory.call
 
+    def _item_tables(self):
+        return {name: getattr(self, name) for name in itemmatrix.TABLES}
+
     def _vectors(self, index):
-        return itemmatrix.look_up({name: getattr(self, name) for name in itemmatrix.TABLES}, index)
+        return itemmatrix.look_up(self._item_tables(), index)
 
     def _cosines(self, queries):
-        return itemmatrix.cosines(
-            {name: getattr(self, name) for name in itemmatrix.TABLES}, queries
-        )
+        return itemmatrix.cosines(self._item_tables(), queries)
 
     def _fused(self, history, interest, asked):
         """The fused score without the MLP, `(batch, num_items + 1)`: see `fusion`."""
