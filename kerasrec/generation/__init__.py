@@ -1,4 +1,8 @@
-"""Items in order: a decoder over the codes of items, and beam search in the graph."""
+"""Generates items in order: a decoder over the codes of items, and beam search in the graph.
+
+`decoder` builds the language model over codes, `generator` keeps what was trained, `beamsearch`
+searches plans.
+"""
 
 from typing import TYPE_CHECKING
 

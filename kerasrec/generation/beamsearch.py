@@ -1,4 +1,4 @@
-"""`BeamSearch`: plans of items from a decoder, in core TensorFlow operations.
+"""`BeamSearch`: generates plans of items from a decoder, in core TensorFlow operations.
 
 Every code is chosen among those that lead to an item that may still be listed, so whatever comes
 out is an item of the catalogue, allowed, and not in the plan yet. The state of a beam is a node of
@@ -172,7 +172,7 @@ class BeamSearch(tf.Module):
         beams: Any,
         draws: tuple[Any, Any, Any] | None = None,
     ) -> tuple[Any, Any]:
-        """Plans of items, the likeliest first.
+        """Searches plans of items, the likeliest first.
 
         Args:
             history: int32 `(batch, time)`, left-padded item indices; 0 = none.
@@ -192,12 +192,15 @@ class BeamSearch(tf.Module):
         """
         batch, levels = tf.shape(history)[0], len(self.sizes)
         left = _Left(self, weights)
+        # the history is read once; every beam starts from its last state
         last, caches, count = self._prefix(history, num_items)
         states = tf.tile(last[:, None], [1, beams, 1])
+        # equal beams would all find the same: only the first one lives, unless each draws its own
         total = tf.where(tf.range(beams) > 0, -float("inf"), 0.0)
         total = tf.tile(total[None], [batch, 1])
         if draws is not None:
             total = tf.where(draws[0][:, None] > 0, 0.0, total)
+        # what is remembered of the plan so far: nothing yet
         size = self.units // self.heads
         none = tf.zeros([batch, beams, 0, self.heads, size])
         own = [(none, none) for _ in caches]
@@ -207,8 +210,10 @@ class BeamSearch(tf.Module):
         def next_item(number, states, total, taken, logs, own):
             node = tf.zeros([batch, beams], tf.int32)
             alive, gained = tf.ones_like(node, tf.bool), tf.zeros_like(total)
+            # one code after the other, down the trie from its root to a leaf
             for level in range(levels):
                 children, log_p, ahead, any_left = left.children(node, states, taken, level)
+                # the new beams, and all that belongs to the beams they come from
                 place = number * levels + level
                 parent, chosen = self._choose(total, log_p, ahead, draws, place)
                 taken, logs, gained, alive, total, node, gain, *own = (
@@ -225,11 +230,13 @@ class BeamSearch(tf.Module):
                     )
                 )
                 own = list(zip(own[::2], own[1::2], strict=True))
+                # each steps to the chosen child; the transformer reads its code
                 node, gain = (tf.gather(part, chosen, batch_dims=2) for part in (node, gain))
                 total, gained = total + gain, gained + gain
                 tokens = tf.gather(self.trie_code, node) + self._offsets[level]
                 if level + 1 < levels:
                     states, own = self._step(tokens, count + place, caches, count, own)
+            # a leaf is an item: its last code goes in with its vector
             leaf = tf.gather(self.trie_start, node)
             vectors = self.vectors_of(tf.gather(self.trie_leaves, leaf))
             # nobody reads what the last item of a plan would leave behind
@@ -238,6 +245,7 @@ class BeamSearch(tf.Module):
                 lambda: self._step(tokens, count + place, caches, count, own, vectors),
                 lambda: (states, own),
             )
+            # a beam that found nothing left lists no item
             leaf = tf.where(alive, leaf, -1)
             taken = tf.concat([taken, leaf[:, :, None]], axis=2)
             gained = tf.where(alive, gained, -float("inf"))
@@ -259,6 +267,7 @@ class BeamSearch(tf.Module):
                 [(cache, cache) for _ in own],
             ),
         )
+        # the likeliest plan first; places of leaves become item indices
         _, order = tf.math.top_k(total, beams)
         if draws is not None:  # the likeliest of several draws is no draw
             order = tf.where(draws[0][:, None] > 0, tf.range(beams)[None], order)

@@ -1,4 +1,4 @@
-"""`build_decoder`: a language model over semantic ids, bert4keras' transformer with its LM mask.
+"""Builds a language model over semantic ids: bert4keras' transformer with its LM mask.
 
 A history is read as one line of tokens, some codes per item, and every code is predicted from all
 before it: what a GPT does with words. A token of its own begins the line, so that the first item of
@@ -23,7 +23,7 @@ _FIRST_CODE = 2
 
 
 class CodeDecoder(NamedTuple):
-    """The named parts of a decoder; they share their layers.
+    """Names the parts of a decoder; they share their layers.
 
     training: Keras model with the loss inside; the inputs of `Model.training`, of which it looks at
         `history`, `event` and `target` alone.
@@ -42,7 +42,7 @@ class CodeDecoder(NamedTuple):
 
 @register
 class CodesOfItems(keras.layers.Layer):
-    """The codes of items as tokens, looked up: item index `(...)` -> int32 `(..., num_levels)`.
+    """Looks up the codes of items as tokens: item index `(...)` -> int32 `(..., num_levels)`.
 
     Each level has tokens of its own. Those of item index 0 are padding. Beside them it holds item
     vectors, which the decoder reads.
@@ -67,12 +67,12 @@ class CodesOfItems(keras.layers.Layer):
         super().build(input_shape)
 
     def set_items(self, codes: np.ndarray, vectors: np.ndarray) -> None:
-        """Take int32 codes `(num_items, num_levels)`, from 0, and vectors `(num_items, dim)`."""
+        """Takes int32 codes `(num_items, num_levels)`, from 0, and vectors `(num_items, dim)`."""
         self.table.assign(np.concatenate([np.zeros_like(codes[:1]), codes + self.offsets]))
         self.vectors.assign(np.concatenate([np.zeros_like(vectors[:1]), vectors]))
 
     def vectors_of(self, item_index: Any) -> Any:
-        """Item vectors `(..., dim)`."""
+        """Looks up item vectors `(..., dim)`."""
         return tf.gather(self.vectors, item_index)
 
     def call(self, item_index: Any) -> Any:
@@ -87,7 +87,7 @@ class CodesOfItems(keras.layers.Layer):
 
 @register
 class Line(keras.layers.Layer):
-    """Items of a history and the last target, one after the other, as a line of tokens.
+    """Writes the items of a history and the last target one after the other, as a line of tokens.
 
     Call: `[history, target, event]`, each `(batch, time)` -> tokens `(batch, (time + 1) * levels)`,
     which begin with `BEGIN` and lack the last code; item vectors, see `spread`; and the items
@@ -117,7 +117,7 @@ class Line(keras.layers.Layer):
 
 
 def spread(vectors: Any, levels: int) -> Any:
-    """Item vectors at the places of a line at which the next item begins.
+    """Puts item vectors at the places of a line at which the next item begins.
 
     That is where the last code of an item is read. `(batch, items, dim)` -> `(batch, 1 + items *
     levels, dim)`, zero elsewhere.
@@ -135,7 +135,7 @@ def _passive(event):
 
 
 def align_left(history: Any, *others: Any) -> Any:
-    """Left-padded rows with the padding behind: `history (batch, time)` decides, others follow."""
+    """Moves the padding of left-padded rows behind: `history (batch, time)` decides for all."""
     padding = tf.reduce_sum(tf.cast(tf.cumsum(history, axis=1) == 0, tf.int32), axis=1)
     time = tf.shape(history)[1]
     place = tf.range(time)[None] + padding[:, None]
@@ -148,7 +148,7 @@ def align_left(history: Any, *others: Any) -> Any:
 
 
 def line_of_tokens(tokens: Any) -> Any:
-    """`BEGIN` and tokens `(batch, items, levels)` behind it: `(batch, 1 + items * levels)`."""
+    """Puts `BEGIN` before tokens `(batch, items, levels)`: `(batch, 1 + items * levels)`."""
     batch = tf.shape(tokens)[0]
     begin = tf.fill([batch, 1], BEGIN)
     return tf.concat([begin, tf.reshape(tokens, [batch, -1])], axis=1)
@@ -156,7 +156,7 @@ def line_of_tokens(tokens: Any) -> Any:
 
 @register
 class CodeHeads(keras.layers.Layer):
-    """What code comes next: the state against the embeddings of the level's tokens, and a bias.
+    """Predicts the next code: the state against the embeddings of the level's tokens, and a bias.
 
     Call of `logits(states, level)`: `(..., units)` -> `(..., size of the level)`.
     """
@@ -184,7 +184,7 @@ class CodeHeads(keras.layers.Layer):
 
 @without_autograph
 class CodeLoss(_BertLoss):
-    """bert4keras `Loss` layer: the mean over items of -log p(all codes of the item).
+    """Adds the mean over items of -log p(all codes of the item): a `Loss` layer of bert4keras.
 
     Inputs: `states (batch, items * levels, units)`, `wanted (batch, items)` item indices.
     """
@@ -210,7 +210,7 @@ class CodeLoss(_BertLoss):
 
 
 def check_decoder(*, max_items: int = 25, units: int = 128, heads: int = 4, **_: Any) -> None:
-    """Raise the ValueError of `build_decoder` where it does not take these options."""
+    """Raises the ValueError of `build_decoder` where it does not take these options."""
     if max_items < 2:
         raise ValueError(
             f"max_items must be at least 2, one to read and one to generate. Received: {max_items}."
@@ -231,7 +231,7 @@ def build_decoder(
     dropout: float = 0.2,
     centers: Sequence[np.ndarray | None] | None = None,
 ) -> CodeDecoder:
-    """Build the decoder.
+    """Builds the decoder.
 
     Args:
         codes: int32 `(num_items, num_levels)`, semantic ids, from 0.

@@ -1,4 +1,4 @@
-"""Semantic ids and the decoder that is trained on them: kept, read, and ranked by.
+"""Keeps semantic ids and the decoder that is trained on them, reads them, ranks by them.
 
 The plan itself is made by `beamsearch`; what is listed and how likely it is depends on the decoder
 and on what the recommender itself expects.
@@ -23,7 +23,7 @@ _CELLS = 2**23
 
 
 class Generator(NamedTuple):
-    """Semantic ids and what is trained on them.
+    """Holds semantic ids and the decoder that is trained on them.
 
     ids: `SemanticIds` of the catalogue.
     decoder: `CodeDecoder`.
@@ -37,12 +37,14 @@ class Generator(NamedTuple):
     prior: float = 0.0
 
     def tokens(self) -> np.ndarray:
-        """Tokens of the items as the decoder reads them, int32 `(num_items + 1, num_levels)`."""
+        """Gives the tokens of the items as the decoder reads them, int32 `(num_items + 1,
+        num_levels)`.
+        """
         codes = self.ids.codes
         return np.concatenate([np.zeros_like(codes[:1]), codes + self.decoder.items.offsets])
 
     def description(self) -> dict[str, Any]:
-        """What a manifest says of it."""
+        """Gives the facts for a manifest."""
         return {
             "trust": self.trust,
             "prior": self.prior,
@@ -52,7 +54,7 @@ class Generator(NamedTuple):
         }
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file, weights included; no pickle."""
+        """Writes it to a file, weights included; no pickle."""
         arrays = {f"ids_{name}": value for name, value in self.ids._asdict().items()}
         # not the tables of codes and vectors: the catalogue may have grown
         weights = self.decoder.training.trainable_weights
@@ -62,7 +64,7 @@ class Generator(NamedTuple):
 
     @classmethod
     def load(cls, path: str | Path, *, ids: SemanticIds | None = None) -> Self:
-        """Read what `save` wrote; with `ids`, those of a catalogue that has grown since.
+        """Reads what `save` wrote; `ids` takes the place of its own where the catalogue has grown.
 
         The item vectors that the decoder reads are left zero: a served version has its own.
         """
@@ -84,7 +86,7 @@ _GIVEN = ("num_items", "max_length", "sizes", "dim")
 
 
 def read_ids(path: str | Path) -> SemanticIds:
-    """The `SemanticIds` of a file that `Generator.save` wrote."""
+    """Reads the `SemanticIds` of a file that `Generator.save` wrote."""
     with np.load(path) as saved:
         return _ids_in({name: saved[name] for name in saved.files if name.startswith("ids_")})
 
@@ -108,7 +110,7 @@ class PlanRanker:
         self._plans = tf.function(self.search.search, reduce_retracing=True, autograph=False)
 
     def top(self, histories: Histories, k: int = 10) -> np.ndarray:
-        """Best `k` next items of each history, as `Ranker.top`."""
+        """Finds the best `k` next items of each history, as `Ranker.top` does."""
         index, _ = self.plans(histories, 1, beams=max(k, BEAMS))
         return index[:, :k, 0]
 
@@ -120,7 +122,7 @@ class PlanRanker:
         beams: int = BEAMS,
         weights: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Plans of unseen items: index int32 and log p, `(num_users, beams, num_items)`.
+        """Searches plans of unseen items: index int32 and log p, `(num_users, beams, num_items)`.
 
         Args:
             histories: `Histories`.

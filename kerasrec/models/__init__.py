@@ -1,7 +1,16 @@
-"""The Keras graph: item vectors, sequence model, interest, losses, scorer.
+"""Builds the Keras graph: item vectors, sequence model, interest, losses, scorer.
 
-`build_model` joins them; `validation` ranks with what is trained so far; `codes` gives items short
-tuples of codes; `ensemble` averages several models into one.
+What is computed, in this order:
+
+1. `textpart` encodes and whitens the item texts.
+2. `itemvectors` joins text part, id part and codes of an item to its vector.
+3. `sequencemodels` turns the vectors of a history into one state per event.
+4. `interest` adds long- and short-term memory and projects to the interest U; `losses` trains it.
+5. `scoring` corrects the scores by an MLP and finds the best items.
+6. `graphfusion` fuses the parts of the score, in the graph of a version.
+
+`build` joins 2 to 5 to a `Model`; `ensemble` averages several of them; `validation` ranks with the
+weights of the moment; `codes` gives items short tuples of codes and needs no TensorFlow.
 """
 
 from typing import TYPE_CHECKING

@@ -31,7 +31,7 @@ UNKNOWN_SHARE = 0.1
 
 
 class Model(NamedTuple):
-    """The named parts of one model; they share their layers.
+    """Names the parts of one model; they share their layers.
 
     training: Keras model with the losses inside; inputs `history`, `time_gap`, `event`, `target`,
         each int32 `(batch, time)`.
@@ -116,7 +116,7 @@ class EventFeatures(keras.layers.Layer):
 
 
 class TextEncoder(NamedTuple):
-    """An encoder inside the graph, for `build_model(text=...)`: its gradients reach the encoder.
+    """Puts an encoder inside the graph, for `build_model(text=...)`: gradients reach the encoder.
 
     model: Keras model `[token_ids, segment_ids]` -> `(n, dim)`.
     token_ids, segment_ids: int32, `(num_items, max_tokens)`.

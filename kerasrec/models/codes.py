@@ -1,4 +1,4 @@
-"""Semantic ids: every item as a short tuple of codes, alike for items that are alike.
+"""Gives every item a short tuple of codes (semantic id), alike for items that are alike.
 
 Residual k-means (the codes of TIGER, Rajput et al. 2023, with k-means in the place of RQ-VAE) over
 the whitened text vector of an item joined with its trained item vector, so that the codes know both
@@ -31,11 +31,11 @@ ROOM = 16
 
 
 class CollapsedCodes(ValueError):
-    """Semantic ids that tell items apart too little to be of use."""
+    """Raised where semantic ids tell items apart too little to be of use."""
 
 
 class SemanticIds(NamedTuple):
-    """Codes of the items of a catalogue, and what gives new items theirs.
+    """Holds the codes of a catalogue's items, and what gives new items theirs.
 
     codes: int32 `(num_items, levels + 1)`, from 0; the last one tells apart what shares the others.
     centers: float32 `(levels, num_codes, dim)`: the whitened text vector, where there is one, then
@@ -58,7 +58,7 @@ class SemanticIds(NamedTuple):
         return (*[num_codes] * levels, int(self.room))
 
     def usage(self) -> list[dict[str, Any]]:
-        """How evenly the codes are used: one dict per level but the last.
+        """Measures how evenly the codes are used: one dict per level but the last.
 
         `perplexity` is the exponential of the usage entropy: so many codes, evenly used, would be
         as hard to guess. `unique` is the share of items that no other has the same codes as up to
@@ -81,7 +81,7 @@ class SemanticIds(NamedTuple):
         return rows
 
     def with_items(self, item_vectors: np.ndarray) -> Self:
-        """The same with new items behind, coded by what is known of them: the text part.
+        """Adds new items behind the others, coded by what is known of them: the text part.
 
         An item with the text of an old one gets the same codes but for the last, as long as the
         old one's place follows from the known columns; text vectors and an id part move it.
@@ -117,7 +117,7 @@ def fit_semantic_ids(
     num_codes: int | None = None,
     seed: int = 0,
 ) -> SemanticIds:
-    """Fit the codes of a catalogue.
+    """Fits the codes of a catalogue.
 
     Args:
         item_vectors: float32 `(num_items, item_dim)`, trained.
@@ -166,7 +166,7 @@ def fit_product_codes(
     num_codes: int | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Unordered codes for parallel heads: the joined vectors, turned and cut, k-means in each part.
+    """Fits unordered codes for parallel heads: the joined vectors are turned, cut, and clustered.
 
     Product quantisation behind a random rotation, as RPG (Hou et al. 2025) takes them for heads
     that predict all codes at once: no code depends on another, so each is used well. Items may
@@ -203,7 +203,7 @@ def fit_product_codes(
 
 
 def level_offsets(sizes: Sequence[int]) -> np.ndarray:
-    """Where the codes of each level begin when all are numbered through, int32 `(num_levels,)`.
+    """Numbers all codes through: where those of each level begin, int32 `(num_levels,)`.
 
     >>> level_offsets((4, 4, 2)).tolist()
     [0, 4, 8]
@@ -212,7 +212,7 @@ def level_offsets(sizes: Sequence[int]) -> np.ndarray:
 
 
 def default_codes(num_items: int) -> int:
-    """Values of a code in a catalogue of so many items.
+    """Chooses how many values a code has, by the size of the catalogue.
 
     >>> default_codes(96), default_codes(456), default_codes(12_101), default_codes(1_000_000)
     (8, 16, 128, 256)
@@ -317,7 +317,7 @@ def _place(row, centers, taken, room):
 
 
 class CodeTrie(NamedTuple):
-    """A trie over the semantic ids, in arrays; the leaves are the items, in order of their codes.
+    """Holds a trie over the semantic ids in arrays; its leaves are the items, in order of codes.
 
     Node 0 is the root. The children of a node are neighbours, ordered by code, and so are the
     leaves below it.
@@ -339,7 +339,7 @@ class CodeTrie(NamedTuple):
 
 
 def make_trie(codes: np.ndarray) -> CodeTrie:
-    """The trie of the codes of a catalogue.
+    """Makes the trie of the codes of a catalogue.
 
     Args:
         codes: int32 `(num_items, num_levels)`, no row twice; row r is item index r + 1.
@@ -356,6 +356,7 @@ def make_trie(codes: np.ndarray) -> CodeTrie:
     codes = np.asarray(codes, np.int32)
     if not len(codes):
         raise ValueError("A trie needs at least one item. Received: none.")
+    # items by their codes: then the items below a node are neighbours
     order = np.lexsort(codes.T[::-1])
     rows = codes[order]
     # differs[i, level]: the path up to that level is another one than that of the leaf before
@@ -366,6 +367,7 @@ def make_trie(codes: np.ndarray) -> CodeTrie:
         raise ValueError(f"Items {twice[0]} and {twice[1]} have the same codes.")
     columns: dict[str, list] = {}
     columns |= {name: [] for name in ("first_child", "num_children", "code", "start", "end")}
+    # level by level: `starts` are the places of the first leaves of its nodes
     starts, before = np.zeros(1, np.int64), 1
     codes_of, widest = np.zeros(1, np.int32), []
     for level in range(codes.shape[1] + 1):
@@ -373,6 +375,7 @@ def make_trie(codes: np.ndarray) -> CodeTrie:
         below = np.zeros(0, np.int64)
         if level < codes.shape[1]:
             below = np.concatenate([[0], 1 + np.flatnonzero(differs[:, level])])
+        # the children of a node are those nodes below that begin among its leaves
         first = np.searchsorted(below, starts)
         count = np.searchsorted(below, ends) - first
         columns["first_child"].append(np.where(count > 0, before + first, 0))

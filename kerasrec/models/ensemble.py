@@ -1,4 +1,4 @@
-"""Several seeds of a model, and their average as one wider `Model` that is served like any other.
+"""Averages several seeds of a model into one wider `Model`, which is served like any other.
 
 The mean of the members' scores cosine(U_m, e_m) / T_m, up to a constant per user the logarithm of
 the geometric mean of their softmaxes, is one score U . e / T of joined vectors of unit length:
@@ -21,7 +21,7 @@ LENGTH_SCALE = 1e-5
 
 
 def average_models(models: Sequence[Model]) -> Model:
-    """One `Model` whose scores are the means of those of several; see the module.
+    """Makes one `Model` whose scores are the means of those of several; see the module.
 
     Args:
         models: list of `Model`s of the same options, each without an encoder in its graph.
@@ -90,7 +90,7 @@ class MeanLoss(NamedTuple):
 
 @without_autograph
 class SideBySide(keras.layers.Layer):
-    """The same part of every member on the same inputs, outputs side by side: `(n, ...)`.
+    """Runs the same part of every member on the same inputs, outputs side by side: `(n, ...)`.
 
     In float32, whatever the members compute in.
     """
@@ -106,7 +106,7 @@ class SideBySide(keras.layers.Layer):
 
 @without_autograph
 class JoinedVectors(SideBySide):
-    """Item vectors of the members joined: `(n, num_members * (dim + 1))`; a zero row stays zero."""
+    """Joins the item vectors of the members: `(n, num_members * (dim + 1))`; zero stays zero."""
 
     def call(self, inputs: Any) -> Any:
         """See the class."""
@@ -120,7 +120,7 @@ class JoinedVectors(SideBySide):
 
 @without_autograph
 class JoinedInterest(SideBySide):
-    """Interests of the members joined: `[vectors (b, t, dim), history, ...]` -> `(b, dim)`."""
+    """Joins the interests of the members: `[vectors (b, t, dim), history, ...]` -> `(b, dim)`."""
 
     def __init__(self, parts: Iterable[Any], loss_layers: Iterable[Any], **kwargs: Any) -> None:
         super().__init__(parts, **kwargs)
@@ -141,7 +141,7 @@ class JoinedInterest(SideBySide):
 
 @without_autograph
 class MeanScorer(SideBySide):
-    """Mean of the members' MLPs: `[interest (n, dim), item_vectors (n, m, dim)]` -> `(n, m)`."""
+    """Averages the members' MLPs: `[interest (n, dim), item_vectors (n, m, dim)]` -> `(n, m)`."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """See the class."""

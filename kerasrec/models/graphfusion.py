@@ -1,4 +1,4 @@
-"""The fused score in the graph: the twin of `fusion`, from what each part gives to one number.
+"""Computes the fused score in the graph: from what each part gives to one number.
 
     score(u, i) = prior(t, i) + sum over p of (a_p + b_p * new_i) * log(share_p(u, i) + epsilon)
 
@@ -17,7 +17,7 @@ from kerasrec.fusion.weights import TINY
 
 
 class Memory(tf.Module):
-    """A neighbour table in the graph: the twin of `NeighbourTable.scores`.
+    """Scores by a neighbour table in the graph, as `NeighbourTable.scores` does.
 
     Attributes:
         tables: the variables it holds.
@@ -54,7 +54,7 @@ class Memory(tf.Module):
 
 
 class Weights:
-    """How the parts of a score count, as a `Fusion` has it.
+    """Weighs the parts of a score as a `Fusion` does.
 
     Which parts there are is in the graph; how much each counts is in variables, so that a later
     version can weigh them otherwise in the same graph.
@@ -73,7 +73,7 @@ class Weights:
     def logs(
         self, values: dict[str, Any], total: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Logarithms of the shares of the parts, up to one number per row.
+        """Gives the logarithms of the shares of the parts, up to one number per row.
 
         Args:
             values: name -> float32 `(batch, n)`, what a part gives each of n items.
@@ -98,7 +98,7 @@ class Weights:
         return logs, {name: tf.math.log(total[name]) for name in self._names}
 
     def score(self, prior: Any, logs: dict[str, Any], shift: dict[str, Any]) -> Any:
-        """The fused score of items with events, `(batch, n)`; `logs`, `shift`: see `logs`."""
+        """Gives the fused score of items with events, `(batch, n)`; `logs`, `shift`: see `logs`."""
         weight = self.variables["part_weights"][:, 0]
         parts = [logs[name] * weight[i] for i, name in enumerate(self._names)]
         return tf.add_n([prior, *parts]) - self._weighted(shift, weight)
@@ -107,13 +107,13 @@ class Weights:
         return tf.add_n([of_parts[name] * weight[i] for i, name in enumerate(self._names)])
 
     def of_new(self, logs: dict[str, Any], shift: dict[str, Any]) -> Any:
-        """What an item's score has more while the item is new, `(batch, n)`."""
+        """Gives what an item's score has more while the item is new, `(batch, n)`."""
         more = self.variables["part_weights"][:, 1]
         return self._weighted(logs, more) - self._weighted(shift, more)
 
 
 def weight_values(fusion: Fusion) -> dict[str, np.ndarray]:
-    """The variables of `Weights`, name -> float32 array.
+    """Gives the values of the variables of `Weights`: name -> float32 array.
 
     part_weights: `(num_parts, 2)`, of an item with events, and more while it is new.
     mixture: `(num_mixed,)`.  epsilon: `()`.
@@ -128,7 +128,7 @@ def weight_values(fusion: Fusion) -> dict[str, np.ndarray]:
 def total_by_sample(
     of_candidates: Any, of_sample: Any, candidates: Any, sample: Any, history: Any, num_items: Any
 ) -> Any:
-    """Sum over all unseen items: of the candidates as it is, of the others by a sample.
+    """Sums over all unseen items: the candidates as they are, the others by a sample.
 
     Args:
         of_candidates: `(batch, n)`.  of_sample: `(batch, m)`.  candidates, sample: their item

@@ -1,4 +1,4 @@
-"""The interest layer: long- and short-term fusion, the projection to U, and its loss."""
+"""Makes the interest U: fuses long and short term, projects the states, and adds the loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -92,14 +92,14 @@ class Interest(keras.layers.Layer):
 
 
 def cosine_scores(interest: Any, item_vectors: Any) -> Any:
-    """Cosine of unit interests `(n, dim)` with vectors `(m, dim)` -> `(n, m)`; zero rows: 0."""
+    """Gives cosines of unit interests `(n, dim)` and vectors `(m, dim)`: `(n, m)`; zero rows: 0."""
     unit = tf.math.l2_normalize(tf.cast(item_vectors, tf.float32), axis=-1)
     return tf.matmul(interest, unit, transpose_b=True)
 
 
 @register
 class InterestLoss(_BertLoss):
-    """bert4keras `Loss` layer: adds the training loss of U and returns U unchanged.
+    """Adds the training loss of U and returns U unchanged: a `Loss` layer of bert4keras.
 
     Inputs: `interest (positions, dim)`, `item_vectors (items, dim)`, `positive (positions,)` and
     `negative (negatives,)`, both rows of `item_vectors`.
@@ -123,13 +123,13 @@ class InterestLoss(_BertLoss):
             self.bias = self.add_weight("bias", (), initializer=start)
 
     def temperature(self) -> Any:
-        """Scores are cosine / temperature; 1 for losses on plain cosines."""
+        """Gives the temperature: scores are cosine / temperature; 1 for losses on plain cosines."""
         if self.loss in UNSCALED:
             return tf.constant(1.0)
         return tf.exp(tf.maximum(self.log_temperature, MIN_TEMPERATURE))
 
     def compute_loss(self, inputs: Any, mask: Any = None) -> Any:
-        """Mean loss over the positions; 0 when the batch has none."""
+        """Gives the mean loss over the positions; 0 when the batch has none."""
         interest, item_vectors, positive, negative = inputs
         unit = tf.math.l2_normalize(tf.cast(item_vectors, tf.float32), axis=-1)
         interest = interest / self.temperature()

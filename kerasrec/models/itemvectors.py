@@ -1,4 +1,5 @@
-"""Item vectors: a text part from the encoder joined with a trainable id part, tied in and out.
+"""Makes item vectors: a text part from the encoder joined with a trainable id part, tied in and
+out.
 
 `item_vector = [scale * projection(whitened text) ; id]`. The id part starts at zero and loses whole
 rows in training (row dropout), so the text part alone must work: that is what a new item has.
@@ -18,7 +19,7 @@ TEXT_NORM = 0.5
 
 @register
 class StepItems(keras.layers.Layer):
-    """The items that one training step touches, and where each of them stands among these.
+    """Lists the items that one training step touches, and where each of them stands in the list.
 
     Args:
         num_items: size of the catalogue.
@@ -79,7 +80,7 @@ class StepItems(keras.layers.Layer):
 
 @register
 class TextTable(keras.layers.Layer):
-    """Frozen text vectors, looked up: `item_index (n,)` -> `(n, text_dim)`; row 0 is zero."""
+    """Looks up frozen text vectors: `item_index (n,)` -> `(n, text_dim)`; row 0 is zero."""
 
     def __init__(self, num_items: int, text_dim: int, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "trainable": False})
@@ -92,7 +93,7 @@ class TextTable(keras.layers.Layer):
         super().build(input_shape)  # or the first call would build, and empty, it again
 
     def set_vectors(self, vectors: np.ndarray) -> None:
-        """Take `(num_items, text_dim)` vectors, row r for item index r + 1."""
+        """Takes `(num_items, text_dim)` vectors, row r for item index r + 1."""
         self.table.assign(np.concatenate([np.zeros((1, self.text_dim), np.float32), vectors]))
 
     def call(self, item_index: Any) -> Any:
@@ -106,7 +107,7 @@ class TextTable(keras.layers.Layer):
 
 @register
 class ItemTokens(keras.layers.Layer):
-    """Token ids of the item texts, looked up: `item_index (n,)` -> two `(n, max_tokens)`.
+    """Looks up the token ids of the item texts: `item_index (n,)` -> two `(n, max_tokens)`.
 
     Columns that are padding in every chosen row are cut off, so short titles stay cheap.
     """
@@ -124,7 +125,7 @@ class ItemTokens(keras.layers.Layer):
         super().build(input_shape)
 
     def set_tokens(self, token_ids: np.ndarray, segment_ids: np.ndarray) -> None:
-        """Take int32 `(num_items, max_tokens)` twice; the padding row takes the first item's."""
+        """Takes int32 `(num_items, max_tokens)` twice; the padding row takes the first item's."""
         for table, values in ((self.token_ids, token_ids), (self.segment_ids, segment_ids)):
             table.assign(np.concatenate([values[:1], values]))
 
@@ -143,7 +144,7 @@ class ItemTokens(keras.layers.Layer):
 @without_autograph
 @keras.utils.register_keras_serializable("kerasrec", "Whitening")
 class WhiteningLayer(keras.layers.Layer):
-    """`(vectors - mean) @ matrix` with constants fitted on the catalogue; never trained.
+    """Computes `(vectors - mean) @ matrix` with constants fitted on the catalogue; never trained.
 
     A row of zeros (a text of which nothing is known) stays zero.
     """
@@ -160,7 +161,7 @@ class WhiteningLayer(keras.layers.Layer):
         super().build(input_shape)
 
     def set_constants(self, mean: np.ndarray, matrix: np.ndarray) -> None:
-        """Take the mean `(input_dim,)` and the matrix `(input_dim, text_dim)`."""
+        """Takes the mean `(input_dim,)` and the matrix `(input_dim, text_dim)`."""
         self.mean.assign(mean)
         self.matrix.assign(matrix)
 
@@ -250,7 +251,7 @@ class ItemVectors(keras.layers.Layer):
 
 @register
 class CodePart(keras.layers.Layer):
-    """Item vectors from semantic ids: the sum of a learned vector for each code of an item.
+    """Makes item vectors from semantic ids: the sum of a learned vector for each code of an item.
 
     What a code learns from one item all items with it have. The dot product of an interest with it
     is a sum of one number per code, so these are parallel heads over the codes (as in RPG, Hou et
@@ -283,7 +284,7 @@ class CodePart(keras.layers.Layer):
         super().build(input_shape)
 
     def set_codes(self, codes: np.ndarray) -> None:
-        """Take int32 `(num_items, num_levels)` codes, from 0; -1 = not known."""
+        """Takes int32 `(num_items, num_levels)` codes, from 0; -1 = not known."""
         codes = np.where(codes < 0, -1, codes + level_offsets(self.sizes))
         self.table.assign(np.concatenate([np.full_like(codes[:1], -1), codes]))
 
@@ -300,7 +301,7 @@ class CodePart(keras.layers.Layer):
 
 @register
 class DropKnown(keras.layers.Layer):
-    """In training, leaves a share of the items nothing but their text part, as new items are.
+    """Leaves a share of the items nothing but their text part in training, as new items have.
 
     Args:
         text_units: width of the text part, which comes first.

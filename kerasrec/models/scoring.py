@@ -1,4 +1,4 @@
-"""The MLP scorer r(u, i) = MLP(U * e_i, U, e_i) and top-k with masks."""
+"""Scores pairs by an MLP, r(u, i) = MLP(U * e_i, U, e_i), and finds the top k under masks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ _BLOCK = 16  # columns of which the best is looked at first
 
 @register
 class Scorer(keras.layers.Layer):
-    """One hidden layer over U * e_i, U and e_i; a correction added to the retrieval score.
+    """Corrects the retrieval score by one hidden layer over U * e_i, U and e_i.
 
     The first layer is split by input, so that U and e_i pass through it once each and only
     U * e_i once per pair.
@@ -109,7 +109,7 @@ class ScorerLoss(keras.layers.Layer):
 
 
 def exclude(scores: Any, item_index: Any) -> Any:
-    """Scores with -inf at the given items.
+    """Puts -inf at the given items.
 
     Args:
         scores: float32, `(batch, num_items + 1)`.
@@ -121,7 +121,7 @@ def exclude(scores: Any, item_index: Any) -> Any:
 
 
 def ones_but(item_index: Any, num_columns: Any) -> Any:
-    """float32 `(batch, num_columns)`: 0 at the given items `(batch, n)`, 1 elsewhere."""
+    """Gives float32 `(batch, num_columns)`: 0 at the given items `(batch, n)`, 1 elsewhere."""
     batch = tf.shape(item_index)[0]
     place = tf.reshape(item_index + tf.range(batch)[:, None] * num_columns, [-1])
     # the product of nothing is 1: one pass, and an item may be given twice
@@ -130,7 +130,7 @@ def ones_but(item_index: Any, num_columns: Any) -> Any:
 
 
 def add_columns(scores: Any, column: Any, values: Any) -> Any:
-    """Scores `(batch, num_items + 1)` with values `(batch, n)` added at distinct columns `(n,)`."""
+    """Adds values `(batch, n)` to scores `(batch, num_items + 1)` at distinct columns `(n,)`."""
     place = _places(tf.tile(column[None], [tf.shape(values)[0], 1]))
     return tf.tensor_scatter_nd_add(scores, place, tf.reshape(values, [-1]))
 
@@ -142,7 +142,7 @@ def _places(item_index):
 
 
 def graph_top_k(scores: Any, k: Any) -> tuple[Any, Any]:
-    """Best `k` columns of every row, ties by the smaller index; fewer when there are fewer columns.
+    """Finds the best `k` columns of every row, or all where there are fewer; ties by smaller index.
 
     Returns:
         int32 item index and float32 score, both `(batch, k)`; an excluded item (score -inf) has
@@ -181,7 +181,7 @@ def _top_of_many(scores, k):
 
 
 def exclude_all_but(scores: Any, item_index: Any) -> Any:
-    """Scores with -inf everywhere but at the given items; an all-zero row of items changes nothing.
+    """Puts -inf everywhere but at the given items; an all-zero row of items changes nothing.
 
     Args:
         scores: float32, `(batch, num_items + 1)`.
@@ -201,7 +201,7 @@ def exclude_all_but(scores: Any, item_index: Any) -> Any:
 def rerank(
     scores: Any, interest: Any, vectors_of: Callable[[Any], Any], scorer: Any, weight: Any, k: Any
 ) -> tuple[Any, Any]:
-    """Top k by `score + weight * MLP` among the `NUM_RERANKED` best by score, the others below.
+    """Ranks the `NUM_RERANKED` best by `score + weight * MLP`, with the others below; gives k.
 
     How many are re-ranked does not depend on `k`, so a short list is the start of a long one.
 

@@ -1,4 +1,4 @@
-"""Sequence models: item vectors of a history, oldest first, to one state per event.
+"""Builds sequence models: item vectors of a history, oldest first, to one state per event.
 
 Each builder returns a Keras model `[vectors (batch, time, dim), valid_mask (batch, time)]` ->
 `states (batch, time, dim)`; state t has seen events 0..t and nothing later. `valid_mask` is True at
@@ -56,7 +56,7 @@ class ReversePositions(keras.layers.Layer):
 
 @register
 class CausalAttention(keras.layers.Layer):
-    """Multi-head self-attention that sees only earlier, real events.
+    """Attends to earlier, real events alone: multi-head self-attention.
 
     Call: `[vectors (batch, time, dim), valid_mask (batch, time)]` -> `(batch, time, dim)`.
     """
@@ -99,7 +99,7 @@ class CausalAttention(keras.layers.Layer):
 
 @register
 class Normalization(keras.layers.LayerNormalization):
-    """Keras' layer normalization of the last axis, faster on a CPU.
+    """Normalizes the last axis as Keras' layer normalization does, faster on a CPU.
 
     Keras goes through batch normalization, which is made for few channels and many examples.
     """
@@ -121,7 +121,7 @@ def _inputs(dim):
 def build_rnn(
     dim: int, *, max_length: int, num_blocks: int = 1, heads: int = 2, dropout: float = 0.2
 ) -> Any:
-    """`num_blocks` GRU layers, h_t = GRU(h_{t-1}, x_t) (GRU4Rec, Hidasi et al. 2016).
+    """Builds `num_blocks` GRU layers, h_t = GRU(h_{t-1}, x_t) (GRU4Rec, Hidasi et al. 2016).
 
     `heads` has no meaning here; it is taken so that every sequence model has the same options.
     """
@@ -140,7 +140,7 @@ def build_rnn(
 def build_transformer(
     dim: int, *, max_length: int, num_blocks: int = 1, heads: int = 2, dropout: float = 0.2
 ) -> Any:
-    """Pre-norm causal transformer with reverse positions (SASRec, Kang and McAuley 2018)."""
+    """Builds a pre-norm causal transformer with reverse positions (SASRec, Kang, McAuley 2018)."""
     # Layers and functional model
     vectors, valid = _inputs(dim)
     states = ReversePositions(max_length)(vectors)
@@ -156,7 +156,7 @@ def build_transformer(
 
 @register
 class HistoryMask(keras.layers.Layer):
-    """Who sees whom: `valid_mask (batch, time)` -> bool `(batch, time, time)`, True = visible.
+    """Says who sees whom: `valid_mask (batch, time)` -> bool `(batch, time, time)`, True = visible.
 
     An event sees itself and earlier, real ones. So does a padded slot: bert4keras makes NaN of a
     row that sees nothing.
@@ -172,7 +172,7 @@ class HistoryMask(keras.layers.Layer):
 
 @register
 class FreshTruncatedNormal(keras.initializers.Initializer):
-    """BERT's truncated normal, drawn anew at every call.
+    """Draws BERT's truncated normal anew at every call.
 
     Keras' own repeats its values, and bert4keras gives one to all the kernels of a layer: query,
     key, value and output would start equal.
@@ -229,7 +229,7 @@ def build_bert4keras(
 def build_bert(
     dim: int, *, max_length: int, num_blocks: int = 1, heads: int = 2, dropout: float = 0.2
 ) -> Any:
-    """bert4keras' BERT over item vectors, each seeing what came before: h_t = BERT(x_0 .. x_t)."""
+    """Builds bert4keras' BERT over item vectors, each seeing what came before: BERT(x_0 .. x_t)."""
     models = import_bert4keras().models
     bert: Any = models.BERT
 

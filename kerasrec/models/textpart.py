@@ -1,4 +1,4 @@
-"""The text side of a model: encode the item texts, whiten, and choose how the encoder learns."""
+"""Prepares a model's text side: encodes and whitens item texts, sets how the encoder learns."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ MODES = ("frozen", "finetune", "lora")
 
 
 class TextPart(NamedTuple):
-    """The text side of a model; all None where items are known by their id alone.
+    """Holds the text side of a model; all None where items are known by their id alone.
 
     encoder: what `build_encoder` gave.  text: for `build_model`.  whitening: `Whitening` between
     the two.  vectors: float32 `(num_items, text_dim)`, whitened, as they were before training;
@@ -42,7 +42,7 @@ def text_part(
     cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> TextPart:
-    """Encode and whiten the item texts: `TextPart`.
+    """Encodes and whitens the item texts: `TextPart`.
 
     Args:
         items: `Items`.
@@ -79,7 +79,7 @@ def text_part(
 
 
 def prepare_encoder(encoder: Encoder, mode: str, layers: str | int) -> None:
-    """Put the encoder into "finetune" or "lora" mode, in place."""
+    """Puts the encoder into "finetune" or "lora" mode, in place."""
     if mode == "lora":
         encoder.model = add_lora(encoder.model)
     else:

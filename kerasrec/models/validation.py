@@ -1,4 +1,4 @@
-"""Validation by full ranking: what is held out, how the model ranks, how good that is."""
+"""Validates by full ranking: holds events out, ranks all items, measures how good the lists are."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from kerasrec.models.scoring import exclude, graph_top_k
 
 
 class Validation(NamedTuple):
-    """Held-out targets: for each row of `histories`, the items that came next.
+    """Holds the held-out targets: for each row of `histories`, the items that came next.
 
     target_rows: int64 row of `histories`, sorted.  target_items: int32 item index.  newcomers:
     `Histories` of what held-out users without a past chose, or None: the answer to users without a
@@ -26,7 +26,7 @@ class Validation(NamedTuple):
 
 
 def make_validation(histories: Histories, held_out: Histories) -> Validation:
-    """Join held-out histories to what their users did before.
+    """Joins held-out histories to what their users did before.
 
     Users without a past are newcomers. Events that a user did not choose (`Histories.chosen`) are
     left out: they are nothing to predict.
@@ -44,7 +44,7 @@ def make_validation(histories: Histories, held_out: Histories) -> Validation:
 
 
 def hold_out_last(histories: Histories) -> tuple[Histories, Validation]:
-    """Split off each user's last chosen event: `(training histories, Validation)`.
+    """Splits off each user's last chosen event: `(training histories, Validation)`.
 
     What came after it (shown, disliked) goes too, so that nothing later than the target is known.
     Users without a past before that event only train.
@@ -62,7 +62,7 @@ def hold_out_last(histories: Histories) -> tuple[Histories, Validation]:
 
 
 def ranking_quality(lists: np.ndarray, validation: Validation, k: int = 10) -> dict[str, float]:
-    """NDCG@k and recall@k of top lists: dict of floats, the means of `quality_per_user`."""
+    """Measures NDCG@k and recall@k of top lists: the means of `quality_per_user`."""
     return {
         f"{name}@{k}": float(values.mean()) if len(values) else 0.0
         for name, values in quality_per_user(lists, validation, k).items()
@@ -70,7 +70,7 @@ def ranking_quality(lists: np.ndarray, validation: Validation, k: int = 10) -> d
 
 
 def quality_per_user(lists: np.ndarray, validation: Validation, k: int) -> dict[str, np.ndarray]:
-    """NDCG and recall of the first k places of top lists.
+    """Measures NDCG and recall of the first k places of top lists.
 
     Args:
         lists: int32 `(num_users, >= k)`, best first, one row per history of `validation`; 0 = none.
@@ -92,7 +92,7 @@ def quality_per_user(lists: np.ndarray, validation: Validation, k: int) -> dict[
 
 
 def rows_at_once(num_items: int) -> int:
-    """Histories ranked together: 512, fewer where their scores would pass 256 MB.
+    """Chooses how many histories are ranked together: 512, fewer where scores would pass 256 MB.
 
     >>> rows_at_once(12_101), rows_at_once(1_000_000)
     (512, 67)
@@ -110,7 +110,7 @@ class Ranker:
         self._vectors_of = tf.function(model.item_vectors, reduce_retracing=True, autograph=False)
 
     def item_vectors(self) -> Any:
-        """float32 `(num_items + 1, dim)`; row 0 is padding."""
+        """Computes all item vectors, float32 `(num_items + 1, dim)`; row 0 is padding."""
         index = np.arange(self.model.config["num_items"] + 1, dtype=np.int32)
         codes = len(self.model.config.get("code_sizes", [0]))  # a vector each
         rows = 64 if self.model.encoder is not None else 65536 // codes
@@ -121,7 +121,7 @@ class Ranker:
     def top(
         self, histories: Histories, k: int = 10, *, batch_size: int | None = None
     ) -> np.ndarray:
-        """Best `k` unseen items of each history: int32 `(num_users, k)`, 0 = none."""
+        """Finds the best `k` unseen items of each history: int32 `(num_users, k)`, 0 = none."""
         batch_size = batch_size or rows_at_once(self.model.config["num_items"])
         vectors = self.item_vectors()
         unit = tf.math.l2_normalize(vectors, axis=-1)
@@ -141,7 +141,7 @@ class Ranker:
     def probabilities(
         self,
     ) -> Callable[[Histories], tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
-        """How the model alone ranks, with the weights it has now.
+        """Gives the functions by which the model alone ranks, with the weights it has now.
 
         Returns:
             A function of `Histories` that gives the softmax of retrieval over the catalogue,
@@ -174,7 +174,7 @@ class Ranker:
 
 
 def some_of(validation: Validation, count: int, *, seed: int = 0) -> Validation:
-    """A `Validation` of at most so many of its users, drawn."""
+    """Draws a `Validation` of at most `count` users."""
     num_users = validation.histories.num_users
     if num_users <= count:
         return validation

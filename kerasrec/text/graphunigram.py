@@ -1,4 +1,4 @@
-"""`GraphUnigram`: the twin of `text.UnigramTokenizer` in core TensorFlow operations.
+"""`GraphUnigram`: does what `UnigramTokenizer` does, in core TensorFlow operations.
 
 All texts of a batch are one flat row of characters. The pieces are a trie, kept as its sorted
 edges: a state is the place of the edge that leads to it, so `tf.searchsorted` steps. Pieces start
@@ -24,7 +24,7 @@ _TEXTS = tf.TensorSpec((None,), tf.string, name="texts")
 
 
 class GraphUnigram(tf.Module):
-    """Texts to token ids in the graph, equal to `tokenizer.encode_batch`.
+    """Turns texts into token ids in the graph, equal to `tokenizer.encode_batch`.
 
     The tables are variables (about 45 bytes a piece), so a version loads them with its weights.
     Only the head of a long text is looked at: more and more of it until its first ids are certain.
@@ -115,6 +115,7 @@ class GraphUnigram(tf.Module):
             `states`, int32, `(num_chars,)`: its state.
             `settled`, bool, `(num_chars,)`: no piece begins up to this character and ends behind.
         """
+        # a place is settled when no piece that began before it is still open
         num_chars = tf.size(chars)
         lengths = tf.gather(trie.depths, states)
         ends = starts + lengths - 1
@@ -122,12 +123,14 @@ class GraphUnigram(tf.Module):
         open_pieces -= tf.math.unsorted_segment_sum(tf.ones_like(ends), ends, num_chars)
         settled = tf.cumsum(open_pieces) == 0
 
+        # the pieces that end at each character
         longest = tf.reduce_max(tf.concat([[1], lengths], 0))
         # (num_chars, longest): column c is the piece of length `longest - c`; a single character
         # is unknown unless it is a piece
         unknown = tf.fill((num_chars, 1), self.unknown_state)
         table = tf.concat([tf.zeros((num_chars, longest - 1), tf.int32), unknown], 1)
         table = tf.tensor_scatter_nd_update(table, tf.stack([ends, longest - lengths], 1), states)
+        # the best total up to each character, and from it the piece that leads there
         scores = tf.gather(trie.scores, table)
         before = tf.concat([tf.zeros([1], tf.float64), _viterbi(chars, scores)[:-1]], 0)
         before = tf.where(chars == MARK, tf.constant(0.0, tf.float64), before)
@@ -173,7 +176,7 @@ class GraphUnigram(tf.Module):
 
 
 class Trie(NamedTuple):
-    """Pieces by their characters.
+    """Finds pieces by their characters.
 
     State 0 is the root, state i + 1 is reached by edge i, and the last state is the unknown
     character.
@@ -186,7 +189,7 @@ class Trie(NamedTuple):
 
 
 class CharacterMap(NamedTuple):
-    """Replacements of characters, with all that `str.split` takes for white space as U+0020."""
+    """Holds replacements of characters; all that `str.split` takes for white space is U+0020."""
 
     characters: Any  # int32, (num_mapped + 1,): code points, ascending; one above all
     offsets: Any  # int32, (num_mapped + 2,), into the replacements
@@ -194,7 +197,7 @@ class CharacterMap(NamedTuple):
 
 
 def make_trie(tokenizer: UnigramTokenizer) -> Trie:
-    """The pieces of a `UnigramTokenizer` as `Trie` of numpy arrays.
+    """Makes the `Trie` of a `UnigramTokenizer`, of numpy arrays.
 
     A piece with a mark behind its start is left out: it matches nothing, as a word ends before a
     mark.
@@ -205,6 +208,7 @@ def make_trie(tokenizer: UnigramTokenizer) -> Trie:
     lengths = np.array([len(piece) for piece in pieces], np.int64)
     codes = _code_points("".join(pieces)).astype(np.int64)
     begins = np.cumsum(lengths) - lengths
+    # level by level: one edge for each pair of a state and a next character
     states, edges, depths = np.zeros(len(pieces), np.int64), [], [0]
     for depth in range(lengths.max(initial=0)):
         longer = np.flatnonzero(lengths > depth)
@@ -213,6 +217,7 @@ def make_trie(tokenizer: UnigramTokenizer) -> Trie:
         states[longer] = len(depths) + place
         edges.append(unique)
         depths += [depth + 1] * len(unique)
+    # what ends at each state
     scores = np.full(len(depths) + 1, -np.inf)
     ids = np.zeros(len(depths) + 1, np.int32)
     scores[states] = np.array(tokenizer.scores)[usable]  # the last of equal pieces, as in a dict
@@ -223,7 +228,7 @@ def make_trie(tokenizer: UnigramTokenizer) -> Trie:
 
 
 def make_character_map(normalisation: dict[str, str]) -> CharacterMap:
-    """The dict from character to replacement as `CharacterMap` of numpy arrays."""
+    """Makes the `CharacterMap` of a dict character -> replacement, of numpy arrays."""
     blanks = [char for char in map(chr, range(sys.maxunicode + 1)) if char.isspace()]
     to_space = str.maketrans(dict.fromkeys(blanks, " "))
     table = dict.fromkeys(blanks, " ") | {
@@ -262,6 +267,7 @@ def _normalise(character_map, texts, cut):
         `(chars, rows)`, int32, `(num_chars,)`: code points and the number of the text. The last
         word is the mark and -1, which no piece holds, of text `num_texts`; so nothing is empty.
     """
+    # code points of all texts in one row; a cut text loses its last few, which may be halves
     decoded = tf.strings.unicode_decode(texts, "UTF-8").with_row_splits_dtype(tf.int32)
     sizes = tf.concat([decoded.row_lengths(), [1]], 0)
     codes = tf.concat([decoded.flat_values, [-1]], 0)
@@ -270,6 +276,7 @@ def _normalise(character_map, texts, cut):
     whole = tf.where(place < tf.gather(sizes, rows))[:, 0]
     codes, rows = tf.gather(codes, whole), tf.gather(rows, whole)
 
+    # each character becomes its replacement, of any length, or stays
     index, found = _find(character_map.characters, codes)
     first = tf.gather(character_map.offsets, index)
     owner, place = _spread(tf.where(found, tf.gather(character_map.offsets, index + 1) - first, 1))
@@ -290,6 +297,7 @@ def _matches(trie, chars):
     """Every piece at every place: start and state, int32 `(num_matches,)`."""
     keys = tf.cast(chars, tf.int64)
 
+    # all places walk down the trie together, one character a step; those without an edge drop out
     def step(depth, starts, states, all_starts, all_states):
         key = states * 2**CHAR_BITS + tf.gather(keys, starts + depth)
         index, found = _find(trie.edges, key)
@@ -311,6 +319,7 @@ def _matches(trie, chars):
             tf.TensorShape(None),
         ),
     )
+    # of all states that were passed, those that end a piece
     starts, states = starts.concat(), states.concat()
     pieces = tf.where(tf.gather(trie.ids, states) > 0)[:, 0]
     return tf.gather(starts, pieces), tf.gather(states, pieces)
@@ -365,9 +374,11 @@ def _viterbi(chars, scores):
     Returns:
         float64, `(num_chars,)`.
     """
+    # the scores of all words, their first characters together, then their second ones, ...
     slots, alive = _slots(chars)
     rows = tf.gather(scores, tf.math.invert_permutation(slots))
     rows = tf.TensorArray(tf.float64, tf.size(alive), infer_shape=False).split(rows, alive)
+    # the window holds the totals of the last `longest` characters of each word
     nothing = tf.fill((alive[0], tf.shape(scores)[1] - 1), tf.constant(-np.inf, tf.float64))
     window = tf.concat([nothing, tf.zeros((alive[0], 1), tf.float64)], 1)
 

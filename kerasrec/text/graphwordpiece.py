@@ -1,4 +1,4 @@
-"""`GraphWordPiece`: the twin of `WordPieceTokenizer` in core TensorFlow operations.
+"""`GraphWordPiece`: does what `WordPieceTokenizer` does, in core TensorFlow operations.
 
 Texts become code points; tables made from this Python's Unicode data lower them, take accents off
 and say where a word ends. So neither the Unicode version nor the locale of a server has a say.
@@ -27,7 +27,7 @@ _TEXTS = tf.TensorSpec((None,), tf.string, name="texts")
 
 
 class GraphWordPiece(tf.Module):
-    """Texts to token ids in the graph.
+    """Turns texts into token ids in the graph.
 
     Equal to `tokenizer.encode_batch` on every text but for Unicode's canonical order of the few
     combining marks that are no accents (musical stems, Hangul tone marks). Bytes that are no UTF-8
@@ -75,10 +75,12 @@ class GraphWordPiece(tf.Module):
         words, owner = tf.cond(
             tf.reduce_all(is_whole), lambda: (words, owner), lambda: self._words(texts)[:2]
         )
+        # the tokens of each distinct word, and of all words in their order
         distinct, place = tf.unique(words)
         pieces = tf.gather(self._pieces(distinct), place)  # (words, most pieces), -1 = none
         owner = tf.repeat(owner, tf.reduce_sum(tf.cast(pieces >= 0, tf.int32), axis=1))
         tokens = tf.cast(tf.boolean_mask(pieces, pieces >= 0), tf.int32)
+        # one row per text, cut, between start and end
         rows = tf.RaggedTensor.from_value_rowids(tokens, owner, nrows=num_texts, validate=False)
         rows = rows[:, : self.max_words]
         inner = tf.pad(rows.to_tensor(), [[0, 0], [1, 1]])  # (n, length)
@@ -98,14 +100,17 @@ class GraphWordPiece(tf.Module):
         # the line break ends the last word, and keeps the texts apart
         points = tf.strings.unicode_decode(tf.strings.join([texts, "\n"]), "UTF-8")
         row, points = points.value_rowids(), points.flat_values  # (m,)
+        # what each character does to words, after lower case
         has_sigma = tf.reduce_any(points == _SIGMA)
         if self.lowers:
             row, points = self._lowered(row, points, has_sigma)
         kind = self.kinds(points)
         row, points, kind = _only(kind != _DROPPED, row, points, kind)
+        # where words begin
         before = tf.concat([[_SPACE], kind], axis=0)[:-1]
         starts = (kind == _ALONE) | ((kind == _PART) & (before != _PART))
         row, points, starts = _only(kind != _SPACE, row, points, starts)
+        # the number of each word within its text; only the first `max_words` are spelled
         begin = tf.where(starts)[:, 0]  # (all words,)
         edges = tf.concat([begin, [tf.size(points, tf.int64)]], axis=0)
         owner = tf.gather(row, begin)
@@ -162,12 +167,14 @@ class GraphWordPiece(tf.Module):
             word, begin, end, no_place = (
                 tf.gather_nd(part, index) for part in (words, position, length, lost)
             )
+            # every part of the word that begins here, the longest first, looked up at once
             sizes = tf.range(tf.minimum(self.longest, tf.reduce_max(end - begin)), 0, -1)
             starts, size = tf.meshgrid(begin, sizes, indexing="ij")  # (a, sizes)
             part = tf.strings.substr(word[:, None], starts, size, unit="UTF8_CHAR")
             part = tf.where(starts > 0, tf.strings.join(["##", part]), part)
             found = tf.where(starts + size <= end[:, None], self.vocabulary.lookup(part), -1)
-            best = tf.argmax(tf.cast(found >= 0, tf.int32), axis=1)  # the longest
+            # the longest one that is a token; a word without any is lost
+            best = tf.argmax(tf.cast(found >= 0, tf.int32), axis=1)
             piece = tf.gather(found, best, batch_dims=1)
             place = tf.where(piece >= 0, begin + tf.gather(sizes, best), no_place)
             column = tf.fill([tf.size(length)], np.int64(-1))
@@ -185,7 +192,7 @@ class GraphWordPiece(tf.Module):
 
 
 class CodePointTable(tf.Module):
-    """A small number for every Unicode code point; pages of equal numbers are kept once.
+    """Gives a small number for every Unicode code point; pages of equal numbers are kept once.
 
     Call: int32 code points `(n,)` -> int32 `(n,)`.
     """

@@ -1,4 +1,4 @@
-"""Encoders without a language model: character n-grams + SVD, and ready vectors found by id."""
+"""Encodes without a language model: character n-grams + SVD, and ready vectors found by id."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ def _warn_once():
 
 
 class TfidfEncoder(Encoder):
-    """TF-IDF of character 1-, 2- and 3-grams, reduced by SVD, rows of length 1.
+    """Encodes texts by TF-IDF of character 1-, 2- and 3-grams and SVD; rows have length 1.
 
     `fit` learns n-grams and SVD; `encode` before `fit` fails. The width is `dim`, or less when
     there are few texts.
@@ -42,7 +42,7 @@ class TfidfEncoder(Encoder):
         self._components: Any = None  # (dim, num_grams) float32
 
     def fit(self, texts: Sequence[str]) -> Self:
-        """Learn n-grams, their weights and the SVD from texts; gives itself back."""
+        """Learns n-grams, their weights and the SVD from texts; gives itself back."""
         from sklearn.decomposition import TruncatedSVD
 
         _warn_once()
@@ -70,7 +70,7 @@ class TfidfEncoder(Encoder):
         cache: bool | str | Path | None = None,
         progress: bool = False,
     ) -> np.ndarray:
-        """Vectors of texts: float32 `(num_texts, dim)`; a text without a known n-gram is 0.
+        """Gives the vectors of texts: float32 `(num_texts, dim)`; 0 without a known n-gram.
 
         It is fast and not cached: `cache` and `progress` are there for the common surface.
         """
@@ -101,7 +101,7 @@ class TfidfEncoder(Encoder):
         return self._described(licence=self.licence, note=note)
 
     def save(self, folder: str | Path) -> None:
-        """Write what was learned: JSON and npz."""
+        """Writes what was learned: JSON and npz."""
         self._check_fitted()
         folder = Path(folder)
         self._write_settings(folder, grams=self._grams())
@@ -109,7 +109,7 @@ class TfidfEncoder(Encoder):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote."""
+        """Reads what `save` wrote."""
         folder = Path(folder)
         data = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
         encoder = cls(data["dim"])
@@ -138,7 +138,7 @@ def _vectorizer(vocabulary=None):
 
 
 class StoredVectors(Encoder):
-    """Vectors of items, looked up by id. Texts cannot be encoded.
+    """Looks up the vectors of items by id. Texts cannot be encoded.
 
     Args:
         ids: list of str, unique.
@@ -175,7 +175,7 @@ class StoredVectors(Encoder):
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a file of vectors.
+        """Reads a file of vectors.
 
         Args:
             path: `X.npy` with `X.npy.ids.txt` or `X.ids.txt` beside it (one id a line), `X.npz`
@@ -201,7 +201,7 @@ class StoredVectors(Encoder):
         cache: bool | str | Path | None = None,
         progress: bool = False,
     ) -> np.ndarray:
-        """Vectors of item ids: float32 `(num_ids, dim)`.
+        """Gives the vectors of item ids: float32 `(num_ids, dim)`.
 
         Nothing is computed: `batch_size`, `cache` and `progress` are there for the common surface.
 
@@ -219,7 +219,7 @@ class StoredVectors(Encoder):
         return self.vectors[[self._row[item_id] for item_id in ids]].reshape(len(ids), self.dim)
 
     def encode_items(self, items: Items, template: str = "{title}", **options: Any) -> np.ndarray:
-        """Vectors of items by their ids: float32 `(num_items, dim)`; the template is not used."""
+        """Gives the vectors of items by their ids: float32 `(num_items, dim)`; without template."""
         return self.encode(items.ids, **options)
 
     def whitened(
@@ -242,14 +242,14 @@ class StoredVectors(Encoder):
         return self._described(licence=self.licence, note=note)
 
     def save(self, folder: str | Path) -> None:
-        """Write ids and vectors."""
+        """Writes ids and vectors."""
         folder = Path(folder)
         self._write_settings(folder, ids=self.ids)
         np.save(folder / "vectors.npy", self.vectors, allow_pickle=False)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what `save` wrote."""
+        """Reads what `save` wrote."""
         folder = Path(folder)
         data = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
         vectors = np.load(folder / "vectors.npy", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Reads weights: every file format in, one dict of numpy arrays out.
+"""Reads weights of every file format as one dict of numpy arrays.
 
 `read_tf_checkpoint`, `read_safetensors` and `read_torch` give the tensors under the names that the
 file has. No torch is needed, and nothing but tensors is ever unpickled. `architectures` turns those
@@ -33,7 +33,7 @@ SAFETENSORS_TYPES = {
 
 
 class Checkpoint(NamedTuple):
-    """A pretrained encoder as read from disk, ready to be built."""
+    """Holds a pretrained encoder as read from disk, ready to be built."""
 
     name: str
     config: dict  # sizes, activation, layer_norm_eps
@@ -45,7 +45,7 @@ class Checkpoint(NamedTuple):
 
 
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """float32 values of bfloat16 bits given as uint16.
+    """Converts bfloat16 bits, given as uint16, to float32.
 
     >>> from_bfloat16(np.array([0x3F80, 0xC000], np.uint16)).tolist()
     [1.0, -2.0]
@@ -57,8 +57,7 @@ def from_bfloat16(bits: np.ndarray) -> np.ndarray:
 
 
 def read_tf_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
-    """Tensors of a TensorFlow checkpoint (`<prefix>.index`, `<prefix>.data-*`): dict of name ->
-    array.
+    """Reads a TensorFlow checkpoint (`<prefix>.index`, `<prefix>.data-*`): dict of name -> array.
 
     Optimizer slots (`adam_m`, `adam_v`, `global_step`) are left out.
     """
@@ -84,7 +83,7 @@ def read_tf_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Tensors of one .safetensors file: dict of name -> array (bfloat16 becomes float32).
+    """Reads one .safetensors file: dict of name -> array (bfloat16 becomes float32).
 
     The arrays are memory-mapped.
 
@@ -112,7 +111,7 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
 
 
 class UnsupportedType(ValueError):
-    """A whole file with a tensor of a type that is not read."""
+    """Raised for a whole file with a tensor of a type that is not read."""
 
 
 def _read_tensor(data, start, name, entry):
@@ -145,7 +144,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
-    """Tensors of a torch file: dict of name -> array (bfloat16 becomes float32).
+    """Reads a torch file: dict of name -> array (bfloat16 becomes float32).
 
     Args:
         path: a file with a state dict (name -> tensor), as `torch.save(model.state_dict(), path)`

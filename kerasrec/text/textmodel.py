@@ -1,4 +1,4 @@
-"""The Keras model of an encoder: token states to one vector, and which of its weights learn."""
+"""Makes the Keras model of an encoder: pools token states, and chooses the weights that learn."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ from kerasrec.backend import import_bert4keras, keras, register, tf
 
 @register
 class MeanPooling(keras.layers.Layer):
-    """Mean over the real tokens: `(batch, length, dim) -> (batch, dim)`."""
+    """Averages the real tokens: `(batch, length, dim) -> (batch, dim)`."""
 
     def call(self, hidden: Any, mask: Any = None) -> Any:
         """The mean of the rows where the mask is True."""
@@ -25,7 +25,7 @@ class MeanPooling(keras.layers.Layer):
 
 @register
 class ClsPooling(keras.layers.Layer):
-    """The first token: `(batch, length, dim) -> (batch, dim)`."""
+    """Takes the first token: `(batch, length, dim) -> (batch, dim)`."""
 
     def call(self, hidden: Any, mask: Any = None) -> Any:
         """The first row of each text."""
@@ -38,7 +38,7 @@ class ClsPooling(keras.layers.Layer):
 
 @register
 class MaxPooling(keras.layers.Layer):
-    """Maximum over the real tokens: `(batch, length, dim) -> (batch, dim)`."""
+    """Takes the maximum over the real tokens: `(batch, length, dim) -> (batch, dim)`."""
 
     def call(self, hidden: Any, mask: Any = None) -> Any:
         """The maximum of the rows where the mask is True."""
@@ -53,7 +53,7 @@ class MaxPooling(keras.layers.Layer):
 
 @register
 class UnitLength(keras.layers.Layer):
-    """Each row divided by its Euclidean length; a zero row stays zero."""
+    """Divides each row by its Euclidean length; a zero row stays zero."""
 
     def call(self, vectors: Any) -> Any:
         """Rows of length 1."""
@@ -64,7 +64,7 @@ POOLINGS: dict[str, Any] = {"mean": MeanPooling, "cls": ClsPooling, "max": MaxPo
 
 
 def build_text_model(transformer: Any, pooling: str) -> Any:
-    """Add pooling to a transformer.
+    """Adds pooling to a transformer.
 
     Args:
         transformer: Keras model `[Input-Token, Input-Segment] -> (batch, length, dim)`.
@@ -93,7 +93,7 @@ ATTENTION_PARTS = ("q_dense", "k_dense", "v_dense", "o_dense")
 
 
 def set_trainable(model: Any, mode: str | int) -> Any:
-    """Choose which weights learn. Compile the model again afterwards.
+    """Chooses which weights learn. Compile the model again afterwards.
 
     Args:
         model: Keras model of an encoder.
@@ -134,7 +134,7 @@ def _layer_number(layer):
 
 @register
 class LoraDense(keras.layers.Layer):
-    """A frozen dense layer plus a low-rank addition: `dense(x) + (x A B) alpha / rank`.
+    """Adds a low-rank part to a frozen dense layer: `dense(x) + (x A B) alpha / rank`.
 
     LoRA, arXiv 2106.09685. A is random, B is 0: at the start nothing changes.
     """
@@ -159,13 +159,13 @@ class LoraDense(keras.layers.Layer):
         return self.dense(inputs) + added * self.scale
 
     def merged(self) -> Any:
-        """The dense layer with the addition written into its kernel."""
+        """Writes the addition into the kernel of the dense layer and gives that layer."""
         self.dense.kernel.assign_add(tf.matmul(self.lora_a, self.lora_b) * self.scale)
         return self.dense
 
 
 def add_lora(model: Any, *, rank: int = 8, alpha: float = 16) -> Any:
-    """Put LoRA on the four dense layers of every attention; only the new matrices learn.
+    """Puts LoRA on the four dense layers of every attention; only the new matrices learn.
 
     Works in place: the layers of `model` are exchanged and all other weights frozen. The outputs
     are equal until a step is trained. Compile the model again afterwards; `merge_lora` undoes it
@@ -197,7 +197,7 @@ def add_lora(model: Any, *, rank: int = 8, alpha: float = 16) -> Any:
 
 
 def merge_lora(model: Any) -> Any:
-    """Write the LoRA additions into the kernels and take the extra matrices away; the outputs stay.
+    """Writes the LoRA additions into the kernels and takes the extra matrices away; outputs stay.
 
     Returns:
         The same model, frozen.

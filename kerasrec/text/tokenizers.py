@@ -1,4 +1,4 @@
-"""Tokenizers: text -> token ids, as each pretrained encoder was trained with.
+"""Turns texts into token ids, each pretrained encoder's own way.
 
 Two kinds, one surface (`encode_batch`): `WordPieceTokenizer` (BERT and its family, through
 bert4keras) and `UnigramTokenizer` (XLM-R pieces). Both are plain data (`save_tokenizer` /
@@ -20,7 +20,7 @@ UNKNOWN_PENALTY = 10.0  # SentencePiece: an unknown character scores min(scores)
 
 
 class TextTokenizer(ABC):
-    """What every tokenizer shares: prefix, truncation, padding. Subclasses give `token_ids`.
+    """Adds the prefix, truncates and pads for every tokenizer. Subclasses give `token_ids`.
 
     Attributes:
         max_tokens: longest row that `encode_batch` gives, special tokens and prefix included.
@@ -39,14 +39,14 @@ class TextTokenizer(ABC):
 
     @abstractmethod
     def token_ids(self, text: str) -> list[int]:
-        """Token ids of one text: list of int, special tokens included, at most `max_tokens`."""
+        """Gives the token ids of one text, special tokens included, at most `max_tokens`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole tokenizer as plain data (what `load_tokenizer` needs)."""
+        """Gives the whole tokenizer as plain data (what `load_tokenizer` needs)."""
         return {"kind": self.kind, "max_tokens": self.max_tokens, "prefix": self.prefix}
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and segment ids of many texts.
+        """Gives the token ids and segment ids of many texts.
 
         Args:
             texts: list of str. An empty text gives the special tokens only.
@@ -66,7 +66,7 @@ class TextTokenizer(ABC):
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Rows of ids as one int32 matrix `(num_rows, longest)`, padded on the right with 0.
+    """Makes one int32 matrix `(num_rows, longest)` of rows of ids, padded on the right with 0.
 
     >>> pad_rows([[5, 6], [7]]).tolist()
     [[5, 6], [7, 0]]
@@ -78,7 +78,7 @@ def pad_rows(rows: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 class WordPieceTokenizer(TextTokenizer):
-    """BERT's WordPiece: bert4keras' `Tokenizer` over a vocabulary.
+    """Splits texts by BERT's WordPiece: bert4keras' `Tokenizer` over a vocabulary.
 
     Args:
         vocab: list of str, position = token id; holds `[PAD]` at 0, `[UNK]`, `[CLS]`, `[SEP]`.
@@ -118,14 +118,14 @@ class WordPieceTokenizer(TextTokenizer):
         )
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of one text as str, `[CLS]` and `[SEP]` included, not truncated.
+        """Gives the tokens of one text as str, `[CLS]` and `[SEP]` included, not truncated.
 
         The prefix is not added.
         """
         return self._tokenizer.tokenize(text)
 
     def token_ids(self, text: str) -> list[int]:
-        """Token ids of prefix + text, `[CLS] ... [SEP]`, at most `max_tokens` long."""
+        """Gives the token ids of prefix + text, `[CLS] ... [SEP]`, at most `max_tokens`."""
         text = self.prefix + text
         limit = 16 * self.max_tokens
         if len(text) > limit:  # a long description: its head is enough if it fills max_tokens
@@ -153,7 +153,7 @@ def _head(text, limit):
 
 
 class UnigramTokenizer(TextTokenizer):
-    """SentencePiece unigram (XLM-R style): the segmentation with the highest sum of piece scores.
+    """Splits texts as SentencePiece unigram does: into the pieces with the highest sum of scores.
 
     Ids: 0 padding, 1 `<s>`, 2 `</s>`, 3 `<unk>`, then the pieces in order. The special tokens never
     match text. Text is normalised by a character map, split at white space, and each word starts
@@ -201,7 +201,7 @@ class UnigramTokenizer(TextTokenizer):
             self._longest[piece[0]] = max(self._longest.get(piece[0], 0), len(piece))
 
     def normalise(self, text: str) -> str:
-        """The text as the pieces see it: mapped, one "\u2581" before each word.
+        """Gives the text as the pieces see it: mapped, one "\u2581" before each word.
 
         >>> UnigramTokenizer(["a"], [0.0]).normalise("  a  b ")
         '▁a▁b'
@@ -210,12 +210,12 @@ class UnigramTokenizer(TextTokenizer):
         return "".join(word if word[0] == "\u2581" else "\u2581" + word for word in words)
 
     def token_ids(self, text: str) -> list[int]:
-        """Token ids of prefix + text, `<s> ... </s>`, at most `max_tokens` long."""
+        """Gives the token ids of prefix + text, `<s> ... </s>`, at most `max_tokens`."""
         ids = self._segment(self.prefix + text, self.max_tokens - 2)
         return [self.START, *ids, self.END]
 
     def tokenize(self, text: str) -> list[str]:
-        """The pieces of one text as str, without special tokens, prefix or truncation."""
+        """Gives the pieces of one text, without special tokens, prefix or truncation."""
         ids = self._segment(text, limit=None)
         return ["<unk>" if index == self.UNKNOWN else self.pieces[index - 4] for index in ids]
 
@@ -287,7 +287,7 @@ TOKENIZER_FILE = "kerasrec_tokenizer.json"
 
 
 def save_tokenizer(tokenizer: TextTokenizer, folder: str | Path) -> None:
-    """Write a tokenizer as plain files: a JSON, and for WordPiece a `vocab.txt` beside it."""
+    """Writes a tokenizer as plain files: a JSON, and for WordPiece a `vocab.txt` beside it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     data = tokenizer.to_dict()
@@ -298,7 +298,7 @@ def save_tokenizer(tokenizer: TextTokenizer, folder: str | Path) -> None:
 
 
 def load_tokenizer(folder: str | Path) -> TextTokenizer:
-    """Read what `save_tokenizer` wrote.
+    """Reads what `save_tokenizer` wrote.
 
     Raises:
         FileNotFoundError: the folder holds no tokenizer of kerasrec.
@@ -320,7 +320,7 @@ def load_tokenizer(folder: str | Path) -> TextTokenizer:
 
 
 def read_vocab(path: str | Path) -> list[str]:
-    """The tokens of a `vocab.txt`, one a line: list of str, position = token id.
+    """Reads the tokens of a `vocab.txt`, one a line: list of str, position = token id.
 
     Lines end at "\\n" only: Chinese vocabularies hold tokens such as U+2028, at which
     `str.splitlines` would break.
@@ -341,7 +341,7 @@ def read_vocab(path: str | Path) -> list[str]:
 
 
 def is_chinese_or_ascii(piece: str) -> bool:
-    """Whether every character is ASCII, Chinese, a symbol, punctuation, or the word mark "\u2581".
+    """Tells whether all characters are ASCII, Chinese, symbols, punctuation or the word mark.
 
     >>> [is_chinese_or_ascii(piece) for piece in ("▁Java编程", "——", "нет")]
     [True, True, False]

@@ -1,4 +1,4 @@
-"""Vectors of texts: what gives them (`Encoder`), where they are kept, and how they are whitened.
+"""Defines what gives vectors of texts (`Encoder`), keeps the vectors on disk, whitens them.
 
 `VectorCache` keeps one row per text under its content hash, so that a text is encoded once per
 encoder. The folder may be deleted at any time; several processes may use it at once.
@@ -27,7 +27,7 @@ ENCODER_FILE = "encoder.json"
 
 
 def text_keys(texts: Iterable[str]) -> np.ndarray:
-    """Content hashes of texts: uint64, `(num_texts, 2)` (the first half of a sha256).
+    """Hashes the content of texts: uint64, `(num_texts, 2)` (the first half of a sha256).
 
     >>> bool((text_keys(["机器学习"]) == text_keys(["机器学习", "x"])[:1]).all())
     True
@@ -45,7 +45,7 @@ class Shard(NamedTuple):
 
 
 class VectorCache:
-    """Rows of float32 in one folder, found by key.
+    """Keeps rows of float32 in one folder and finds them by key.
 
     Each `add` writes one new file beside and renames it, so that a killed run leaves whole files
     only. Each row carries a checksum: a damaged file or row is left out with a warning, and encoded
@@ -61,7 +61,7 @@ class VectorCache:
         self.dim = int(dim)
 
     def get(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of the keys that are there.
+        """Finds the vectors of the keys that are there.
 
         Args:
             keys: uint64, `(num_keys, 2)`, from `text_keys`.
@@ -91,7 +91,7 @@ class VectorCache:
         return vectors, found_mask
 
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
-        """Write one new file, whole or not at all.
+        """Writes one new file, whole or not at all.
 
         Args:
             keys: uint64, `(num_rows, 2)`.
@@ -101,7 +101,7 @@ class VectorCache:
         self._write(Shard(np.asarray(keys, np.uint64), _checksums(vectors), vectors))
 
     def compact(self) -> None:
-        """Merge the small files when there are many (each lookup of one new text adds one)."""
+        """Merges the small files when there are many (each lookup of one new text adds one)."""
         shards = [(path, self._read(path)) for path in self._paths()]
         small = [(p, s) for p, s in shards if s is not None and len(s.keys) < SMALL_SHARD]
         if len(small) <= MAX_SMALL_SHARDS:
@@ -169,13 +169,13 @@ def _checksums(vectors):
 
 
 class Whitening(NamedTuple):
-    """PCA whitening: `apply(x) = (x - mean) @ matrix`; a row of zeros (no text) stays zero."""
+    """Whitens by PCA: `apply(x) = (x - mean) @ matrix`; a row of zeros (no text) stays zero."""
 
     mean: np.ndarray  # (dim_in,) float32
     matrix: np.ndarray  # (dim_in, dim_out) float32
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
-        """Whitened rows: float32 `(num_rows, dim_out)`."""
+        """Gives the whitened rows: float32 `(num_rows, dim_out)`."""
         vectors = np.asarray(vectors, np.float32)
         whitened = ((vectors - self.mean) @ self.matrix).astype(np.float32)
         # else all texts of which nothing is known would be like each other
@@ -185,7 +185,7 @@ class Whitening(NamedTuple):
 def fit_whitening(
     vectors: np.ndarray, dim: int | None = None, *, shrinkage: float = 1e-3
 ) -> Whitening:
-    """Learn a PCA whitening: centred, uncorrelated components of unit variance, largest first.
+    """Learns a PCA whitening: centred, uncorrelated components of unit variance, largest first.
 
     Raw BERT vectors lie in a narrow cone (random pairs have a cosine above 0.8); whitened ones
     spread.

@@ -1,8 +1,13 @@
-"""One SavedModel folder: what it computes, how it is written, read, derived and deployed.
+"""Writes and reads versions: SavedModel folders that are never changed once they are there.
 
-`folders` (which loads without TensorFlow) knows the layout and the labels; `graph` is what a
-version computes; `exporter` writes it, reloads it in a fresh process and compares; `derive` copies
-it with other numbers.
+- What a version computes: `graph` (lists, scores, vectors), `plangraph` (plans as well), and
+  `itemmatrix` (its item vectors in several forms).
+- How it is written: `exporter` writes the graph, reloads it in a fresh process and compares;
+  `manifest` and `modelcard` say what it is; `trainingstate` keeps the weights for further training;
+  `warmup` has one request for each signature; `deployment` makes the files for TF Serving.
+- How it is read: `folders` finds versions and labels, `manifest` reads what a version says of
+  itself (both without TensorFlow), and `loaded` alone knows the attributes of a loaded SavedModel.
+- How the next one comes from it: `derive` copies it with other numbers in the same graph.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`deploy`: the files that an operator of TF Serving needs for a model, in a folder of his choice.
+"""`deploy`: writes the files that an operator of TF Serving needs for a model.
 
 Nothing is trained or exported here, and no version is touched.
 """
@@ -38,7 +38,7 @@ _HERE = ("localhost", "127.0.0.1", "::1")
 def deploy(
     model: str | Path, folder: str | Path, *, host_name: str = "localhost", force: bool = False
 ) -> list[Path]:
-    """Write a deployment folder for a model.
+    """Writes a deployment folder for a model.
 
     Labels of `labels.json` become version labels of the server, as far as their versions exist.
     With labels exactly the labelled versions are served; without any, the largest, and each new
@@ -82,7 +82,7 @@ def deploy(
 
 
 def check_folder(folder: str | Path) -> None:
-    """Raise unless deployment files may go to `folder`: no file, and no part of any model."""
+    """Raises unless deployment files may go to `folder`: no file, and no part of any model."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--deploy needs a folder; {folder} is a file. Choose another.")

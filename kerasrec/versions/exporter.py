@@ -1,4 +1,4 @@
-"""`export`: a model -> one SavedModel with named signatures, then reload and compare."""
+"""`export`: writes a model as one SavedModel with named signatures, reloads and compares it."""
 
 import contextlib
 import importlib.metadata
@@ -50,7 +50,7 @@ def export(
     k: int = DEFAULT_K,
     generator: Generator | None = None,
 ) -> Path:
-    """Write the next version of a model, reload it in a fresh process and compare.
+    """Writes the next version of a model, reloads it in a fresh process and compares.
 
     Args:
         model: `Model`, trained.
@@ -123,7 +123,7 @@ def export(
 def serving_module(
     model: Model, *, asset: Path, fusion: Fusion, k: int, generator: Generator | None = None
 ) -> ServingModule:
-    """The `ServingModule` of a trained `Model`, without its encoder."""
+    """Makes the `ServingModule` of a trained `Model`, without its encoder."""
     vectors = Ranker(model).item_vectors()
     given = dict(item_vectors=vectors, asset=asset, fusion=fusion, k=k)
     if generator is None:

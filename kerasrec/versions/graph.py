@@ -1,4 +1,4 @@
-"""`ServingModule`: what an exported version computes, in core TensorFlow operations only."""
+"""`ServingModule`: computes what an exported version answers, in core TensorFlow operations."""
 
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,8 @@ class ServingModule(tf.Module):
 
     @tf.function(input_signature=[_ROWS, _ROWS, _ROWS], autograph=False)
     def interest_rows(self, history: Any, time_gap: Any, event: Any) -> Any:
-        """U, float32 `(batch, dim)`, of histories of item indices (left-padded, any width).
+        """Computes U, float32 `(batch, dim)`, of histories of item indices (left-padded, any
+        width).
 
         Zeros where a history has no item: what a sequence model makes of padding means nothing.
         """
@@ -190,7 +191,7 @@ class ServingModule(tf.Module):
         asked: Any,
         k: Any,
     ) -> tuple[Any, Any]:
-        """Best items: int32 index and float32 score, `(batch, k)`; index 0, -inf = none left.
+        """Finds the best items: index int32 and score float32, `(batch, k)`; 0, -inf = none left.
 
         `allow` and `deny` hold item indices (0 = none; an all-zero row of `allow` allows all).
         `asked` is when a list is asked for, UTC seconds, 0 = now, the last moment of the log.
@@ -248,7 +249,8 @@ class ServingModule(tf.Module):
         asked: Any,
         k: Any,
     ) -> tuple[Any, Any]:
-        """Best of a few candidates: index and fused score `(batch, k)`, as `recommend_rows`.
+        """Finds the best of a few candidates: index and fused score `(batch, k)`, as
+        `recommend_rows`.
 
         For catalogues in which a pass over all items is dear. The score is the same but for the
         sum of the model's shares over the items that are no candidates, which a sample stands for.
@@ -308,7 +310,7 @@ class ServingModule(tf.Module):
     def score_rows(
         self, history: Any, time_gap: Any, event: Any, candidates: Any, asked: Any
     ) -> Any:
-        """Fused score, float32 `(batch, c)`, of candidate item indices; -inf for index 0."""
+        """Gives the fused score, float32 `(batch, c)`, of candidate item indices; index 0: -inf."""
         interest = self.interest_rows(history, time_gap, event)
         vectors = tf.math.l2_normalize(self._vectors(candidates), axis=-1)
         fused = self._fused(tf.pad(history, [[0, 0], [1, 0]]), interest, asked)
@@ -320,14 +322,16 @@ class ServingModule(tf.Module):
 
     @tf.function(input_signature=[_VECTORS, _ROWS, tf.TensorSpec((), tf.int32)], autograph=False)
     def similar_rows(self, vectors: Any, deny: Any, k: Any) -> tuple[Any, Any]:
-        """Items nearest by cosine to `vectors (batch, dim)`: index and cosine, `(batch, k)`."""
+        """Finds the items nearest to `vectors (batch, dim)` by cosine: index and cosine, `(batch,
+        k)`.
+        """
         scores = self._cosines(tf.math.l2_normalize(vectors, axis=-1))
         index, values = graph_top_k(exclude(scores, tf.pad(deny, [[0, 0], [1, 0]])), k)
         nothing = tf.reduce_all(vectors == 0, axis=1)[:, None]
         return tf.where(nothing, 0, index), tf.where(nothing, -float("inf"), values)
 
     def add_text_functions(self, whitening: Whitening) -> None:
-        """Functions from new texts to item vectors; `whitening` as fitted on the catalogue."""
+        """Adds the function from text vectors to item vectors; `whitening` as on the catalogue."""
         layer = WhiteningLayer(*whitening.matrix.shape, name="whitening")
         layer.build(None)
         layer.set_constants(whitening.mean, whitening.matrix)
@@ -340,7 +344,7 @@ class ServingModule(tf.Module):
         self.place_text = tf.function(place, input_signature=[spec], autograph=False)
 
     def add_encoder(self, encoder: Any, tokenizer: Any = None) -> None:
-        """Functions from tokens to item vectors; `encoder` gives what `place_text` takes.
+        """Adds the functions from tokens to item vectors; `encoder` gives what `place_text` takes.
 
         With a `tokenizer` in the graph (see `text.graphtokenizers`) also the signatures that
         take texts.
@@ -490,7 +494,7 @@ class ServingModule(tf.Module):
         return {"vectors": self._vectors(self._index(item_ids))}
 
     def signatures(self) -> dict[str, Any]:
-        """Signature name -> function."""
+        """Gives the signatures: name -> function."""
         of_ids = {
             "serving_default": self.serving_default,
             "recommend": self.recommend,
@@ -518,7 +522,7 @@ def _table(asset, key_type, value_type, key_default, default):
 
 
 def gap_bucket(timestamps: Any) -> Any:
-    """In-graph twin of `histories.gap_buckets`: int64 `(batch, time)` -> int32, same shape."""
+    """Computes `histories.gap_buckets` in the graph: int64 `(batch, time)` -> int32, same shape."""
     before = tf.pad(timestamps, [[0, 0], [1, 0]])[:, :-1]
     gap = tf.maximum(timestamps - before, 0)
     starts = tf.constant([2**bucket - 1 for bucket in range(NUM_GAP_BUCKETS)], tf.int64)

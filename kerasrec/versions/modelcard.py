@@ -1,4 +1,4 @@
-"""The model card of a version: what its manifest says, for people. English, summary in Chinese."""
+"""Writes the model card of a version: what its manifest says, for people. Summary in Chinese."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ _OPTIONS = {"options": "model", "encoder_options": "encoder", "trainer": "traine
 
 
 def model_card(manifest: Manifest, signatures: dict[str, tuple[dict, dict]]) -> str:
-    """The text of `model_card.md`.
+    """Writes the text of `model_card.md`.
 
     Args:
         manifest: of the version; what it lacks is left out of the card.

@@ -21,7 +21,7 @@ _INTS = tf.TensorSpec((None,), tf.int32)
 
 
 class PlanningModule(ServingModule):
-    """What a version with a generator holds; see `ServingModule`.
+    """Holds what a version with a generator computes with; see `ServingModule`.
 
     Args:
         generator: `Generator` of the catalogue.
@@ -85,7 +85,8 @@ class PlanningModule(ServingModule):
         top_p: Any,
         seed: Any,
     ) -> tuple[Any, Any]:
-        """Plans of unseen items, the likeliest first: index and log p `(batch, beams, num_items)`.
+        """Searches plans of unseen items, the likeliest first: index, log p `(batch, beams,
+        num_items)`.
 
         Args:
             history, time_gap, event, allow, deny, asked: as in `recommend_rows`.
@@ -152,7 +153,7 @@ class PlanningModule(ServingModule):
         top_p: Any,
         seed: Any,
     ) -> dict[str, Any]:
-        """The items that a user will want next, in order, none of them in the history.
+        """Lists the items that a user will want next, in order, none of them in the history.
 
         With a temperature above 0 they are drawn, else searched for. Times, allow and deny lists as
         in `recommend`.
@@ -177,7 +178,7 @@ class PlanningModule(ServingModule):
         return {"item_ids": named["item_ids"], "log_probabilities": named["scores"]}
 
     def signatures(self) -> dict[str, Any]:
-        """Signature name -> function."""
+        """Gives the signatures: name -> function."""
         return {**super().signatures(), "generate": self.generate}
 
 

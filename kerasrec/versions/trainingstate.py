@@ -1,4 +1,4 @@
-"""What a version keeps for further training: weights, tables and options; no pickle."""
+"""Keeps what further training of a version needs: weights, tables and options; no pickle."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ from kerasrec.versions import folders
 
 
 class TrainingState(NamedTuple):
-    """What a version keeps for further training.
+    """Holds what a version keeps for further training.
 
     options: of `build_model`, and `members` where several models are averaged.
     weights: of `Model.training`, in its order.
@@ -38,7 +38,7 @@ def write_training_state(
     whitening: Whitening | None = None,
     history: pd.DataFrame | None = None,
 ) -> None:
-    """Write the state of a trained `Model`, and the table of its epochs, into a version folder."""
+    """Writes the state of a trained `Model`, and the table of its epochs, into a version folder."""
     folder = Path(version) / folders.TRAIN
     folder.mkdir(parents=True)
     arrays = {f"w{i:04d}": w for i, w in enumerate(model.training.get_weights())}
@@ -52,7 +52,7 @@ def write_training_state(
 
 
 def read_training_state(version: str | Path) -> TrainingState:
-    """The `TrainingState` of a version folder.
+    """Reads the `TrainingState` of a version folder.
 
     Raises:
         ArtifactError: the version holds none.
@@ -70,7 +70,7 @@ def read_training_state(version: str | Path) -> TrainingState:
 
 
 class Rebuilt:
-    """The trained `Model` of a version, its encoder and its state, to go on with.
+    """Rebuilds the trained `Model` of a version, its encoder and its state, to go on with.
 
     Attributes:
         model: `Model`.
@@ -140,7 +140,9 @@ class Rebuilt:
             )
 
     def text_vectors(self, items: Items) -> np.ndarray:
-        """Whitened vectors of the texts of `Items`, float32 `(num_items, text_dim)`; 0 if blank."""
+        """Computes whitened vectors of the texts of `Items`, float32 `(num_items, text_dim)`; 0 if
+        blank.
+        """
         template = self._wanted["template"]
         vectors = self.encoder.encode_items(items, template, progress=False)
         return self.encoder.whitened(vectors, self.state.whitening, items, template)
@@ -178,7 +180,7 @@ def _grown(weights, fresh, rows):
 
 
 def plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as JSON values; a callable by its name, another object by its type's.
+    """Makes JSON values of options; a callable becomes its name, another object its type's.
 
     >>> plain({"loss": "bpr", "optimizer": print, "epochs": 3})
     {'loss': 'bpr', 'optimizer': 'print', 'epochs': 3}

@@ -1,4 +1,4 @@
-"""Warm-up requests of a version: one per signature, in the file that TF Serving replays at load.
+"""Writes and replays warm-up requests of a version, one per signature, as TF Serving does at load.
 
 `assets.extra/tf_serving_warmup_requests` is a TFRecord of `tensorflow.serving.PredictionLog`. The
 messages are few and simple, so they are written and read here as protobuf lays them out, and every
@@ -28,7 +28,7 @@ _MAP_KEY, _MAP_VALUE = 1, 2
 
 
 def read_signatures(version: str | Path) -> dict[str, tuple[dict, dict]]:
-    """What a version can be asked: read from its `saved_model.pb`, without loading it.
+    """Reads what a version can be asked from its `saved_model.pb`, without loading it.
 
     Args:
         version: Path of a version folder.
@@ -59,7 +59,7 @@ def _tensors(infos):
 
 
 def example_inputs(inputs: Iterable[str], frame: pd.DataFrame) -> dict[str, list]:
-    """Values for the inputs of a signature, one row, with real ids and titles.
+    """Makes values for the inputs of a signature, one row, with real ids and titles.
 
     Args:
         inputs: names of the inputs.
@@ -103,7 +103,7 @@ def example_inputs(inputs: Iterable[str], frame: pd.DataFrame) -> dict[str, list
 
 
 def write_warmup(version: str | Path, name: str, frame: pd.DataFrame) -> None:
-    """Write one request per signature of a version that is being made.
+    """Writes one request per signature of a version that is being made.
 
     Args:
         version: Path of the folder; its `saved_model.pb` is there.
@@ -123,7 +123,7 @@ def write_warmup(version: str | Path, name: str, frame: pd.DataFrame) -> None:
 
 
 def read_warmup(version: str | Path) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """The requests of a version: list of `(signature, dict input -> array)`, texts as `str`.
+    """Reads the requests of a version: list of `(signature, dict input -> array)`, texts as `str`.
 
     Raises:
         ArtifactError: the file is missing or no warm-up file.
@@ -138,7 +138,7 @@ def read_warmup(version: str | Path) -> list[tuple[str, dict[str, np.ndarray]]]:
 
 
 def replay_warmup(version: str | Path, loaded: Any, *, without: Container[str] = ()) -> None:
-    """Send a version's requests to its loaded SavedModel, as a server does when it loads it.
+    """Sends a version's requests to its loaded SavedModel, as a server does when it loads it.
 
     Args:
         version: Path of its folder.
