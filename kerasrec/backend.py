@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,14 +38,14 @@ class SetupError(ImportError):
     """The environment cannot run kerasrec; the message says how to mend it."""
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in ("tf", "keras"):
         raise AttributeError(f"module 'kerasrec.backend' has no attribute {name!r}")
     load()
     return globals()[name]
 
 
-def share_cores(calls):
+def share_cores(calls: int) -> None:
     """Let calls of TensorFlow that run at once share the cores; before the first of them.
 
     With all cores for each, two calls on two cores stand in each other's way.
@@ -54,12 +54,13 @@ def share_cores(calls):
         calls: how many run at once. `TF_NUM_INTRAOP_THREADS`, where it is set, has the last word.
     """
     if "TF_NUM_INTRAOP_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        has_affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
         with contextlib.suppress(RuntimeError):  # TensorFlow is at work already
             load()[0].config.threading.set_intra_op_parallelism_threads(max(cores // calls, 1))
 
 
-def load(*, quiet=False):
+def load(*, quiet: bool = False) -> tuple[Any, Any]:
     """Import TensorFlow under Keras 2; costs nothing when that has happened already.
 
     Args:
@@ -97,7 +98,7 @@ def load(*, quiet=False):
     return tf, keras
 
 
-def import_bert4keras():
+def import_bert4keras() -> Any:
     """bert4keras with its sub-modules imported.
 
     Raises:
@@ -131,7 +132,7 @@ def import_bert4keras():
     return sys.modules["bert4keras"]
 
 
-def is_installed(module):
+def is_installed(module: str) -> bool:
     """Whether a module can be found; imports nothing.
 
     >>> is_installed("json"), is_installed("no_such_module")
@@ -143,7 +144,7 @@ def is_installed(module):
         return sys.modules.get(module) is not None
 
 
-def switch_problem(name):
+def switch_problem(name: str) -> str:
     """What is wrong with an environment variable of `SWITCHES`; "" when nothing is."""
     value = os.environ.get(name, "1")
     if value in _TRUE:
@@ -238,7 +239,7 @@ def with_autograph(function: Callable) -> Callable:
 
 
 @contextlib.contextmanager
-def untraced():
+def untraced() -> Iterator[None]:
     """In here TensorFlow runs its functions operation by operation, in all threads.
 
     For what is called a few times only: to trace a function takes longer. Nothing else may train in
@@ -253,7 +254,7 @@ def untraced():
         tf.config.run_functions_eagerly(was)
 
 
-def set_seed(seed, *, deterministic=False):
+def set_seed(seed: int, *, deterministic: bool = False) -> None:
     """Seed Python, numpy and TensorFlow.
 
     Args:
@@ -267,22 +268,22 @@ def set_seed(seed, *, deterministic=False):
         tf.config.experimental.enable_op_determinism()
 
 
-def api_key():
+def api_key() -> str:
     """The key that requests to a server must give, $KERASREC_API_KEY; "" = none is wanted."""
     return os.environ.get("KERASREC_API_KEY", "")
 
 
-def language_model_key():
+def language_model_key() -> str:
     """The key of the language model that describes plans, $KERASREC_LLM_KEY; "" = none."""
     return os.environ.get("KERASREC_LLM_KEY", "")
 
 
-def store_url(default="feedback.db"):
+def store_url(default: str = "feedback.db") -> str:
     """Path or URL of the feedback store: $KERASREC_STORE, else the default, in this folder."""
     return os.environ.get("KERASREC_STORE") or default
 
 
-def cache_dir():
+def cache_dir() -> Path:
     """Folder of caches: $KERASREC_CACHE, else $XDG_CACHE_HOME/kerasrec, else ~/.cache/kerasrec."""
     own = os.environ.get("KERASREC_CACHE")
     if own:

@@ -1,6 +1,8 @@
 """Checks that many modules share, and the words of their refusals."""
 
 import difflib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,7 @@ class ArtifactError(Exception):
     """A version that is missing, foreign or only half written."""
 
 
-def did_you_mean(name, known):
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Text that proposes what was meant.
 
     Args:
@@ -24,12 +26,12 @@ def did_you_mean(name, known):
     return f"{hint}Known: {', '.join(known)}."
 
 
-def is_whole(value):
+def is_whole(value: object) -> bool:
     """Whether it is a whole number, of numpy or not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def check_number(name, value, most):
+def check_number(name: str, value: Any, most: float) -> None:
     """Raise ValueError unless it is a finite number from 0 to `most`."""
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not (is_number and 0 <= value <= most and np.isfinite(value)):

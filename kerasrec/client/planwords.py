@@ -10,12 +10,12 @@ import json
 import logging
 import re
 import unicodedata
-import uuid
 from pathlib import Path
 from typing import NamedTuple
 
 from kerasrec import backend
 from kerasrec.client.chat import ChatEndpoint
+from kerasrec.data.tables import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -205,15 +205,11 @@ class LanguageModel:
         if self._folder is None:
             return
         path = self._path(plan)
-        beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
         kept = {"text": text, "check": _sha256(text)}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            try:
+            with whole_file(path) as beside:
                 beside.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
-                beside.replace(path)
-            finally:
-                beside.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s cannot be written (%s); no more answers are kept.", path, error)
             self._folder = None

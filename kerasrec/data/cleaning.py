@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.cleaningreport import CleaningReport
+from kerasrec.data.interactions import Interactions, Items
 
 CRAWLER_QUANTILE = 0.99
 CRAWLER_FACTOR = 10
@@ -14,15 +15,15 @@ CRAWLER_MINIMUM = 100
 
 
 def clean(
-    interactions,
-    items=None,
+    interactions: Interactions,
+    items: Items | None = None,
     *,
-    repeats="keep",
-    min_user_events=0,
-    min_item_events=0,
-    max_user_events=None,
-    unknown_items="error",
-):
+    repeats: str = "keep",
+    min_user_events: int = 0,
+    min_item_events: int = 0,
+    max_user_events: int | str | None = None,
+    unknown_items: str = "error",
+) -> Interactions:
     """Take out events that should not be trained on, and say which.
 
     The steps run in this order: unknown items, crawlers, repeated pairs, k-core. The order of the
@@ -77,7 +78,7 @@ def clean(
     return interactions.replace(frame.iloc[columns.rows], report)
 
 
-def crawler_limit(interactions):
+def crawler_limit(interactions: Interactions) -> int:
     """The number of events above which a user looks like a crawler or a shared account.
 
     Ten times what 99 % of the users have, but at least 100: a limit that heavy readers stay below
@@ -102,7 +103,7 @@ def _crawler_limit(counts):
     return int(max(CRAWLER_FACTOR * usual, CRAWLER_MINIMUM))
 
 
-def check_trainable(interactions, items=None):
+def check_trainable(interactions: Interactions, items: Items | None = None) -> None:
     """Raise when there is nothing to learn from: one user, one item, or only histories of one
     event.
 
@@ -220,7 +221,9 @@ class _Columns:
         )
 
 
-def k_core(users, items, min_user_events, min_item_events):
+def k_core(
+    users: np.ndarray, items: np.ndarray, min_user_events: int, min_item_events: int
+) -> tuple[np.ndarray, int]:
     """The largest set of events in which every user and every item has enough of them.
 
     Args:

@@ -1,8 +1,9 @@
 """What was read, left out and why: a small table that travels with the data."""
 
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -42,11 +43,13 @@ class CleaningReport:
     steps: tuple[CleaningStep, ...] = ()
 
     @property
-    def rows_after(self):
+    def rows_after(self) -> int:
         """Rows that are left after the last step."""
         return self.rows_before - sum(step.removed for step in self.steps)
 
-    def add(self, step, what, count, *, removed=0, example=""):
+    def add(
+        self, step: str, what: str, count: int, *, removed: int = 0, example: object = ""
+    ) -> "CleaningReport":
         """A new report with one more line (this one stays as it is)."""
         line = CleaningStep(step, what, int(count), int(removed), str(example))
         return CleaningReport(self.rows_before, (*self.steps, line))
@@ -61,7 +64,7 @@ class CleaningReport:
         return CleaningReport(self.rows_before, self.steps + later.steps)
 
     @classmethod
-    def of_sources(cls, named_reports):
+    def of_sources(cls, named_reports: Iterable[tuple[str, "CleaningReport"]]) -> "CleaningReport":
         """One report for several sources read side by side, from `(name, report)` pairs."""
         named_reports = list(named_reports)
         if len(named_reports) == 1:
@@ -73,11 +76,11 @@ class CleaningReport:
         )
         return cls(sum(report.rows_before for _, report in named_reports), steps)
 
-    def to_frame(self):
+    def to_frame(self) -> pd.DataFrame:
         """The lines as a DataFrame with the columns of `CleaningStep`."""
         return pd.DataFrame(self.steps, columns=list(CleaningStep._fields))
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON."""
         return {
             "rows_before": self.rows_before,

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 
 # For every role, groups of names from the most to the least telling. The canonical name comes
 # first and beats all others; names of one group that occur together are a question for the user.
@@ -45,7 +46,7 @@ ITEM_ALIASES = {
 }
 
 
-def normalise(name):
+def normalise(name: object) -> str:
     """Lower case, no spaces around, one `_` for spaces and hyphens, no RecBole `:type` suffix.
 
     >>> normalise(" User-ID "), normalise("item_id:token")
@@ -56,7 +57,14 @@ def normalise(name):
     return re.sub(r"[\s\-]+", "_", name)
 
 
-def resolve_columns(found, aliases, mapping=None, *, required, source):
+def resolve_columns(
+    found: Sequence[str],
+    aliases: Mapping[str, Sequence[str]],
+    mapping: Mapping[str, str | None] | None = None,
+    *,
+    required: Sequence[str],
+    source: str,
+) -> dict[str, str]:
     """Which of the columns `found` plays which role.
 
     Args:
@@ -76,11 +84,12 @@ def resolve_columns(found, aliases, mapping=None, *, required, source):
     mapping = dict(mapping or {})
     _check_mapping(mapping, found, aliases, source)
     taken = set(mapping.values())
-    columns = {}
+    columns: dict[str, str] = {}
     for role, groups in aliases.items():
         if role in mapping:
-            if mapping[role] is not None:
-                columns[role] = mapping[role]
+            name = mapping[role]
+            if name is not None:
+                columns[role] = name
             continue
         free = [name for name in found if name not in taken]
         candidates = _candidates(free, groups, role)

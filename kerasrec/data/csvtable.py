@@ -5,8 +5,9 @@ import csv
 import gzip
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ class _Parsed(NamedTuple):
 class CsvTable:
     """A csv file, plain or gzip, with a header line; the separator is taken from that line."""
 
-    def __init__(self, path, encoding="utf-8"):
+    def __init__(self, path: str | Path, encoding: str = "utf-8") -> None:
         self.name = str(path)
         self._path = path
         self._encoding = _known_encoding(encoding)
@@ -46,12 +47,14 @@ class CsvTable:
             )
         header = lines[self._skip].rstrip("\r")
         counts = {separator: header.count(separator) for separator in SEPARATORS}
-        self.separator = max(counts, key=counts.get)
+        self.separator = max(counts, key=lambda separator: counts[separator])
         self.columns = [
             name.strip() for name in next(csv.reader([header], delimiter=self.separator))
         ]
 
-    def read(self, columns, text=(), on_bad="error"):
+    def read(
+        self, columns: Sequence[str], text: Sequence[str] = (), on_bad: str = "error"
+    ) -> tuple[dict[str, Any], CleaningReport]:
         """The asked columns as Arrow arrays: `text` as dictionaries of strings, others inferred."""
         check_repeated(self.name, self.columns, columns)
         positions = {name: str(self.columns.index(name)) for name in columns}
@@ -273,7 +276,7 @@ def _chunk_starts(column):
     return np.cumsum([0, *(len(chunk) for chunk in column.chunks)])[:-1]
 
 
-def check_repeated(source, names, wanted):
+def check_repeated(source: str, names: Sequence[str], wanted: Sequence[str]) -> None:
     """Raise when one of the wanted column names stands more than once among `names`."""
     for name in wanted:
         if names.count(name) > 1:
@@ -283,7 +286,7 @@ def check_repeated(source, names, wanted):
             )
 
 
-def one_line(error):
+def one_line(error: object) -> str:
     """The first sentence of a foreign error, without line breaks."""
     return " ".join(str(error).split())[:160]
 

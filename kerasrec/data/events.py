@@ -1,6 +1,7 @@
 """Event types: canonical names, their weights, and the names that logs give them."""
 
 import difflib
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class Event(NamedTuple):
     weight: float | None
 
 
-def event_table(event_weights=None):
+def event_table(event_weights: Mapping[str, float | str | None] | None = None) -> dict[str, Event]:
     """Every known name of an event -> `Event`.
 
     Args:
@@ -75,12 +76,12 @@ def event_table(event_weights=None):
     return table
 
 
-def look_up_events(names, events):
+def look_up_events(names: Iterable[object], events: Mapping[str, Event]) -> list[Event | None]:
     """The `Event` of every name of a log, None where it is unknown (case does not matter)."""
     return [events.get(_normalise(name)) for name in names]
 
 
-def unknown_event_message(name, events):
+def unknown_event_message(name: object, events: Mapping[str, Event]) -> tuple[str, str, str]:
     """What is known and how to say what an unknown event weighs."""
     near = difflib.get_close_matches(_normalise(name), list(events), 1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""

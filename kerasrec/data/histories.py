@@ -4,11 +4,14 @@ Item index 0 is padding and real items start at 1. Histories are padded on the l
 slot always holds the newest event.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from kerasrec.data.events import PASSIVE_EVENTS
+from kerasrec.data.interactions import Interactions, Items
 
 PADDING = 0
 #: code of each event type; 0 is an unknown or missing one
@@ -39,17 +42,17 @@ class Histories(NamedTuple):
     values: np.ndarray
 
     @property
-    def num_users(self):
+    def num_users(self) -> int:
         """Number of rows."""
         return len(self.user_ids)
 
     @property
-    def lengths(self):
+    def lengths(self) -> np.ndarray:
         """Events per user, int64, `(num_users,)`."""
         return np.diff(self.offsets)
 
     @property
-    def chosen(self):
+    def chosen(self) -> np.ndarray:
         """bool `(num_events,)`: events that the user wanted, which alone are something to predict.
 
         Not `PASSIVE_EVENTS`, and nothing of weight 0 or less.
@@ -60,7 +63,7 @@ class Histories(NamedTuple):
     def __repr__(self):
         return f"Histories({len(self.items):,} events, {self.num_users:,} users)"
 
-    def select(self, rows):
+    def select(self, rows: ArrayLike) -> "Histories":
         """The histories of these rows, in this order.
 
         Raises:
@@ -85,16 +88,16 @@ class Histories(NamedTuple):
         ids = self.user_ids[rows] if self.num_users else np.full(len(rows), "", object)
         return Histories(ids, offsets, *(column[take] for column in self[2:]))
 
-    def where(self, keep):
+    def where(self, keep: np.ndarray) -> "Histories":
         """The same users with the events of the bool mask `keep (num_events,)` only."""
         offsets = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
         return Histories(self.user_ids, offsets, *(column[keep] for column in self[2:]))
 
-    def timeless(self):
+    def timeless(self) -> "Histories":
         """The same without times."""
         return self._replace(timestamps=np.zeros_like(self.timestamps))
 
-    def of_users(self, user_ids):
+    def of_users(self, user_ids: ArrayLike) -> "Histories":
         """The histories of exactly these users, in this order; unknown users get an empty one."""
         import pandas as pd
 
@@ -102,7 +105,7 @@ class Histories(NamedTuple):
         return self._rows(rows)._replace(user_ids=np.asarray(user_ids, object))
 
 
-def before(histories, places):
+def before(histories: Histories, places: ArrayLike) -> Histories:
     """`Histories` of what each event's user did before it; its user is called by its place.
 
     Args:
@@ -124,7 +127,7 @@ def before(histories, places):
     return Histories(names, offsets, *(column[take] for column in histories[2:]))
 
 
-def first_of_pairs(histories):
+def first_of_pairs(histories: Histories) -> np.ndarray:
     """bool `(num_events,)`: the events with which a user met an item for the first time.
 
     >>> one = Histories(np.array(["u"], object), np.array([0, 3]), np.array([5, 6, 5]),
@@ -139,7 +142,7 @@ def first_of_pairs(histories):
     return is_first
 
 
-def make_histories(interactions, items):
+def make_histories(interactions: Interactions, items: Items) -> Histories:
     """Group interactions by user and sort each user's events by time (ties keep file order).
 
     Args:
@@ -183,7 +186,9 @@ def make_histories(interactions, items):
     return Histories(ids, offsets, item_of_event, times, events, values)
 
 
-def history_rows(histories):
+def history_rows(
+    histories: Iterable[Iterable[Any]] | Mapping[Any, Iterable[Any]],
+) -> tuple[list, list[list]]:
     """Lists of item ids, as users of the library write them, told apart from mistakes.
 
     Args:
@@ -220,7 +225,7 @@ def _order(users, times):
     return np.lexsort((times, users))
 
 
-def gap_buckets(timestamps, offsets):
+def gap_buckets(timestamps: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Logarithmic bucket of the seconds since the user's previous event.
 
     Args:
@@ -243,7 +248,7 @@ def gap_buckets(timestamps, offsets):
     return buckets
 
 
-def pad_left(values, starts, lengths, width):
+def pad_left(values: np.ndarray, starts: ArrayLike, lengths: ArrayLike, width: int) -> np.ndarray:
     """Rows `values[start:start+length]` as a left-padded matrix.
 
     Args:
@@ -264,7 +269,7 @@ def pad_left(values, starts, lengths, width):
     return np.where(valid, values[np.where(valid, source, 0)], values.dtype.type(0))
 
 
-def model_inputs(histories, max_length):
+def model_inputs(histories: Histories, max_length: int) -> dict[str, np.ndarray]:
     """Inputs of the interest part for the newest `max_length` events of every history.
 
     Returns:
@@ -296,7 +301,7 @@ class TrainingWindows(NamedTuple):
     lengths: np.ndarray
 
 
-def make_windows(histories, max_length):
+def make_windows(histories: Histories, max_length: int) -> TrainingWindows:
     """Cut histories into windows of at most `max_length` inputs, the newest window full.
 
     Events a user did not choose (`Histories.chosen`) stay in the inputs and are never targets.
@@ -314,7 +319,9 @@ def make_windows(histories, max_length):
     return TrainingWindows(histories.items, gaps, events, targets, start, last - start)
 
 
-def training_batches(windows, *, batch_size, seed):
+def training_batches(
+    windows: TrainingWindows, *, batch_size: int, seed: Any
+) -> Iterator[dict[str, np.ndarray]]:
     """Yield shuffled training batches, each of windows of similar lengths.
 
     The shuffled windows are sorted by length within pools of `_POOL` batches: little is padding,
@@ -341,7 +348,7 @@ def training_batches(windows, *, batch_size, seed):
         yield _batch(windows, rows, int(windows.lengths[rows].max()))
 
 
-def num_batches(windows, *, batch_size):
+def num_batches(windows: TrainingWindows, *, batch_size: int) -> int:
     """How many batches `training_batches` yields."""
     return -(-len(windows.lengths) // batch_size)
 

@@ -5,8 +5,10 @@ leaves bad rows out and says in the report which, why and how many.
 """
 
 import string
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,7 @@ from kerasrec.data.readers import (
     read_item_table,
     used_categories,
 )
-from kerasrec.data.tables import check_output, open_table, write_table
+from kerasrec.data.tables import Source, check_output, open_table, write_table
 from kerasrec.data.timestamps import POSITIONS_BELOW
 
 __all__ = [
@@ -35,21 +37,42 @@ __all__ = [
     "write_table",
 ]
 
+#: columns of `Interactions`, in three kinds
+_KINDS = {
+    "categories": ("user_id", "item_id", "event"),
+    "integers": ("timestamp",),
+    "floats": ("value", "weight"),
+}
+
 
 @dataclass(frozen=True)
 class Interactions:
-    """What users did, one row per event, in file order.
+    """Holds what users did, one row per event, in file order; made by `read_interactions`.
 
     Attributes:
         frame: columns `user_id`, `item_id`, `event` (pandas categories of str), `timestamp`
             (int64, UTC seconds), `value` (float32, NaN = none), `weight` (float32).
         columns: canonical name -> name in the source; names that the source lacks are absent.
         report: what was read, left out and why.
+
+    Raises:
+        ValueError: a column of the frame is missing or of another kind.
     """
 
     frame: pd.DataFrame
     columns: dict = field(default_factory=dict)
     report: CleaningReport = field(default_factory=CleaningReport)
+
+    def __post_init__(self) -> None:
+        found = self.frame.dtypes.to_dict()
+        for expected, names in _KINDS.items():
+            for name in names:
+                received = found.get(name, "no such column")
+                if _kind_of(received) != expected:
+                    raise ValueError(
+                        f"Interactions: expected {expected} in the column {name}. Received: "
+                        f"{received}. Make them with read_interactions(frame)."
+                    )
 
     def __len__(self):
         return len(self.frame)
@@ -63,26 +86,26 @@ class Interactions:
         return f"Interactions({text})"
 
     @property
-    def num_users(self):
+    def num_users(self) -> int:
         """Users with at least one event."""
         return _num_used(self.frame["user_id"])
 
     @property
-    def num_items(self):
+    def num_items(self) -> int:
         """Items with at least one event."""
         return _num_used(self.frame["item_id"])
 
     @property
-    def has_time(self):
+    def has_time(self) -> bool:
         """False when the timestamps are positions in a history (all below 1e8), not times."""
         return bool(len(self.frame)) and int(self.frame["timestamp"].max()) >= POSITIONS_BELOW
 
     @property
-    def has_events(self):
+    def has_events(self) -> bool:
         """True when there is more than one type of event."""
         return _num_used(self.frame["event"]) > 1
 
-    def replace(self, frame, report=None):
+    def replace(self, frame: pd.DataFrame, report: CleaningReport | None = None) -> "Interactions":
         """The same source with other rows; ids without a row leave the categories.
 
         Without a `report` the present one goes on, with a line when the number of rows changes.
@@ -96,6 +119,12 @@ class Interactions:
             if removed:
                 report = report.add("note", "rows replaced", abs(removed), removed=removed)
         return Interactions(frame, self.columns, report)
+
+
+def _kind_of(dtype):
+    if isinstance(dtype, pd.CategoricalDtype):
+        return "categories"
+    return {"i": "integers", "f": "floats"}.get(getattr(dtype, "kind", ""), "")
 
 
 def _num_used(column):
@@ -125,7 +154,7 @@ class Items:
         return f"Items({len(self):,} items, columns {', '.join(map(str, self.frame.columns))})"
 
     @cached_property
-    def ids(self):
+    def ids(self) -> np.ndarray:
         """Object array of str, `(num_items,)`."""
         return self.frame["item_id"].to_numpy(dtype=object)
 
@@ -133,7 +162,7 @@ class Items:
     def _index(self):
         return pd.Index(self.ids, dtype=object)
 
-    def index_of(self, ids):
+    def index_of(self, ids: Sequence[object] | np.ndarray | pd.Series) -> np.ndarray:
         """Item index of every id, 0 where the id is unknown.
 
         Args:
@@ -147,12 +176,12 @@ class Items:
         [2, 0, 1]
         """
         if isinstance(getattr(ids, "dtype", None), pd.CategoricalDtype):
-            column = ids.array if isinstance(ids, pd.Series) else ids
+            column: Any = ids.array if isinstance(ids, pd.Series) else ids
             known = self.index_of(np.asarray(column.categories, dtype=object))
             return np.append(known, np.int32(0))[column.codes]  # code -1 = missing = 0
         return (self._index.get_indexer(np.asarray(ids, dtype=object)) + 1).astype(np.int32)
 
-    def texts(self, template="{title}"):
+    def texts(self, template: str = "{title}") -> list[str]:
         """One text per item, made from its columns; runs of white space become one space.
 
         Args:
@@ -229,8 +258,13 @@ def _template_pieces(template, columns):
 
 
 def read_interactions(
-    source, *, columns=None, encoding="utf-8", on_bad="error", event_weights=None
-):
+    source: Source | Sequence[Source],
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    encoding: str = "utf-8",
+    on_bad: str = "error",
+    event_weights: Mapping[str, float | str | None] | None = None,
+) -> Interactions:
     """Read what users did.
 
     Column names are recognised by their usual aliases (`user`, `uid`, `item`, `iid`, `ts`, `time`,
@@ -283,7 +317,13 @@ def read_interactions(
     return Interactions(frame, parts[0].columns, report)
 
 
-def read_items(source, *, columns=None, encoding="utf-8", on_bad="error"):
+def read_items(
+    source: Source,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    encoding: str = "utf-8",
+    on_bad: str = "error",
+) -> Items:
     """Read the catalogue: an id, a title and any further columns, all kept as texts.
 
     Column names are recognised by their usual aliases (`item`, `iid`, `sku`, ...; `name`, `标题`,
@@ -314,7 +354,9 @@ def read_items(source, *, columns=None, encoding="utf-8", on_bad="error"):
     return Items(part.frame, part.columns, part.report)
 
 
-def read_user_ids(source, *, column=None, encoding="utf-8"):
+def read_user_ids(
+    source: Source, *, column: str | None = None, encoding: str = "utf-8"
+) -> np.ndarray:
     """Read a list of users: the user column of a table with a header line.
 
     Args:
@@ -335,7 +377,17 @@ def read_user_ids(source, *, column=None, encoding="utf-8"):
     return read_id_column(table, column if column in table.columns else None)
 
 
-def join_interactions(parts):
+def as_interactions(source: Interactions | Source | Sequence[Source]) -> Interactions:
+    """Gives `Interactions`: reads whatever else `read_interactions` takes."""
+    return source if isinstance(source, Interactions) else read_interactions(source)
+
+
+def as_items(source: Items | Source) -> Items:
+    """Gives `Items`: reads whatever else `read_items` takes."""
+    return source if isinstance(source, Items) else read_items(source)
+
+
+def join_interactions(parts: Iterable[Interactions]) -> Interactions:
     """Join parts of one source again, such as train and valid before a test, in the order given.
 
     Nothing is left out: an event that is in two parts is there twice. Positions that stand for

@@ -4,7 +4,8 @@ The functions here return plain frames; `data.read_interactions` and `data.read_
 public doors.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pyarrow as pa
 from kerasrec.data.cleaningreport import SKIP_HINT, CleaningReport
 from kerasrec.data.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
 from kerasrec.data.events import event_table, look_up_events, unknown_event_message
+from kerasrec.data.tables import Table
 from kerasrec.data.timestamps import parse_times
 
 MISSING_IDS = ("", "nan", "NaN", "NULL", "null", "None", "<NA>", "\\N")
@@ -33,7 +35,12 @@ class Part(NamedTuple):
     kept: np.ndarray | None = None
 
 
-def read_interaction_table(table, columns, on_bad, event_weights):
+def read_interaction_table(
+    table: Table,
+    columns: Mapping[str, str | None] | None,
+    on_bad: str,
+    event_weights: Mapping[str, float | str | None] | None,
+) -> Part:
     """The good rows of one table of interactions, as a `Part`."""
     columns = resolve_columns(
         table.columns,
@@ -125,7 +132,7 @@ def _read_events(rows, data, columns, event_weights):
     return categories, np.array([*weights, np.nan])[found.codes]
 
 
-def read_item_table(table, columns, on_bad):
+def read_item_table(table: Table, columns: Mapping[str, str | None] | None, on_bad: str) -> Part:
     """The good rows of one table of items, as a `Part`."""
     columns = resolve_columns(
         table.columns, ITEM_ALIASES, columns, required=("item_id", "title"), source=table.name
@@ -160,7 +167,7 @@ def read_item_table(table, columns, on_bad):
     return Part(table.name, frame, columns, rows.report)
 
 
-def read_id_column(table, column=None):
+def read_id_column(table: Table, column: str | None = None) -> np.ndarray:
     """The user ids of a table as an object array of str; `column` None looks for the aliases."""
     mapping = {"user_id": column} if column else None
     columns = resolve_columns(
@@ -298,7 +305,7 @@ class _Rows:
         return values.astype(np.float32)
 
 
-def as_categories(column, name):
+def as_categories(column: Any, name: str) -> pd.Categorical:
     """A column of ids as pandas categories of str, in order of first appearance.
 
     Whole floats lose their `.0` (a pandas column of ints with gaps), texts stay exactly as they
@@ -331,7 +338,7 @@ def as_categories(column, name):
     return pd.Categorical.from_codes(codes, texts.tolist() or pd.Index([], dtype=str))
 
 
-def used_categories(column):
+def used_categories(column: pd.Series) -> pd.Categorical:
     """A categorical Series as Categorical without the categories that no row has.
 
     >>> used_categories(pd.Series(["a", "b"], dtype="category")[1:]).categories.tolist()

@@ -1,13 +1,15 @@
 """Train, validation and test parts of interactions, and a check that nothing leaks."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from kerasrec.data.interactions import Split
+from kerasrec.data.interactions import Interactions, Split
 from kerasrec.data.timestamps import parse_times
 
 
-def split_leave_one_out(interactions):
+def split_leave_one_out(interactions: Interactions) -> Split:
     """Per user: the last event tests, the one before validates, the rest trains.
 
     Order is by time, file order where times are equal. Users with fewer than three events only
@@ -38,7 +40,7 @@ def split_leave_one_out(interactions):
     return _split(interactions, is_valid, is_test, "leave_one_out")
 
 
-def split_temporal(interactions, *, share=0.1, at=None):
+def split_temporal(interactions: Interactions, *, share: float = 0.1, at: Any = None) -> Split:
     """One cut for all: events from the cut on test, the last `share` of those before validate.
 
     Events of one timestamp are never parted.
@@ -86,7 +88,7 @@ def split_temporal(interactions, *, share=0.1, at=None):
     return _split(interactions, is_valid, ~before, "temporal")
 
 
-def split_users(interactions, *, share=0.1, seed=0):
+def split_users(interactions: Interactions, *, share: float = 0.1, seed: int = 0) -> Split:
     """Test users and validation users, `share` of all each, none of whose events is trained on.
 
     For users who are new at serving time. To score them, hide the last event of each:
@@ -123,7 +125,7 @@ def split_users(interactions, *, share=0.1, seed=0):
     return _split(interactions, is_valid, is_test, "users")
 
 
-def check_leakage(split):
+def check_leakage(split: Split) -> Split:
     """Raise when something of a later part is known to an earlier one.
 
     For every protocol: no event (user, item, time) may be in two parts. Also `leave_one_out`: no

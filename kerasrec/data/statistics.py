@@ -4,13 +4,16 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.cleaning import crawler_limit, k_core
+from kerasrec.data.interactions import Interactions, Items
 
 QUANTILES = {"min": 0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1}
 CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 TOP_CRAWLERS = 5
 
 
-def describe(interactions, items=None, *, share=0.1):
+def describe(
+    interactions: Interactions, items: Items | None = None, *, share: float = 0.1
+) -> pd.DataFrame:
     """Sizes, distributions and oddities of a data set, without changing it.
 
     Args:
@@ -43,7 +46,7 @@ def describe(interactions, items=None, *, share=0.1):
     return pd.DataFrame(rows, columns=["part", "what", "value"])
 
 
-def format_value(value):
+def format_value(value: object) -> str:
     """A value of `describe` for people: thousands marked, four digits of a fraction.
 
     >>> [format_value(value) for value in (102204, 0.0016539, 10.0, "2014-03-01")]

@@ -1,14 +1,16 @@
 """Csv and parquet files and DataFrames: read by columns, written whole.
 
-Every source has `name` (for messages), `columns` (names in order) and
-`read(columns, text, on_bad) -> (dict name -> column, CleaningReport)`. Nothing here knows what a
-column means.
+Every source is a `Table`: its name for messages, its columns in order, and `read`. Nothing here
+knows what a column means.
 """
 
+import contextlib
 import gzip
 import os
 import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -17,11 +19,25 @@ import pyarrow.parquet
 from kerasrec.data.cleaningreport import CleaningReport
 from kerasrec.data.csvtable import CsvTable, check_repeated, one_line
 
+#: where a table can come from
+Source: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 
 
-def open_table(source, encoding="utf-8"):
+class Table(Protocol):
+    """A source of columns, whatever its form: what all classes here offer."""
+
+    name: str
+    columns: list[str]
+
+    def read(
+        self, columns: Sequence[str], text: Sequence[str] = (), on_bad: str = "error"
+    ) -> tuple[dict[str, Any], CleaningReport]:
+        """The asked columns, name -> array or Series, and what was left out."""
+
+
+def open_table(source: Source, encoding: str = "utf-8") -> Table:
     """The table behind a path or a DataFrame: only names are read yet.
 
     Raises:
@@ -74,12 +90,14 @@ def _missing_file_message(path):
 class FrameTable:
     """A pandas DataFrame; its index is ignored."""
 
-    def __init__(self, frame):
+    def __init__(self, frame: pd.DataFrame) -> None:
         self.name = "DataFrame"
         self.columns = list(frame.columns)
         self._frame = frame
 
-    def read(self, columns, text=(), on_bad="error"):
+    def read(
+        self, columns: Sequence[str], text: Sequence[str] = (), on_bad: str = "error"
+    ) -> tuple[dict[str, Any], CleaningReport]:
         """The asked columns as Series."""
         check_repeated(self.name, self.columns, columns)
         data = {name: self._frame[name].reset_index(drop=True) for name in columns}
@@ -89,7 +107,7 @@ class FrameTable:
 class ParquetTable:
     """A parquet file."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.name = str(path)
         self._path = path
         try:
@@ -97,7 +115,9 @@ class ParquetTable:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(self._damaged(error)) from error
 
-    def read(self, columns, text=(), on_bad="error"):
+    def read(
+        self, columns: Sequence[str], text: Sequence[str] = (), on_bad: str = "error"
+    ) -> tuple[dict[str, Any], CleaningReport]:
         """The asked columns as Arrow arrays, strings of `text` as dictionaries."""
         check_repeated(self.name, self.columns, columns)
         try:
@@ -116,7 +136,7 @@ class ParquetTable:
         )
 
 
-def check_output(path):
+def check_output(path: str | os.PathLike[str]) -> str:
     """The kind of table that a path to write names, `.csv`, `.csv.gz`, `.parquet` or `.pq`.
 
     Raises:
@@ -143,7 +163,9 @@ def check_output(path):
     return kind
 
 
-def write_table(frame, path, columns=None):
+def write_table(
+    frame: pd.DataFrame, path: str | os.PathLike[str], columns: Mapping[str, str] | None = None
+) -> Path:
     """Write a DataFrame as csv, csv.gz or parquet, whole or not at all.
 
     The file is written beside its place and then renamed, so that a reader never sees half of it.
@@ -160,8 +182,7 @@ def write_table(frame, path, columns=None):
     kind, path = check_output(path), Path(path)
     frame = frame.rename(columns=dict(columns or {}))
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with whole_file(path) as beside:
         if kind in PARQUET_SUFFIXES:
             frame.to_parquet(beside, index=False)
         elif kind == ".csv":
@@ -169,7 +190,31 @@ def write_table(frame, path, columns=None):
         else:  # without name and time in the header: the same table gives the same bytes
             with open(beside, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
                 frame.to_csv(file, index=False, encoding="utf-8")
+    return path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to, and renames what was written when all went well.
+
+    A reader never sees half a file. The bytes are on the disk before the rename: after a power cut
+    either the old file is there or the new one is whole. Every file of the library that others may
+    read meanwhile is written through here.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "labels.json"
+    ...     with whole_file(path) as beside:
+    ...         _ = beside.write_text("{}")
+    ...         before = path.exists()
+    ...     before, path.read_text()
+    (False, '{}')
+    """
+    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
+    try:
+        yield beside
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    return path

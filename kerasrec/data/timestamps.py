@@ -1,6 +1,6 @@
 """Times in the usual forms (unix seconds to nanoseconds, ISO dates, parquet) to UTC seconds."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ class Times(NamedTuple):
     form: str
 
 
-def parse_times(column, name="timestamp"):
+def parse_times(column: Any, name: str = "timestamp") -> Times:
     """UTC seconds from a column of numbers, texts or timestamps.
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds, by their size, and one column
@@ -70,7 +70,7 @@ def parse_times(column, name="timestamp"):
     return _from_texts(series, name)
 
 
-def read_moment(at):
+def read_moment(at: Any) -> int | str | None:
     """UTC seconds of one time, in any form that `parse_times` takes; None and "now" stay.
 
     Raises:

@@ -8,13 +8,15 @@ and is all that a user without a history gets.
 """
 
 import logging
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from kerasrec.evaluation.toplists import recommend_top_k
+from kerasrec.data.histories import Histories
+from kerasrec.evaluation.toplists import ScoreFunction, recommend_top_k
 from kerasrec.fusion.neighbours import (
     history_weights,
     nearest_by_cosine,
@@ -38,7 +40,7 @@ _POPULARITY_SHARE = 1e-6  # of a row's best score: only orders what is otherwise
 _COMMON_TEXTS, _COMMON_SHARE = 500, 0.05
 
 
-def fit_popularity(histories, num_items):
+def fit_popularity(histories: Histories, num_items: int) -> ScoreFunction:
     """Items with the most events first, the same list for everyone.
 
     Args:
@@ -57,7 +59,14 @@ def fit_popularity(histories, num_items):
     return _same_for_all(_popularity(histories, num_items))
 
 
-def fit_recent_popularity(histories, num_items, *, half_life=None, window=None, now=None):
+def fit_recent_popularity(
+    histories: Histories,
+    num_items: int,
+    *,
+    half_life: float | None = None,
+    window: float | None = None,
+    now: float | None = None,
+) -> ScoreFunction:
     """Items with the most recent events first: an event's weight halves every `half_life` seconds.
 
     Args:
@@ -106,16 +115,16 @@ def fit_recent_popularity(histories, num_items, *, half_life=None, window=None, 
 
 
 def fit_item_knn(
-    histories,
-    num_items,
+    histories: Histories,
+    num_items: int,
     *,
-    distance_decay=0.9,
-    backward=0.5,
-    source_power=0.5,
-    target_power=0.25,
-    recency=0.45,
-    max_distance=10,
-):
+    distance_decay: float = 0.9,
+    backward: float = 0.5,
+    source_power: float = 0.5,
+    target_power: float = 0.25,
+    recency: float = 0.45,
+    max_distance: int = 10,
+) -> ScoreFunction:
     """Sequential item-kNN: items that follow the user's newest items in other histories.
 
     For every ordered pair of items i, j at distance d <= max_distance in one history,
@@ -161,7 +170,14 @@ def fit_item_knn(
     return _weighted_history(neighbours, popularity, recency)
 
 
-def fit_tfidf_text(histories, num_items, *, texts, recency=0.8, num_neighbours=500):
+def fit_tfidf_text(
+    histories: Histories,
+    num_items: int,
+    *,
+    texts: Sequence[str],
+    recency: float = 0.8,
+    num_neighbours: int = 500,
+) -> ScoreFunction:
     """Items whose texts resemble the user's newest items: cosine of character 1-3-gram TF-IDF.
 
     Args:
@@ -237,7 +253,7 @@ def _weighted_history(neighbours, popularity, recency):
 
 
 #: name -> function; `tfidf_text` needs the texts
-BASELINES = {
+BASELINES: dict[str, Callable[..., ScoreFunction]] = {
     "popularity": fit_popularity,
     "recent_popularity": fit_recent_popularity,
     "item_knn": fit_item_knn,

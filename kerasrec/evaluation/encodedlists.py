@@ -1,6 +1,6 @@
 """Turns recommendation tables into integers for the metrics."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,12 +27,12 @@ class EncodedLists(NamedTuple):
     num_train_users: int
     users_not_in_test: int
 
-    def pairs(self, user, item):
+    def pairs(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         """One integer per (user, item)."""
         return user.astype(np.int64) * len(self.item_names) + item
 
 
-def encode_lists(recs, test, train, catalogue):
+def encode_lists(recs: Any, test: Any, train: Any, catalogue: Any) -> EncodedLists:
     """Check the tables of `metrics.score_recommendations` and turn them into `EncodedLists`.
 
     Ids are compared as strings.

@@ -4,13 +4,18 @@ import difflib
 import json
 import logging
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from kerasrec.data.events import PASSIVE_EVENTS
+from kerasrec.data.histories import Histories
+from kerasrec.data.interactions import Interactions, Items
 from kerasrec.evaluation.baselines import BASELINES
 from kerasrec.evaluation.metrics import mean_and_error, paired_bootstrap, score_recommendations
 from kerasrec.evaluation.toplists import recommend_top_k
@@ -56,11 +61,11 @@ class Evaluation:
     k: int
 
     @property
-    def models(self):
+    def models(self) -> list[str]:
         """Names of the models, in the order given."""
         return list(self.per_user)
 
-    def value(self, model, metric, k=None):
+    def value(self, model: str, metric: str, k: int | None = None) -> tuple[float, float]:
         """`(value, standard error)` of one figure; k defaults to the evaluation's own."""
         table, k = self.table, self.k if k is None else k
         row = table[(table["model"] == model) & (table["metric"] == metric) & (table["k"] == k)]
@@ -68,7 +73,7 @@ class Evaluation:
             raise KeyError(f"no {metric}@{k} of {model!r}; models: {', '.join(self.models)}")
         return float(row["value"].iloc[0]), float(row["se"].iloc[0])
 
-    def summary(self):
+    def summary(self) -> str:
         """One or two sentences: the first model's figures, and how it stands to the best other."""
         first, k = self.models[0], self.k
         ndcg, error = self.value(first, "ndcg")
@@ -91,7 +96,7 @@ class Evaluation:
             f"{clear}."
         )
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Everything but lists and per-user values, ready for JSON (NaN becomes None)."""
         figures = {
             name: {
@@ -109,14 +114,14 @@ class Evaluation:
             **{name: _records(getattr(self, name)) for name in frames},
         }
 
-    def to_json(self, path):
+    def to_json(self, path: str | Path) -> Path:
         """Write `to_dict` to a file and return its path."""
         path = Path(path)
         text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
         path.write_text(text + "\n", encoding="utf-8")
         return path
 
-    def to_rich(self, width=None):
+    def to_rich(self, width: int | None = None) -> Any:
         """The main figures as a `rich.table.Table`, the best of each accuracy column in bold.
 
         Args:
@@ -132,7 +137,7 @@ class Evaluation:
         errors = table.pivot(index="model", columns="metric", values="se").loc[self.models]
         users = self.counts[self.models[0]]["users"]
         title = f"{users:,} test users, whole catalogue ranked, lists of {self.k}"
-        style = {"box": None, "pad_edge": False, "padding": (0, _GAP, 0, 0)}
+        style: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, _GAP, 0, 0)}
         out = Table(title=title, title_justify="left", header_style="bold", **style)
         out.add_column("model", overflow="fold")
         columns = [[escape(name) for name in self.models]]
@@ -155,7 +160,16 @@ class Evaluation:
         return out
 
 
-def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=None):
+def evaluate(
+    models: Mapping[str, pd.DataFrame | Callable[[Histories, int], pd.DataFrame]],
+    test: Interactions | pd.DataFrame,
+    *,
+    histories: Histories,
+    train: Interactions | pd.DataFrame,
+    items: Items,
+    ks: Iterable[int] = (5, 10, 20),
+    vectors: np.ndarray | None = None,
+) -> Evaluation:
     """Judge models side by side: full ranking, every test user, the rules of `metrics`.
 
     Args:
@@ -228,7 +242,7 @@ def evaluate(models, test, *, histories, train, items, ks=(5, 10, 20), vectors=N
 
 def _chosen(test):
     """The test without what users did not choose; a plain table is taken as it is."""
-    if not hasattr(test, "frame") or not len(test):
+    if not isinstance(test, Interactions) or not len(test):
         return test
     keep = (test.frame["weight"] > 0) & ~test.frame["event"].isin(PASSIVE_EVENTS)
     if not keep.any():
@@ -261,7 +275,15 @@ def _check_not_known(counts):
         )
 
 
-def run_baselines(train, histories, items, *, k=20, texts=None, names=None):
+def run_baselines(
+    train: Histories,
+    histories: Histories,
+    items: Items,
+    *,
+    k: int = 20,
+    texts: Sequence[str] | None = None,
+    names: Iterable[str] | None = None,
+) -> dict[str, pd.DataFrame]:
     """Fit the baselines and write their lists.
 
     Args:
@@ -299,7 +321,7 @@ def run_baselines(train, histories, items, *, k=20, texts=None, names=None):
     return lists
 
 
-def bucket_of(values, edges):
+def bucket_of(values: ArrayLike, edges: Sequence[int]) -> pd.Categorical:
     """Label of the group of every value.
 
     Args:

@@ -19,13 +19,16 @@ place and is never relevant; lists of users outside the test set are ignored.
 """
 
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import sparse
 
+from kerasrec.data.interactions import Interactions, Items
 from kerasrec.evaluation.encodedlists import encode_lists
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ class Scores:
     errors: dict
     counts: dict
 
-    def table(self):
+    def table(self) -> pd.DataFrame:
         """Tidy DataFrame `metric, k, value, se`, one row per figure."""
         names = [name.split("@") for name in self.values]
         return pd.DataFrame(
@@ -69,8 +72,15 @@ class Scores:
 
 
 def score_recommendations(
-    recs, test, *, train=None, ks=(5, 10, 20), catalogue=None, vectors=None, categories=None
-):
+    recs: pd.DataFrame,
+    test: Interactions | pd.DataFrame,
+    *,
+    train: Interactions | pd.DataFrame | None = None,
+    ks: Iterable[int] = (5, 10, 20),
+    catalogue: Items | Sequence[str] | np.ndarray | None = None,
+    vectors: np.ndarray | None = None,
+    categories: ArrayLike | None = None,
+) -> Scores:
     """Compare recommendation lists with what the users did next.
 
     Args:
@@ -137,7 +147,7 @@ def score_recommendations(
     )
 
 
-def mean_and_error(values):
+def mean_and_error(values: ArrayLike) -> tuple[float, float]:
     """Mean and its standard error of a 1-d array; (0, 0) for an empty one, error 0 for one value.
 
     >>> mean_and_error([1.0, 0.0, 1.0, 0.0])
@@ -150,7 +160,7 @@ def mean_and_error(values):
     return float(values.mean()), float(spread / len(values) ** 0.5)
 
 
-def gini(counts):
+def gini(counts: ArrayLike) -> float:
     """Gini index of non-negative counts: 0 when all are equal (or nothing is counted).
 
     >>> gini([3, 3, 3]), round(gini([0, 0, 0, 4]), 2)
@@ -163,7 +173,9 @@ def gini(counts):
     return float((weight * counts).sum() / (len(counts) * counts.sum()))
 
 
-def ranks_of_targets(scores, targets, *, exclude=None):
+def ranks_of_targets(
+    scores: ArrayLike, targets: ArrayLike, *, exclude: ArrayLike | None = None
+) -> np.ndarray:
     """Rank of each row's target among all items, without sorting.
 
     The order is that of the recommendation lists: score descending, equal scores by item index
@@ -206,7 +218,7 @@ def ranks_of_targets(scores, targets, *, exclude=None):
     return np.where(np.isneginf(own[:, 0]), scores.shape[1], ahead + 1)
 
 
-def ndcg_from_ranks(ranks, k):
+def ndcg_from_ranks(ranks: ArrayLike, k: int) -> np.ndarray:
     """NDCG@k of each row with one target at this rank: `1 / log2(rank + 1)`, 0 beyond k.
 
     >>> ndcg_from_ranks(np.array([1, 3, 11]), 10).tolist()
@@ -216,7 +228,7 @@ def ndcg_from_ranks(ranks, k):
     return np.where(ranks <= k, 1 / np.log2(ranks + 1.0), 0.0)
 
 
-def recall_from_ranks(ranks, k):
+def recall_from_ranks(ranks: ArrayLike, k: int) -> np.ndarray:
     """Recall@k (= hit rate) of each row with one target at this rank: 1.0 or 0.0.
 
     >>> recall_from_ranks([1, 11], 10).tolist()
@@ -234,7 +246,9 @@ class Comparison(NamedTuple):
     p_value: float
 
 
-def paired_bootstrap(per_user_a, per_user_b, *, samples=2000, seed=0):
+def paired_bootstrap(
+    per_user_a: ArrayLike, per_user_b: ArrayLike, *, samples: int = 2000, seed: int = 0
+) -> Comparison:
     """Is model a better than model b? Resamples the users of both together.
 
     Args:
@@ -252,9 +266,9 @@ def paired_bootstrap(per_user_a, per_user_b, *, samples=2000, seed=0):
     >>> paired_bootstrap([1, 1, 1, 0], [0, 0, 0, 0]).difference
     0.75
     """
-    both_named = isinstance(per_user_a, pd.Series) and isinstance(per_user_b, pd.Series)
-    if both_named and len(per_user_a) == len(per_user_b):
-        per_user_b = per_user_b.reindex(per_user_a.index)
+    if isinstance(per_user_a, pd.Series) and isinstance(per_user_b, pd.Series):
+        if len(per_user_a) == len(per_user_b):
+            per_user_b = per_user_b.reindex(per_user_a.index)
     a, b = np.asarray(per_user_a, float), np.asarray(per_user_b, float)
     if a.shape != b.shape or not len(a) or np.isnan(a).any() or np.isnan(b).any():
         raise ValueError(

@@ -3,9 +3,11 @@
 import io
 import re
 import warnings
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from rich.cells import cell_len, set_cell_size
 
@@ -40,7 +42,9 @@ _STYLE = {
 }
 
 
-def model_bars(table, models, k, metrics=("ndcg", "recall")):
+def model_bars(
+    table: pd.DataFrame, models: Sequence[str], k: int, metrics: Sequence[str] = ("ndcg", "recall")
+) -> str:
     """Horizontal bars with error bars, one panel per metric.
 
     Args:
@@ -74,7 +78,7 @@ def model_bars(table, models, k, metrics=("ndcg", "recall")):
     return _svg(draw, 9.2, 0.7 + 0.42 * max(len(models), 2))
 
 
-def training_curves(history):
+def training_curves(history: pd.DataFrame) -> str | None:
     """Loss and validation quality by epoch, the best epoch marked.
 
     Args:
@@ -116,7 +120,7 @@ def training_curves(history):
     return _svg(draw, 9.2, 3.0)
 
 
-def strategy_curves(steps):
+def strategy_curves(steps: pd.DataFrame) -> str:
     """Quality of a replay step by step, one line per strategy.
 
     Args:
@@ -145,7 +149,7 @@ def strategy_curves(steps):
     return _alone(_svg(draw, 9.2, 3.4))
 
 
-def drift_curves(table):
+def drift_curves(table: pd.DataFrame) -> str:
     """What `drift` found, period by period: accuracy, new things, distances, calibration.
 
     Args:
@@ -189,7 +193,7 @@ def drift_curves(table):
     return _alone(_svg(draw, 9.2, 5.4))
 
 
-def groups(table, models, metric, xlabel):
+def groups(table: pd.DataFrame, models: Sequence[str], metric: str, xlabel: str) -> str | None:
     """One metric by group, a line per model; groups below `SMALLEST_GROUP` stay out.
 
     Args:

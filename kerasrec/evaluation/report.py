@@ -1,14 +1,19 @@
 """One self-contained HTML page about an evaluation, with its figures and lists beside it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from kerasrec.data.histories import Histories
+from kerasrec.data.interactions import Items
 from kerasrec.data.tables import write_table
 from kerasrec.evaluation import pages, plots
+from kerasrec.evaluation.evaluation import Evaluation
 
 NUM_EXAMPLES = 12
 SHOWN_HISTORY, SHOWN_LIST = 8, 10
@@ -33,15 +38,15 @@ _WITH_ERROR = ("ndcg", "recall", "mrr")
 
 
 def write_report(
-    evaluation,
-    folder,
+    evaluation: Evaluation,
+    folder: str | Path,
     *,
-    training_history=None,
-    items=None,
-    histories=None,
-    lists=None,
-    manifest=None,
-):
+    training_history: pd.DataFrame | None = None,
+    items: Items | None = None,
+    histories: Histories | None = None,
+    lists: pd.DataFrame | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> Path:
     """Write `report.html`, `metrics.json`, `per_user.csv.gz` and `recommendations.csv.gz`.
 
     Args:

@@ -4,11 +4,21 @@ A recommendation table is long: `user_id, item_id, rank, score`, rank from 1. It
 padding: score matrices have `num_items + 1` columns and column 0 is never listed.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+
+from kerasrec.data.histories import Histories
+from kerasrec.data.interactions import Items
+
+#: gives the scores of users, `(num_users, num_items + 1)`, column 0 is padding, higher is better
+ScoreFunction: TypeAlias = Callable[[Histories], Any]
 
 
-def top_k(scores, k):
+def top_k(scores: ArrayLike, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The best `k` items of every row: score descending, equal scores by item index ascending.
 
     Args:
@@ -49,7 +59,15 @@ def top_k(scores, k):
     return index, best
 
 
-def recommend_top_k(score, histories, items, *, k, keep_seen=False, batch_size=1024):
+def recommend_top_k(
+    score: ScoreFunction,
+    histories: Histories,
+    items: Items | Sequence[str] | np.ndarray,
+    *,
+    k: int,
+    keep_seen: bool = False,
+    batch_size: int = 1024,
+) -> pd.DataFrame:
     """Recommendation table for every user of `histories`, in their order.
 
     Args:

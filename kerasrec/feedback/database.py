@@ -25,6 +25,9 @@ except ModuleNotFoundError as missing:
         "the feedback store needs sqlalchemy, which is missing. "
         "Run: pip install 'kerasrec[feedback]'"
     ) from missing
+from collections.abc import Iterator
+from typing import Any
+
 from sqlalchemy.dialects import postgresql, sqlite
 
 FORMAT = "1"
@@ -106,29 +109,29 @@ class Database(NamedTuple):
     id: str
 
     @property
-    def is_sqlite(self):
+    def is_sqlite(self) -> bool:
         """False on PostgreSQL."""
         return self.engine.dialect.name == "sqlite"
 
     @contextlib.contextmanager
-    def reading(self):
+    def reading(self) -> Iterator[sa.Connection]:
         """A connection that sees one state of the store."""
         with explained(self.name), self.engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
-    def writing(self):
+    def writing(self) -> Iterator[sa.Connection]:
         """A transaction; one writer at a time, so that the order of `seq` is that of commits."""
         with explained(self.name), _write_transaction(self.engine) as connection:
             yield connection
 
-    def insert_events(self):
+    def insert_events(self) -> Any:
         """INSERT INTO feedback_events that passes over an event id that is there already."""
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
         statement = insert(EVENTS).on_conflict_do_nothing(index_elements=["event_id"])
         return statement.execution_options(preserve_rowcount=True)  # how many of them are new
 
-    def needs_checkpoint(self):
+    def needs_checkpoint(self) -> bool:
         """Whether SQLite's log has grown so long that it should be moved into the file."""
         if not self.is_sqlite:
             return False
@@ -137,12 +140,13 @@ class Database(NamedTuple):
         except OSError:
             return False
 
-    def checkpoint(self):
+    def checkpoint(self) -> None:
         """Move SQLite's log into the file; readers and writers go on meanwhile."""
         with explained(self.name), contextlib.closing(self.engine.raw_connection()) as connection:
-            connection.driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            driver: Any = connection.driver_connection
+            driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
-    def scrub(self):
+    def scrub(self) -> bool:
         """Overwrite what was deleted: SQLite's file and its log hold none of it afterwards.
 
         PostgreSQL uses the space again; its own tools (VACUUM FULL, backups) decide when the
@@ -152,7 +156,7 @@ class Database(NamedTuple):
             False where a reader of another process kept the log of SQLite in use.
         """
         with explained(self.name), contextlib.closing(self.engine.raw_connection()) as connection:
-            driver = connection.driver_connection
+            driver: Any = connection.driver_connection
             if self.is_sqlite:
                 driver.execute("VACUUM")  # secure_delete leaves copies in moved parts of pages
                 return driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
@@ -165,7 +169,7 @@ class Database(NamedTuple):
             return True
 
 
-def open_database(url, *, create=True):
+def open_database(url: str | os.PathLike[str], *, create: bool = True) -> Database:
     """Open a store, and make its tables where they are missing.
 
     Args:
@@ -179,11 +183,12 @@ def open_database(url, *, create=True):
         ImportError: the driver of PostgreSQL is missing.
         ValueError: a URL of another kind.
     """
-    url = parse_url(url)
-    name = url.database if _is_file(url) else url.render_as_string(hide_password=True)
-    if _is_file(url):
-        _check_file(Path(url.database), create)
-    engine = _make_engine(url)
+    parsed = parse_url(url)
+    path = parsed.database or ""
+    name = path if _is_file(parsed) else parsed.render_as_string(hide_password=True)
+    if _is_file(parsed):
+        _check_file(Path(path), create)
+    engine = _make_engine(parsed)
     try:
         with explained(name):
             settings = _make_tables(engine, name, create)
@@ -193,7 +198,7 @@ def open_database(url, *, create=True):
     return Database(engine, name, settings["salt"], settings["id"])
 
 
-def parse_url(url):
+def parse_url(url: str | os.PathLike[str]) -> sa.URL:
     """SQLAlchemy's URL of a path or of one of the two kinds of URL.
 
     >>> parse_url("feedback.db"), parse_url("postgres://me@host/shop").drivername
@@ -347,7 +352,7 @@ def _read_settings(engine):
 
 
 @contextlib.contextmanager
-def explained(name):
+def explained(name: str) -> Iterator[None]:
     """Turn what a driver says into one sentence: what was expected, what came, what to do."""
     try:
         yield

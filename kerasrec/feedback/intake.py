@@ -4,17 +4,20 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kerasrec.checks import did_you_mean
+from kerasrec.data.cleaningreport import CleaningReport
 from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import MISSING_IDS, read_interaction_table
-from kerasrec.data.tables import FrameTable
+from kerasrec.data.tables import FrameTable, Table
 from kerasrec.data.timestamps import FIRST_SECOND, LAST_SECOND, read_moment
 
 #: fields of a stored event, beside its seq
@@ -36,7 +39,7 @@ MAX_LENGTH = 256  # of an id; an index entry of PostgreSQL ends at 2,700 bytes
 _TABLE = event_table()
 
 
-def event_rows(events, *, now=None):
+def event_rows(events: Any, *, now: int | None = None) -> list[dict[str, Any]]:
     """Rows to store, from anything that `FeedbackStore.add` takes.
 
     Args:
@@ -98,7 +101,7 @@ def _row(event, number, now):
     return row
 
 
-def event_id(row):
+def event_id(row: Mapping[str, Any]) -> str:
     """The id of an event that has none of its own: 32 hex digits, the same for the same content.
 
     Content is user, item, event, time (seconds), value and request id, so an event that is sent
@@ -237,7 +240,14 @@ class _WithExtras:
         return data, report
 
 
-def table_rows(table, *, columns=None, on_bad="error", event_weights=None, now=None):
+def table_rows(
+    table: Table,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    on_bad: str = "error",
+    event_weights: Mapping[str, float | str | None] | None = None,
+    now: int | None = None,
+) -> tuple[list[dict[str, Any]], CleaningReport]:
     """Rows to store, from a table that `kerasrec.data.tables.open_table` has opened.
 
     Args:

@@ -5,9 +5,12 @@ Every event is read once. Users and items are kept as hashes, 30 bytes an event 
 
 import logging
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from kerasrec.data.histories import EVENT_CODES, Histories
 
@@ -28,8 +31,9 @@ class RecentLog:
         most: events kept at most, the newest.
     """
 
-    def __init__(self, most=MOST_EVENTS):
-        self._most, self._erasures = most, []
+    def __init__(self, most: int = MOST_EVENTS) -> None:
+        self._most = most
+        self._erasures: list[Any] = []
         self._clear()
 
     def __len__(self):
@@ -41,15 +45,15 @@ class RecentLog:
         self._seq = self._count = 0
 
     @property
-    def state(self):
+    def state(self) -> tuple[int, int]:
         """See the class."""
         return len(self._erasures), self._count
 
-    def erased_since(self, time):
+    def erased_since(self, time: int) -> int:
         """Number of events of users that were forgotten later than a time, UTC seconds."""
         return sum(erasure.rows for erasure in self._erasures if erasure.timestamp > time)
 
-    def read(self, store, is_over=lambda: False):
+    def read(self, store: Any, is_over: Callable[[], bool] = lambda: False) -> None:
         """Take in what is new; after an erasure everything anew, without who was forgotten.
 
         Args:
@@ -76,7 +80,7 @@ class RecentLog:
             self._columns = [np.concatenate(column)[-self._most :] for column in whole]
             self._count += count
 
-    def histories(self, item_ids):
+    def histories(self, item_ids: ArrayLike) -> Histories:
         """`Histories` of the events of some items.
 
         Args:
@@ -102,7 +106,7 @@ class RecentLog:
         )
 
 
-def told_of(store, manifest):
+def told_of(store: Any, manifest: Any) -> Any:
     """What a version says of a store, the `update` of its manifest; None where it means another.
 
     A store that was restored from a copy has the id of the lost one, but other events under the
@@ -123,12 +127,12 @@ def told_of(store, manifest):
     return told
 
 
-def hashed(ids):
+def hashed(ids: ArrayLike) -> np.ndarray:
     """uint64 of every id; two of a million are the same once in ten million stores."""
     return pd.util.hash_array(np.asarray(ids, object), categorize=False)
 
 
-def pause(began):
+def pause(began: float) -> None:
     """Rest as long as the work since `began` has taken, half a second at most."""
     time.sleep(min(time.perf_counter() - began, 0.5))
 

@@ -33,7 +33,7 @@ class Stats(NamedTuple):
     erasures: int
 
 
-def read_stats(connection):
+def read_stats(connection: sa.Connection) -> Stats:
     """`Stats` of the store; reads all of it once (seconds for millions of events)."""
     counted = sa.select(_COLUMNS.event, sa.func.count()).group_by(_COLUMNS.event)
     types = {event: count for event, count in connection.execute(counted)}

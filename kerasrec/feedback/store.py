@@ -4,8 +4,11 @@ A SQLite file, or a PostgreSQL database when several machines write.
 """
 
 import logging
+import os
 import time
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +20,7 @@ from kerasrec.data.readers import as_categories
 from kerasrec.data.tables import check_output, open_table, write_table
 from kerasrec.feedback.database import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
 from kerasrec.feedback.intake import event_rows, table_rows
-from kerasrec.feedback.stats import read_stats
+from kerasrec.feedback.stats import Stats, read_stats
 from kerasrec.feedback.writer import Added, Erased, Writer
 
 log = logging.getLogger(__name__)
@@ -84,7 +87,7 @@ class FeedbackStore:
     ['甲']
     """
 
-    def __init__(self, url, *, create=True):
+    def __init__(self, url: str | os.PathLike[str], *, create: bool = True) -> None:
         self._database = open_database(url, create=create)
         self._writer = Writer(self._database)
         latest = sa.select(*(_COLUMNS[name] for name in StoredEvent._fields)).where(
@@ -103,23 +106,25 @@ class FeedbackStore:
         return f"FeedbackStore({self.name})"
 
     @property
-    def name(self):
+    def name(self) -> str:
         """Path or URL, without a password."""
         return self._database.name
 
     @property
-    def id(self):
+    def id(self) -> str:
         """What tells it from other stores: the same by whatever path or URL it is opened."""
         return self._database.id
 
-    def close(self):
+    def close(self) -> None:
         """Write what is waiting and let go of the database."""
         self._writer.close()
         self._database.engine.dispose()
 
     # --- writing ---
 
-    def add(self, events):
+    def add(
+        self, events: Sequence[dict[str, Any]] | dict[str, Any] | pd.DataFrame | Interactions
+    ) -> Added:
         """Store events; they survive a crash and a power cut when this returns.
 
         All of them are stored or, when one is malformed, none. What several threads add at once
@@ -144,14 +149,25 @@ class FeedbackStore:
         """
         return self.submit(events).result()
 
-    def submit(self, events):
+    def submit(
+        self, events: Sequence[dict[str, Any]] | dict[str, Any] | pd.DataFrame | Interactions
+    ) -> Future[Added]:
         """As `add`, but returns a `concurrent.futures.Future` of `Added` at once.
 
         Malformed events are still refused here; the rows are durable when the future is done.
         """
         return self._writer.submit(event_rows(events))
 
-    def add_served(self, user_id, item_ids, *, request_id, model, version, timestamp=None):
+    def add_served(
+        self,
+        user_id: str,
+        item_ids: Iterable[str],
+        *,
+        request_id: str | None,
+        model: str | None,
+        version: int | None,
+        timestamp: Any = None,
+    ) -> Future[Added]:
         """Store a list that was served, as impressions; returns a future as `submit` does.
 
         Args:
@@ -161,7 +177,7 @@ class FeedbackStore:
             model, version: what made the list.
             timestamp: when; None = now.
         """
-        shared = dict(user_id=user_id, event="impression", request_id=request_id)
+        shared: dict[str, Any] = dict(user_id=user_id, event="impression", request_id=request_id)
         shared |= dict(model=model, version=version, timestamp=timestamp)
         events = [
             {**shared, "item_id": item, "position": position}
@@ -171,14 +187,14 @@ class FeedbackStore:
 
     def import_file(
         self,
-        paths,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        columns=None,
-        encoding="utf-8",
-        on_bad="error",
-        event_weights=None,
-        progress=False,
-    ):
+        columns: Mapping[str, str | None] | None = None,
+        encoding: str = "utf-8",
+        on_bad: str = "error",
+        event_weights: Mapping[str, float | str | None] | None = None,
+        progress: bool = False,
+    ) -> Added:
         """Store the events of csv, csv.gz or parquet files; interrupted, it is simply run again.
 
         Columns are found as by `read_interactions`; a time column is needed. Columns named
@@ -228,7 +244,7 @@ class FeedbackStore:
                 bar.update(len(part))
         return added
 
-    def forget(self, user_id):
+    def forget(self, user_id: str) -> int:
         """Delete everything of a user, also from the disk, and refuse it when it is sent again.
 
         Kept is that somebody was forgotten, when and how many rows, with a salted hash that knows
@@ -262,7 +278,9 @@ class FeedbackStore:
 
     # --- reading ---
 
-    def latest(self, user_id, limit=200, *, since=None, impressions=False):
+    def latest(
+        self, user_id: str, limit: int = 200, *, since: int | None = None, impressions: bool = False
+    ) -> list[StoredEvent]:
         """The newest events of a user, oldest first; a bounded read also among millions.
 
         Args:
@@ -277,7 +295,7 @@ class FeedbackStore:
         kinds = (ACTION, SHOWN) if impressions else (ACTION,)
         return self._newest(user_id, kinds, limit, since)
 
-    def decisions(self, user_id, limit=1000):
+    def decisions(self, user_id: str, limit: int = 1000) -> list[StoredEvent]:
         """The newest purchases and dislikes of a user, however long ago; oldest first.
 
         Returns:
@@ -295,15 +313,15 @@ class FeedbackStore:
     def read(
         self,
         *,
-        after=0,
-        until=None,
-        since=None,
-        before=None,
-        events=None,
-        users=None,
-        order="seq",
-        attribute=True,
-    ):
+        after: int = 0,
+        until: int | None = None,
+        since: int | None = None,
+        before: int | None = None,
+        events: str | Iterable[str] | None = None,
+        users: Iterable[str] | None = None,
+        order: str = "seq",
+        attribute: bool = True,
+    ) -> pd.DataFrame:
         """Events as a table.
 
         Seq numbers grow in the order of commits, so whoever reads `after` the last seq seen misses
@@ -326,15 +344,15 @@ class FeedbackStore:
         if order not in _ORDERS:
             raise ValueError(f"order: expected one of {', '.join(_ORDERS)}. Received: {order!r}.")
         limits = dict(until=until, since=since, before=before)
-        users = [None] if users is None else _in_parts([str(user) for user in users], _USERS)
+        groups = [None] if users is None else _in_parts([str(user) for user in users], _USERS)
         names = _event_names(events)
         parts = [
             part
-            for some in users
+            for some in groups
             for part in self._chunks(_select(attribute, names, some, **limits), after)
         ]
         frame = _frame([row for part in parts for row in part])
-        if order == "seq" and len(users) < 2:
+        if order == "seq" and len(groups) < 2:
             return frame
         return frame.sort_values(_ORDERS[order], kind="stable", ignore_index=True)
 
@@ -350,7 +368,14 @@ class FeedbackStore:
                 return
             after = rows[-1].seq
 
-    def interactions(self, *, impressions=False, order="time", event_weights=None, **limits):
+    def interactions(
+        self,
+        *,
+        impressions: bool = False,
+        order: str = "time",
+        event_weights: Mapping[str, float | str | None] | None = None,
+        **limits: Any,
+    ) -> Interactions:
         """Events as `Interactions`, as `kerasrec.train` takes them.
 
         Args:
@@ -379,11 +404,11 @@ class FeedbackStore:
         report = CleaningReport(len(frame))
         return Interactions(pd.DataFrame(columns), dict(zip(names, names, strict=True)), report)
 
-    def last_seq(self):
+    def last_seq(self) -> int:
         """The largest seq; 0 in an empty store."""
         return self._scalar(sa.func.max(_COLUMNS.seq)) or 0
 
-    def newest(self):
+    def newest(self) -> int | None:
         """The newest timestamp, UTC seconds; None in an empty store."""
         return self._scalar(sa.func.max(_COLUMNS.timestamp))
 
@@ -391,19 +416,19 @@ class FeedbackStore:
         with self._database.reading() as connection:
             return connection.execute(sa.select(value)).scalar_one()
 
-    def stats(self):
+    def stats(self) -> Stats:
         """`stats.Stats`: counts, and how often lists were clicked, by version, position."""
         with self._database.reading() as connection:
             return read_stats(connection)
 
-    def erasures(self):
+    def erasures(self) -> list[Erasure]:
         """Who was forgotten, without names: list of `Erasure`, oldest first."""
         columns = ERASURES.c.timestamp, ERASURES.c.rows, ERASURES.c.first_seq
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(*columns).order_by(ERASURES.c.id)).all()
         return [Erasure(*row) for row in rows]
 
-    def export_file(self, path):
+    def export_file(self, path: str | os.PathLike[str]) -> int:
         """Write all events as csv, csv.gz or parquet; `import_file` reads the same store from it.
 
         Returns:

@@ -5,12 +5,15 @@ What a shop expects of such lists is `Rules`. No TensorFlow here.
 
 import time
 import uuid
-from typing import NamedTuple
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import Histories
+from kerasrec.feedback.store import FeedbackStore
+from kerasrec.feedback.writer import Added
 
 
 class Rules(NamedTuple):
@@ -29,7 +32,7 @@ class Rules(NamedTuple):
     keep_seen: bool = False
     events: int = 200
 
-    def check(self):
+    def check(self) -> "Rules":
         """Raise ValueError unless they make sense; gives back the rules."""
         if not 1 <= self.events <= 1000:
             raise ValueError(
@@ -54,7 +57,7 @@ class Question(NamedTuple):
     keep_seen: bool
     now: int
 
-    def inputs(self):
+    def inputs(self) -> dict[str, np.ndarray]:
         """Arrays of one row for the signature `recommend`; now stands beside the id ""."""
         return {
             "history": np.array([[*self.history, ""]], object),
@@ -65,7 +68,9 @@ class Question(NamedTuple):
         }
 
 
-def make_question(store, user, rules=_RULES, *, now=None):
+def make_question(
+    store: FeedbackStore, user: str, rules: Rules = _RULES, *, now: int | None = None
+) -> Question:
     """Read what a user did and apply the rules.
 
     Args:
@@ -111,13 +116,13 @@ class Listed(NamedTuple):
     version: int | None
     item_ids: list
     scores: list
-    logged: object = None
+    logged: Future[Added] | None = None
 
-    def table(self):
+    def table(self) -> pd.DataFrame:
         """DataFrame `user_id, item_id, rank, score`; request_id, model and version in its attrs."""
-        columns = {"user_id": self.user, "item_id": self.item_ids}
-        columns |= {"rank": np.arange(1, len(self.item_ids) + 1)}
-        table = pd.DataFrame(columns | {"score": np.array(self.scores, np.float32)})
+        ranks, scores = np.arange(1, len(self.item_ids) + 1), np.array(self.scores, np.float32)
+        columns = {"user_id": self.user, "item_id": self.item_ids, "rank": ranks, "score": scores}
+        table = pd.DataFrame(columns)
         table.attrs.update(request_id=self.request_id, model=self.model, version=self.version)
         return table
 
@@ -138,11 +143,11 @@ class LiveLists:
     >>> lists.recommend("u1", k=3)                                            # doctest: +SKIP
     """
 
-    def __init__(self, model, store, rules=_RULES):
+    def __init__(self, model: Any, store: FeedbackStore, rules: Rules = _RULES) -> None:
         self.store, self.rules = store, rules.check()
         self._ask = _asking(model) if hasattr(model, "recommend") else model
 
-    def recommend(self, user, k=10, *, log=True):
+    def recommend(self, user: str, k: int = 10, *, log: bool = True) -> pd.DataFrame:
         """The best items for a user now.
 
         Args:
@@ -159,7 +164,7 @@ class LiveLists:
             listed.logged.result()
         return listed.table()
 
-    def listed(self, user, k=10, *, log=True):
+    def listed(self, user: str, k: int = 10, *, log: bool = True) -> Listed:
         """The same as `Listed`, without waiting until the impressions are stored."""
         user = str(user)
         question = make_question(self.store, user, self.rules)
@@ -167,10 +172,16 @@ class LiveLists:
         listed = Listed(uuid.uuid4().hex, user, model, version, item_ids, scores)
         return self.log(listed) if log else listed
 
-    def log(self, listed):
+    def log(self, listed: Listed) -> Listed:
         """Store a `Listed` as impressions; gives it back with the future of their storing."""
-        facts = dict(request_id=listed.request_id, model=listed.model, version=listed.version)
-        return listed._replace(logged=self.store.add_served(listed.user, listed.item_ids, **facts))
+        logged = self.store.add_served(
+            listed.user,
+            listed.item_ids,
+            request_id=listed.request_id,
+            model=listed.model,
+            version=listed.version,
+        )
+        return listed._replace(logged=logged)
 
 
 def _asking(recommender):

@@ -5,9 +5,9 @@ import logging
 import queue
 import threading
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kerasrec.feedback.database import ERASURES, sa
+from kerasrec.feedback.database import ERASURES, Database, sa
 
 log = logging.getLogger(__name__)
 #: events of a transaction beyond which no further batch joins it
@@ -36,19 +36,19 @@ class Writer:
         database: `Database`.
     """
 
-    def __init__(self, database):
+    def __init__(self, database: Database) -> None:
         self._database = database
         self._insert = database.insert_events()
-        self._jobs = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._thread = None
-        self._checkpoint = None  # the thread of one under way
+        self._thread: threading.Thread | None = None
+        self._checkpoint: threading.Thread | None = None  # the thread of one under way
         self._closed = False
         self._erased = Erased(database.salt)
 
-    def submit(self, rows):
+    def submit(self, rows: list[dict[str, Any]]) -> Future[Added]:
         """A future of `Added`, done when the rows are on the disk; all of them or none."""
-        future = Future()
+        future: Future[Added] = Future()
         with self._lock:
             if self._closed:
                 raise ValueError(f"{self._database.name}: this store is closed. Open it again.")
@@ -60,7 +60,7 @@ class Writer:
             self._jobs.put((rows, future))
         return future
 
-    def close(self):
+    def close(self) -> None:
         """Write what is waiting, then end the thread."""
         with self._lock:
             self._closed = True
@@ -135,16 +135,16 @@ class Writer:
 class Erased:
     """Who was forgotten and when, by hash; read again when another process has added to it."""
 
-    def __init__(self, salt):
+    def __init__(self, salt: str) -> None:
         self._salt = salt
         self._last = 0
-        self._until = {}
+        self._until: dict[str, int] = {}
 
-    def hash_of(self, user_id):
+    def hash_of(self, user_id: str) -> str:
         """What the store keeps of a user who is to be forgotten."""
         return hashlib.sha256(f"{self._salt}:{user_id}".encode()).hexdigest()
 
-    def refresh(self, connection):
+    def refresh(self, connection: sa.Connection) -> None:
         """Read the erasures that are new."""
         columns = ERASURES.c.id, ERASURES.c.user_hash, ERASURES.c.timestamp
         new = sa.select(*columns).where(ERASURES.c.id > self._last).order_by(ERASURES.c.id)
@@ -152,7 +152,7 @@ class Erased:
             self._until[user] = max(timestamp, self._until.get(user, 0))
             self._last = number
 
-    def without(self, rows):
+    def without(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows that were not erased."""
         if not self._until:
             return rows

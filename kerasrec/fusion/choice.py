@@ -4,10 +4,15 @@ By held-out events of the users (`choose_fusion`), or by events as a server meet
 the other (`choose_live`). No TensorFlow here.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
+from kerasrec.data.histories import Histories
 from kerasrec.fusion import recency
 from kerasrec.fusion.fusion import Fusion, fit_again
+from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.weights import (
     TINY,
     FitData,
@@ -39,7 +44,14 @@ _OF_CANDIDATES = ("items", "shares", "is_new", "prior", "scorer", "real", "hits"
 _BLOCK_CELLS = 2**25  # scores of a block of users at most
 
 
-def choose_fusion(ranker, validation, tables, moments, *, k=10):
+def choose_fusion(
+    ranker: Any,
+    validation: Any,
+    tables: Mapping[str, Sequence[NeighbourTable]],
+    moments: recency.Moments,
+    *,
+    k: int = 10,
+) -> tuple[Fusion, dict[str, float]]:
     """Choose decays, mixture and weights on validation.
 
     The decays are those with which a table ranks best on its own. The mixture starts where it makes
@@ -75,8 +87,17 @@ def choose_fusion(ranker, validation, tables, moments, *, k=10):
 
 
 def choose_live(
-    ranker, log, validation, times, tables, chosen, text_vectors=None, *, before=None, k=10
-):
+    ranker: Any,
+    log: Histories,
+    validation: Any,
+    times: np.ndarray,
+    tables: Mapping[str, NeighbourTable],
+    chosen: Mapping[str, int] | None,
+    text_vectors: np.ndarray | None = None,
+    *,
+    before: tuple[Fusion, int] | None = None,
+    k: int = 10,
+) -> tuple[Fusion, dict[str, float]] | None:
     """Choose the weights for lists that are asked for at the moment of each event.
 
     Every event is predicted from what its user did before it, from neighbour tables of the events
@@ -111,7 +132,8 @@ def choose_live(
     asked = np.minimum(moments.of(times), len(moments.starts) - 2)
     popular_weights = _fit_prior(moments, asked, validation)
     prior = moments.prior(popular_weights)
-    lengths, collected = validation.histories.lengths, []
+    lengths = validation.histories.lengths
+    collected: list[FitData] = []
     for part in np.array_split(np.arange(len(times)), LIVE_BLOCKS):
         known = log.where(log.timestamps < times[part[0]])
         names = [name for name in tables if name != "text" or not collected]

@@ -10,11 +10,15 @@ weights are chosen on validation (`choice`). A user without a history is answere
 of its own, fitted without the other parts. No TensorFlow here; `versions.graph` has the graph.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kerasrec.fusion import neighbours, recency
+from kerasrec.data.histories import Histories
+from kerasrec.fusion import neighbours
+from kerasrec.fusion.neighbours import NeighbourTable
+from kerasrec.fusion.recency import Counts, Recency
 from kerasrec.fusion.weights import TINY
 
 #: the neighbour tables that can be fused with the model
@@ -49,12 +53,12 @@ class Fusion(NamedTuple):
     first: np.ndarray
     prior: np.ndarray
     popular: np.ndarray
-    recency: recency.Recency
+    recency: Recency
 
     @classmethod
-    def alone(cls, num_items, popular=None):
+    def alone(cls, num_items: int, popular: np.ndarray | None = None) -> "Fusion":
         """The model alone; `popular` are the scores for users without a history."""
-        counts = recency.Counts.none(num_items, 0)
+        counts = Counts.none(num_items, 0)
         no_weights = np.zeros(len(counts.features()))
         nothing = np.zeros(num_items + 1, np.float32)
         return cls(
@@ -68,17 +72,21 @@ class Fusion(NamedTuple):
             first=np.zeros(num_items + 1, np.int32),
             prior=nothing[None],
             popular=nothing if popular is None else popular,
-            recency=recency.Recency(counts, no_weights, no_weights),
+            recency=Recency(counts, no_weights, no_weights),
         )
 
-    def chosen(self, fitted):
+    def chosen(self, fitted: Mapping[str, Sequence[NeighbourTable]]) -> dict[str, int]:
         """Name -> which of the tables that `fit_tables` gave was chosen, a place in its list."""
         return {
             name: next(i for i, t in enumerate(fitted[name]) if t.weights is table.weights)
             for name, table in self.tables.items()
         }
 
-    def with_tables(self, fitted, again):
+    def with_tables(
+        self,
+        fitted: Mapping[str, Sequence[NeighbourTable]],
+        again: Mapping[str, Sequence[NeighbourTable]],
+    ) -> "Fusion":
         """The same with each table fitted again; `fitted`, `again`: as `fit_tables` gives them."""
         tables = {
             name: again[name][place]._replace(decay=self.tables[name].decay)
@@ -86,7 +94,7 @@ class Fusion(NamedTuple):
         }
         return self._replace(tables=tables)
 
-    def arranged_as(self, other):
+    def arranged_as(self, other: "Fusion") -> "Fusion":
         """The same with the parts in the order of another one that has them all, else as it is.
 
         A part that only the other has counts 0.
@@ -98,7 +106,7 @@ class Fusion(NamedTuple):
             mixture={name: self.mixture.get(name, 0.0) for name in other.mixture},
         )
 
-    def at_end(self, counts):
+    def at_end(self, counts: Counts) -> "Fusion":
         """The same at the end of a longer log: `recency.Counts` of it, see `Recency.at_end`."""
         known = self.recency._replace(counts=counts)
         starts, first, prior, popular = known.at_end(self.starts, self.first, self.prior)
@@ -106,7 +114,7 @@ class Fusion(NamedTuple):
             starts=starts, first=first, prior=prior, popular=popular, recency=known
         )
 
-    def description(self):
+    def description(self) -> dict[str, Any]:
         """Plain data for the manifest: what each part counts."""
         return {
             "fit": self.fit,
@@ -123,7 +131,13 @@ def _short(number):
     return float(f"{number:.7g}")
 
 
-def fit_tables(histories, num_items, text_vectors=None, *, parts=PARTS):
+def fit_tables(
+    histories: Histories,
+    num_items: int,
+    text_vectors: np.ndarray | None = None,
+    *,
+    parts: Sequence[str] = PARTS,
+) -> dict[str, list[NeighbourTable]]:
     """The neighbour tables that the data allows, for validation to choose from.
 
     Args:
@@ -153,7 +167,15 @@ def _fit_tables(histories, num_items, text_vectors, parts, damping):
     return found
 
 
-def fit_again(tables, chosen, histories, num_items, text_vectors=None, *, parts=TABLES):
+def fit_again(
+    tables: Mapping[str, NeighbourTable],
+    chosen: Mapping[str, int] | None,
+    histories: Histories,
+    num_items: int,
+    text_vectors: np.ndarray | None = None,
+    *,
+    parts: Sequence[str] = TABLES,
+) -> dict[str, NeighbourTable]:
     """The tables of a version fitted anew: the same kinds, decays and damping on a longer log.
 
     Args:

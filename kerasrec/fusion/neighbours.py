@@ -7,10 +7,12 @@ scores by weights that validation chooses (`fusion`). No TensorFlow here.
 """
 
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
+
+from kerasrec.data.histories import Histories
 
 log = logging.getLogger(__name__)
 #: EASE inverts an item-by-item matrix, so it is left to catalogues up to this size
@@ -34,7 +36,7 @@ class NeighbourTable(NamedTuple):
     weights: np.ndarray
     decay: float
 
-    def scores(self, histories):
+    def scores(self, histories: Histories) -> np.ndarray:
         """Sum of the neighbours of each history's items: float32 `(num_users, num_items + 1)`.
 
         Negative sums and the padding column are 0.
@@ -50,7 +52,7 @@ class NeighbourTable(NamedTuple):
         return scores
 
 
-def history_weights(histories, num_columns, decay):
+def history_weights(histories: Histories, num_columns: int, decay: float) -> sparse.csr_array:
     """Sparse float32 `(num_users, num_columns)`: `decay ** age` of each item, newest age 0."""
     row, age = _places(histories)
     weight = np.power(decay, age, dtype=np.float32)
@@ -64,7 +66,7 @@ def _places(histories):
     return row, histories.offsets[1:][row] - 1 - np.arange(len(row))
 
 
-def to_table(matrix, *, width, decay):
+def to_table(matrix: Any, *, width: int, decay: float) -> NeighbourTable:
     """Keep the `width` weights of largest size in every row.
 
     Args:
@@ -125,7 +127,14 @@ def _fill_from_sparse(matrix, neighbours, weights):
         first = last
 
 
-def sequential_counts(histories, num_items, *, distance_decay=0.9, backward=0.5, max_distance=10):
+def sequential_counts(
+    histories: Histories,
+    num_items: int,
+    *,
+    distance_decay: float = 0.9,
+    backward: float = 0.5,
+    max_distance: int = 10,
+) -> sparse.csr_array:
     """Distance-weighted co-occurrence, sparse float32 `(num_items + 1, num_items + 1)`.
 
     For every ordered pair of items i, j at distance d <= max_distance in one history
@@ -154,7 +163,9 @@ def sequential_counts(histories, num_items, *, distance_decay=0.9, backward=0.5,
     return forward + behind
 
 
-def normalise_counts(counts, events, *, source_power, target_power):
+def normalise_counts(
+    counts: Any, events: np.ndarray, *, source_power: float, target_power: float
+) -> sparse.csr_array:
     """`C[i, j] / (n_i ** source_power * n_j ** target_power)`, float32, sparse.
 
     Args:
@@ -172,7 +183,7 @@ def normalise_counts(counts, events, *, source_power, target_power):
     return sparse.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
 
 
-def fit_ease(histories, num_items, *, penalty=50.0):
+def fit_ease(histories: Histories, num_items: int, *, penalty: float = 50.0) -> np.ndarray:
     """EASE (Steck 2019): the item-item weights that best rebuild each user's set of items.
 
     Returns:
@@ -193,7 +204,7 @@ def fit_ease(histories, num_items, *, penalty=50.0):
     return weights.astype(np.float32)
 
 
-def text_neighbours(vectors, *, width, power=3.0):
+def text_neighbours(vectors: np.ndarray, *, width: int, power: float = 3.0) -> sparse.csr_array:
     """Items whose texts read alike: `max(cosine, 0) ** power` of the nearest, as rows of a table.
 
     Args:
@@ -215,7 +226,7 @@ def text_neighbours(vectors, *, width, power=3.0):
     return near
 
 
-def nearest_by_cosine(unit, count, *, rows_at_once=1024):
+def nearest_by_cosine(unit: Any, count: int, *, rows_at_once: int = 1024) -> sparse.csr_array:
     """Finds the `count` largest cosines of every item with the others, blocks of rows at a time.
 
     Args:

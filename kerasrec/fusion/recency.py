@@ -6,9 +6,13 @@ events before the moment only. Weights for them are fitted on validation (`fusio
 one number per moment and item, which a server looks up. No TensorFlow here.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from kerasrec.data.histories import Histories
 
 #: seconds in which the say of an event halves: an hour, six, a day, four, sixteen, sixty-four, and
 #: for logs of many years some eight months and three years
@@ -35,13 +39,13 @@ class Counts(NamedTuple):
     total: np.ndarray
 
     @classmethod
-    def none(cls, num_items, time):
+    def none(cls, num_items: int, time: int) -> "Counts":
         """No event yet."""
         half_lives = len(HALF_LIVES) if time else 0
         return cls(time, np.zeros((half_lives, num_items + 1)), np.zeros(num_items + 1))
 
     @classmethod
-    def of(cls, num_items, *histories):
+    def of(cls, num_items: int, *histories: Histories) -> "Counts":
         """All events that users chose in one or more `Histories`, at the newest of them."""
         chosen = [part.where(part.chosen) for part in histories]
         columns = ("items", "timestamps", "values")
@@ -49,7 +53,9 @@ class Counts(NamedTuple):
         until = int(times.max(initial=0))
         return cls.none(num_items, until).after(items, times, weights.astype(float), until=until)
 
-    def after(self, items, times, weights, *, until):
+    def after(
+        self, items: ArrayLike, times: ArrayLike, weights: ArrayLike, *, until: int
+    ) -> "Counts":
         """The counts at a later moment.
 
         Args:
@@ -69,12 +75,12 @@ class Counts(NamedTuple):
             recent[row] = kept + np.bincount(items, weights * 0.5 ** (age / half_life), size)
         return Counts(until, recent, total)
 
-    def features(self):
+    def features(self) -> np.ndarray:
         """float32 `(num_features, num_items + 1)`: recent ones, all, new."""
         parts = [np.log(self.recent + _SMOOTHING), np.log(self.total + 0.5)[None]]
         return np.concatenate([*parts, (self.total == 0)[None]]).astype(np.float32)
 
-    def grown(self, num_items):
+    def grown(self, num_items: int) -> "Counts":
         """The same with `num_items` more items that nobody has chosen yet."""
         pad = (0, num_items)
         return Counts(self.time, np.pad(self.recent, [(0, 0), pad]), np.pad(self.total, pad))
@@ -94,22 +100,22 @@ class Moments(NamedTuple):
     first: np.ndarray
     end: Counts
 
-    def prior(self, weights):
+    def prior(self, weights: ArrayLike) -> np.ndarray:
         """The features in a weighted sum, float32 `(num_moments, num_items + 1)`."""
         return np.asarray(weights, np.float32) @ self.features
 
-    def of(self, times):
+    def of(self, times: ArrayLike) -> np.ndarray:
         """Index of the moment in force at each time (UTC seconds; 0 = unknown: the last one)."""
         index = np.searchsorted(self.starts, times, side="right") - 1
         return np.where(np.asarray(times) > 0, np.maximum(index, 0), len(self.starts) - 1)
 
 
-def most_moments(num_columns):
+def most_moments(num_columns: int) -> int:
     """How many moments there are at most with `num_columns` items, the padding counted."""
     return max(min(MAX_MOMENTS, MAX_CELLS // num_columns), 1)
 
 
-def fit_moments(histories, num_items, *, only_end=False):
+def fit_moments(histories: Histories, num_items: int, *, only_end: bool = False) -> Moments:
     """Follow a log through time.
 
     Args:
@@ -155,12 +161,12 @@ class Recency(NamedTuple):
     weights: np.ndarray
     popular_weights: np.ndarray
 
-    def priors(self):
+    def priors(self) -> tuple[np.ndarray, ...]:
         """`(prior, popular)` at the end of the log, float32 `(num_items + 1,)` each."""
         features = self.counts.features()
         return tuple((weights @ features).astype(np.float32) for weights in self[1:])
 
-    def description(self):
+    def description(self) -> dict[str, dict[str, float]]:
         """Plain data for the manifest: what each feature counts in the two priors."""
         hours = (HALF_LIVES // 3600)[: len(self.weights) - 2]
         names = [*(f"recent, half-life {number} h" for number in hours), "all", "new"]
@@ -170,7 +176,9 @@ class Recency(NamedTuple):
             for prior, weights in priors.items()
         }
 
-    def at_end(self, starts, first, prior):
+    def at_end(
+        self, starts: np.ndarray, first: np.ndarray, prior: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What a server looks up, brought to the end that is known here.
 
         A later end is one more moment: what is known only then is no feature of the moments before.
@@ -196,7 +204,7 @@ class Recency(NamedTuple):
             first = np.where(first == NEVER, NEVER, np.maximum(first - 1, 0))
         return starts.astype(np.int64), first.astype(np.int32), prior, popular
 
-    def after(self, histories):
+    def after(self, histories: Histories) -> tuple["Recency", int]:
         """The same with the events of `Histories` that are later than its end.
 
         Returns:
@@ -209,20 +217,20 @@ class Recency(NamedTuple):
         counts = self.counts.after(newer.items, newer.timestamps, newer.values, until=until)
         return self._replace(counts=counts), len(newer.items)
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write an .npz file."""
         counts = self.counts._asdict()
         np.savez(path, **counts, weights=self.weights, popular_weights=self.popular_weights)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> "Recency":
         """Read what `save` wrote."""
         with np.load(path) as saved:
             counts = Counts(int(saved["time"]), saved["recent"], saved["total"])
             return cls(counts, saved["weights"], saved["popular_weights"])
 
 
-def asked_at_the_end(histories, held_out):
+def asked_at_the_end(histories: Histories, held_out: Histories) -> bool:
     """Whether all held-out events are later than the log, as in a split by time.
 
     Lists are then made once, at the end of the log; else (each user's last events held out) a list
@@ -232,7 +240,7 @@ def asked_at_the_end(histories, held_out):
     return bool(known and held_out.timestamps.min() >= histories.timestamps.max())
 
 
-def newest_times(histories):
+def newest_times(histories: Histories) -> np.ndarray:
     """Time of the newest event of every history, int64 `(num_users,)`; 0 = no event or time."""
     times = np.zeros(histories.num_users, np.int64)
     has = histories.lengths > 0

@@ -6,6 +6,7 @@ maximum likelihood, as of a conditional logit (McFadden 1974); from there uphill
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ class FitData(NamedTuple):
     target_shares: np.ndarray
 
 
-def features_of(data, mixture, epsilon):
+def features_of(data: FitData, mixture: np.ndarray, epsilon: float) -> np.ndarray:
     """float32 `(num_features, num_users, n)`: log shares, the same of new items, prior, MLP."""
     shares = data.shares
     if len(shares) > 1:
@@ -59,7 +60,7 @@ def features_of(data, mixture, epsilon):
     return np.concatenate([logs, logs * data.is_new, data.prior, data.scorer[None]])
 
 
-def most_likely(target_parts, steps=100):
+def most_likely(target_parts: np.ndarray, steps: int = 100) -> np.ndarray:
     """Mixture weights, `(num_parts,)`, by expectation maximisation.
 
     Args:
@@ -76,7 +77,7 @@ def most_likely(target_parts, steps=100):
     return weights
 
 
-def best_mixture(data, k):
+def best_mixture(data: FitData, k: int) -> np.ndarray:
     """Shares of the parts, `(num_parts,)`: from the most likely ones uphill in NDCG."""
 
     def quality(mixture):
@@ -100,7 +101,14 @@ def best_mixture(data, k):
     return mixture
 
 
-def best_way(features, data, mixture_alone, k, *, hold_back="users"):
+def best_way(
+    features: np.ndarray,
+    data: FitData,
+    mixture_alone: np.ndarray,
+    k: int,
+    *,
+    hold_back: str = "users",
+) -> str:
     """The way of `FITS` whose weights rank what was held back best, by cross-validation.
 
     Args:
@@ -119,14 +127,13 @@ def best_way(features, data, mixture_alone, k, *, hold_back="users"):
         fold = rng.integers(0, _FOLDS, data.items.max(initial=0) + 1)[data.items]
     quality = dict.fromkeys(FITS, 0.0)
     for number in range(_FOLDS):
-        fitted, held_back = (
-            _part(features, data, mask) for mask in (fold != number, fold == number)
-        )
-        for name, weights in fit_weights(*fitted, mixture_alone, k).items():
-            scores = np.tensordot(weights, held_back[0], 1)
-            hits = top_hits(scores, held_back[1], k)
-            quality[name] += ndcg_of_hits(hits, held_back[1].num_targets).sum()
-    return max(quality, key=quality.get)
+        fit_features, fitted = _part(features, data, fold != number)
+        held_features, held_back = _part(features, data, fold == number)
+        for name, weights in fit_weights(fit_features, fitted, mixture_alone, k).items():
+            scores = np.tensordot(weights, held_features, 1)
+            hits = top_hits(scores, held_back, k)
+            quality[name] += ndcg_of_hits(hits, held_back.num_targets).sum()
+    return max(quality, key=lambda name: quality[name])
 
 
 def _part(features, data, mask):
@@ -138,7 +145,14 @@ def _part(features, data, mask):
     return features[:, used], data._replace(**{n: getattr(data, n)[used] for n in one_axis})
 
 
-def fit_weights(features, data, mixture_alone, k, *, ways=FITS):
+def fit_weights(
+    features: np.ndarray,
+    data: FitData,
+    mixture_alone: np.ndarray,
+    k: int,
+    *,
+    ways: Sequence[str] = FITS,
+) -> dict[str, np.ndarray]:
     """Weights fitted in each of `ways`, names of `FITS`: name -> `(num_features,)`.
 
     Args:
@@ -150,14 +164,16 @@ def fit_weights(features, data, mixture_alone, k, *, ways=FITS):
     found = {}
     if set(ways) & {"likelihood", "ndcg"}:
         found["likelihood"] = by_likelihood(features, data)
-    starts = {"ndcg": found.get("likelihood"), "ndcg near the mixture": mixture_alone}
-    for way, start in starts.items():
-        if way in ways:
-            found[way] = climb(start, features, data, k, ridge=_RIDGES[way])
+    if "ndcg" in ways:
+        start, ridge = found["likelihood"], _RIDGES["ndcg"]
+        found["ndcg"] = climb(start, features, data, k, ridge=ridge)
+    if "ndcg near the mixture" in ways:
+        ridge = _RIDGES["ndcg near the mixture"]
+        found["ndcg near the mixture"] = climb(mixture_alone, features, data, k, ridge=ridge)
     return {way: found[way] for way in ways}
 
 
-def by_likelihood(features, data):
+def by_likelihood(features: np.ndarray, data: FitData) -> np.ndarray:
     """Weights `(num_features,)` of a conditional logit; every user with a target counts alike.
 
     Targets that are no candidate say nothing and are left out. The last weight, of the MLP, is not
@@ -174,7 +190,9 @@ def _bounds(features):
     return [(None, None)] * (len(features) - 1) + [(0, None)]
 
 
-def climb(start, features, data, k, *, ridge):
+def climb(
+    start: np.ndarray, features: np.ndarray, data: FitData, k: int, *, ridge: float
+) -> np.ndarray:
     """Weights of a higher ApproxNDCG: 1 / log2(1 + rank), with ranks made of sigmoids."""
     row, column = np.nonzero(data.hits)  # one entry per target
     count = len(row)
@@ -222,7 +240,12 @@ def _runs(mask):
     return np.cumsum(counts) - counts, counts
 
 
-def fit_logit(features, wanted, available, bounds=None):
+def fit_logit(
+    features: np.ndarray,
+    wanted: np.ndarray,
+    available: np.ndarray,
+    bounds: Sequence[tuple] | None = None,
+) -> np.ndarray:
     """Maximum likelihood with a ridge of one user's weight on the standardised features.
 
     Args:
@@ -263,7 +286,7 @@ def fit_logit(features, wanted, available, bounds=None):
     return found.x / deviation
 
 
-def first_columns(scores, k):
+def first_columns(scores: np.ndarray, k: int) -> np.ndarray:
     """Columns of the `k` largest scores of every row, largest first."""
     k = min(k, scores.shape[1])
     order = np.argpartition(-scores, k - 1, axis=1)[:, :k]
@@ -271,14 +294,14 @@ def first_columns(scores, k):
     return np.take_along_axis(order, inner, axis=1)
 
 
-def top_hits(scores, data, k):
+def top_hits(scores: np.ndarray, data: FitData, k: int) -> np.ndarray:
     """Which of the first k are targets, bool `(num_users, k)`."""
     scores = np.where(data.real, scores, -np.inf)
     order = first_columns(scores, k)
     return np.take_along_axis(data.hits, order, axis=1)
 
 
-def ndcg_of_hits(hits, num_targets):
+def ndcg_of_hits(hits: np.ndarray, num_targets: np.ndarray) -> np.ndarray:
     """NDCG of every user, `(num_users,)`.
 
     Args:

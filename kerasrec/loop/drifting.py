@@ -7,6 +7,7 @@ confidence matches the truth.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import before, first_of_pairs, make_histories
-from kerasrec.data.interactions import Items, read_interactions
+from kerasrec.data.interactions import Interactions, Items, as_interactions
+from kerasrec.data.tables import Source
 from kerasrec.evaluation.baselines import fit_recent_popularity
 from kerasrec.evaluation.metrics import ndcg_from_ranks, recall_from_ranks
 from kerasrec.loop.driftmetrics import (
@@ -50,7 +52,15 @@ class Drift(NamedTuple):
     version: Path
 
 
-def drift(model, interactions, *, since=None, step=86400, sample=2000, seed=0):
+def drift(
+    model: str | Path,
+    interactions: Interactions | Source,
+    *,
+    since: int | None = None,
+    step: int = 86400,
+    sample: int = 2000,
+    seed: int = 0,
+) -> Drift:
     """Look at what has happened since a version was made.
 
     The columns of the table, shares in 0..1, errors are standard errors that take the events of a
@@ -108,8 +118,7 @@ def drift(model, interactions, *, since=None, step=86400, sample=2000, seed=0):
         raise ValueError(
             f"step (seconds) and sample must be at least 1. Received: {step} and {sample}."
         )
-    if not hasattr(interactions, "frame"):
-        interactions = read_interactions(interactions)
+    interactions = as_interactions(interactions)
     if not interactions.has_time:
         raise ValueError("drift needs times. Received: a log without them.")
     recommender = Recommender.load(model)
@@ -119,7 +128,8 @@ def drift(model, interactions, *, since=None, step=86400, sample=2000, seed=0):
         ignore_index=True,
     )
     table = pd.DataFrame([_row(seen, number, judged, seed) for number in seen.numbers()])
-    return Drift(table, *verdict(seen, judged, seed=seed), recommender.version)
+    warnings, notes = verdict(seen, judged, seed=seed)
+    return Drift(table, warnings, notes, recommender.version)
 
 
 def _end(recommender, since):
@@ -150,7 +160,9 @@ class PeriodLog:
         learned: places of the events of period 0, in time order.
     """
 
-    def __init__(self, recommender, interactions, end, step):
+    def __init__(
+        self, recommender: Recommender, interactions: Interactions, end: int, step: int
+    ) -> None:
         frame = interactions.frame
         ids = recommender.items.ids
         own = frame["item_id"].cat.remove_unused_categories().cat.categories.astype(object)
@@ -197,11 +209,11 @@ class PeriodLog:
         order = np.lexsort((frame["timestamp"].to_numpy(), users))  # as in make_histories
         return list(column.cat.categories), column.cat.codes.to_numpy()[order]
 
-    def numbers(self):
+    def numbers(self) -> range:
         """Numbers of the periods that a table shows: the first one if it has events."""
         return range(0 if (self.period == 0).any() else 1, len(self.begins))
 
-    def of(self, numbers):
+    def of(self, numbers: Sequence[int]) -> np.ndarray:
         """Places of the events of some periods, in time order."""
         places = np.flatnonzero(np.isin(self.period, numbers))
         return places[np.argsort(self.histories.timestamps[places], kind="stable")]

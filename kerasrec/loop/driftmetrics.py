@@ -4,12 +4,14 @@ Distances of stretches of a log, calibration, sure differences; then the warning
 them, each with its numbers and a remedy.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.spatial.distance import jensenshannon
 
+from kerasrec.data.histories import Histories
 from kerasrec.loop.gate import LIST_LENGTH
 
 #: neighbouring stretches before the end of a log, whose distances say what is normal
@@ -36,7 +38,7 @@ class Calibration(NamedTuple):
     error: float
 
 
-def calibration(confidence, right):
+def calibration(confidence: ArrayLike, right: ArrayLike) -> Calibration:
     """Mean confidence, share that was right, and the expected calibration error (ECE).
 
     Answers are put into ten bins of equal width by their confidence; ECE is the mean, over
@@ -62,7 +64,7 @@ def calibration(confidence, right):
     return Calibration(float(confidence.mean()), float(right.mean()), float(error))
 
 
-def top_confidence(row, scores, num_rows):
+def top_confidence(row: ArrayLike, scores: ArrayLike, num_rows: int) -> np.ndarray:
     """Softmax of every list's scores at its best item: P(best item | the wanted one is listed).
 
     Args:
@@ -84,7 +86,7 @@ def top_confidence(row, scores, num_rows):
         return np.where(total > 0, 1 / total, np.nan)
 
 
-def code_distance(first, second):
+def code_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Jensen-Shannon distance of two samples of codes: 0 = the same shares, 1 = nothing in common.
 
     The square root of the divergence to base 2 (Lin 1991; Endres and Schindelin 2003).
@@ -105,7 +107,9 @@ def code_distance(first, second):
     return float(jensenshannon(*counts, base=2))
 
 
-def distance_from(before, codes, *, seed=0):
+def distance_from(
+    before: np.ndarray, codes: np.ndarray, *, seed: int = 0
+) -> tuple[float, np.ndarray]:
     """How far a period is from the end of the log before it, and how far neighbours were there.
 
     The distance of two small samples is large by chance alone. So the log before is cut into
@@ -137,7 +141,7 @@ def distance_from(before, codes, *, seed=0):
     return distance, np.array(neighbours)
 
 
-def mean_and_error_of_users(values, users):
+def mean_and_error_of_users(values: ArrayLike, users: ArrayLike) -> tuple[float, float]:
     """Mean over events, and its standard error where the events of one user are alike.
 
     `sqrt(U / (U - 1) * sum over users of (sum of the user's deviations)^2) / n` (Liang and Zeger
@@ -165,12 +169,12 @@ def mean_and_error_of_users(values, users):
     return float(mean), float(variance**0.5)
 
 
-def interval(mean, error):
+def interval(mean: float, error: float) -> tuple[float, float]:
     """`(low, high)`, 95 %."""
     return mean - _SURE * error, mean + _SURE * error
 
 
-def ranks_by(scores, histories, targets):
+def ranks_by(scores: ArrayLike, histories: Histories, targets: np.ndarray) -> np.ndarray:
     """Rank of each row's target by scores that are the same for all, without the row's history.
 
     Args:
@@ -181,8 +185,9 @@ def ranks_by(scores, histories, targets):
     Returns:
         int `(num_rows,)`, from 1.
     """
+    scores = np.asarray(scores)
     place = np.empty(len(scores), int)
-    place[1 + np.argsort(-np.asarray(scores)[1:], kind="stable")] = np.arange(len(scores) - 1)
+    place[1 + np.argsort(-scores[1:], kind="stable")] = np.arange(len(scores) - 1)
     row = np.repeat(np.arange(histories.num_users), histories.lengths)
     pairs = np.unique(row * len(scores) + histories.items)
     row, items = pairs // len(scores), pairs % len(scores)
@@ -190,7 +195,7 @@ def ranks_by(scores, histories, targets):
     return own + 1 - np.bincount(row[place[items] < own[row]], minlength=len(own))
 
 
-def moment_of(seconds):
+def moment_of(seconds: float) -> str:
     """ISO time of UTC seconds.
 
     >>> moment_of(1394842423)
@@ -202,7 +207,7 @@ def moment_of(seconds):
 # --- the verdict ---
 
 
-def verdict(seen, judged, *, seed=0):
+def verdict(seen: Any, judged: pd.DataFrame, *, seed: int = 0) -> tuple[list[str], list[str]]:
     """Why a version has gone stale, and what cannot be told.
 
     Args:

@@ -1,7 +1,10 @@
 """The gate before a new version: judged beside its parent and baselines on events held back."""
 
+from typing import Any
+
 from kerasrec.data.histories import make_histories
-from kerasrec.evaluation.evaluation import evaluate, run_baselines
+from kerasrec.data.interactions import Interactions
+from kerasrec.evaluation.evaluation import Evaluation, evaluate, run_baselines
 
 #: length of the lists that are judged: here, by `drift` and by `simulate`
 LIST_LENGTH = 10
@@ -9,7 +12,7 @@ LIST_LENGTH = 10
 _RIVALS = ("recent_popularity", "item_knn")
 
 
-def judge(child, parent, learned, held):
+def judge(child: Any, parent: Any, learned: Interactions, held: Interactions) -> Evaluation:
     """Child, parent and baselines on events that come after all that they know.
 
     Args:
@@ -35,7 +38,7 @@ def judge(child, parent, learned, held):
     )
 
 
-def decide(evaluation):
+def decide(evaluation: Evaluation) -> tuple[bool, str]:
     """Whether the child may be published, and why.
 
     It may where its NDCG is at least the parent's and not surely (95 %) below a baseline's; below a
@@ -57,6 +60,6 @@ def decide(evaluation):
     return True, text
 
 
-def figures_of(evaluation):
+def figures_of(evaluation: Evaluation) -> dict[str, float]:
     """Name -> NDCG of everybody who was judged."""
     return {name: round(evaluation.value(name, "ndcg")[0], 4) for name in evaluation.models}

@@ -10,14 +10,16 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kerasrec.data.histories import before, first_of_pairs, make_histories
+from kerasrec.data.histories import Histories, before, first_of_pairs, make_histories
+from kerasrec.data.interactions import Interactions, Items
 from kerasrec.evaluation.baselines import fit_item_knn, fit_recent_popularity
 from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.evaluation.toplists import recommend_top_k
@@ -49,19 +51,19 @@ class Simulation(NamedTuple):
 
 
 def simulate(
-    interactions,
-    items,
+    interactions: Interactions,
+    items: Items,
     *,
-    work,
-    start=2 / 3,
-    step=86400,
-    refresh=3600,
-    retrained=10,
-    strategies=STRATEGIES,
-    preset="balanced",
-    options=None,
-    progress=True,
-):
+    work: str | Path,
+    start: float = 2 / 3,
+    step: int = 86400,
+    refresh: int = 3600,
+    retrained: int = 10,
+    strategies: Sequence[str] = STRATEGIES,
+    preset: str = "balanced",
+    options: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Simulation:
     """Replay a log: a model is trained on what comes before `start`, the rest is predicted.
 
     An event is predicted from what its user did before it; what a user has had already is neither
@@ -119,7 +121,8 @@ def simulate(
                 bar.update()
             results.end(name)
             bar.close()
-    return Simulation(*results.tables(strategies), work)
+    table, steps = results.tables(strategies)
+    return Simulation(table, steps, work)
 
 
 class Replay:
@@ -134,7 +137,9 @@ class Replay:
         interactions, items, start, step, refresh: as for `simulate`.
     """
 
-    def __init__(self, interactions, items, start, step, refresh):
+    def __init__(
+        self, interactions: Interactions, items: Items, start: float, step: int, refresh: int
+    ) -> None:
         if not interactions.has_time:
             raise ValueError("simulate needs times. Received: a log without them.")
         if not (step >= 1 and refresh >= 1):
@@ -157,7 +162,9 @@ class Replay:
         # what a user has had already is neither listed nor asked for
         self._is_asked = first_of_pairs(self.histories) & self.histories.chosen
 
-    def fingerprint(self, preset, options, retrained):
+    def fingerprint(
+        self, preset: str, options: Mapping[str, Any] | None, retrained: int
+    ) -> dict[str, Any]:
         """What must be equal for a replay to go on in its folder."""
         return {
             "data": fingerprint(self.interactions, self.items)["sha256"],
@@ -168,26 +175,26 @@ class Replay:
             "options": json.dumps(options or {}, sort_keys=True, default=str),
         }
 
-    def past(self, until):
+    def past(self, until: int) -> Interactions:
         """`Interactions` before a moment."""
         frame = self.interactions.frame
         return self.interactions.replace(frame[frame["timestamp"] < until])
 
-    def known(self, until):
+    def known(self, until: int) -> Histories:
         """`Histories` of all users before a moment."""
         return self.histories.where(self.histories.timestamps < until)
 
-    def asked(self, begin, end):
+    def asked(self, begin: int, end: int) -> np.ndarray:
         """Places, in `histories`, of the events of a while that are to be predicted."""
         times = self.histories.timestamps
         return np.flatnonzero(self._is_asked & (times >= begin) & (times < end))
 
-    def blocks(self, begin, end):
+    def blocks(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts of a step between two moments at which recent events are learned."""
         for start in range(begin, end, int(self.refresh)):
             yield start, min(start + int(self.refresh), end)
 
-    def before(self, places, *, until=None):
+    def before(self, places: np.ndarray, *, until: int | None = None) -> Histories:
         """`Histories` of what each event's user did before it; its user is called by its place.
 
         Args:
@@ -197,7 +204,7 @@ class Replay:
         found = before(self.histories, places)
         return found if until is None else found.where(found.timestamps < until)
 
-    def ranks(self, places, lists):
+    def ranks(self, places: np.ndarray, lists: pd.DataFrame) -> np.ndarray:
         """Rank of each event's item in its list, 0 = not in it, int `(n,)`."""
         wanted = pd.Series(self.items.ids[self.histories.items[places] - 1], places.astype(str))
         hits = lists[lists["item_id"].to_numpy() == wanted.reindex(lists["user_id"]).to_numpy()]
@@ -329,7 +336,7 @@ def _ranked(replay, places, score):
     return replay.ranks(places, lists)
 
 
-def ndcg(ranks):
+def ndcg(ranks: np.ndarray) -> np.ndarray:
     """NDCG@10 of single targets: `1 / log2(rank + 1)`, 0 where the rank is 0 (not listed).
 
     >>> ndcg(np.array([1, 3, 0])).tolist()

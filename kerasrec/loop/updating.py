@@ -8,6 +8,7 @@ Only a child that is no worse is published; it learns the held-back events too b
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,16 @@ import pandas as pd
 from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError
 from kerasrec.data.events import PASSIVE_EVENTS
-from kerasrec.data.interactions import Items, join_interactions, read_interactions, read_items
+from kerasrec.data.interactions import (
+    Interactions,
+    Items,
+    as_interactions,
+    as_items,
+    join_interactions,
+)
+from kerasrec.data.tables import Source
 from kerasrec.feedback.recentlog import told_of
+from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import Recency
 from kerasrec.loop.child import Child
 from kerasrec.loop.gate import decide, figures_of, judge
@@ -56,8 +65,16 @@ class Updated(NamedTuple):
 
 
 def update(
-    model, interactions, items=None, *, new=None, label="stable", force=False, facts=None, seed=0
-):
+    model: str | Path,
+    interactions: Interactions | Source,
+    items: Items | Source | None = None,
+    *,
+    new: np.ndarray | None = None,
+    label: str = "stable",
+    force: bool = False,
+    facts: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Updated:
     """Learn what is new, compare with the parent, publish or refuse.
 
     Args:
@@ -83,8 +100,7 @@ def update(
         ValueError: a log without times, an unknown label.
     """
     _check_label(label)
-    if not hasattr(interactions, "frame"):
-        interactions = read_interactions(interactions)
+    interactions = as_interactions(interactions)
     with folders.alone(folders.find_version(model).parent):
         return _update(model, interactions, items, new, label, force, facts or {}, seed)
 
@@ -130,7 +146,15 @@ def _update(model, interactions, items, new, label, force, facts, seed):
     return Updated(path, reason, evaluation, int(new.sum()), seconds)
 
 
-def update_from_store(model, store, items=None, *, label="stable", force=False, seed=0):
+def update_from_store(
+    model: str | Path,
+    store: FeedbackStore,
+    items: Items | Source | None = None,
+    *,
+    label: str = "stable",
+    force: bool = False,
+    seed: int = 0,
+) -> Updated:
     """`update` from a `FeedbackStore`; after an erasure, `retrain`.
 
     New is what was stored after the parent's last event, also where it happened before (it came in
@@ -196,7 +220,15 @@ def _erased(told, erasures, manifest):
     return [e for e in later if e.rows and (known is None or e.first_seq <= known)]
 
 
-def retrain(model, interactions, items=None, *, label="stable", facts=None, seed=0):
+def retrain(
+    model: str | Path,
+    interactions: Interactions | Source,
+    items: Items | Source | None = None,
+    *,
+    label: str = "stable",
+    facts: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Updated:
     """The next version of a model from nothing, with its options: the parent's weights are unused.
 
     For what must be forgotten: what a parent has learned of a user lies in its weights.
@@ -208,8 +240,7 @@ def retrain(model, interactions, items=None, *, label="stable", facts=None, seed
         `Updated`; it is published whatever its quality, and `evaluation` is None.
     """
     _check_label(label)
-    if not hasattr(interactions, "frame"):
-        interactions = read_interactions(interactions)
+    interactions = as_interactions(interactions)
     with folders.alone(folders.find_version(model).parent):
         return _retrain(model, interactions, items, label, facts or {}, seed)
 
@@ -257,7 +288,7 @@ def _retrain(model, interactions, items, label, facts, seed):
     return Updated(trained.version, reason, None, len(interactions), seconds)
 
 
-def grown_catalogue(known, items):
+def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
     """The catalogue of a child: the parent's items in their order, then the new ones.
 
     Args:
@@ -270,7 +301,7 @@ def grown_catalogue(known, items):
     """
     if items is None:
         return known
-    items = items if hasattr(items, "frame") else read_items(items)
+    items = as_items(items)
     folders.check_item_ids(items.ids)
     missing = [name for name in known.frame.columns if name not in items.frame.columns]
     if missing:

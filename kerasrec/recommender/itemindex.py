@@ -10,12 +10,12 @@ import json
 import logging
 import os
 import time
-import uuid
 from pathlib import Path
 
 import numpy as np
 
 from kerasrec import backend
+from kerasrec.data.tables import whole_file
 
 log = logging.getLogger(__name__)
 #: items that a search must find, of those an exact search finds
@@ -175,17 +175,11 @@ class ItemIndex:
         Indexes that were not used for longest go, so that the folder does not grow for ever.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{uuid.uuid4().hex[:12]}")
-        report = Path(f"{beside}-report")
-        try:
+        with whole_file(path) as beside:
             import_faiss().write_index(self._index, str(beside))
-            report.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
-            # the report goes first: an index without one counts as none
-            os.replace(report, path.with_suffix(".json"))
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-            report.unlink(missing_ok=True)
+            # the report is in its place first: an index without one counts as none
+            with whole_file(path.with_suffix(".json")) as report:
+                report.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
         with contextlib.suppress(OSError):  # another process does the same
             used = sorted(path.parent.glob("*.faiss"), key=lambda file: file.stat().st_mtime)
             for old in used[:-_KEPT]:

@@ -220,7 +220,7 @@ class StoredVectors(Encoder):
 
     def encode_items(self, items: Items, template: str = "{title}", **options: Any) -> np.ndarray:
         """Gives the vectors of items by their ids: float32 `(num_items, dim)`; without template."""
-        return self.encode(items.ids, **options)
+        return self.encode(items.ids.tolist(), **options)
 
     def whitened(
         self, vectors: np.ndarray, whitening: Whitening, items: Items, template: str = "{title}"

@@ -7,7 +7,6 @@ encoder. The folder may be deleted at any time; several processes may use it at 
 import hashlib
 import json
 import logging
-import os
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import numpy as np
 
 from kerasrec.data.interactions import Items
+from kerasrec.data.tables import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -144,18 +144,11 @@ class VectorCache:
     def _write(self, shard):
         """Keys and checksums as npy parts, then the bare vectors (so that they can be mapped)."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = uuid.uuid4().hex
-        beside = self.folder / f".{name}.tmp"
-        try:
-            with beside.open("wb") as file:
-                np.save(file, shard.keys, allow_pickle=False)
-                np.save(file, shard.checks, allow_pickle=False)
-                file.write(np.ascontiguousarray(shard.vectors))
-                file.flush()
-                os.fsync(file.fileno())
-            beside.rename(self.folder / f"{name}.shard")
-        finally:
-            beside.unlink(missing_ok=True)
+        path = self.folder / f"{uuid.uuid4().hex}.shard"
+        with whole_file(path) as beside, open(beside, "wb") as file:
+            np.save(file, shard.keys, allow_pickle=False)
+            np.save(file, shard.checks, allow_pickle=False)
+            file.write(np.ascontiguousarray(shard.vectors))
 
 
 def _checksums(vectors):

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from kerasrec.backend import keras, set_seed, tf
 from kerasrec.data import histories as sequences
+from kerasrec.data.tables import whole_file
 from kerasrec.models.validation import Ranker, ranking_quality
 from kerasrec.training.optimizers import LazyAdam
 
@@ -376,7 +376,8 @@ class _Run(keras.callbacks.Callback):
         self._checkpoint().write(path)
         if epoch in self.kept:
             best = self.folder / f"best-{epoch + 1}.npz"
-            _write_whole(best, lambda f: np.savez(f, *self.kept[epoch]))
+            with whole_file(best) as beside, open(beside, "wb") as file:
+                np.savez(file, *self.kept[epoch])
         pd.DataFrame(self.rows).to_csv(self.folder / "history.csv", index=False)
         state = {
             "fingerprint": self.fingerprint,
@@ -387,7 +388,8 @@ class _Run(keras.callbacks.Callback):
             "finished": self.finished,
             "rows": self.rows,
         }
-        _write_whole(self.folder / "state.json", lambda f: f.write(json.dumps(state).encode()))
+        with whole_file(self.folder / "state.json") as beside:
+            beside.write_text(json.dumps(state), encoding="utf-8")
         current = (f"epoch-{epoch + 1}.", *(f"best-{kept + 1}." for kept in self.kept))
         for old in [*checkpoints.glob("epoch-*"), *self.folder.glob("best-*")]:
             if not old.name.startswith(current):
@@ -431,13 +433,3 @@ class _Run(keras.callbacks.Callback):
             self.trainer.model.training.trainable_weights, weights, strict=True
         ):
             variable.assign(value)
-
-
-def _write_whole(path, write):
-    """Write beside, then rename: a reader never sees half a file."""
-    beside = path.with_name(path.name + ".part")
-    with open(beside, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)

@@ -9,10 +9,10 @@ import json
 import logging
 import os
 import shlex
-import uuid
 from pathlib import Path
 from urllib.parse import quote
 
+from kerasrec.data.tables import whole_file
 from kerasrec.evaluation import pages
 from kerasrec.versions import folders
 from kerasrec.versions.warmup import example_inputs, read_signatures
@@ -181,10 +181,6 @@ def _kubernetes_name(name):
 
 def _write(path, text):
     """Write beside and rename: the server polls some of these files."""
-    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
-    try:
+    with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")
         beside.chmod(0o755 if path.suffix == ".sh" else 0o644)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import uuid
 from pathlib import Path
 
 from kerasrec.checks import ArtifactError
+from kerasrec.data.tables import whole_file
 from kerasrec.versions.manifest import MANIFEST, read_manifest, write_manifest
 
 ITEM_IDS = Path("assets") / "item_ids.txt"
@@ -301,9 +302,8 @@ def write_label(base, label, version, *, instead_of=None):
                 f"meanwhile and was left there. Version {version} is there, without a label."
             )
         text = json.dumps({**labels, label: version}, indent=1) + "\n"
-        beside = Path(base) / ".labels-new"  # what a killed writer left is written over
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, Path(base) / "labels.json")
+        with whole_file(Path(base) / "labels.json") as beside:
+            beside.write_text(text, encoding="utf-8")
 
 
 def rollback(model, to=None):

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kerasrec.data.interactions import (
+    Interactions,
     Split,
     join_interactions,
     read_interactions,
@@ -541,3 +542,17 @@ def test_mapped_text_columns_get_their_canonical_names():
     items = read_items(table, columns={"text": "intro"})
     expected = {"item_id": "1", "title": "甲", "text": "乙", "source_text": "丙"}
     assert items.frame.iloc[0].to_dict() == expected
+
+
+def test_interactions_refuse_a_frame_of_other_kinds():
+    frame = read_interactions(pd.DataFrame({"user": [1], "item": ["a"], "ts": [1393607161]})).frame
+    assert len(Interactions(frame)) == 1
+    for name, column, received in (
+        ("user_id", frame["user_id"].astype(str), "object|str"),
+        ("timestamp", frame["timestamp"].astype(float), "float64"),
+        ("weight", frame["weight"].astype(str), "object|str"),
+    ):
+        with pytest.raises(ValueError, match=rf"column {name}. Received: ({received})"):
+            Interactions(frame.assign(**{name: column}))
+    with pytest.raises(ValueError, match="column value. Received: no such column. Make them with"):
+        Interactions(frame.drop(columns="value"))

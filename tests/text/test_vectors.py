@@ -135,7 +135,7 @@ def test_two_processes_at_once(tmp_path):
     vectors, found_mask = VectorCache(tmp_path, 5).get(text_keys(texts(300)))
     assert found_mask.sum() > 250
     assert (vectors[found_mask] == rows(300)[found_mask]).all()
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_killed_writer_leaves_whole_files(tmp_path):

@@ -239,7 +239,7 @@ def test_interrupted_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monk
     # what a kill in the middle of writing leaves behind
     checkpoints = tmp_path / "broken" / "checkpoints"
     (checkpoints / "epoch-3.index").write_bytes(b"half")
-    (tmp_path / "broken" / "state.json.part").write_bytes(b"{")
+    (tmp_path / "broken" / ".state.json-0123456789ab").write_bytes(b"{")
     (tmp_path / "broken" / "history.csv").write_bytes(b"epo")
     resumed, again = run(tmp_path / "broken")
     assert again["epoch"].tolist() == [1, 2, 3, 4, 5]

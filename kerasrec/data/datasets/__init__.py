@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.interactions import Interactions, Items, read_interactions, read_items
 
 MOOCCUBE_FOLDER = Path(__file__).parent / "mooccube"
 
 
-def load_mooccube():
+def load_mooccube() -> tuple[Interactions, Items]:
     """Course enrolments of 2,000 learners with Chinese course texts (MOOCCube, CC0; cite Yu et al.
     2020).
 
