@@ -224,7 +224,8 @@ def without_autograph(target: _Target) -> _Target:
         layer.call = without_autograph(layer.call)
         return target
     plain: Any = tf.autograph.experimental.do_not_convert(target)
-    plain.__signature__ = inspect.signature(target)  # Keras looks for `training` in it
+    function: Any = target
+    plain.__signature__ = inspect.signature(function)  # Keras looks for `training` in it
     return plain
 
 

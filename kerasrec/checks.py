@@ -1,18 +1,18 @@
-"""Checks that many modules share, and the words of their refusals."""
+"""Checks that many modules share, and the words of their refusals. Loads without numpy."""
 
 import difflib
-from collections.abc import Iterable
+import math
+import numbers
+from collections.abc import Collection
 from typing import Any
-
-import numpy as np
 
 
 class ArtifactError(Exception):
     """A version that is missing, foreign or only half written."""
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Text that proposes what was meant.
+def did_you_mean(name: object, known: Collection[str]) -> str:
+    """Proposes what was meant by an unknown name, and lists the known ones.
 
     Args:
         name: as it was given.
@@ -27,13 +27,13 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is a whole number, of numpy or not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    """Says whether a value is a whole number, of Python or numpy; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def check_number(name: str, value: Any, most: float) -> None:
-    """Raise ValueError unless it is a finite number from 0 to `most`."""
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not (is_number and 0 <= value <= most and np.isfinite(value)):
-        expected = "0 or above" if most == np.inf else f"from 0 to {most:g}"
+    """Raises ValueError unless a value is a finite number from 0 to `most`."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_number and 0 <= value <= most and value < math.inf):
+        expected = "0 or above" if most == math.inf else f"from 0 to {most:g}"
         raise ValueError(f"{name} must be a number, {expected}. Received: {value!r}.")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from kerasrec import backend
 from kerasrec.client.chat import ChatEndpoint
-from kerasrec.data.tables import whole_file
+from kerasrec.data.files import whole_file
 
 log = logging.getLogger(__name__)
 

@@ -4,11 +4,9 @@ Every source is a `Table`: its name for messages, its columns in order, and `rea
 knows what a column means.
 """
 
-import contextlib
 import gzip
 import os
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -18,6 +16,7 @@ import pyarrow.parquet
 
 from kerasrec.data.cleaningreport import CleaningReport
 from kerasrec.data.csvtable import CsvTable, check_repeated, one_line
+from kerasrec.data.files import whole_file
 
 #: where a table can come from
 Source: TypeAlias = str | os.PathLike[str] | pd.DataFrame
@@ -191,30 +190,3 @@ def write_table(
             with open(beside, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
                 frame.to_csv(file, index=False, encoding="utf-8")
     return path
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and renames what was written when all went well.
-
-    A reader never sees half a file. The bytes are on the disk before the rename: after a power cut
-    either the old file is there or the new one is whole. Every file of the library that others may
-    read meanwhile is written through here.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "labels.json"
-    ...     with whole_file(path) as beside:
-    ...         _ = beside.write_text("{}")
-    ...         before = path.exists()
-    ...     before, path.read_text()
-    (False, '{}')
-    """
-    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
-    try:
-        yield beside
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kerasrec import backend
-from kerasrec.data.tables import whole_file
+from kerasrec.data.files import whole_file
 
 log = logging.getLogger(__name__)
 #: items that a search must find, of those an exact search finds

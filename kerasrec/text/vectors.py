@@ -15,8 +15,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from kerasrec.data.files import whole_file
 from kerasrec.data.interactions import Items
-from kerasrec.data.tables import whole_file
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from kerasrec.backend import keras, set_seed, tf
 from kerasrec.data import histories as sequences
-from kerasrec.data.tables import whole_file
+from kerasrec.data.files import whole_file
 from kerasrec.models.validation import Ranker, ranking_quality
 from kerasrec.training.optimizers import LazyAdam
 

@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 
 from kerasrec.checks import ArtifactError
-from kerasrec.data.tables import whole_file
+from kerasrec.data.files import whole_file
 from kerasrec.versions.manifest import MANIFEST, read_manifest, write_manifest
 
 ITEM_IDS = Path("assets") / "item_ids.txt"
