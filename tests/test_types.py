@@ -31,7 +31,7 @@ UNTYPED = {
     # fitting
     "training": "fitting generating optimizers options pipeline trainer",
     # folders and graphs
-    "versions": "derive folders itemmatrix",
+    "versions": "derive itemmatrix",
 }
 
 

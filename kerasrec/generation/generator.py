@@ -37,9 +37,7 @@ class Generator(NamedTuple):
     prior: float = 0.0
 
     def tokens(self) -> np.ndarray:
-        """Gives the tokens of the items as the decoder reads them, int32 `(num_items + 1,
-        num_levels)`.
-        """
+        """Gives the tokens of items that the decoder reads, int32 `(num_items + 1, num_levels)`."""
         codes = self.ids.codes
         return np.concatenate([np.zeros_like(codes[:1]), codes + self.decoder.items.offsets])
 

@@ -12,11 +12,16 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kerasrec.checks import ArtifactError
 from kerasrec.data.files import whole_file
-from kerasrec.versions.manifest import MANIFEST, read_manifest, write_manifest
+from kerasrec.versions.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ITEM_IDS = Path("assets") / "item_ids.txt"
 ITEMS = Path("assets.extra") / "items.csv.gz"
@@ -31,8 +36,8 @@ _LABEL_SECONDS = 30  # to write a label takes milliseconds
 _PARTS = (Path("saved_model.pb"), Path("variables") / "variables.index", ITEM_IDS, ITEMS)
 
 
-def check_name(name):
-    """Raise unless `name` can be the folder name of a model.
+def check_name(name: str) -> None:
+    """Raises unless `name` can be the folder name of a model.
 
     >>> check_name("shop")
     >>> check_name("2")
@@ -46,8 +51,8 @@ def check_name(name):
         )
 
 
-def check_writable(out):
-    """Make the parent folder of models; raise before the work when nothing can be written there."""
+def check_writable(out: str | Path) -> None:
+    """Makes the parent folder of models; raises before the work when nothing can be written."""
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -59,8 +64,8 @@ def check_writable(out):
         raise PermissionError(f"Models need a writable folder; {out} is not. Choose another out.")
 
 
-def versions(base):
-    """Version numbers of a model folder, ascending; empty when there is none.
+def versions(base: str | Path) -> list[int]:
+    """Lists the version numbers of a model folder, ascending; empty when there is none.
 
     >>> versions("no/such/folder")
     []
@@ -72,8 +77,8 @@ def versions(base):
     return sorted(int(name) for name in found if name.isdigit() and str(int(name)) == name)
 
 
-def find_version(model):
-    """Folder of a version.
+def find_version(model: str | Path) -> Path:
+    """Finds the folder of a version.
 
     Args:
         model: `saved_models/NAME` (its stable label, else its largest version) or
@@ -136,8 +141,13 @@ def _what_is_there(model):
 
 
 @contextlib.contextmanager
-def new_version(base, manifest, *, documents=None):
-    """Write a version beside the model folder and rename it when the block ends without error.
+def new_version(
+    base: str | Path,
+    manifest: Manifest,
+    *,
+    documents: dict[Path, Callable[[Manifest], str]] | None = None,
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Writes a version beside the model folder and renames it when the block ends without error.
 
     Args:
         base: `saved_models/NAME`.
@@ -155,7 +165,7 @@ def new_version(base, manifest, *, documents=None):
     _remove_leftovers(base)
     beside = base.parent / f".writing-{base.name}-{uuid.uuid4().hex[:12]}"
     beside.mkdir()
-    result = {}
+    result: dict[str, Any] = {}
     try:
         yield beside, result
         base.mkdir(exist_ok=True)
@@ -186,8 +196,8 @@ def _remove_leftovers(base):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_item_ids(ids):
-    """Raise ValueError when an id is empty or does not fit into one line of a text file."""
+def check_item_ids(ids: Iterable[str]) -> None:
+    """Raises ValueError when an id is empty or does not fit into one line of a text file."""
     bad = [i for i in ids if not i or "\n" in i or "\r" in i]
     if bad:
         others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -197,27 +207,27 @@ def check_item_ids(ids):
         )
 
 
-def write_item_ids(path, ids):
-    """Write the list of item ids that a version's lookup tables read, in order, one per line."""
+def write_item_ids(path: str | Path, ids: Iterable[str]) -> None:
+    """Writes the list of item ids that a version's lookup tables read, in order, one per line."""
     check_item_ids(ids)
     Path(path).write_text("".join(f"{i}\n" for i in ids), encoding="utf-8", newline="\n")
 
 
-def write_catalogue(version, frame):
-    """Write the items of a version: DataFrame with `item_id`, `title` and more, all str."""
+def write_catalogue(version: str | Path, frame: "pd.DataFrame") -> None:
+    """Writes the items of a version: DataFrame with `item_id`, `title` and more, all str."""
     # every cell in quotes: a line break of any kind stays inside its cell
     frame.to_csv(Path(version) / ITEMS, index=False, quoting=csv.QUOTE_ALL)
 
 
-def read_catalogue(version):
-    """The DataFrame that `write_catalogue` wrote."""
+def read_catalogue(version: str | Path) -> "pd.DataFrame":
+    """Reads the DataFrame that `write_catalogue` wrote."""
     import pandas as pd
 
     return pd.read_csv(Path(version) / ITEMS, dtype=str, keep_default_na=False)
 
 
-def read_labels(base):
-    """Label -> version of a model folder; empty without `labels.json`."""
+def read_labels(base: str | Path) -> dict[str, int]:
+    """Reads label -> version of a model folder; empty without `labels.json`."""
     path = Path(base) / "labels.json"
     if not path.exists():
         return {}
@@ -242,8 +252,8 @@ def _bad_labels(path, what):
 
 
 @contextlib.contextmanager
-def alone(base):
-    """Work on a model folder that no other process may do at the same time.
+def alone(base: str | Path) -> Iterator[None]:
+    """Keeps other processes from working on a model folder at the same time.
 
     Raises:
         ArtifactError: another one is at it.
@@ -269,8 +279,10 @@ def _locked(path, seconds, refusal):
         lock.release()
 
 
-def write_label(base, label, version, *, instead_of=None):
-    """Point a label at an existing version (this is also how a rollback is done).
+def write_label(
+    base: str | Path, label: str, version: int, *, instead_of: int | None = None
+) -> None:
+    """Points a label at an existing version (this is also how a rollback is done).
 
     Of two processes that write at once none undoes what the other has written.
 
@@ -306,8 +318,8 @@ def write_label(base, label, version, *, instead_of=None):
             beside.write_text(text, encoding="utf-8")
 
 
-def rollback(model, to=None):
-    """Point the label stable at an earlier version.
+def rollback(model: str | Path, to: int | None = None) -> tuple[int, int]:
+    """Points the label stable at an earlier version.
 
     Args:
         model: `saved_models/NAME`.

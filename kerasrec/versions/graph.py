@@ -322,9 +322,7 @@ class ServingModule(tf.Module):
 
     @tf.function(input_signature=[_VECTORS, _ROWS, tf.TensorSpec((), tf.int32)], autograph=False)
     def similar_rows(self, vectors: Any, deny: Any, k: Any) -> tuple[Any, Any]:
-        """Finds the items nearest to `vectors (batch, dim)` by cosine: index and cosine, `(batch,
-        k)`.
-        """
+        """Finds items near `vectors (batch, dim)` by cosine: index and cosine, `(batch, k)`."""
         scores = self._cosines(tf.math.l2_normalize(vectors, axis=-1))
         index, values = graph_top_k(exclude(scores, tf.pad(deny, [[0, 0], [1, 0]])), k)
         nothing = tf.reduce_all(vectors == 0, axis=1)[:, None]

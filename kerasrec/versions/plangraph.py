@@ -85,8 +85,8 @@ class PlanningModule(ServingModule):
         top_p: Any,
         seed: Any,
     ) -> tuple[Any, Any]:
-        """Searches plans of unseen items, the likeliest first: index, log p `(batch, beams,
-        num_items)`.
+        """Searches plans of unseen items: index and log p `(batch, beams, num_items)`, likeliest
+        first.
 
         Args:
             history, time_gap, event, allow, deny, asked: as in `recommend_rows`.
