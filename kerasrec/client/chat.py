@@ -1,7 +1,8 @@
-"""One question to an endpoint that speaks OpenAI's protocol, `POST {url}/chat/completions`.
+"""Asks an endpoint that speaks OpenAI's protocol, `POST {url}/chat/completions`, one question.
 
 Retries and deadlines are those of `transport`. The key goes into the header only: no error
-repeats it, whatever the server says.
+repeats it, whatever the server says. It uses urllib, not httpx, so that plans can be described
+where the extra "serving" is not installed.
 """
 
 import http.client
@@ -10,21 +11,21 @@ import re
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from urllib.parse import unquote, urlsplit
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
 
+from kerasrec.client.statuscodes import code_of
 from kerasrec.client.transport import Refused, key_header, with_retries, within
 
 _MOST_BYTES = 1 << 20  # of an answer
-_WORDS = 200  # characters of what a server says of an error
+_WORDS = 200  # characters of a server's words about an error
 _SECRET = 8  # characters from which a key is secret; "EMPTY" and "ollama" are words like others
-#: status of an HTTP answer -> name of a gRPC status code, what to do
-_STATUS = {
-    401: ("UNAUTHENTICATED", "; check api_key"),
-    403: ("PERMISSION_DENIED", "; check api_key"),
-    404: ("NOT_FOUND", "; check url and model"),
-    408: ("DEADLINE_EXCEEDED", ""),
-    429: ("RESOURCE_EXHAUSTED", ""),
-    504: ("DEADLINE_EXCEEDED", ""),
+#: status of an HTTP answer -> what to do
+_ADVICE = {
+    401: "; check api_key",
+    403: "; check api_key",
+    404: "; check url and model",
 }
 
 
@@ -45,7 +46,9 @@ class ChatEndpoint:
     'http://localhost:8000/v1/chat/completions'
     """
 
-    def __init__(self, url, *, api_key=None, timeout=20.0, retries=1):
+    def __init__(
+        self, url: str, *, api_key: str | None = None, timeout: float = 20.0, retries: int = 1
+    ) -> None:
         if timeout <= 0 or retries < 0:
             raise ValueError(
                 "timeout must be above 0, retries at least 0. Received: "
@@ -54,7 +57,7 @@ class ChatEndpoint:
         parts = _parts_of(url)
         path = parts.path.rstrip("/").removesuffix("/chat/completions")
         host = parts.netloc.rpartition("@")[2]
-        #: what may be shown: without user, password and query
+        #: may be shown: it has no user, password or query
         self.address = f"{parts.scheme}://{host}{path}/chat/completions"
         self._url = self.address + (f"?{parts.query}" if parts.query else "")
         self._timeout, self._retries = timeout, retries
@@ -66,11 +69,12 @@ class ChatEndpoint:
             password = unquote(parts.password or "")
             basic = b64encode(f"{unquote(parts.username)}:{password}".encode()).decode()
             self._headers["authorization"] = f"Basic {basic}"
-            self._secrets = [secret for secret in (basic, password, parts.password) if secret]
+            secrets = (basic, password, parts.password)
+            self._secrets = [secret for secret in secrets if secret]
         self._opener = urllib.request.build_opener(_AsItIs)
 
-    def complete(self, question):
-        """The answer to a question.
+    def complete(self, question: Mapping[str, Any]) -> tuple[str, bool]:
+        """Asks a question and returns the answer.
 
         Args:
             question: dict, the body of the request: `model`, `messages`, ...
@@ -100,17 +104,17 @@ class ChatEndpoint:
             ) from None
         return text, is_whole
 
-    def hidden(self, words):
-        """Words of others without a secret that they repeat."""
+    def hidden(self, words: str) -> str:
+        """Replaces secrets in words of others."""
         for secret in self._secrets:
             words = words.replace(secret, "***")
         return words
 
-    def _post(self, content, seconds):
+    def _post(self, content: bytes, seconds: float) -> str:
         """Text of an answer with a status 2xx; everything else is `Refused`."""
         request = urllib.request.Request(self._url, content, self._headers, method="POST")
 
-        def answered(is_over):
+        def answered(is_over: Callable[[], bool]) -> tuple[int, Mapping[str, str], str]:
             with self._opener.open(request, timeout=seconds) as answer:
                 whole = b""
                 while part := answer.read1(1 << 16):
@@ -131,31 +135,30 @@ class ChatEndpoint:
             raise Refused("UNAVAILABLE", words) from None
         if 200 <= status < 300:
             return text
-        usual = "UNAVAILABLE" if status >= 500 else "INVALID_ARGUMENT"
-        code, advice = _STATUS.get(status, (usual, ""))
+        code = code_of(status, "UNAVAILABLE" if status >= 500 else "INVALID_ARGUMENT")
         wait = headers.get("retry-after", "")
         pause = float(wait) if re.fullmatch("[0-9]+", wait) else 0.0
         words = self._line(_error_of(text)) or http.client.responses.get(status, "nothing")
-        raise Refused(code, f"{words} (HTTP {status}{advice})", pause)
+        raise Refused(code, f"{words} (HTTP {status}{_ADVICE.get(status, '')})", pause)
 
-    def _line(self, words):
+    def _line(self, words: str) -> str:
         return " ".join(self.hidden(words).split())[:_WORDS]
 
 
 class _AsItIs(urllib.request.HTTPErrorProcessor):
     """Answers of any status are answers; none leads elsewhere, where the key would follow."""
 
-    def http_response(self, request, response):
+    def http_response(self, request: Any, response: Any) -> Any:
         return response
 
     https_response = http_response
 
 
-def _parts_of(url):
-    """What an address consists of.
+def _parts_of(url: str) -> SplitResult:
+    """Splits an address.
 
     Raises:
-        ValueError: it is none; what is shown of it holds no password.
+        ValueError: it is none; the message shows no password.
     """
     try:
         parts = urlsplit(url if re.fullmatch("[!-~]+", url) else "")
@@ -170,8 +173,8 @@ def _parts_of(url):
     )
 
 
-def _error_of(text):
-    """What an answer that is an error says of it."""
+def _error_of(text: str) -> str:
+    """The words of an answer that is an error."""
     try:
         error = json.loads(text)["error"]
         return str(error["message"] if isinstance(error, dict) else error)
@@ -179,8 +182,8 @@ def _error_of(text):
         return text
 
 
-def _content_of(answer):
-    """`(text, is_whole)` of the JSON of an answer; ValueError: what it is instead."""
+def _content_of(answer: str) -> tuple[str, bool]:
+    """`(text, is_whole)` of the JSON of an answer; a ValueError names what it is instead."""
     try:
         choice = json.loads(answer)["choices"][0]
         text = choice["message"]["content"]

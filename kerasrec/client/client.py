@@ -1,4 +1,4 @@
-"""`Client`: asks a server for recommendations, over gRPC or REST; for TF Serving and `serve` alike.
+"""`Client`: asks a server for recommendations, over gRPC or REST; TF Serving or `kerasrec serve`.
 
 Only the connection is loaded: no TensorFlow for REST, and never a model.
 """
@@ -6,13 +6,19 @@ Only the connection is loaded: no TensorFlow for REST, and never a model.
 import json
 import logging
 import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from kerasrec.client.inputs import (
     NEWEST,
+    Histories,
+    Maker,
     batches,
     checked_texts,
     flat,
@@ -23,10 +29,13 @@ from kerasrec.client.inputs import (
     padded,
     text_histories,
 )
-from kerasrec.client.transport import TRANSPORTS, with_retries
+from kerasrec.client.transport import TRANSPORTS, Grpc, Rest, with_retries
 from kerasrec.recommender.draws import Draws
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+#: for each user, or for all of them, ids
+Ids = Iterable[Any]
 #: ids of a request, about: far below the size that a server takes
 _IDS_AT_ONCE = 1 << 16
 #: texts of a request: each costs a pass through the encoder, and all must end before the deadline
@@ -73,18 +82,18 @@ class Client:
 
     def __init__(
         self,
-        target,
+        target: str,
         *,
-        model,
-        protocol="grpc",
-        version=None,
-        label=None,
-        api_key=None,
-        ca=None,
-        timeout=10.0,
-        retries=3,
-        batch_size=256,
-    ):
+        model: str,
+        protocol: str = "grpc",
+        version: int | None = None,
+        label: str | None = None,
+        api_key: str | None = None,
+        ca: str | Path | bool | None = None,
+        timeout: float = 10.0,
+        retries: int = 3,
+        batch_size: int = 256,
+    ) -> None:
         if protocol not in TRANSPORTS:
             known = " or ".join(map(repr, TRANSPORTS))
             raise ValueError(f"protocol must be {known}. Received: {protocol!r}.")
@@ -97,26 +106,34 @@ class Client:
             )
         self.target, self.model, self.timeout = target, model, timeout
         self.retries, self.batch_size = retries, batch_size
-        self._transport = TRANSPORTS[protocol](
+        self._transport: Grpc | Rest = TRANSPORTS[protocol](
             target, model=model, version=version, label=label, api_key=api_key, ca=ca
         )
 
-    def __enter__(self):
+    def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def close(self):
-        """Close the connection."""
+    def close(self) -> None:
+        """Closes the connection."""
         self._transport.close()
 
     # --- lists ---
 
     def recommend(
-        self, histories, k=None, *, timestamps=None, allow=None, deny=None, keep_seen=False
-    ):
-        """Best items for many users, as `Recommender.recommend` gives them.
+        self,
+        histories: Histories,
+        k: int | None = None,
+        *,
+        timestamps: Any = None,
+        candidates: Ids | None = None,
+        deny: Ids | None = None,
+        keep_seen: bool = False,
+        allow: Ids | None = None,
+    ) -> pd.DataFrame:
+        """Lists the best items for many users, as `Recommender.recommend` does.
 
         Args:
             histories: list of histories (lists of item ids, oldest first; the users are then called
@@ -124,47 +141,59 @@ class Client:
                 as `read_interactions` takes it, whose times are sent too.
             k: list length at most; None = what the version was exported with.
             timestamps: UTC seconds of the events, in the form of `histories`; the newest of a user
-                is when the list is asked for.
-            allow: item ids that alone may be listed, for all users.
+                is the moment of the question.
+            candidates: item ids; only these may be listed, for all users. None = all items.
             deny: item ids that may not be listed.
             keep_seen: True may list items of the history.
+            allow: the old name of `candidates`.
 
         Returns:
             DataFrame `user_id, item_id, rank, score`.
         """
+        candidates = _one_name(candidates, allow, "recommend")
         users, inputs, is_plain = self._listed(
-            histories, timestamps, allow, deny, keep_seen=keep_seen
+            histories, timestamps, candidates, deny, keep_seen=keep_seen
         )
         if is_plain and not keep_seen:
             return self._lists("serving_default", users, {"history": inputs["history"]}, k)
         inputs["keep_seen"] = flat([bool(keep_seen)] * len(users), bool)
         return self._lists("recommend", users, inputs, k)
 
-    def _listed(self, histories, timestamps, allow, deny, *, keep_seen=False):
+    def _listed(
+        self,
+        histories: Histories,
+        timestamps: Any,
+        candidates: Ids | None,
+        deny: Ids | None,
+        *,
+        keep_seen: bool = False,
+    ) -> tuple[list, dict[str, Maker], bool]:
         """Users, inputs `history, timestamps, allow, deny`, whether the first says it all."""
-        if allow is not None and not len(allow):
-            raise ValueError("allow must name items. Received: an empty list; None allows all.")
+        allow = None if candidates is None else ids_of(candidates, "candidates")
+        if allow == []:
+            raise ValueError(
+                "candidates must name items. Received: an empty list; None allows all."
+            )
         users, rows, times = histories_of(histories, timestamps)
-        allow = None if allow is None else ids_of(allow, "allow")
-        # what is older than the newest events is not sent as history, but was seen all the same
-        older = [[] if keep_seen else row[:-NEWEST] for row in rows]
-        if deny is not None or any(older):
-            refused = [] if deny is None else ids_of(deny, "deny")
-            deny = [list(dict.fromkeys([*refused, *row])) for row in older]
+        # older events are not sent as history; without keep_seen their items must stay out too
+        denied = [[] if keep_seen else row[:-NEWEST] for row in rows]
+        is_plain = times is None and allow is None and deny is None and not any(denied)
+        if deny is not None:
+            refused = ids_of(deny, "deny")
+            denied = [[*refused, *row] for row in denied]
         rows = [row[-NEWEST:] for row in rows]
-        is_plain = times is None and allow is None and deny is None
         if times is None:
             times = [[0] * len(row) for row in rows]
         inputs = {
             "history": padded(rows),
             "timestamps": padded([row[-NEWEST:] for row in times], padding=0),
             "allow": padded([allow or []] * len(rows)),
-            "deny": padded(deny or [[]] * len(rows)),
+            "deny": padded([list(dict.fromkeys(row)) for row in denied]),
         }
         return users, inputs, is_plain
 
-    def recommend_by_text(self, histories, k=None):
-        """Best items for histories of texts (titles) that the model may never have seen.
+    def recommend_by_text(self, histories: Any, k: int | None = None) -> pd.DataFrame:
+        """Lists the best items for histories of texts (titles), new ones included.
 
         Args:
             histories: list of histories, each a list of texts, oldest first; or a dict.
@@ -178,28 +207,30 @@ class Client:
 
     def generate(
         self,
-        histories,
+        histories: Histories,
         *,
-        timestamps=None,
-        allow=None,
-        deny=None,
-        temperature=0.0,
-        top_p=1.0,
-        seed=0,
-    ):
-        """What users will want next, in order, as `Recommender.generate` gives it: one list each.
+        timestamps: Any = None,
+        candidates: Ids | None = None,
+        deny: Ids | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        allow: Ids | None = None,
+    ) -> pd.DataFrame:
+        """Plans the next items of users in order, as `Recommender.generate` does: one list each.
 
-        Length and beams are those that the version was exported with.
+        Length and number of beams were fixed when the version was exported.
 
         Args:
-            histories, timestamps, allow, deny: as for `recommend`.
+            histories, timestamps, candidates, deny, allow: as for `recommend`.
             temperature, top_p, seed: as for `Recommender.generate`; the same seed draws the same.
 
         Returns:
             DataFrame `user_id, rank, item_id, log_probability`.
         """
         draws = Draws(temperature, top_p, seed).checked()
-        users, inputs, _ = self._listed(histories, timestamps, allow, deny)
+        candidates = _one_name(candidates, allow, "generate")
+        users, inputs, _ = self._listed(histories, timestamps, candidates, deny)
         count = len(users)
         inputs["temperature"] = flat([float(temperature)] * count, np.float32)
         inputs["top_p"] = flat([float(top_p)] * count, np.float32)
@@ -218,8 +249,8 @@ class Client:
             }
         )
 
-    def similar(self, item_ids, k=None):
-        """Items nearest to an item, or to each of a list of items, by cosine.
+    def similar(self, item_ids: Any, k: int | None = None) -> pd.DataFrame:
+        """Lists the items nearest to an item, or to each of a list of items, by cosine.
 
         Returns:
             DataFrame `query, item_id, rank, score`; an unknown item has no rows, and is logged. For
@@ -237,7 +268,9 @@ class Client:
             )
         return found.rename(columns={"user_id": "query"})
 
-    def _lists(self, signature, users, inputs, k):
+    def _lists(
+        self, signature: str, users: list, inputs: Mapping[str, Maker], k: int | None
+    ) -> pd.DataFrame:
         if k is not None and (isinstance(k, bool) or k != int(k) or k < 1):
             raise ValueError(f"k must be a whole number of at least 1. Received: {k!r}.")
         parts = self._ask(signature, len(users), inputs)
@@ -263,8 +296,8 @@ class Client:
 
     # --- numbers ---
 
-    def score(self, histories, candidates):
-        """Score of candidates; -inf for an unknown item.
+    def score(self, histories: Histories, candidates: Sequence[Any]) -> pd.DataFrame:
+        """Scores candidates; -inf for an unknown item.
 
         Args:
             histories: as for `recommend`.
@@ -296,36 +329,36 @@ class Client:
             }
         )
 
-    def interest(self, histories):
-        """U of each history (given as for `recommend`), `(num_users, dim)`; zeros if empty."""
+    def interest(self, histories: Histories) -> np.ndarray:
+        """Computes U of each history (as for `recommend`), `(num_users, dim)`; zeros if empty."""
         _, rows, _ = histories_of(histories, None)
         rows = [row[-NEWEST:] for row in rows]
         return self._vectors("interest", {"history": padded(rows)}, len(rows))
 
-    def item_vectors(self, item_ids):
-        """Item vectors, float32 `(n, dim)`; zeros for an unknown id."""
+    def item_vectors(self, item_ids: Ids) -> np.ndarray:
+        """Reads item vectors, float32 `(n, dim)`; zeros for an unknown id."""
         ids = ids_of(item_ids, "item_ids")
         return self._vectors("item_vectors", {"item_ids": flat(ids)}, len(ids))
 
-    def encode_items(self, texts):
-        """Item vectors of new texts, float32 `(n, dim)`; zeros for a blank text."""
-        texts = checked_texts(texts, "texts")
-        return self._vectors("encode_items", {"texts": flat(texts)}, len(texts))
+    def encode_items(self, texts: Iterable[str]) -> np.ndarray:
+        """Computes item vectors of new texts, float32 `(n, dim)`; zeros for a blank text."""
+        rows = checked_texts(texts, "texts")
+        return self._vectors("encode_items", {"texts": flat(rows)}, len(rows))
 
-    def _vectors(self, signature, inputs, num_rows):
+    def _vectors(self, signature: str, inputs: Mapping[str, Maker], num_rows: int) -> np.ndarray:
         parts = [_only(part) for part in self._ask(signature, num_rows, inputs)]
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 0), np.float32)
 
-    def status(self):
-        """DataFrame `version, state, error` of the model on the server; one version if asked."""
+    def status(self) -> pd.DataFrame:
+        """Tells `version, state, error` of the versions on the server, or of the client's one."""
         found = self._call(self._transport.status)
         frame = pd.DataFrame(found, columns=["version", "state", "error"])
         return frame.sort_values("version", ignore_index=True)
 
     # --- the loop: `kerasrec serve --store` only ---
 
-    def feedback(self, events):
-        """Store what users did; it is durable when this returns, and sending it again is harmless.
+    def feedback(self, events: Any) -> dict[str, int]:
+        """Stores events; they are durable when this returns, and sending them again is harmless.
 
         Args:
             events: a dict or a list of dicts with `user_id`, `item_id` and, where they are known,
@@ -344,8 +377,8 @@ class Client:
         content = json.dumps({"events": dated}, ensure_ascii=False, default=_plain)
         return self._call(partial(self._rest_only("feedback"), content.encode()))
 
-    def recommend_for(self, user, k=10, *, log=True):
-        """Best items for a user, by what the server's store knows of the user at this moment.
+    def recommend_for(self, user: Any, k: int = 10, *, log: bool = True) -> pd.DataFrame:
+        """Lists the best items for a user, by the events that the server's store holds now.
 
         Args:
             user: user id.
@@ -362,7 +395,7 @@ class Client:
         table.attrs.update({name: answer[name] for name in ("request_id", "model", "version")})
         return table.astype({"rank": np.int64, "score": np.float32})
 
-    def _rest_only(self, name):
+    def _rest_only(self, name: str) -> Callable[..., Any]:
         if not hasattr(self._transport, name):
             raise ValueError(
                 f'{name} needs kerasrec serve --store and Client(..., protocol="rest"). Received: '
@@ -370,7 +403,9 @@ class Client:
             )
         return getattr(self._transport, name)
 
-    def _ask(self, signature, num_rows, makers):
+    def _ask(
+        self, signature: str, num_rows: int, makers: Mapping[str, Maker]
+    ) -> list[dict[str, np.ndarray]]:
         """Outputs of each batch; `makers`: input -> `padded` or `flat` of its rows."""
         answers = []
         at_once = _TEXTS_AT_ONCE if {"texts", "history_texts"} & set(makers) else _IDS_AT_ONCE
@@ -380,11 +415,26 @@ class Client:
             answers.append(self._call(partial(self._transport.predict, signature, given)))
         return answers
 
-    def _call(self, call):
+    def _call(self, call: Callable[[float], Answer]) -> Answer:
         return with_retries(call, self.target, timeout=self.timeout, retries=self.retries)
 
 
-def _plain(value):
+def _one_name(candidates: Ids | None, allow: Ids | None, method: str) -> Ids | None:
+    """The candidates, under their name or under the old one."""
+    if allow is None:
+        return candidates
+    if candidates is not None:
+        raise ValueError("Give candidates; allow is its old name. Received: both.")
+    warnings.warn(
+        f"Client.{method}(allow=...) is now called candidates, as in Recommender.{method}. Write "
+        "candidates=... instead.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return allow
+
+
+def _plain(value: Any) -> Any:
     """A number of numpy or a time, for JSON."""
     if hasattr(value, "item"):
         return value.item()
@@ -393,6 +443,6 @@ def _plain(value):
     raise ValueError(f"events must hold texts, numbers and times. Received: {value!r}.")
 
 
-def _only(outputs):
+def _only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     (value,) = outputs.values()
     return value

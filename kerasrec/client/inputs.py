@@ -1,46 +1,66 @@
-"""What callers give `Client`: checked, as rows of ids or texts, and as arrays of requests."""
+"""Checks the arguments of `Client`, and makes rows of ids or texts and arrays of them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import history_rows
-from kerasrec.data.interactions import read_interactions
+from kerasrec.data.interactions import Interactions, read_interactions
 
+#: histories as `recommend` takes them
+Histories: TypeAlias = Sequence[Any] | Mapping[Any, Sequence[Any]] | Interactions | pd.DataFrame
 #: newest events of a history that are sent; with the padding before them `Limits.history`. A
 #: model's own window is far shorter.
 NEWEST = 999
 
 
-def lengths(rows):
-    """Number of values in each row."""
+class Maker:
+    """Makes the array of some rows of an input.
+
+    Attributes:
+        widths: number of values in each row.
+    """
+
+    def __init__(self, make: Callable[[slice], np.ndarray], widths: list[int]) -> None:
+        self._make, self.widths = make, widths
+
+    def __call__(self, chosen: slice) -> np.ndarray:
+        """The array of the chosen rows."""
+        return self._make(chosen)
+
+
+def lengths(rows: Iterable[Sequence[Any]]) -> list[int]:
+    """Counts the values in each row."""
     return [len(row) for row in rows]
 
 
-def is_many(values):
-    """Whether it is a list of some kind and no single id."""
+def is_many(values: Any) -> bool:
+    """Tells whether a value is a list of some kind and no single id."""
     return hasattr(values, "__iter__") and not isinstance(values, str | bytes)
 
 
-def ids_of(values, what):
-    """Ids as texts; a number stands for its text."""
+def ids_of(values: Any, what: str) -> list[str]:
+    """Makes texts of ids; a number stands for its text."""
     if not is_many(values):
         raise ValueError(f"{what} must be a list of ids. Received: {_shown(values)}.")
     return [value if isinstance(value, str) else _id(value, what) for value in values]
 
 
-def _id(value, what):
+def _id(value: Any, what: str) -> str:
     is_wrong = value is None or value is pd.NA or hasattr(value, "__iter__")
     if is_wrong or value != value:  # not a number
         raise ValueError(f"{what} must hold ids, texts or numbers. Received: {value!r} among them.")
     return str(value)
 
 
-def _shown(value):
+def _shown(value: Any) -> str:
     return f"the text {value!r}" if isinstance(value, str) else repr(value)
 
 
-def checked_texts(values, what):
-    """A list of str."""
+def checked_texts(values: Any, what: str) -> list[str]:
+    """Makes a list of texts; raises ValueError for anything else."""
     if not is_many(values):
         raise ValueError(f"{what} must be a list of texts. Received: {_shown(values)}.")
     texts = list(values)
@@ -50,9 +70,9 @@ def checked_texts(values, what):
     return texts
 
 
-def text_histories(histories):
-    """`(users, rows of texts)` of what `recommend_by_text` takes."""
-    rows = histories.values() if isinstance(histories, dict) else histories
+def text_histories(histories: Any) -> tuple[list, list[list[str]]]:
+    """Makes `(users, rows of texts)` of the argument of `recommend_by_text`."""
+    rows: Any = histories.values() if isinstance(histories, dict) else histories
     rows = list(rows) if is_many(rows) and not isinstance(rows, pd.DataFrame) else rows
     if not isinstance(rows, list) or not all(map(is_many, rows)):
         raise ValueError(
@@ -63,8 +83,8 @@ def text_histories(histories):
     return users, [checked_texts(row, "a history of texts")[-NEWEST:] for row in rows]
 
 
-def _one_of(rows):
-    """The mistake among what should be histories."""
+def _one_of(rows: Any) -> str:
+    """The mistake among values that should be histories."""
     if isinstance(rows, pd.DataFrame):
         return "a DataFrame"
     if not is_many(rows):
@@ -72,11 +92,13 @@ def _one_of(rows):
     return f"a list with {_shown(next(row for row in rows if not is_many(row)))}"
 
 
-def histories_of(histories, timestamps):
-    """`(users, rows of ids, rows of times or None)` of whatever `recommend` takes."""
+def histories_of(
+    histories: Histories, timestamps: Any
+) -> tuple[list, list[list[str]], list[list[int]] | None]:
+    """Makes `(users, rows of ids, rows of times or None)` of any form that `recommend` takes."""
     if isinstance(histories, pd.DataFrame):
         histories = read_interactions(histories)
-    if hasattr(histories, "report"):  # Interactions
+    if isinstance(histories, Interactions):
         return _of_interactions(histories, timestamps)
     if isinstance(histories, dict) and isinstance(timestamps, dict):
         timestamps = [timestamps[user] for user in histories]
@@ -90,7 +112,9 @@ def histories_of(histories, timestamps):
     return users, rows, times
 
 
-def _of_interactions(interactions, timestamps):
+def _of_interactions(
+    interactions: Interactions, timestamps: Any
+) -> tuple[list, list[list[str]], list[list[int]] | None]:
     """The histories of a log, and its times where it has some and none are given."""
     frame = interactions.frame
     if interactions.has_time:
@@ -103,8 +127,10 @@ def _of_interactions(interactions, timestamps):
     return histories_of(rows, times)
 
 
-def batches(num_rows, widths, most_rows, most_cells):
-    """Slices of rows whose padded inputs hold `most_cells` values at most, or a single row.
+def batches(
+    num_rows: int, widths: Iterable[list[int]], most_rows: int, most_cells: int
+) -> Iterator[slice]:
+    """Yields slices of rows whose padded inputs hold `most_cells` values at most, or a single row.
 
     Args:
         num_rows: of all.
@@ -121,16 +147,15 @@ def batches(num_rows, widths, most_rows, most_cells):
         start = end
 
 
-def padded(rows, *, padding="", first=True):
-    """Function from a slice of ragged rows to an array; `widths`: the length of each row.
+def padded(rows: Sequence[Sequence[Any]], *, padding: str | int = "", first: bool = True) -> Maker:
+    """Makes arrays of ragged rows, filled up on the left behind a first column of padding.
 
-    The first column is padding, and so is what a shorter row lacks on the left: where TF Serving
-    batches requests of unlike widths it repeats the first value of each behind it, and an item
-    that is repeated there would look like the newest. Without `first`, padding is on the right.
+    Where TF Serving batches requests of unlike widths it repeats the first value of each behind it;
+    a repeated item would look like the newest. Without `first`, padding is on the right.
     """
     kind = np.int64 if padding == 0 else object
 
-    def make(chosen):
+    def make(chosen: slice) -> np.ndarray:
         part = rows[chosen]
         width = max([1, *(len(row) + first for row in part)])
         array = np.full((len(part), width), padding, kind)
@@ -139,15 +164,9 @@ def padded(rows, *, padding="", first=True):
             line[start : start + len(row)] = row
         return array
 
-    make.widths = lengths(rows)
-    return make
+    return Maker(make, lengths(rows))
 
 
-def flat(values, kind=object):
-    """Function from a slice of values to an array of them."""
-
-    def make(chosen):
-        return np.array(values[chosen], kind)
-
-    make.widths = [1] * len(values)
-    return make
+def flat(values: Sequence[Any], kind: Any = object) -> Maker:
+    """Makes arrays of single values."""
+    return Maker(lambda chosen: np.array(values[chosen], kind), [1] * len(values))

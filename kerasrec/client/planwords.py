@@ -1,4 +1,4 @@
-"""The text of a list: a plan, the items for one user in order, as a short Chinese explanation.
+"""Puts plans into words: the items for one user in order, as a short Chinese explanation.
 
 `describe_plans` asks a language model or any other callable. Whatever goes wrong there, a template
 answers instead, and the result says so. What a model answered is kept on disk by its content.
@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ _PROMPT = (
 
 
 class Plan(NamedTuple):
-    """What is to be described.
+    """A plan as titles, to be described.
 
     >>> Plan(["线性代数"], ["机器学习", "深度学习"]).titles
     ['机器学习', '深度学习']
@@ -43,6 +44,10 @@ class Plan(NamedTuple):
 
     history_titles: list[str]  # what the user had, oldest first; may be empty
     titles: list[str]  # the items of the plan, in their order
+
+
+#: puts a plan into words
+Describe = Callable[[Plan], str]
 
 
 class Description(NamedTuple):
@@ -56,8 +61,10 @@ class Description(NamedTuple):
 # --- Template ---
 
 
-def describe_by_template(plan):
-    """A plan in one or two Chinese sentences, from its titles alone; the same plan, the same text.
+def describe_by_template(plan: Plan) -> str:
+    """Describes a plan in one or two Chinese sentences, from its titles alone.
+
+    The same plan always has the same text.
 
     Args:
         plan: `Plan`. Of its history the newest three titles are named. Blank titles are left out,
@@ -81,13 +88,13 @@ def describe_by_template(plan):
     return f"{head}为您依次推荐{_listed(titles)}。可以从{_listed(titles[:1])}开始。"
 
 
-def _listed(titles):
+def _listed(titles: Sequence[str]) -> str:
     """Quoted titles as Chinese lists them."""
     *first, last = [f"“{title}”" for title in titles]
     return f"{'、'.join(first)}和{last}" if first else last
 
 
-def _cleaned(plan):
+def _cleaned(plan: Plan) -> Plan:
     """A `Plan` of titles in one line each, without blank ones; history titles once, at the end."""
     if not isinstance(plan, Plan):
         raise ValueError(
@@ -103,7 +110,7 @@ def _cleaned(plan):
     return Plan([*history][::-1], [title for title in map(_title, plan.titles) if title])
 
 
-def _title(title):
+def _title(title: str) -> str:
     """A title in one line of text that can be written as UTF-8, cut where it is very long."""
     text = title.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair becomes "?"
     text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
@@ -145,8 +152,16 @@ class LanguageModel:
     """
 
     def __init__(
-        self, url, *, model, api_key=None, timeout=20.0, cache=None, retries=1, max_tokens=200
-    ):
+        self,
+        url: str,
+        *,
+        model: str,
+        api_key: str | None = None,
+        timeout: float = 20.0,
+        cache: str | Path | bool | None = None,
+        retries: int = 1,
+        max_tokens: int = 200,
+    ) -> None:
         if not isinstance(model, str) or not model.strip():
             raise ValueError(f"model must be the name of a model. Received: {model!r}.")
         if max_tokens < 1:
@@ -155,59 +170,60 @@ class LanguageModel:
         self._endpoint = ChatEndpoint(url, api_key=api_key, timeout=timeout, retries=retries)
         self._folder = _cache_folder(cache)
 
-    def __call__(self, plan):
-        """The text of a plan, from the cache or else from the endpoint."""
+    def __call__(self, plan: Plan) -> str:
+        """Describes a plan, from the cache or else by the endpoint."""
         return self.cached(plan) or self._ask(plan)
 
-    def with_cache(self, cache):
-        """The same with another cache: a folder, True (the user's cache folder) or False."""
+    def with_cache(self, cache: str | Path | bool | None) -> "LanguageModel":
+        """Copies it with another cache: a folder, True (the user's cache folder) or False."""
         other = copy.copy(self)
         other._folder = _cache_folder(cache)
         return other
 
-    def cached(self, plan):
-        """What was answered to the same question before; "" when that is not known."""
+    def cached(self, plan: Plan) -> str:
+        """Reads the answer to the same question from the cache; "" when there is none."""
         if self._folder is None:
             return ""
         try:
-            kept = json.loads(self._path(_cleaned(plan)).read_text(encoding="utf-8"))
+            path = self._path(self._folder, _cleaned(plan))
+            kept = json.loads(path.read_text(encoding="utf-8"))
             text = kept["text"]
             return text if kept["check"] == _sha256(text) else ""
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return ""  # not there, or damaged
 
-    def _ask(self, plan):
+    def _ask(self, plan: Plan) -> str:
         plan = _cleaned(plan)
         if not plan.titles:
             raise ValueError("A plan must have a title for a language model to describe it.")
-        answer = self._endpoint.complete({"model": self.model, **self._question(plan)})
+        answer, is_whole = self._endpoint.complete({"model": self.model, **self._question(plan)})
         try:
-            text = _paragraph(*answer, plan.titles)
+            text = _paragraph(answer, is_whole, plan.titles)
         except ValueError as error:
             words = self._endpoint.hidden(str(error))
             raise ValueError(f"{self._endpoint.address} {words}") from None
         self._keep(plan, text)
         return text
 
-    def _question(self, plan):
+    def _question(self, plan: Plan) -> dict[str, object]:
         given = {"history": plan.history_titles[-_HISTORY_SENT:], "plan": plan.titles}
         # no title can end its text, nor look like a token that ends a message: <|im_end|>
         titles = json.dumps(given, ensure_ascii=False).replace("<", "\\u003c")
         messages = [{"role": "system", "content": _PROMPT}, {"role": "user", "content": titles}]
         return {"messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
 
-    def _path(self, plan):
+    def _path(self, folder: Path, plan: Plan) -> Path:
         key = [_VERSION, self._endpoint.address, self.model, self._question(plan)]
-        return self._folder / f"{_sha256(json.dumps(key))}.json"
+        return folder / f"{_sha256(json.dumps(key))}.json"
 
-    def _keep(self, plan, text):
-        """Write an answer beside and rename it; that it cannot be kept does not spoil it."""
+    def _keep(self, plan: Plan, text: str) -> None:
+        """Writes an answer beside and renames it; a failure to keep it does not spoil it."""
         if self._folder is None:
             return
-        path = self._path(plan)
+        path = self._path(self._folder, plan)
         kept = {"text": text, "check": _sha256(text)}
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as beside:
                 beside.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
@@ -215,23 +231,23 @@ class LanguageModel:
             self._folder = None
 
 
-def _cache_folder(cache):
+def _cache_folder(cache: str | Path | bool | None) -> Path | None:
     if cache is None or cache is True:
         return backend.cache_dir() / "descriptions"
     return None if cache is False else Path(cache)
 
 
-def _sha256(text):
+def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _paragraph(text, is_whole, titles):
+def _paragraph(text: str, is_whole: bool, titles: Sequence[str]) -> str:
     """The paragraph of an answer that names a title of the plan, in one line.
 
     Args:
         text: the answer.
         is_whole: False when it was cut off: then it counts up to its last whole sentence.
-        titles: those of the plan, as they were sent.
+        titles: of the plan, as they were sent.
 
     Raises:
         ValueError: there is none.
@@ -248,7 +264,7 @@ def _paragraph(text, is_whole, titles):
     raise ValueError(f"must name a title of the plan. Received a text without: {text[:60]!r}.")
 
 
-def _names(text, title):
+def _names(text: str, title: str) -> bool:
     """Whether a text holds a title, whatever the width, case and spaces of its characters."""
     text, title = (
         "".join(unicodedata.normalize("NFKC", part).casefold().split())
@@ -260,12 +276,17 @@ def _names(text, title):
 # --- Many plans ---
 
 
-def describe_plans(plans, describe=None, *, cache=None):
-    """Each plan as a short Chinese text, by a language model where there is one.
+def describe_plans(
+    plans: Iterable[Plan],
+    describe: Describe | None = None,
+    *,
+    cache: str | Path | bool | None = None,
+) -> list[Description]:
+    """Describes each plan by a short Chinese text, by a language model where there is one.
 
-    Where `describe` fails, in whatever way, the template's text is taken and `problem` says why;
-    after three failures in a row it is not asked again in this call (what the cache holds is still
-    taken). One warning is logged. A plan without items always has the template's text.
+    Where `describe` fails in any way, the template's text is taken and `problem` says why. After
+    three failures in a row it is not asked again in this call; answers in the cache still count.
+    One warning is logged. A plan without items always has the template's text.
 
     Args:
         plans: list of `Plan`.
@@ -287,7 +308,8 @@ def describe_plans(plans, describe=None, *, cache=None):
     """
     plans, describe = _checked_arguments(plans, describe, cache)
     cached = describe.cached if isinstance(describe, LanguageModel) else lambda plan: ""
-    found, in_a_row, last = [], 0, ""
+    found: list[Description] = []
+    in_a_row, last = 0, ""
     for plan in plans:
         if describe is None or not _cleaned(plan).titles:
             found.append(Description(describe_by_template(plan), "template"))
@@ -310,7 +332,9 @@ def describe_plans(plans, describe=None, *, cache=None):
     return found
 
 
-def _checked_arguments(plans, describe, cache):
+def _checked_arguments(
+    plans: Iterable[Plan], describe: Describe | None, cache: str | Path | bool | None
+) -> tuple[list[Plan], Describe | None]:
     """The plans as a list, and `describe` with its cache."""
     if isinstance(plans, Plan):
         raise ValueError("plans must be a list of plans. Received: one plan. Write [plan].")
@@ -331,8 +355,8 @@ def _checked_arguments(plans, describe, cache):
     return plans, describe
 
 
-def _asked(describe, plan):
-    """`(text, "")`, or `("", what went wrong)`: whatever is raised by a callable of others."""
+def _asked(describe: Describe, plan: Plan) -> tuple[str, str]:
+    """`(text, "")`, or `("", problem)`: a callable of others may raise anything."""
     try:
         text = describe(plan)
     except Exception as error:

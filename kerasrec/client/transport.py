@@ -1,4 +1,4 @@
-"""How requests reach a server: gRPC or REST as TF Serving speaks them, with retries and a deadline.
+"""Sends requests to a server: gRPC or REST as TF Serving speaks them, with retries and a deadline.
 
 Libraries are loaded when a connection is made: grpcio and tensorflow-serving-api, or httpx.
 """
@@ -7,31 +7,40 @@ import base64
 import json
 import random
 import re
+import ssl
 import threading
 import time
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import numpy as np
 
+from kerasrec.client.statuscodes import code_of
+
+Answer = TypeVar("Answer")
+#: PEM file of an authority; True = those of this machine; None = no TLS
+Authority = str | Path | bool | None
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between tries
 _WRONG_PORT = (
     " (no {here} is spoken there; is it the {other} port? The {here} port is usually {usual})"
 )
-#: what the libraries say of TLS that no further try would mend -> what to do
+#: words of the libraries about TLS that no further try would mend -> what to do
 _TLS_FAILURES = {
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted: give ca= the file of "
     "the authority that signed it, and the server the name that it was signed for",
     "Hostname Verification Check failed": "the server's certificate is for another name than this",
     "WRONG_VERSION_NUMBER": "no TLS is spoken there: leave ca out",
 }
-#: what they say of a connection that was closed at once, which a server of TLS does to others
+#: their words for a connection that was closed at once, as servers with TLS do to plain clients
 _CLOSED = ("Socket closed", "Connection reset", "disconnected without sending a response")
 _MAYBE_TLS = " (if the server speaks TLS, give ca=: a PEM file, or True for public authorities)"
 _MISSING = "The {what} client needs {package}. Run: pip install 'kerasrec[serving]'"
 
-#: what a server may say -> the error that a caller sees; everything else is a RuntimeError
+#: code of a server -> the error that a caller sees; any other code is a RuntimeError
 _ERRORS = {
     "INVALID_ARGUMENT": ValueError,
     "OUT_OF_RANGE": ValueError,
@@ -43,37 +52,27 @@ _ERRORS = {
     "UNAVAILABLE": ConnectionError,
     "RESOURCE_EXHAUSTED": ConnectionError,
 }
-_HTTP = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    408: "DEADLINE_EXCEEDED",
-    412: "FAILED_PRECONDITION",
-    413: "INVALID_ARGUMENT",
-    429: "RESOURCE_EXHAUSTED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
 _WORTH_A_RETRY = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 #: states of a version by their number in GetModelStatus
 _STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 
 
 class Refused(Exception):
-    """What a server said instead of an answer.
+    """The refusal of a server, or a failure on the way.
 
-    code: name of a gRPC status code.  details: its words.  pause: seconds it asks to wait.
-    is_final: no further try can do better, whatever the code.
+    code: name of a gRPC status code.  details: the words.  pause: seconds that the server asks to
+    wait.  is_final: no further try can do better, whatever the code.
     """
 
-    def __init__(self, code, details, pause=0.0, *, is_final=False):
+    def __init__(
+        self, code: str, details: str, pause: float = 0.0, *, is_final: bool = False
+    ) -> None:
         super().__init__(f"{code}: {details}")
         self.code, self.details, self.pause, self.is_final = code, details, pause, is_final
 
 
-def _refused(code, details, *, has_tls):
-    """`Refused` of what a library says, with what to do about it where that is known."""
+def _refused(code: str, details: str, *, has_tls: bool) -> Refused:
+    """`Refused` with the words of a library, and with advice where some is known."""
     if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
         return Refused("INVALID_ARGUMENT", f"{details} bytes (a smaller batch_size may do)")
     for sign, advice in _TLS_FAILURES.items():
@@ -84,8 +83,10 @@ def _refused(code, details, *, has_tls):
     return Refused(code, details)
 
 
-def with_retries(call, target, *, timeout, retries):
-    """`call(seconds left)`, again after a pause where the server is busy or not there.
+def with_retries(
+    call: Callable[[float], Answer], target: str, *, timeout: float, retries: int
+) -> Answer:
+    """Returns `call(seconds left)`; calls again where the server is busy or not there.
 
     Args:
         call: function of the seconds left; raises `Refused`.
@@ -112,12 +113,22 @@ def with_retries(call, target, *, timeout, retries):
                 kind = _ERRORS.get(refused.code, RuntimeError)
                 raise kind(f"{target} said {refused}{after}") from refused
         time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
 
 
 class Grpc:
     """A channel to the gRPC port, through the official stubs."""
 
-    def __init__(self, target, *, model, version, label, api_key, ca):
+    def __init__(
+        self,
+        target: str,
+        *,
+        model: str,
+        version: int | None,
+        label: str | None,
+        api_key: str | None,
+        ca: Authority,
+    ) -> None:
         try:
             import grpc
             from tensorflow_serving.apis import (
@@ -145,21 +156,21 @@ class Grpc:
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._metadata = list(key_header(api_key).items()) or None
-        self._spec = {"name": model}
-        if version is not None:
-            self._version, self._label = int(version), None
-        else:
-            self._version, self._label = None, label
+        self._model = model
+        self._version = None if version is None else int(version)
+        self._label = label
 
-    def _address(self, spec):
-        spec.name = self._spec["name"]
+    def _address(self, spec: Any) -> None:
+        spec.name = self._model
         if self._version is not None:
             spec.version.value = self._version
         elif self._label is not None:
             spec.version_label = self._label
 
-    def predict(self, signature, inputs, seconds):
-        """Arrays of a signature's outputs for arrays of its inputs."""
+    def predict(
+        self, signature: str, inputs: Mapping[str, np.ndarray], seconds: float
+    ) -> dict[str, np.ndarray]:
+        """Asks a signature: arrays of its inputs in, arrays of its outputs out."""
         from tensorflow import make_ndarray, make_tensor_proto
 
         request = self._predict_pb2.PredictRequest()
@@ -170,8 +181,8 @@ class Grpc:
         answer = self._call(self._prediction.Predict, request, seconds)
         return {name: _texts(make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
 
-    def status(self, seconds):
-        """List of `(version, state, what went wrong)`."""
+    def status(self, seconds: float) -> list[tuple[int, str, str]]:
+        """Asks for the versions: `(version, state, error)` of each."""
         request = self._status_pb2.GetModelStatusRequest()
         self._address(request.model_spec)
         answer = self._call(self._models.GetModelStatus, request, seconds)
@@ -180,7 +191,7 @@ class Grpc:
             for found in answer.model_version_status
         ]
 
-    def _call(self, method, request, seconds):
+    def _call(self, method: Callable[..., Any], request: Any, seconds: float) -> Any:
         try:
             return method(request, timeout=seconds, metadata=self._metadata)
         except self._grpc.RpcError as error:
@@ -189,15 +200,24 @@ class Grpc:
                 details += _WRONG_PORT.format(here="gRPC", usual=8500, other="REST")
             raise _refused(code, details, has_tls=self._has_tls) from error
 
-    def close(self):
-        """Close the channel."""
+    def close(self) -> None:
+        """Closes the channel."""
         self._channel.close()
 
 
 class Rest:
     """Connections to the REST port."""
 
-    def __init__(self, target, *, model, version, label, api_key, ca):
+    def __init__(
+        self,
+        target: str,
+        *,
+        model: str,
+        version: int | None,
+        label: str | None,
+        api_key: str | None,
+        ca: Authority,
+    ) -> None:
         try:
             import httpx
         except ImportError as error:
@@ -218,8 +238,10 @@ class Rest:
         elif label is not None:
             self._path += f"/labels/{quote(label, safe='')}"
 
-    def predict(self, signature, inputs, seconds):
-        """Arrays of a signature's outputs for arrays of its inputs."""
+    def predict(
+        self, signature: str, inputs: Mapping[str, np.ndarray], seconds: float
+    ) -> dict[str, np.ndarray]:
+        """Asks a signature: arrays of its inputs in, arrays of its outputs out."""
         columns = {name: value.tolist() for name, value in inputs.items()}
         content = json.dumps(
             {"signature_name": signature, "inputs": columns}, ensure_ascii=False
@@ -230,8 +252,8 @@ class Rest:
             outputs = {"": outputs}
         return {name: _array(value) for name, value in outputs.items()}
 
-    def status(self, seconds):
-        """List of `(version, state, what went wrong)`."""
+    def status(self, seconds: float) -> list[tuple[int, str, str]]:
+        """Asks for the versions: `(version, state, error)` of each."""
         answer = self._call("GET", self._path, seconds)
         return [
             (
@@ -242,23 +264,23 @@ class Rest:
             for found in answer["model_version_status"]
         ]
 
-    def feedback(self, content, seconds):
-        """What became of events; `content` is their JSON, bytes."""
+    def feedback(self, content: bytes, seconds: float) -> dict[str, int]:
+        """Sends events, as JSON; returns how many were stored."""
         return self._call("POST", "/v1/feedback", seconds, content)
 
-    def recommend_for(self, user, k, log, seconds):
-        """The answer of `/v1/recommend`."""
+    def recommend_for(self, user: str, k: int, log: bool, seconds: float) -> dict[str, Any]:
+        """Asks `/v1/recommend`."""
         asked = {"user": user, "k": k, "log": int(log), **self._named}
         return self._call("GET", f"/v1/recommend?{urlencode(asked)}", seconds)
 
-    def _call(self, method, path, seconds, content=None):
+    def _call(self, method: str, path: str, seconds: float, content: bytes | None = None) -> Any:
         httpx = self._httpx
         json_type = {"content-type": "application/json"}
         ask = partial(
             self._client.stream, method, path, content=content, headers=json_type, timeout=seconds
         )
 
-        def answered(is_over):
+        def answered(is_over: Callable[[], bool]) -> Any:
             with ask() as answer:
                 parts = []
                 for part in answer.iter_raw():
@@ -284,24 +306,25 @@ class Rest:
             raise _refused("UNAVAILABLE", words, has_tls=self._has_tls) from error
         if answer.is_success:
             return answer.json()
-        code = _HTTP.get(answer.status_code, "UNKNOWN")
+        code = code_of(answer.status_code, "UNKNOWN")
         wait = answer.headers.get("retry-after", "")
         pause = float(wait) if wait.isdigit() else 0.0
         raise Refused(code, f"{_words(answer)} (HTTP {answer.status_code})", pause)
 
-    def close(self):
-        """Close the connections."""
+    def close(self) -> None:
+        """Closes the connections."""
         self._client.close()
 
 
-def within(seconds, call):
-    """`call(is_over)`, or TimeoutError after so many seconds, after which `is_over()` is True.
+def within(seconds: float, call: Callable[[Callable[[], bool]], Answer]) -> Answer:
+    """Returns `call(is_over)`; raises TimeoutError after `seconds`, and `is_over()` is then True.
 
-    httpx counts the seconds anew for each of its steps.
+    The libraries count the seconds anew for each of their steps.
     """
-    job, end = futures.Future(), time.monotonic() + seconds
+    job: futures.Future[Answer] = futures.Future()
+    end = time.monotonic() + seconds
 
-    def run():
+    def run() -> None:
         try:
             job.set_result(call(lambda: time.monotonic() > end))
         except BaseException as error:
@@ -311,15 +334,15 @@ def within(seconds, call):
     return job.result(seconds)
 
 
-def _words(answer):
-    """What an answer that is an error says of it."""
+def _words(answer: Any) -> str:
+    """The words of an answer that is an error."""
     try:
         return answer.json()["error"]
     except (ValueError, KeyError, TypeError):
         return answer.text[:500] or answer.reason_phrase
 
 
-def _array(value):
+def _array(value: Any) -> np.ndarray:
     """Array of a JSON value; bytes that are no text come as `{"b64": ...}`."""
     array = np.array(value)
     if array.dtype.kind == "U":
@@ -332,7 +355,7 @@ def _array(value):
     return array
 
 
-def _texts(array):
+def _texts(array: np.ndarray) -> np.ndarray:
     """An array of bytes as one of text; others as they are."""
     if array.dtype != object:
         return array
@@ -340,10 +363,8 @@ def _texts(array):
     return np.array(texts, object).reshape(array.shape)
 
 
-def _ssl_context(ca):
-    """What httpx verifies a server with."""
-    import ssl
-
+def _ssl_context(ca: Authority) -> ssl.SSLContext | bool:
+    """The argument `verify` of httpx."""
     if ca is None or ca is True:
         return True
     _read_bytes(ca)  # says which file is missing
@@ -353,24 +374,24 @@ def _ssl_context(ca):
         raise ValueError(f"ca must be a PEM file with certificates. {ca} is not.") from error
 
 
-def key_header(api_key):
-    """The header that carries a key; none without one."""
+def key_header(api_key: str | None) -> dict[str, str]:
+    """Makes the header that carries a key; none without one."""
     if not re.fullmatch("[!-~]*", api_key or ""):
         raise ValueError("An API key must be of printable ASCII characters without spaces.")
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-def _check_port(target, usual):
+def _check_port(target: str, usual: int) -> None:
     if not re.search(r":\d+$", target) and not target.startswith("unix:"):
         raise ValueError(
             f"target has no port: {target!r}. Write HOST:PORT, such as {target}:{usual}."
         )
 
 
-def _read_bytes(path):
+def _read_bytes(path: Any) -> bytes:
     with open(path, "rb") as file:
         return file.read()
 
 
 #: protocol -> transport
-TRANSPORTS = {"grpc": Grpc, "rest": Rest}
+TRANSPORTS: dict[str, type[Grpc] | type[Rest]] = {"grpc": Grpc, "rest": Rest}
