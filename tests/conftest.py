@@ -296,9 +296,9 @@ def certificate(tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(served_folder):
     """A `Server` of `served_folder` in this process, for tests that change nothing."""
-    from kerasrec.serving.server import running_server
+    from kerasrec.serving.server import ServerOptions, running_server
 
-    with running_server(served_folder, policy="all") as running:
+    with running_server(served_folder, ServerOptions(policy="all")) as running:
         yield running
 
 

@@ -1,24 +1,48 @@
 """`kerasrec demo`: the main job on the course data that ships with the package."""
 
+import argparse
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from kerasrec.cli.parser import add_out_and_preset
+from kerasrec.cli.printing import make_console
+from kerasrec.cli.userinput import load_tensorflow
 
-from kerasrec.data import datasets
-from kerasrec.data.cleaning import clean
-from kerasrec.data.histories import make_histories
-from kerasrec.data.interactions import join_interactions
-from kerasrec.data.splits import check_leakage, split_leave_one_out
-from kerasrec.evaluation.evaluation import evaluate, run_baselines
-from kerasrec.evaluation.report import write_report
-from kerasrec.recommender.recommender import Recommender
-from kerasrec.training.pipeline import train
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from kerasrec.data.histories import Histories
+    from kerasrec.evaluation.evaluation import Evaluation
+    from kerasrec.recommender.recommender import Recommender
 
 NAME = "courses"
 
 
-def demo(out, *, preset="balanced", options=None, console):
-    """Read, clean, encode, train, evaluate, export, recommend; each step is shown as it happens.
+def add_demo(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `demo`."""
+    add_out_and_preset(sub)
+
+
+def demo_verb(options: argparse.Namespace) -> None:
+    """The main job on the course data that ships with kerasrec.
+
+    Reads, cleans, encodes the titles with a language model, trains, compares with baselines,
+    exports a model, recommends. Takes a few minutes.
+    """
+    load_tensorflow(options)
+    demo(Path(options.out), preset=options.preset, console=make_console())
+
+
+def demo(
+    out: Path,
+    *,
+    preset: str = "balanced",
+    options: dict[str, Any] | None = None,
+    console: "Console",
+) -> "Evaluation":
+    """Reads, cleans, encodes, trains, evaluates, exports, recommends; shows each step.
 
     Args:
         out: parent folder of the exported model.
@@ -28,9 +52,19 @@ def demo(out, *, preset="balanced", options=None, console):
     Returns:
         `Evaluation` of the exported version and the baselines on the test events.
     """
+    from kerasrec.data import datasets
+    from kerasrec.data.cleaning import clean
+    from kerasrec.data.histories import make_histories
+    from kerasrec.data.interactions import join_interactions
+    from kerasrec.data.splits import check_leakage, split_leave_one_out
+    from kerasrec.evaluation.evaluation import evaluate, run_baselines
+    from kerasrec.evaluation.report import write_report
+    from kerasrec.recommender.recommender import Recommender
+    from kerasrec.training.pipeline import train
+
     started = time.perf_counter()
 
-    def step(text):
+    def step(text: str) -> None:
         console.print(f"[bold]{time.perf_counter() - started:5.0f} s[/bold]  {text}")
 
     interactions, items = datasets.load_mooccube()
@@ -79,8 +113,12 @@ def demo(out, *, preset="balanced", options=None, console):
     return result
 
 
-def _show_learners(console, recommender, histories, table):
-    """Histories and recommendations of two learners, as titles."""
+def _show_learners(
+    console: "Console", recommender: "Recommender", histories: "Histories", table: "pd.DataFrame"
+) -> None:
+    """Shows histories and recommendations of two learners, as titles."""
+    from rich.table import Table
+
     for user in histories.user_ids[[0, histories.num_users // 2]]:
         past = histories.of_users([user])
         ids = recommender.items.ids[past.items - 1]
@@ -93,8 +131,12 @@ def _show_learners(console, recommender, histories, table):
         console.print(shown)
 
 
-def _show_text(console, recommender, text="面向初学者的机器学习与深度学习"):
-    """Courses near a text that is in no catalogue."""
+def _show_text(
+    console: "Console", recommender: "Recommender", text: str = "面向初学者的机器学习与深度学习"
+) -> None:
+    """Shows courses near a text that is in no catalogue."""
+    from rich.table import Table
+
     if not recommender.about.encodes_texts:
         return
     found = recommender.similar(text=text, k=5)

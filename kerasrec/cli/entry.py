@@ -1,20 +1,21 @@
 """The command line: each verb is a function of the library under the same name."""
 
+import argparse
 import contextlib
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 
 from kerasrec.checks import ArtifactError, did_you_mean
 from kerasrec.cli import (
+    demo,
+    doctor,
     feedbackverbs,
     loopverbs,
     modelverbs,
     planverbs,
     serveverb,
-)
-from kerasrec.cli import (
-    parser as arguments,
 )
 from kerasrec.cli.parser import Parser
 from kerasrec.cli.userinput import UserError
@@ -43,8 +44,8 @@ _EXPECTED = (
 )
 
 
-def main(arguments=None):
-    """Run one verb.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb.
 
     Args:
         arguments: list of str; None = those of the process.
@@ -77,8 +78,8 @@ def main(arguments=None):
     return 0
 
 
-def parse(words):
-    """The options of one call; None when help was shown instead of them."""
+def parse(words: Sequence[str]) -> argparse.Namespace | None:
+    """Reads the options of one call; None when help was shown instead of them."""
     parser, verbs = build_parser()
     if not words:
         parser.print_help()
@@ -90,16 +91,16 @@ def parse(words):
     return parser.parse_args(words)
 
 
-def build_parser():
-    """The parser of the command line, and the parsers of its verbs by name."""
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """Builds the parser of the command line, and the parsers of its verbs by name."""
     from kerasrec import __version__
 
     parser = Parser("kerasrec", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"kerasrec {__version__}")
     group = parser.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
-    verbs = {}
+    verbs: dict[str, Parser] = {}
     for verb, (add, function) in VERBS.items():
-        summary, _, more = function.__doc__.partition("\n")
+        summary, _, more = (function.__doc__ or "").partition("\n")
         text = "\n".join(line.removeprefix("    ") for line in more.splitlines()).strip()
         description = f"{summary}\n\n{text}" if text else summary
         verbs[verb] = sub = group.add_parser(verb, help=summary, description=description)
@@ -110,15 +111,15 @@ def build_parser():
 
 
 @contextlib.contextmanager
-def _logging(options):
-    """The library's log on stderr while a verb runs; TensorFlow's only with --verbose.
+def _logging(options: argparse.Namespace) -> Iterator[None]:
+    """Shows the library's log on stderr while a verb runs; TensorFlow's only with --verbose.
 
     Long work says its steps; where no bar can be drawn it says its epochs too.
     """
     verbose = options.verbose or options.debug
     is_long = options.verb in ("demo", "train", "simulate") and not getattr(options, "quiet", False)
     logger, steps = logging.getLogger("kerasrec"), logging.getLogger("kerasrec.training.pipeline")
-    handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
     # a server's log is JSON to the last line, also what uvicorn, asyncio and warnings say
     whose = logging.getLogger() if options.verb == "serve" else logger
     whose.addHandler(handler)
@@ -144,30 +145,33 @@ def _logging(options):
         steps.setLevel(level_of_steps)
 
 
-def _sentence(error):
+def _sentence(error: BaseException) -> str:
     """The message of an error on one line."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}."
     return " ".join(str(error).split()) or type(error).__name__
 
 
-#: verb -> (adds its options, runs it); the help text is the function's docstring
-VERBS = {
-    "demo": (arguments.add_demo, modelverbs.demo),
-    "doctor": (arguments.add_doctor, modelverbs.doctor),
-    "inspect": (arguments.add_inspect, modelverbs.inspect),
-    "train": (arguments.add_train, modelverbs.train),
-    "evaluate": (arguments.add_evaluate, modelverbs.evaluate),
-    "recommend": (arguments.add_recommend, modelverbs.recommend),
-    "generate": (arguments.add_generate, planverbs.generate),
-    "similar": (arguments.add_similar, modelverbs.similar),
-    "export": (arguments.add_export, modelverbs.export),
-    "serve": (arguments.add_serve, serveverb.serve),
-    "feedback": (feedbackverbs.add_feedback, feedbackverbs.feedback),
-    "update": (loopverbs.add_update, loopverbs.update),
-    "rollback": (loopverbs.add_rollback, loopverbs.rollback),
-    "drift": (loopverbs.add_drift, loopverbs.drift),
-    "simulate": (loopverbs.add_simulate, loopverbs.simulate),
+#: verb -> (adds its options, runs it); the help text is the docstring of the second
+VERBS: dict[
+    str,
+    tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]],
+] = {
+    "demo": (demo.add_demo, demo.demo_verb),
+    "doctor": (doctor.add_doctor, doctor.doctor_verb),
+    "inspect": (modelverbs.add_inspect, modelverbs.inspect_verb),
+    "train": (modelverbs.add_train, modelverbs.train_verb),
+    "evaluate": (modelverbs.add_evaluate, modelverbs.evaluate_verb),
+    "recommend": (modelverbs.add_recommend, modelverbs.recommend_verb),
+    "generate": (planverbs.add_generate, planverbs.generate_verb),
+    "similar": (modelverbs.add_similar, modelverbs.similar_verb),
+    "export": (modelverbs.add_export, modelverbs.export_verb),
+    "serve": (serveverb.add_serve, serveverb.serve_verb),
+    "feedback": (feedbackverbs.add_feedback, feedbackverbs.feedback_verb),
+    "update": (loopverbs.add_update, loopverbs.update_verb),
+    "rollback": (loopverbs.add_rollback, loopverbs.rollback_verb),
+    "drift": (loopverbs.add_drift, loopverbs.drift_verb),
+    "simulate": (loopverbs.add_simulate, loopverbs.simulate_verb),
 }
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,17 +5,22 @@ import inspect
 import json
 import re
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from kerasrec import backend
 from kerasrec.cli.parser import SHAPE, Parser, add_files, add_reading
 from kerasrec.cli.printing import print_rows
 from kerasrec.cli.userinput import UserError, event_weights, pairs_of
 
+if TYPE_CHECKING:
+    from kerasrec.feedback.store import Added, FeedbackStore
+
 _BATCH = 1000  # events of one transaction of --events
 
 
-def feedback(options):
+def feedback_verb(options: argparse.Namespace) -> None:
     """The store of what users did: add, import, export, count and forget events.
 
     The store is a SQLite file or a PostgreSQL database. An event that is sent again is stored once,
@@ -24,8 +29,8 @@ def feedback(options):
     _ACTIONS[options.action][1](options)
 
 
-def add_feedback(sub):
-    """Options of `feedback`, one parser for each action."""
+def add_feedback(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `feedback`, one parser for each action."""
     sub.usage = "kerasrec feedback add | import | export | stats | forget  [options]"
     group = sub.add_subparsers(
         dest="action",
@@ -36,17 +41,17 @@ def add_feedback(sub):
         parser_class=Parser,
     )
     for name, (add_options, function) in _ACTIONS.items():
-        text = inspect.getdoc(function)
+        text = inspect.getdoc(function) or ""
         action = group.add_parser(name, help=text.splitlines()[0], description=text)
         action.formatter_class = SHAPE
         _add_store(action)
         add_options(action)
-        hidden = dict(action="store_true", default=argparse.SUPPRESS)
+        hidden: dict[str, Any] = dict(action="store_true", default=argparse.SUPPRESS)
         action.add_argument("--verbose", help="say more", **hidden)
         action.add_argument("--debug", help="show the traceback of an error", **hidden)
 
 
-def _add_store(action):
+def _add_store(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--store",
         metavar="S",
@@ -55,13 +60,13 @@ def _add_store(action):
     )
 
 
-def _open(options, *, create=False):
+def _open(options: argparse.Namespace, *, create: bool = False) -> "FeedbackStore":
     from kerasrec.feedback.store import FeedbackStore
 
     return FeedbackStore(options.store or backend.store_url(), create=create)
 
 
-def _said(added):
+def _said(added: "Added") -> str:
     parts = [f"{added.stored:,} {'event' if added.stored == 1 else 'events'} stored"]
     if added.repeated:
         parts.append(f"{added.repeated:,} known before")
@@ -73,7 +78,7 @@ def _said(added):
 # --- add ---
 
 
-def _add_options_of_add(action):
+def _add_options_of_add(action: argparse.ArgumentParser) -> None:
     action.usage = "kerasrec feedback add --user U --item I [options] | --events FILE.jsonl"
     action.add_argument("--user", metavar="U", help="who")
     action.add_argument("--item", metavar="I", help="what")
@@ -87,7 +92,7 @@ def _add_options_of_add(action):
     )
 
 
-def add(options):
+def add(options: argparse.Namespace) -> None:
     """Store one event, or JSON lines.
 
     A line is an object with user_id, item_id and, where known, event, value, timestamp, request_id,
@@ -121,11 +126,12 @@ def add(options):
             print(_said(_add_lines(store, file, options.events)))
 
 
-def _add_lines(store, file, name):
-    """Store the events of JSON lines, a part at a time; a mistake names its line."""
+def _add_lines(store: "FeedbackStore", file: Iterable[str], name: str) -> "Added":
+    """Stores the events of JSON lines, a part at a time; a mistake names its line."""
     from kerasrec.feedback.store import Added
 
-    added, batch = Added(0, 0), []
+    added = Added(0, 0)
+    batch: list[tuple[int, Any]] = []
     for number, line in enumerate(_lines(file, name), 1):
         if line.strip():
             batch.append((number, _event_of(line, f"{name}, line {number}")))
@@ -134,7 +140,7 @@ def _add_lines(store, file, name):
     return added + _store(store, batch, name, added)
 
 
-def _lines(file, name):
+def _lines(file: Iterable[str], name: str) -> Iterator[str]:
     try:
         yield from file
     except UnicodeDecodeError as error:
@@ -143,7 +149,7 @@ def _lines(file, name):
         ) from None
 
 
-def _event_of(line, where):
+def _event_of(line: str, where: str) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:
@@ -153,7 +159,9 @@ def _event_of(line, where):
         ) from None
 
 
-def _store(store, batch, name, before):
+def _store(
+    store: "FeedbackStore", batch: Sequence[tuple[int, Any]], name: str, before: "Added"
+) -> "Added":
     try:
         return store.add([event for _, event in batch])
     except (ValueError, TypeError) as error:
@@ -167,13 +175,13 @@ def _store(store, batch, name, before):
 # --- import and export ---
 
 
-def _add_options_of_import(action):
+def _add_options_of_import(action: argparse.ArgumentParser) -> None:
     action.usage = "kerasrec feedback import --interactions F... [options]"
     add_files(action, "--interactions", "what users did", "--data", required=True)
     add_reading(action)
 
 
-def import_(options):
+def import_(options: argparse.Namespace) -> None:
     """Store the events of csv, csv.gz or parquet files.
 
     They need a time column. Importing a file again stores nothing twice; an import that was
@@ -192,12 +200,12 @@ def import_(options):
         print(f"{_said(added)} in {store.name}")
 
 
-def _add_options_of_export(action):
+def _add_options_of_export(action: argparse.ArgumentParser) -> None:
     action.usage = "kerasrec feedback export --out F [options]"
     action.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet")
 
 
-def export(options):
+def export(options: argparse.Namespace) -> None:
     """Write all events as a table that `kerasrec feedback import` reads."""
     with _open(options) as store:
         print(f"{store.export_file(options.out):,} events in {options.out}")
@@ -206,7 +214,7 @@ def export(options):
 # --- stats and forget ---
 
 
-def stats(options):
+def stats(options: argparse.Namespace) -> None:
     """Events, users, items, and how often served lists were clicked, by version and position."""
     with _open(options) as store:
         found, name = store.stats(), store.name
@@ -226,17 +234,17 @@ def stats(options):
             print_rows(tuple(table.columns), shown.to_numpy().tolist())
 
 
-def _date(seconds):
+def _date(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _add_options_of_forget(action):
+def _add_options_of_forget(action: argparse.ArgumentParser) -> None:
     action.usage = "kerasrec feedback forget --user U [--yes]"
     action.add_argument("--user", required=True, metavar="U", help="who is to be forgotten")
     action.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def forget(options):
+def forget(options: argparse.Namespace) -> None:
     """Delete everything of a user, and refuse it when it is sent again.
 
     Models keep what they learned from the user until they are trained without these events.
@@ -249,7 +257,7 @@ def forget(options):
         print(f"{count:,} events deleted; older ones of this user are refused from now on")
 
 
-def _confirm(question):
+def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise UserError("forget deletes for good: give --yes where nobody can be asked.")
     print(f"{question} [y/N] ", end="", flush=True)

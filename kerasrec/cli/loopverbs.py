@@ -1,8 +1,11 @@
 """The verbs of the loop on the command line: update, rollback, drift, simulate."""
 
+import argparse
 import contextlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kerasrec import backend
 from kerasrec.cli.parser import add_files, add_out_and_preset, add_reading
@@ -10,11 +13,14 @@ from kerasrec.cli.printing import make_console, print_rows
 from kerasrec.cli.userinput import UserError, read_catalogue, read_events, training_options
 from kerasrec.versions.folders import find_version
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def add_update(sub):
-    """Options of `update`."""
+def add_update(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `update`."""
     sub.usage = (
         "kerasrec update --name NAME [--store S | --interactions F...] [--items F] [options]"
     )
@@ -38,7 +44,7 @@ def add_update(sub):
     add_reading(sub, items=True)
 
 
-def update(options):
+def update_verb(options: argparse.Namespace) -> None:
     """Learn new events into the next version; it is published only if it is no worse.
 
     The newest fifth of the new events is held back: on it the new version is judged beside the one
@@ -78,8 +84,8 @@ class NotGoodEnough(UserError):
     """Not a mistake: a version, the new one or the one that answers, is not good enough."""
 
 
-def add_rollback(sub):
-    """Options of `rollback`."""
+def add_rollback(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `rollback`."""
     sub.usage = "kerasrec rollback --name NAME [--to N]"
     sub.add_argument("--name", required=True, help="of the model: OUT/NAME")
     sub.add_argument("--out", default="saved_models", metavar="DIR", help="where models are")
@@ -88,7 +94,7 @@ def add_rollback(sub):
     )
 
 
-def rollback(options):
+def rollback_verb(options: argparse.Namespace) -> None:
     """Let an earlier version answer again (the label stable); servers follow within seconds."""
     from kerasrec.checks import ArtifactError
     from kerasrec.versions.folders import read_manifest, rollback
@@ -108,8 +114,8 @@ def rollback(options):
             )
 
 
-def add_drift(sub):
-    """Options of `drift`."""
+def add_drift(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `drift`."""
     sub.usage = "kerasrec drift --name NAME [--store S | --interactions F...] [options]"
     sub.add_argument("--name", required=True, help="of the model: OUT/NAME")
     sub.add_argument("--out", default="saved_models", metavar="DIR", help="where models are")
@@ -163,7 +169,7 @@ _SHOWN = (
 )
 
 
-def drift(options):
+def drift_verb(options: argparse.Namespace) -> None:
     """What has changed since a version was made, and whether it has gone stale.
 
     Two tables with a row per period after the end of its log. What came (the first row is that
@@ -208,7 +214,7 @@ def drift(options):
     print(f"{found.version}: nothing says that it has gone stale")
 
 
-def _since(text):
+def _since(text: str | None) -> int | None:
     from kerasrec.data.timestamps import read_moment
 
     try:
@@ -223,7 +229,7 @@ def _since(text):
     return found
 
 
-def _texts(table, columns, *, in_days):
+def _texts(table: "pd.DataFrame", columns: Iterable[str], *, in_days: bool) -> list[list]:
     """Rows of some columns of `Drift.table`; a date is enough where periods are whole days."""
     shown = table[list(columns)].copy()
     shown["begin"] = shown["begin"].str.slice(0, 10 if in_days else 16).str.replace("T", " ")
@@ -232,7 +238,7 @@ def _texts(table, columns, *, in_days):
     return shown.to_numpy().tolist()
 
 
-def _write_drift(table, folder):
+def _write_drift(table: "pd.DataFrame", folder: Path) -> None:
     from kerasrec.evaluation.plots import drift_curves
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -241,8 +247,8 @@ def _write_drift(table, folder):
     print(f"drift.csv and drift.svg are in {folder}")
 
 
-def add_simulate(sub):
-    """Options of `simulate`."""
+def add_simulate(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `simulate`."""
     sub.usage = "kerasrec simulate --interactions F... --items F --work DIR [options]"
     add_files(sub, "--interactions", "what users did, with times", required=True)
     sub.add_argument("--items", required=True, metavar="F", help="the catalogue with its texts")
@@ -279,7 +285,7 @@ def add_simulate(sub):
     add_reading(sub, items=True)
 
 
-def simulate(options):
+def simulate_verb(options: argparse.Namespace) -> None:
     """Replay a log in time order: what the loop of feedback is worth on it.
 
     Each event after --start is predicted, then learned from, by a model that never learns again
@@ -313,7 +319,7 @@ def simulate(options):
     print(f"table.csv, steps.csv and curves.svg are in {found.work}")
 
 
-def _start(text):
+def _start(text: str) -> float | int | str:
     try:
         return float(text)
     except ValueError:
@@ -322,7 +328,7 @@ def _start(text):
         return read_moment(text)
 
 
-def _seconds(text, name):
+def _seconds(text: str, name: str) -> int:
     number, unit = text[:-1], text[-1:]
     if unit not in _SECONDS or not number.isdigit() or not int(number):
         raise UserError(f"{name} takes a time such as 1d, 6h, 30m or 90s. Received: {text!r}.")

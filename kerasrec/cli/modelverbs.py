@@ -1,9 +1,11 @@
-"""The verbs around one model, from data to lists, and the ones that show what is there."""
+"""The verbs around one model, from data to lists: each with its options."""
 
+import argparse
 import difflib
 import sys
 from pathlib import Path
 
+from kerasrec.cli.parser import add_at, add_files, add_model, add_out_and_preset, add_reading
 from kerasrec.cli.printing import flat, make_console, print_rows
 from kerasrec.cli.userinput import (
     UserError,
@@ -21,34 +23,17 @@ from kerasrec.cli.userinput import (
 )
 from kerasrec.versions.folders import find_version, read_manifest
 
-# --- the verbs ---
+
+def add_inspect(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `inspect`."""
+    sub.usage = "kerasrec inspect --interactions F... [--items F] | --model M  [options]"
+    add_files(sub, "--interactions", "what users did", "--data")
+    sub.add_argument("--items", metavar="F", help="the catalogue")
+    sub.add_argument("--model", metavar="M", help="a model instead of data")
+    add_reading(sub, items=True)
 
 
-def demo(options):
-    """The main job on the course data that ships with kerasrec.
-
-    Reads, cleans, encodes the titles with a language model, trains, compares with baselines,
-    exports a model, recommends. Takes a few minutes.
-    """
-    load_tensorflow(options)
-    from kerasrec.cli.demo import demo
-
-    demo(Path(options.out), preset=options.preset, console=make_console())
-
-
-def doctor(options):
-    """Versions, imports, encoder: what is wrong and how to mend it."""
-    from kerasrec.cli.doctor import examine
-
-    findings = examine()
-    rows = [(f.what, f.found, "ok" if not f.mend else f.mend) for f in findings]
-    print_rows(("what", "found", "mend"), rows)
-    wrong = sum(bool(f.mend) for f in findings)
-    if wrong:
-        raise UserError(f"{wrong} {'thing' if wrong == 1 else 'things'} to mend, see the table.")
-
-
-def inspect(options):
+def inspect_verb(options: argparse.Namespace) -> None:
     """Statistics of a data set (--interactions), or what a model says of itself (--model)."""
     if (options.interactions is None) == (options.model is None):
         raise UserError("expected --interactions F... or --model M, one of them.")
@@ -66,7 +51,71 @@ def inspect(options):
     print_rows(tuple(table.columns), rows)
 
 
-def train(options):
+def add_train(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `train`."""
+    sub.usage = "kerasrec train --interactions F... --items F --name NAME [options]"
+    add_files(sub, "--interactions", "what users did", required=True)
+    sub.add_argument("--items", required=True, metavar="F", help="the catalogue with its texts")
+    sub.add_argument("--name", required=True, help="of the model: OUT/NAME/1, OUT/NAME/2, ...")
+    add_files(sub, "--valid", "events to stop and tune on (default: the last one of each user)")
+    add_out_and_preset(sub)
+    sub.add_argument(
+        "--refit",
+        action="store_true",
+        help="at the end fit anew on all events, those to validate on too (about twice the time)",
+    )
+    sub.add_argument(
+        "--generator",
+        action="store_true",
+        help="train a generator of plans too, for `generate` (about twice the time)",
+    )
+    sub.add_argument(
+        "--encoder",
+        metavar="E",
+        help="what reads the texts: e5-small (default, a small multilingual language model), the "
+        "folder of a BERT of yours, vectors:FILE, tfidf (lexical only) or none",
+    )
+    sub.add_argument("--quiet", action="store_true", help="no progress, no table of epochs")
+    group = sub.add_argument_group("more options")
+    group.add_argument(
+        "--config",
+        metavar="YAML",
+        help="file with the sections encoder, model, trainer, fusion, generator",
+    )
+    group.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        metavar="S.O=V",
+        help="single options, stronger than --config: model.dropout=0.1 trainer.epochs=50",
+    )
+    group.add_argument(
+        "--run-folder", metavar="DIR", help="checkpoints and logs; a killed run goes on from here"
+    )
+    group.add_argument("--seed", type=int, help="of everything random (default 0)")
+    group = sub.add_argument_group("cleaning (events are taken as they are unless asked)")
+    group.add_argument(
+        "--repeats",
+        choices=["keep", "exact", "first", "last"],
+        default="keep",
+        help="same user and item again: keep all, leave out those at the same time (exact), or "
+        "keep one (default keep)",
+    )
+    group.add_argument("--min-user-events", type=int, default=0, metavar="N", help="k-core, users")
+    group.add_argument("--min-item-events", type=int, default=0, metavar="N", help="k-core, items")
+    group.add_argument(
+        "--max-user-events", metavar="N|auto", help="leave out crawler-like users with more"
+    )
+    group.add_argument(
+        "--unknown-items",
+        choices=["error", "skip"],
+        default="error",
+        help="events of items that --items lacks: stop, or leave out and count (default error)",
+    )
+    add_reading(sub, items=True)
+
+
+def train_verb(options: argparse.Namespace) -> None:
     """Encode the texts, train, choose the fusion on validation, export a model.
 
     Events are taken as they are and the catalogue is all of --items. The sections of --config and
@@ -109,7 +158,20 @@ def train(options):
     )
 
 
-def evaluate(options):
+def add_evaluate(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `evaluate`."""
+    sub.usage = "kerasrec evaluate --model M --test F... --histories F... [options]"
+    add_model(sub)
+    add_files(sub, "--test", "what users did next", required=True)
+    add_files(sub, "--histories", "what is known when they ask", required=True)
+    add_files(sub, "--train", "what the baselines learn from (default: --histories)")
+    sub.add_argument("--k", type=int, default=20, help="list length (default 20)")
+    add_at(sub)
+    sub.add_argument("--report", metavar="DIR", help="write report.html, metrics.json and tables")
+    add_reading(sub)
+
+
+def evaluate_verb(options: argparse.Namespace) -> None:
     """Score a model and the baselines on a test set; the whole catalogue is ranked."""
     check_k(options)
     at = moment(options.at)
@@ -148,7 +210,26 @@ def evaluate(options):
         print(f"report: {Path(options.report) / 'report.html'}")
 
 
-def recommend(options):
+def add_recommend(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `recommend`."""
+    sub.usage = "kerasrec recommend --model M --histories F... --out F [options]"
+    add_model(sub)
+    add_files(sub, "--histories", "what users did; their lists leave it out", required=True)
+    sub.add_argument(
+        "--users",
+        metavar="F",
+        help="lists for exactly these users (a table with a user column); those without a history "
+        "get popular items",
+    )
+    sub.add_argument("--k", type=int, default=20, help="list length (default 20)")
+    sub.add_argument("--keep-seen", action="store_true", help="items of the history may be listed")
+    sub.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
+    add_at(sub)
+    sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
+    add_reading(sub)
+
+
+def recommend_verb(options: argparse.Namespace) -> None:
     """Write a list of recommendations for every user of the histories."""
     from kerasrec.data.interactions import check_output, write_table
 
@@ -176,7 +257,17 @@ def recommend(options):
     print(f"{len(table)} rows for {histories.num_users} users in {options.out}{note}")
 
 
-def similar(options):
+def add_similar(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `similar`."""
+    sub.usage = "kerasrec similar --model M --item ID | --text TEXT  [options]"
+    add_model(sub)
+    query = sub.add_mutually_exclusive_group(required=True)
+    query.add_argument("--item", metavar="ID", help="an item id")
+    query.add_argument("--text", help="a text that the model may never have seen")
+    sub.add_argument("--k", type=int, default=10, help="list length (default 10)")
+
+
+def similar_verb(options: argparse.Namespace) -> None:
     """Items nearest to an item or to a text that the model may never have seen."""
     check_k(options)
     find_version(options.model)
@@ -200,7 +291,33 @@ def similar(options):
     )
 
 
-def export(options):
+def add_export(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `export`."""
+    sub.usage = "kerasrec export --model M [--set k=100] [--deploy FOLDER]"
+    add_model(sub)
+    sub.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        metavar="O=V",
+        help="k=100 (list length of the signatures), scorer_weight=0.5 (of the MLP in the score), "
+        "item_matrix=float16 or int8 (item vectors in less memory, rounded)",
+    )
+    sub.add_argument(
+        "--deploy",
+        metavar="FOLDER",
+        help="write what TF Serving needs: configs with version labels, docker compose, examples "
+        "in curl and Python; without --set no new version is written",
+    )
+    sub.add_argument(
+        "--host-name",
+        metavar="HOST",
+        help="under which clients reach the server (default localhost: this machine only)",
+    )
+    sub.add_argument("--force", action="store_true", help="replace files of FOLDER that differ")
+
+
+def export_verb(options: argparse.Namespace) -> None:
     """A new version with other export options (--set), files for TF Serving (--deploy), or both."""
     if not (options.set or options.deploy):
         raise UserError("expected --set O=V (a new version), --deploy FOLDER, or both.")

@@ -1,13 +1,70 @@
 """`kerasrec generate`: plans for the users of some histories, with a short text on each."""
 
+import argparse
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kerasrec import backend
+from kerasrec.cli.parser import add_at, add_files, add_model, add_reading
 from kerasrec.cli.userinput import UserError, moment, read_events, read_lines, read_users
 from kerasrec.versions.folders import find_version, read_manifest
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def generate(options):
+    from kerasrec.client.planwords import LanguageModel
+    from kerasrec.data.histories import Histories
+    from kerasrec.recommender.recommender import Recommender
+
+
+def add_generate(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `generate`."""
+    sub.usage = "kerasrec generate --model M --histories F... --out F [options]"
+    add_model(sub)
+    add_files(sub, "--histories", "what users did; their plans leave it out", required=True)
+    sub.add_argument(
+        "--users",
+        metavar="F",
+        help="plans for exactly these users (a table with a user column)",
+    )
+    sub.add_argument("--num-items", type=int, default=5, metavar="N", help="of a plan (default 5)")
+    sub.add_argument("--num-lists", type=int, default=1, metavar="N", help="plans per user (1)")
+    sub.add_argument(
+        "--beams", type=int, default=16, metavar="N", help="of the search (default 16)"
+    )
+    sub.add_argument(
+        "--diversity",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="between the plans of a user: an item counts exp(-D) for each plan that has it (0)",
+    )
+    group = sub.add_argument_group("drawn plans")
+    group.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="above 0: drawn, not searched"
+    )
+    group.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="among the likeliest with this share"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    group = sub.add_argument_group("what may be listed")
+    group.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
+    add_at(sub)
+    group = sub.add_argument_group("a short text on each plan")
+    group.add_argument(
+        "--describe",
+        metavar="template|URL",
+        help="by a template, or by a language model behind an OpenAI-compatible address such as "
+        "http://localhost:8000/v1 (its key: $KERASREC_LLM_KEY); where that fails, by the template",
+    )
+    group.add_argument("--llm", metavar="NAME", help="of the language model, with a URL")
+    group.add_argument("--texts", metavar="F", help="csv or parquet to write the texts to")
+    sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
+    add_reading(sub)
+
+
+def generate_verb(options: argparse.Namespace) -> None:
     """Write what each user will want next, as plans: items in order.
 
     Needs a model that was trained with --generator. A plan holds no item twice and none of the
@@ -62,7 +119,7 @@ def generate(options):
         _write_texts(recommender, histories, table, describe, options.texts, names)
 
 
-def _check_flags(options):
+def _check_flags(options: argparse.Namespace) -> None:
     if options.texts and Path(options.texts).resolve() == Path(options.out).resolve():
         raise UserError(f"--out and --texts must be two files. Received: {options.out} for both.")
     if options.diversity and options.num_lists == 1:
@@ -71,8 +128,8 @@ def _check_flags(options):
         raise UserError("--top-p and --seed go with --temperature above 0: without it, no draws.")
 
 
-def _describer(options):
-    """What describes plans: None for the template, or a `LanguageModel`."""
+def _describer(options: argparse.Namespace) -> "LanguageModel | None":
+    """The language model that describes plans; None for the template."""
     from kerasrec.client.planwords import LanguageModel
 
     if options.describe is None:
@@ -95,7 +152,14 @@ def _describer(options):
     )
 
 
-def _write_texts(recommender, histories, table, describe, path, names):
+def _write_texts(
+    recommender: "Recommender",
+    histories: "Histories",
+    table: "pd.DataFrame",
+    describe: "LanguageModel | None",
+    path: str | None,
+    names: Mapping[str, str],
+) -> None:
     from kerasrec.client.planwords import Plan, describe_plans
     from kerasrec.data.interactions import write_table
 
@@ -126,5 +190,5 @@ def _write_texts(recommender, histories, table, describe, path, names):
 _SHOWN = 5
 
 
-def _each(histories):
+def _each(histories: "Histories") -> "Iterator[Histories]":
     return (histories.select([row]) for row in range(histories.num_users))

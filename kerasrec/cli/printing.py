@@ -1,17 +1,22 @@
 """Tables on the terminal."""
 
 import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
-def make_console():
-    """A rich console as wide as the terminal, or 140 columns where there is none."""
+def make_console() -> "Console":
+    """Makes a rich console as wide as the terminal, or 140 columns where there is none."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
-def print_rows(columns, rows):
-    """A table without lines; long cells are folded."""
+def print_rows(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
+    """Prints a table without lines; long cells are folded."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -23,8 +28,8 @@ def print_rows(columns, rows):
     make_console().print(table)
 
 
-def flat(values, prefix=""):
-    """`(path of keys, value)` of a nested dict.
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields `(path of keys, value)` of a nested dict.
 
     >>> list(flat({"a": {"b": 1}, "c": {}}))
     [('a.b', 1), ('c', {})]

@@ -1,24 +1,31 @@
-"""What the user of the command line gave: tables, lists and settings, read and checked."""
+"""Reads and checks the input of the command line: tables, lists and settings."""
 
+import argparse
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kerasrec import backend
 from kerasrec.checks import did_you_mean
 
+if TYPE_CHECKING:
+    from kerasrec.data.interactions import Interactions, Items
+
 log = logging.getLogger(__name__)
+Table = TypeVar("Table", "Interactions", "Items")
 _ITEM_ROLES = ("title", "text", "category")
 
 
 class UserError(Exception):
-    """A mistake in what the user gave; the message is the whole answer."""
+    """A mistake in the user's input; the message is the whole answer."""
 
 
 # --- tables ---
 
 
-def read_events(options, paths):
-    """`Interactions` of one file or more; a report of what was left out goes to the log."""
+def read_events(options: argparse.Namespace, paths: Sequence[str]) -> "Interactions":
+    """Reads the events of one file or more; the report of bad rows goes to the log."""
     from kerasrec.data.interactions import read_interactions
 
     columns = pairs_of(options.columns, "--columns")
@@ -34,9 +41,9 @@ def read_events(options, paths):
     return _reported(found)
 
 
-def event_weights(texts):
-    """`["share=2", "4=purchase", "stars=value"]` as `read_interactions` takes it."""
-    weights = {}
+def event_weights(texts: Iterable[str] | None) -> dict[str, float | str | None]:
+    """Reads `["share=2", "4=purchase", "stars=value"]`, as `read_interactions` takes it."""
+    weights: dict[str, float | str | None] = {}
     for name, value in pairs_of(texts, "--event-weights").items():
         if value is None:
             raise UserError(f"--event-weights takes EVENT=WEIGHT. Received: '{name}='.")
@@ -47,8 +54,8 @@ def event_weights(texts):
     return weights
 
 
-def read_catalogue(options):
-    """`Items` of --items; its columns are named by --item-columns, then by --columns."""
+def read_catalogue(options: argparse.Namespace) -> "Items":
+    """Reads the items of --items; its columns are named by --item-columns, then by --columns."""
     from kerasrec.data.interactions import read_items
 
     columns = pairs_of(options.columns, "--columns")
@@ -60,14 +67,16 @@ def read_catalogue(options):
     return _reported(found)
 
 
-def _reported(found):
+def _reported(found: Table) -> Table:
     if found.report.rows_before != found.report.rows_after:
         log.warning("%s", found.report)
     return found
 
 
-def clean_for_training(options, interactions, items):
-    """The interactions, cleaned as asked and fit to train on."""
+def clean_for_training(
+    options: argparse.Namespace, interactions: "Interactions", items: "Items"
+) -> "Interactions":
+    """Cleans interactions as the options say, and checks that they are fit to train on."""
     from kerasrec.data.cleaning import check_trainable, clean
 
     limit = options.max_user_events
@@ -86,8 +95,8 @@ def clean_for_training(options, interactions, items):
     return cleaned
 
 
-def known_only(interactions, items, flag):
-    """The interactions without those of items that the model does not know; says how many."""
+def known_only(interactions: "Interactions", items: "Items", flag: str) -> "Interactions":
+    """Leaves out events of items that the model does not know, and logs how many."""
     from kerasrec.data.cleaning import clean
 
     found = clean(interactions, items, unknown_items="skip")
@@ -97,8 +106,8 @@ def known_only(interactions, items, flag):
     return found
 
 
-def read_users(options, interactions):
-    """User ids of --users, each once, in file order."""
+def read_users(options: argparse.Namespace, interactions: "Interactions") -> list[str]:
+    """Reads the user ids of --users, each once, in file order."""
     from kerasrec.data.interactions import read_user_ids
 
     columns = pairs_of(options.columns, "--columns")
@@ -107,8 +116,8 @@ def read_users(options, interactions):
     return list(dict.fromkeys(found))
 
 
-def read_lines(path, encoding):
-    """Lines of a text file that are not empty, as written; None without a file."""
+def read_lines(path: str | None, encoding: str) -> list[str] | None:
+    """Reads the lines of a text file that are not empty, as written; None without a file."""
     if path is None:
         return None
     try:
@@ -123,9 +132,9 @@ def read_lines(path, encoding):
     return [line for line in text.split("\n") if line.strip()]
 
 
-def pairs_of(texts, flag):
-    """`["user_id=uid", ...]` -> dict; no texts give an empty one; `["event="]` -> None."""
-    pairs = {}
+def pairs_of(texts: Iterable[str] | None, flag: str) -> dict[str, Any]:
+    """Reads `["user_id=uid", ...]`; no texts give an empty dict, `event=` gives None."""
+    pairs: dict[str, Any] = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not (equals and name.strip()):
@@ -139,8 +148,8 @@ def pairs_of(texts, flag):
 # --- settings ---
 
 
-def training_options(options):
-    """Sections of options: --config, then --encoder, --run-folder, --seed, then --set; checked."""
+def training_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Reads sections of options: --config, then --encoder, --run-folder, --seed, then --set."""
     from kerasrec.training.options import resolve_preset
 
     settings = read_yaml(options.config) if options.config else {}
@@ -162,8 +171,8 @@ def training_options(options):
     return settings
 
 
-def read_yaml(path):
-    """Sections of a YAML file, section -> dict of options."""
+def read_yaml(path: str) -> dict[str, Any]:
+    """Reads the sections of a YAML file, section -> dict of options."""
     import yaml
 
     try:
@@ -180,8 +189,8 @@ def read_yaml(path):
     return settings
 
 
-def assignments(texts):
-    """`["k=5", ...]` -> dict; numbers, true, false, null as YAML reads them, the rest as text."""
+def assignments(texts: Iterable[str] | None) -> dict[str, Any]:
+    """Reads `["k=5", ...]`; numbers, true, false, null as YAML reads them, the rest as text."""
     import yaml
 
     values = {}
@@ -195,8 +204,8 @@ def assignments(texts):
     return values
 
 
-def export_options(texts):
-    """Options of `export_again` from --set."""
+def export_options(texts: Iterable[str] | None) -> dict[str, Any]:
+    """Reads the options of `export_again` from --set."""
     known = ("k", "scorer_weight", "item_matrix")
     values = assignments(texts)
     for name in values:
@@ -205,8 +214,8 @@ def export_options(texts):
     return values
 
 
-def moment(text):
-    """UTC seconds of `--at`, or the text itself where it is "now", or None."""
+def moment(text: str | None) -> int | str | None:
+    """Reads the UTC seconds of `--at`; "now" and None stay as they are."""
     from kerasrec.data.timestamps import read_moment
 
     try:
@@ -215,12 +224,12 @@ def moment(text):
         raise UserError(f"--{error}") from None
 
 
-def load_tensorflow(options):
-    """Load TensorFlow, without its remarks unless the user wants to see more."""
+def load_tensorflow(options: argparse.Namespace) -> None:
+    """Loads TensorFlow, without its remarks unless the user wants to see more."""
     backend.load(quiet=not (options.verbose or options.debug))
 
 
-def check_k(options):
-    """Refuse a --k below 1."""
+def check_k(options: argparse.Namespace) -> None:
+    """Refuses a --k below 1."""
     if options.k < 1:
         raise UserError(f"--k must be at least 1. Received: {options.k}.")

@@ -1,33 +1,21 @@
-"""What a server accepts: limits, and `Refusal`, the one exception that becomes an error code."""
+"""Says who and what a server lets in: `Access`, `Limits`, `Gate`, and `Refusal` for the rest."""
 
 import contextlib
+import hmac
+import ipaddress
+import re
+import ssl
 import threading
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
-#: status code of gRPC -> that of HTTP, as TF Serving maps them
-HTTP_STATUS = {
-    "OK": 200,
-    "CANCELLED": 499,
-    "UNKNOWN": 500,
-    "INVALID_ARGUMENT": 400,
-    "DEADLINE_EXCEEDED": 504,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
-    "PERMISSION_DENIED": 403,
-    "RESOURCE_EXHAUSTED": 429,
-    "FAILED_PRECONDITION": 400,
-    "ABORTED": 409,
-    "OUT_OF_RANGE": 400,
-    "UNIMPLEMENTED": 501,
-    "INTERNAL": 500,
-    "UNAVAILABLE": 503,
-    "DATA_LOSS": 500,
-    "UNAUTHENTICATED": 401,
-}
+from kerasrec.client.statuscodes import HTTP_STATUS
+
 #: scores of one call into TensorFlow, about; a request of more rows is computed in parts
 SCORES_AT_ONCE = 1 << 22
-#: what a candidate of the caller's choice costs, about, where an item of the catalogue costs 1:
-#: its vector and what the scorer makes of it are kept, not only its score
+#: cost of a candidate that the caller chose, where an item of the catalogue costs 1: its vector
+#: and what the scorer makes of it are kept, not only its score
 CANDIDATE = 256
 #: values of an option at most
 MOST = 1 << 31
@@ -37,7 +25,7 @@ _LISTS = ("allow", "deny", "candidates")
 TEXTS = ("texts", "history_texts")
 #: texts of one call into TensorFlow, about; a request of more is computed in parts
 TEXTS_AT_ONCE = 32
-#: limit -> how `kerasrec serve` calls it
+#: limit -> its name on the command line of `kerasrec serve`
 _OPTIONS = {
     "body_bytes": "--max-body-mib",
     "batch": "--max-batch",
@@ -59,14 +47,17 @@ class Refusal(Exception):
         http_status: where HTTP has a better code than `HTTP_STATUS` gives.
     """
 
-    def __init__(self, code, message, *, http_status=None):
+    def __init__(self, code: str, message: str, *, http_status: int | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.http_status = http_status or HTTP_STATUS[code]
 
 
+# --- how much ---
+
+
 class Limits(NamedTuple):
-    """What one request, and all requests together, may ask for.
+    """Bounds of one request, and of all requests together.
 
     Attributes:
         body_bytes: size of a request.
@@ -87,8 +78,8 @@ class Limits(NamedTuple):
     concurrent: int = 64
     workers: int = 2
 
-    def check(self):
-        """Raise ValueError unless all are positive; gives back the limits."""
+    def check(self) -> "Limits":
+        """Returns the limits; raises ValueError unless all are positive."""
         for name, value in self._asdict().items():
             if not 0 < value < MOST:
                 raise ValueError(
@@ -97,8 +88,8 @@ class Limits(NamedTuple):
                 )
         return self
 
-    def check_shape(self, name, shape, expected):
-        """Raise `Refusal` unless an input has the rank of its signature and is small enough.
+    def check_shape(self, name: str, shape: Sequence[int], expected: Sequence[int] | None) -> None:
+        """Raises `Refusal` unless an input has the rank of its signature and is small enough.
 
         Args:
             name: of the input.
@@ -131,8 +122,14 @@ class Limits(NamedTuple):
             _too_much(f"at most {_MAX_CELLS} values in an input", cells, name)
 
 
-def _too_much(allowed, received, name, limit=None, advice="Send several requests"):
-    """Refuse; `limit` may be raised by whoever starts the server."""
+def _too_much(
+    allowed: str,
+    received: int,
+    name: str,
+    limit: str | None = None,
+    advice: str = "Send several requests",
+) -> NoReturn:
+    """Refuses an input; `limit` is one that an operator may raise."""
     higher = f", or start the server with a higher {_OPTIONS[limit]}" if limit else ""
     raise Refusal(
         "INVALID_ARGUMENT",
@@ -140,7 +137,7 @@ def _too_much(allowed, received, name, limit=None, advice="Send several requests
     )
 
 
-def _shape(dimensions):
+def _shape(dimensions: Sequence[int]) -> str:
     return "[" + ",".join("?" if size == -1 else str(size) for size in dimensions) + "]"
 
 
@@ -155,16 +152,16 @@ class Gate:
     0
     """
 
-    def __init__(self, limit):
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self.in_flight = 0
         self._lock = threading.Lock()
 
-    def enter(self):
-        """Count one more.
+    def enter(self) -> None:
+        """Counts one more.
 
         Raises:
-            Refusal: RESOURCE_EXHAUSTED, there are as many as may be.
+            Refusal: RESOURCE_EXHAUSTED, the limit is reached.
         """
         with self._lock:
             if self.in_flight >= self.limit:
@@ -175,16 +172,90 @@ class Gate:
                 )
             self.in_flight += 1
 
-    def leave(self):
-        """Count one less."""
+    def leave(self) -> None:
+        """Counts one less."""
         with self._lock:
             self.in_flight -= 1
 
     @contextlib.contextmanager
-    def passed(self):
-        """`enter` and `leave`."""
+    def passed(self) -> Iterator[None]:
+        """Enters, and leaves when the block ends."""
         self.enter()
         try:
             yield
         finally:
             self.leave()
+
+
+# --- who ---
+
+
+class Access(NamedTuple):
+    """Who can reach a server.
+
+    Attributes:
+        host: address to listen on; the default is reached from this machine only.
+        api_key: requests must give it as `x-api-key` or `authorization: Bearer`; "" = no key.
+        tls_cert: file with the certificate chain (PEM), for both protocols; None = no TLS.
+        tls_key: file with its private key (PEM).
+    """
+
+    host: str = "127.0.0.1"
+    api_key: str = ""
+    tls_cert: str | Path | None = None
+    tls_key: str | Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the address."""
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(self.host).is_loopback
+        return self.host == "localhost"
+
+    def check(self) -> "Access":
+        """Returns it; raises ValueError or OSError unless key and TLS files can be used."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError(
+                "TLS needs both a certificate and its private key. Received: one of them."
+            )
+        for path in (self.tls_cert, self.tls_key):
+            if path:
+                Path(path).read_bytes()
+        if self.tls_cert:
+            _check_pair(self.tls_cert, self.tls_key)
+        if not re.fullmatch("[!-~]*", self.api_key):
+            raise ValueError("An API key must be of printable ASCII characters without spaces.")
+        return self
+
+
+def _check_pair(certificate: str | Path, key: str | Path | None) -> None:
+    def is_encrypted() -> NoReturn:  # without it OpenSSL asks for a passphrase on the terminal
+        raise ValueError(
+            f"The private key {key} is encrypted, and nobody is there to type its "
+            f"passphrase. Give it decrypted: openssl pkey -in {key} -out plain.pem"
+        )
+
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key, password=is_encrypted)
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"Expected a certificate and its private key in PEM form. {certificate} and "
+            f"{key} are not ({error})."
+        ) from error
+
+
+def key_check(key: str) -> Callable[[Mapping[str, str]], bool] | None:
+    """Makes a function that says whether headers (names in lower case) hold a key; None for ""."""
+    if not key:
+        return None
+    wanted = key.encode()
+
+    def is_right(headers: Mapping[str, str]) -> bool:
+        given = headers.get("x-api-key") or ""
+        scheme, _, token = (headers.get("authorization") or "").partition(" ")
+        if not given and scheme.lower() == "bearer":
+            given = token.strip()
+        return hmac.compare_digest(given.encode(errors="replace"), wanted)
+
+    return is_right

@@ -10,22 +10,47 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent import futures
 from functools import partial
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.feedback.database import sa
-from kerasrec.feedback.userlists import LiveLists
-from kerasrec.serving.limits import Gate, Refusal
+from kerasrec.feedback.store import FeedbackStore
+from kerasrec.feedback.userlists import Listed, LiveLists, Question, Rules
+from kerasrec.serving.admission import Gate, Limits, Refusal
+from kerasrec.serving.monitor import Call
+from kerasrec.serving.predictor import Predictor, Target
 
 log = logging.getLogger(__name__)
 _THREADS = 8  # that may wait for the store at once; fewer than the connections of its pool
 _MOST_UNLOGGED = 1000  # lists whose impressions wait to be stored; further ones are not logged
 _MAX_ID = 256  # characters, as in the store
-#: what a store raises that is not the caller's mistake
+#: errors of a store that are not the caller's mistake
 _FAILURES = (OSError, ArtifactError, sa.exc.SQLAlchemyError)
 _PARAMETERS = ("user", "k", "model", "version", "label", "log")
+#: reads the body of a request
+ReadBody = Callable[[Request], Awaitable[bytes]]
+
+
+class ListQuery(NamedTuple):
+    """The question of `/v1/recommend`.
+
+    Attributes:
+        target: `Target`.
+        user: user id.
+        k: list length.
+        is_logged: whether the list is stored as impressions.
+    """
+
+    target: Target
+    user: str
+    k: int
+    is_logged: bool
 
 
 class FeedbackRoutes:
@@ -37,7 +62,7 @@ class FeedbackRoutes:
         rules: `Rules`.
     """
 
-    def __init__(self, predictor, store, rules):
+    def __init__(self, predictor: Predictor, store: FeedbackStore, rules: Rules) -> None:
         self.predictor, self.store, self.rules = predictor, store, rules.check()
         self._gate = Gate(predictor.limits.concurrent)
         self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="kerasrec-feedback")
@@ -50,16 +75,18 @@ class FeedbackRoutes:
             ("GET", "/v1/feedback/stats"): self._stats,
         }
 
-    def close(self):
-        """Finish what is in work."""
+    def close(self) -> None:
+        """Finishes the requests in work."""
         self._pool.shutdown()
 
-    def route(self, method, path):
-        """The async function of `(request, read_body)` that answers with plain data; or None."""
+    def route(
+        self, method: str, path: str
+    ) -> Callable[[Request, ReadBody], Awaitable[dict[str, Any]]] | None:
+        """Finds the async function of `(request, read_body)` that answers with plain data."""
         return self._routes.get((method, path))
 
-    async def _run(self, work, deadline):
-        """What `work` gives in a thread, or in a future that it gives there.
+    async def _run(self, work: Callable[[], Any], deadline: float) -> Any:
+        """The result of `work` in a thread; of a future, where `work` returns one.
 
         Raises:
             TimeoutError: nothing by the deadline.
@@ -71,8 +98,8 @@ class FeedbackRoutes:
             result = await asyncio.wrap_future(job)
             return await asyncio.wrap_future(result) if _is_future(result) else result
 
-    def _leave(self, job):
-        """The place is free when the work is over, also if nobody waits for it."""
+    def _leave(self, job: futures.Future) -> None:
+        """Frees the place of a job when its work is over, also if nobody waits for it."""
         if not job.cancelled() and job.exception() is None and _is_future(job.result()):
             job.result().add_done_callback(lambda _: self._gate.leave())
         else:
@@ -80,7 +107,7 @@ class FeedbackRoutes:
 
     # --- events in ---
 
-    async def _add(self, request, read_body):
+    async def _add(self, request: Request, read_body: ReadBody) -> dict[str, Any]:
         limits = self.predictor.limits
         with self.predictor.counted("rest") as call:
             call.signature = "feedback"
@@ -100,7 +127,7 @@ class FeedbackRoutes:
                 raise _unavailable("the events were not stored") from error
         return added._asdict()
 
-    def _submit(self, call, body):
+    def _submit(self, call: Call, body: bytes) -> futures.Future:
         events = read_events(body)
         call.rows = len(events)
         try:
@@ -110,13 +137,13 @@ class FeedbackRoutes:
 
     # --- lists out ---
 
-    async def _recommend(self, request, read_body):
+    async def _recommend(self, request: Request, read_body: ReadBody) -> dict[str, Any]:
         limits = self.predictor.limits
         with self.predictor.counted("rest") as call:
             call.signature = "recommend"
-            spec, user, k, is_logged = read_query(request.query_params, self.predictor.models)
+            query = read_query(request.query_params, list(self.predictor.models))
             deadline = time.perf_counter() + limits.seconds
-            work = partial(self._list, call, spec, user, k, is_logged, deadline)
+            work = partial(self._list, call, query, deadline)
             try:
                 listed = await self._run(work, deadline)
             except TimeoutError:
@@ -133,27 +160,28 @@ class FeedbackRoutes:
             ],
         }
 
-    def _list(self, call, spec, user, k, is_logged, deadline):
-        lists = LiveLists(partial(self._ask, call, spec, deadline), self.store, self.rules)
+    def _list(self, call: Call, query: ListQuery, deadline: float) -> Listed:
+        ask = partial(self._ask, call, query.target, deadline)
+        lists = LiveLists(ask, self.store, self.rules)
         try:
-            listed = lists.listed(user, k, log=False)
+            listed = lists.listed(query.user, query.k, log=False)
         except _FAILURES as error:
             log.error("feedback not read", extra={"error": str(error)})
             raise _unavailable("what the user did cannot be read") from error
-        if is_logged and time.perf_counter() < deadline:  # else nobody sees the list
-            self._log(lists, listed)
+        if query.is_logged and time.perf_counter() < deadline:  # else nobody sees the list
+            self._store_shown(lists, listed)
         return listed
 
-    def _ask(self, call, spec, deadline, question, k):
-        """`LiveLists`' question to the served version."""
-
-        def read(signature):
-            return {
-                name: tf.constant(array, signature.inputs[name][0])
-                for name, array in question.inputs().items()
+    def _ask(
+        self, call: Call, target: Target, deadline: float, question: Question, k: int
+    ) -> tuple[str, int, list[str], list[float]]:
+        """Answers the question of `LiveLists` by the served version."""
+        with self.predictor.resolved(target, call) as resolved:
+            types = {name: dtype for name, (dtype, _) in resolved.signature.inputs.items()}
+            tensors = {
+                name: tf.constant(array, types[name]) for name, array in question.inputs().items()
             }
-
-        version, _, answer = self.predictor.predict(call, spec, read, deadline)
+            answer = self.predictor.run(resolved, tensors, deadline)
         ids, scores = (answer[name].numpy()[0] for name in ("item_ids", "scores"))
         if k > len(ids):
             raise Refusal(
@@ -162,22 +190,18 @@ class FeedbackRoutes:
                 f"exported with. Received: k={k}.",
             )
         listed = [(i.decode(), float(s)) for i, s in zip(ids[:k], scores[:k], strict=True) if i]
-        return (
-            spec["model"],
-            version.number,
-            [item for item, _ in listed],
-            [score for _, score in listed],
-        )
+        item_ids, scores = [item for item, _ in listed], [score for _, score in listed]
+        return target.model, resolved.version.number, item_ids, scores
 
-    def _log(self, lists, listed):
-        """Begin to store the impressions; what fails is in the log and costs nobody an answer."""
+    def _store_shown(self, lists: LiveLists, listed: Listed) -> None:
+        """Begins to store the impressions; a failure is logged and costs nobody an answer."""
         with self._lock:
             if self._unlogged >= _MOST_UNLOGGED:
                 log.warning("list not logged: too many wait for the store")
                 return
             self._unlogged += 1
 
-        def done(future):
+        def done(future: futures.Future) -> None:
             with self._lock:
                 self._unlogged -= 1
             if error := future.exception():
@@ -187,7 +211,7 @@ class FeedbackRoutes:
 
     # --- statistics ---
 
-    async def _stats(self, request, read_body):
+    async def _stats(self, request: Request, read_body: ReadBody) -> dict[str, Any]:
         limits = self.predictor.limits
         with self.predictor.counted("rest") as call:
             call.signature = "feedback_stats"
@@ -196,7 +220,7 @@ class FeedbackRoutes:
             except TimeoutError:
                 raise _too_late("answer", limits) from None
 
-    def _count(self):
+    def _count(self) -> dict[str, Any]:
         if not self._counting.acquire(blocking=False):  # it reads the whole store
             message = "statistics are being counted for somebody else; try again later."
             raise Refusal("RESOURCE_EXHAUSTED", message)
@@ -213,12 +237,12 @@ class FeedbackRoutes:
         return found
 
 
-def _is_future(value):
+def _is_future(value: object) -> bool:
     return isinstance(value, futures.Future)
 
 
-def read_events(body):
-    """List of events of the body of a request: one, a list of them, or `{"events": [...]}`.
+def read_events(body: bytes) -> list:
+    """Reads the events of a body: one event, a list of events, or `{"events": [...]}`.
 
     >>> read_events(b'{"user_id": "u", "item_id": "i"}')
     [{'user_id': 'u', 'item_id': 'i'}]
@@ -242,15 +266,12 @@ def read_events(body):
     return found
 
 
-def read_query(given, models):
-    """What `/v1/recommend` is asked.
+def read_query(given: Mapping[str, str], models: Sequence[str]) -> ListQuery:
+    """Reads the question of `/v1/recommend`.
 
     Args:
         given: parameter -> text.
         models: names of the models that are served.
-
-    Returns:
-        `(spec, user, k, whether the list is logged)`; spec as `Predictor.predict` takes it.
 
     Raises:
         Refusal: INVALID_ARGUMENT.
@@ -276,21 +297,20 @@ def read_query(given, models):
     if version is not None and not re.fullmatch("[0-9]{1,18}", version):
         raise _wrong("version as a whole number", version[:80])
     number = None if version is None else int(version)
-    name = next(iter(models)) if model is None else model
-    spec = {"model": name, "version": number, "label": label, "signature": "recommend"}
-    return spec, user, int(k), logged == "1"
+    target = Target(models[0] if model is None else model, number, label, "recommend")
+    return ListQuery(target, user, int(k), logged == "1")
 
 
-def _wrong(expected, received):
+def _wrong(expected: str, received: str) -> Refusal:
     message = f"expected {expected}. Received: {received!r}. Correct the address."
     return Refusal("INVALID_ARGUMENT", message)
 
 
-def _too_late(what, limits):
+def _too_late(what: str, limits: Limits) -> Refusal:
     message = f"no {what} within {limits.seconds:g} seconds, the server's limit."
     return Refusal("DEADLINE_EXCEEDED", message)
 
 
-def _unavailable(what):
+def _unavailable(what: str) -> Refusal:
     message = f"the feedback store is out of reach: {what}; the server's log says why. Try again."
     return Refusal("UNAVAILABLE", message)

@@ -3,7 +3,9 @@
 import contextlib
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
+from typing import Any
 
 import grpc
 import numpy as np
@@ -17,7 +19,11 @@ from tensorflow_serving.apis import (
 )
 
 from kerasrec.backend import tf
-from kerasrec.serving.limits import Refusal
+from kerasrec.serving.admission import Refusal
+from kerasrec.serving.modelversions import State
+from kerasrec.serving.monitor import Call
+from kerasrec.serving.predictor import Predictor, Resolved, Target, Tensors, check_outputs
+from kerasrec.serving.servedversion import ServedVersion, Signature
 
 _SPARE_THREADS = 4  # beyond the requests in work, so that one too many is told so at once
 #: dtype -> field of TensorProto that holds its values, as TF Serving fills it
@@ -31,8 +37,8 @@ _FIELDS = {
 }
 
 
-def to_proto(tensor):
-    """Tensor -> TensorProto with its values in the field of their type.
+def to_proto(tensor: Any) -> tensor_pb2.TensorProto:
+    """Makes a TensorProto of a tensor, with its values in the field of their type.
 
     >>> to_proto(tf.constant(["题"])).string_val[0].decode()
     '题'
@@ -46,8 +52,8 @@ def to_proto(tensor):
     return proto
 
 
-def from_proto(name, proto):
-    """TensorProto -> tensor; its type and size must have been looked at.
+def from_proto(name: str, proto: tensor_pb2.TensorProto) -> Any:
+    """Makes a tensor of a TensorProto; its type and size must have been checked before.
 
     Raises:
         Refusal: INVALID_ARGUMENT.
@@ -63,19 +69,19 @@ def from_proto(name, proto):
         raise Refusal("INVALID_ARGUMENT", f"tensor parsing error: {name}") from None
 
 
-def spec_of(model_spec):
-    """ModelSpec -> dict as `Predictor.predict` takes it."""
+def target_of(model_spec: Any) -> Target:
+    """Reads the `Target` of a ModelSpec."""
     which = model_spec.WhichOneof("version_choice")
-    return {
-        "model": model_spec.name,
-        "version": model_spec.version.value if which == "version" else None,
-        "label": model_spec.version_label if which == "version_label" else None,
-        "signature": model_spec.signature_name,
-    }
+    return Target(
+        model_spec.name,
+        model_spec.version.value if which == "version" else None,
+        model_spec.version_label if which == "version_label" else None,
+        model_spec.signature_name,
+    )
 
 
-def fill_status(response, states):
-    """Write `ModelVersions.status` into a GetModelStatusResponse."""
+def fill_status(response: Any, states: Iterable[State]) -> Any:
+    """Writes states of versions into a GetModelStatusResponse, and returns it."""
     state_of = get_model_status_pb2.ModelVersionStatus.State.Value
     for number, state, code, message in states:
         entry = response.model_version_status.add(version=number, state=state_of(state))
@@ -84,8 +90,8 @@ def fill_status(response, states):
     return response
 
 
-def fill_metadata(response, version):
-    """Write the signatures of a `ServedVersion` into a GetModelMetadataResponse."""
+def fill_metadata(response: Any, version: ServedVersion) -> Any:
+    """Writes the signatures of a version into a GetModelMetadataResponse, and returns it."""
     response.model_spec.name = version.model
     response.model_spec.version.value = version.number
     signatures = get_model_metadata_pb2.SignatureDefMap()
@@ -95,22 +101,9 @@ def fill_metadata(response, version):
     return response
 
 
-def refuse_examples(predictor, spec, method):
-    """Classify and Regress: the signatures are for Predict, and TF Serving refuses it so."""
-    model = predictor.model(spec["model"])
-    with model.use(version=spec["version"], label=spec["label"]) as version:
-        version.signature(spec["signature"])
-    kind = {"classify": "classification", "regress": "regression"}[method]
-    raise Refusal(
-        "INVALID_ARGUMENT",
-        f"Expected {kind} signature method_name to be tensorflow/serving/{method}. Was: "
-        "tensorflow/serving/predict",
-    )
-
-
 @contextlib.contextmanager
-def _answering(context):
-    """A `Refusal` inside becomes the status of the call."""
+def _answering(context: Any) -> Iterator[None]:
+    """Makes a `Refusal` inside the status of the call."""
     try:
         yield
     except Refusal as refusal:
@@ -120,45 +113,37 @@ def _answering(context):
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """`tensorflow.serving.PredictionService`."""
 
-    def __init__(self, predictor):
+    def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
 
-    def Predict(self, request, context):  # noqa: N802
-        """One request, one version."""
+    def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answers one request by one version."""
         with _answering(context), self.predictor.counted("grpc") as call:
             with self.predictor.gate.passed():
                 return self._predict(call, request, context)
 
-    def _predict(self, call, request, context):
-        seconds, given = self.predictor.limits.seconds, context.time_remaining()
-        seconds = seconds if given is None else min(seconds, given)
+    def _predict(self, call: Call, request: Any, context: Any) -> Any:
+        predictor, wanted = self.predictor, list(request.output_filter)
+        seconds, given = predictor.limits.seconds, context.time_remaining()
+        deadline = time.perf_counter() + (seconds if given is None else min(seconds, given))
+        with predictor.resolved(target_of(request.model_spec), call) as resolved:
+            check_outputs(resolved.signature, wanted)
+            tensors = self._tensors(resolved.signature, request)
+            outputs = predictor.run(resolved, tensors, deadline)
+        return _response(resolved, {name: outputs[name] for name in wanted or outputs})
 
-        def read(signature):
-            shapes = {}
-            for name, proto in request.inputs.items():
-                shape = proto.tensor_shape
-                sizes = [-1] if shape.unknown_rank else [d.size for d in shape.dim]
-                shapes[name] = (proto.dtype, sizes)
-            self.predictor.check_inputs(signature, shapes)
-            return {name: from_proto(name, proto) for name, proto in request.inputs.items()}
+    def _tensors(self, signature: Signature, request: Any) -> Tensors:
+        """The inputs of a request, checked before a tensor is made of them."""
+        shapes = {}
+        for name, proto in request.inputs.items():
+            shape = proto.tensor_shape
+            sizes = [-1] if shape.unknown_rank else [d.size for d in shape.dim]
+            shapes[name] = (proto.dtype, sizes)
+        self.predictor.check_inputs(signature, shapes)
+        return {name: from_proto(name, proto) for name, proto in request.inputs.items()}
 
-        version, signature, outputs = self.predictor.predict(
-            call,
-            spec_of(request.model_spec),
-            read,
-            time.perf_counter() + seconds,
-            outputs=list(request.output_filter),
-        )
-        response = predict_pb2.PredictResponse()
-        spec = response.model_spec
-        spec.name, spec.signature_name = version.model, signature.name
-        spec.version.value = version.number
-        for name, tensor in outputs.items():
-            response.outputs[name].CopyFrom(to_proto(tensor))
-        return response
-
-    def GetModelMetadata(self, request, context):  # noqa: N802
-        """The signatures of a version."""
+    def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Tells the signatures of a version."""
         with _answering(context):
             if not request.HasField("model_spec"):
                 raise Refusal("INVALID_ARGUMENT", "Missing ModelSpec")
@@ -169,24 +154,22 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 if field != "signature_def":
                     message = f"Metadata field {field} is not supported"
                     raise Refusal("INVALID_ARGUMENT", message)
-            spec = spec_of(request.model_spec)
-            model = self.predictor.model(spec["model"])
-            with model.use(version=spec["version"], label=spec["label"]) as version:
+            with self.predictor.version(target_of(request.model_spec)) as version:
                 response = get_model_metadata_pb2.GetModelMetadataResponse()
                 return fill_metadata(response, version)
 
-    def Classify(self, request, context):  # noqa: N802
-        """Refused."""
+    def Classify(self, request: Any, context: Any) -> None:  # noqa: N802
+        """Refuses."""
         with _answering(context):
-            refuse_examples(self.predictor, spec_of(request.model_spec), "classify")
+            self.predictor.refuse_examples(target_of(request.model_spec), "classify")
 
-    def Regress(self, request, context):  # noqa: N802
-        """Refused."""
+    def Regress(self, request: Any, context: Any) -> None:  # noqa: N802
+        """Refuses."""
         with _answering(context):
-            refuse_examples(self.predictor, spec_of(request.model_spec), "regress")
+            self.predictor.refuse_examples(target_of(request.model_spec), "regress")
 
-    def MultiInference(self, request, context):  # noqa: N802
-        """Refused: it combines the two above."""
+    def MultiInference(self, request: Any, context: Any) -> None:  # noqa: N802
+        """Refuses: it combines the two above."""
         with _answering(context):
             if not request.tasks:
                 raise Refusal("INVALID_ARGUMENT", "Inference request is empty: no tasks")
@@ -195,52 +178,61 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 raise Refusal(
                     "UNIMPLEMENTED", f"Unsupported signature method_name: tensorflow/{method}"
                 )
-            refuse_examples(self.predictor, spec_of(request.tasks[0].model_spec), method)
+            self.predictor.refuse_examples(target_of(request.tasks[0].model_spec), method)
+
+
+def _response(resolved: Resolved, outputs: Tensors) -> Any:
+    """The PredictResponse that holds some outputs."""
+    response = predict_pb2.PredictResponse()
+    spec = response.model_spec
+    spec.name, spec.signature_name = resolved.version.model, resolved.signature.name
+    spec.version.value = resolved.version.number
+    for name, tensor in outputs.items():
+        response.outputs[name].CopyFrom(to_proto(tensor))
+    return response
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """`tensorflow.serving.ModelService`; versions come and go by their folders, not by requests."""
 
-    def __init__(self, predictor):
+    def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
 
-    def GetModelStatus(self, request, context):  # noqa: N802
-        """States of one version or of all."""
+    def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Tells the states of one version or of all."""
         with _answering(context):
             if not request.HasField("model_spec"):
                 raise Refusal("INVALID_ARGUMENT", "Missing ModelSpec")
-            states = model_states(self.predictor, spec_of(request.model_spec))
+            states = self.predictor.states(target_of(request.model_spec))
             return fill_status(get_model_status_pb2.GetModelStatusResponse(), states)
-
-
-def model_states(predictor, spec):
-    """`ModelVersions.status` of a spec."""
-    if spec["model"] not in predictor.models:
-        message = f"Could not find any versions of model {spec['model']}"
-        raise Refusal("NOT_FOUND", message)
-    return predictor.models[spec["model"]].status(spec.get("version"), spec.get("label"))
 
 
 class _ApiKey(grpc.ServerInterceptor):
     """Refuses calls without the key."""
 
-    def __init__(self, check):
+    def __init__(self, check: Callable[[Mapping[str, str]], bool]) -> None:
         self.check = check
 
-        def refuse(request, context):
+        def refuse(request: Any, context: Any) -> None:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "this server wants an API key.")
 
         self.refusal = grpc.unary_unary_rpc_method_handler(refuse)
 
-    def intercept_service(self, continuation, details):
-        """Pass the call on, or not."""
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """Passes the call on, or not."""
         if self.check(dict(details.invocation_metadata)):
             return continuation(details)
         return self.refusal
 
 
-def start_grpc(predictor, address, *, api_key=None, credentials=None):
-    """Start the gRPC server.
+def start_grpc(
+    predictor: Predictor,
+    address: str,
+    *,
+    api_key: Callable[[Mapping[str, str]], bool] | None = None,
+    credentials: grpc.ServerCredentials | None = None,
+) -> tuple[grpc.Server, int]:
+    """Starts the gRPC server.
 
     Args:
         predictor: `Predictor`.

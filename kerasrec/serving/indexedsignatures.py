@@ -1,4 +1,4 @@
-"""`IndexedLists`: `serving_default` and `recommend` of a large catalogue, by an index.
+"""`IndexedSignatures`: `serving_default` and `recommend` of a large catalogue, by an index.
 
 The graph of a version looks at every item for every list. The embedded server answers these two
 signatures from the candidates of a `Shortlist` instead, where that pays (`find_shortlist`); inputs
@@ -7,26 +7,30 @@ allow list, or where too few candidates are left; among several rows also with a
 items kept.
 """
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories, model_inputs
-from kerasrec.recommender.shortlist import LONGEST, find_shortlist
-from kerasrec.serving.limits import SCORES_AT_ONCE
+from kerasrec.recommender.shortlist import LONGEST, Shortlist, find_shortlist
+from kerasrec.serving.admission import SCORES_AT_ONCE
 from kerasrec.versions import folders
 
-#: the signatures that it answers
+#: the signatures that an index answers
 INDEXED = ("serving_default", "recommend")
 #: a row takes the vectors of its candidates: a batch of 64 rows is as large as one may be
 SCORES_PER_ROW = 1 << 16
 
 
-class IndexedLists:
+class IndexedSignatures:
     """The two signatures of a loaded version over a `Shortlist`.
 
     Attributes:
-        report: dict, what the index says of itself (`ItemIndex.report`).
+        report: dict, size and recall of the index (`ItemIndex.report`).
 
     Args:
         shortlist: `Shortlist`.
@@ -34,7 +38,7 @@ class IndexedLists:
         item_ids: of the catalogue, in its order.
     """
 
-    def __init__(self, shortlist, module, item_ids):
+    def __init__(self, shortlist: Shortlist, module: Any, item_ids: Sequence[str]) -> None:
         self.report = shortlist.index.report
         self._shortlist = shortlist
         self._exact = module.signatures
@@ -43,8 +47,8 @@ class IndexedLists:
         self._index = pd.Index(self._ids)
 
     @classmethod
-    def of(cls, module, manifest, version):
-        """`IndexedLists` of a loaded version, or None where its graph answers.
+    def of(cls, module: Any, manifest: Any, version: Path) -> "IndexedSignatures | None":
+        """Makes those of a loaded version; None where its graph answers.
 
         Args:
             module, manifest, version: as for `find_shortlist`.
@@ -54,29 +58,31 @@ class IndexedLists:
         shortlist = find_shortlist("auto", module, manifest, version)
         return shortlist and cls(shortlist, module, folders.read_catalogue(version)["item_id"])
 
-    def know(self):
-        """Read what is popular and new again, after it has changed in the loaded version."""
+    def know(self) -> None:
+        """Reads again what is popular and new, after it has changed in the loaded version."""
         self._shortlist.know()
 
-    def take(self, name, matrix):
-        """Use another neighbour table, as `Shortlist.take`; the loaded version has it already."""
+    def take(self, name: str, matrix: Any) -> None:
+        """Takes another neighbour table, as `Shortlist.take`; the loaded version has it already."""
         self._shortlist.take(name, matrix)
 
-    def serving_default(self, history):
-        """Tensors in, dict of tensors out, as the signature of the version."""
+    def serving_default(self, history: Any) -> dict[str, Any]:
+        """Answers as the signature of the version: tensors in, dict of tensors out."""
         ids = history.numpy()
         times, asked = np.zeros(ids.shape, np.int64), np.zeros(len(ids), np.int64)
         by_index = np.ones(len(ids), bool)
         return self._answer("serving_default", {"history": history}, by_index, ids, times, asked)
 
-    def recommend(self, history, timestamps, allow, deny, keep_seen):
-        """The same with times; rows with a filter of their own go through the graph."""
+    def recommend(
+        self, history: Any, timestamps: Any, allow: Any, deny: Any, keep_seen: Any
+    ) -> dict[str, Any]:
+        """Answers as the signature; rows with a filter of their own go through the graph."""
         given = {"history": history, "timestamps": timestamps}
         given |= {"allow": allow, "deny": deny, "keep_seen": keep_seen}
         ids, times = history.numpy(), timestamps.numpy()
         if ids.shape != times.shape:  # what comes of that is for the graph to say
             return self._exactly("recommend", given, np.arange(len(ids)))
-        asked, own = times.max(axis=1, initial=0), {}
+        asked, own = times.max(axis=1, initial=0), dict[str, Any]()
         by_index = ~(allow.numpy() != b"").any(axis=1)
         if len(ids) == 1:
             denied = self._index.get_indexer(deny.numpy()[0])
@@ -85,7 +91,16 @@ class IndexedLists:
             by_index &= ~((deny.numpy() != b"").any(axis=1) | keep_seen.numpy())
         return self._answer("recommend", given, by_index, ids, times, asked, **own)
 
-    def _answer(self, name, given, by_index, ids, times, asked, **own):
+    def _answer(
+        self,
+        name: str,
+        given: Mapping[str, Any],
+        by_index: np.ndarray,
+        ids: np.ndarray,
+        times: np.ndarray,
+        asked: np.ndarray,
+        **own: Any,
+    ) -> dict[str, Any]:
         """Lists by the index for the rows of `by_index`, by the graph for all others.
 
         It is the graph too where the candidates are not enough.
@@ -103,8 +118,8 @@ class IndexedLists:
             items[rows], scores[rows] = exact["item_ids"].numpy(), exact["scores"].numpy()
         return {"item_ids": tf.constant(items, tf.string), "scores": tf.constant(scores)}
 
-    def _exactly(self, name, given, rows):
-        """Rows through the graph, only so many at once: each takes numbers for every item."""
+    def _exactly(self, name: str, given: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
+        """Rows through the graph, in parts: each row takes numbers for every item."""
         step = max(SCORES_AT_ONCE // (len(self._ids) - 1), 1)
         parts = [
             self._exact[name](**{key: tf.gather(t, part) for key, t in given.items()})
@@ -112,7 +127,9 @@ class IndexedLists:
         ]
         return {key: tf.concat([part[key] for part in parts], 0) for key in parts[0]}
 
-    def _lists(self, ids, times, asked, **options):
+    def _lists(
+        self, ids: np.ndarray, times: np.ndarray, asked: np.ndarray, **options: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`Shortlist.lists` of rows of ids, with the ids of what it lists."""
         item = np.maximum(self._index.get_indexer(ids.ravel()), 0).reshape(ids.shape)
         known = item > 0

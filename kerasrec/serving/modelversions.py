@@ -1,9 +1,9 @@
-"""`ModelVersions`: the versions of one model folder that are loaded, while folders come and go.
+"""`ModelVersions`: keeps the versions of one model folder loaded, while folders come and go.
 
-A new version is loaded, checked and warmed up while the others serve; it is seen by requests only
-then. A version that is not wanted any more is let go when its last request has its answer. One that
-does not load is left out, with the reason in its status and in the log, until its folder changes;
-where the reason may pass (the disk, the memory) it is tried again after growing pauses.
+A new version is loaded, checked and warmed up while the others serve; requests see it only then.
+A version that is not wanted any more is let go when its last request has its answer. A version that
+does not load is left out until its folder changes, with the reason in its status and in the log.
+Where the reason may pass (the disk, the memory) it is tried again after growing pauses.
 """
 
 import contextlib
@@ -11,12 +11,14 @@ import gc
 import logging
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.serving.limits import Refusal
-from kerasrec.serving.servedversion import ServedVersion, look_of
+from kerasrec.serving.admission import Refusal
+from kerasrec.serving.servedversion import Look, ServedVersion, look_of
 from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,22 @@ class _Closed(Exception):
     """The versions are not wanted any more; nothing more is loaded."""
 
 
+class State(NamedTuple):
+    """The state of a version.
+
+    Attributes:
+        number: of the version.
+        state: START, LOADING, AVAILABLE, UNLOADING or END.
+        code: name of a gRPC status code; "OK" = nothing is wrong.
+        message: the words for it.
+    """
+
+    number: int
+    state: str
+    code: str
+    message: str
+
+
 class ModelVersions:
     """The loaded versions of one model folder.
 
@@ -53,19 +71,21 @@ class ModelVersions:
         labels: label -> version, of labels whose version is loaded.
     """
 
-    def __init__(self, base, *, policy="labelled"):
+    def __init__(self, base: str | Path, *, policy: str = "labelled") -> None:
         if policy not in POLICIES:
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}. Received: {policy!r}.")
         self.base = Path(base)
         self.name = self.base.resolve().name
         self.policy = policy
-        self.labels = {}
-        self._loaded = {}  # number -> ServedVersion; replaced as a whole, never changed
-        self._states = {}  # number -> (state, error code, message)
-        self._broken = {}  # number -> (what its folder looked like when it failed, why)
-        self._again = {}  # number of those that failed for a passing reason -> (when, last pause)
+        self.labels: dict[str, int] = {}
+        self._loaded: dict[int, ServedVersion] = {}  # replaced as a whole, never changed
+        self._states: dict[int, State] = {}
+        #: number -> (look of its folder when it failed, why)
+        self._broken: dict[int, tuple[Look, str]] = {}
+        #: number of a version that failed for a passing reason -> (time of the next try, pause)
+        self._again: dict[int, tuple[float, float]] = {}
         self._label_error = ""
-        self._astray = {}  # labels whose version is not loaded
+        self._astray: dict[str, int] = {}  # labels whose version is not loaded
         self._garbage = False  # whether a version was let go since the last collection
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
@@ -74,8 +94,10 @@ class ModelVersions:
     # --- requests ---
 
     @contextlib.contextmanager
-    def use(self, *, version=None, label=None):
-        """The one `ServedVersion` that answers a request; it stays loaded inside the block.
+    def use(
+        self, *, version: int | None = None, label: str | None = None
+    ) -> Iterator[ServedVersion]:
+        """Gives the one version that answers a request; it stays loaded inside the block.
 
         Args:
             version: number, or None.
@@ -96,7 +118,7 @@ class ModelVersions:
             if is_over:
                 self._unload(chosen)
 
-    def _choose(self, version, label):
+    def _choose(self, version: int | None, label: str | None) -> ServedVersion:
         asked = f"Latest({self.name})"
         if label is not None:
             if label not in self.labels:
@@ -106,24 +128,25 @@ class ModelVersions:
             version = self.default
         else:
             asked = f"Specific({self.name}, {version})"
-        if version not in self._loaded:
+        if version is None or version not in self._loaded:
             raise Refusal("NOT_FOUND", f"Servable not found for request: {asked}")
         return self._loaded[version]
 
     @property
-    def numbers(self):
+    def numbers(self) -> list[int]:
         """Numbers of the loaded versions, ascending."""
         return sorted(self._loaded)
 
     @property
-    def default(self):
-        """Number of the version that answers where none is asked for; None = none is loaded."""
+    def default(self) -> int | None:
+        """Number of the version that answers where none is named; None = none is loaded."""
         return self.labels.get("stable", max(self._loaded, default=None))
 
-    def status(self, version=None, label=None):
-        """`[(number, state, error code, message)]` of one version or of all, newest first.
+    def status(self, version: int | None = None, label: str | None = None) -> list[State]:
+        """Tells the states of one version or of all, newest first.
 
-        State is START, LOADING, AVAILABLE, UNLOADING or END, the code that of gRPC by its name.
+        Raises:
+            Refusal: NOT_FOUND for a version, INVALID_ARGUMENT for a label.
         """
         with self._lock:
             if label is not None:
@@ -131,25 +154,25 @@ class ModelVersions:
             if version is not None and version not in self._states:
                 raise Refusal("NOT_FOUND", f"Could not find version {version} of model {self.name}")
             numbers = sorted(self._states, reverse=True) if version is None else [version]
-            found = [(number, *self._states[number]) for number in numbers]
+            found = [self._states[number] for number in numbers]
         if not found:
             raise Refusal("NOT_FOUND", f"Could not find any versions of model {self.name}")
         return found
 
-    def reasons(self):
-        """`{number: why it does not load}` of the versions that do not."""
+    def reasons(self) -> dict[int, str]:
+        """Tells why versions do not load: number -> reason."""
         return {number: why for number, (_, why) in sorted(self._broken.items())}
 
     # --- folders ---
 
-    def refresh(self):
-        """Look at the folder once: load what is new and wanted, let go what is not.
+    def refresh(self) -> None:
+        """Looks at the folder once: loads new versions that are wanted, lets the others go.
 
         Raises:
-            OSError: the folder cannot be read; what is loaded goes on serving.
+            OSError: the folder cannot be read; the loaded versions go on serving.
         """
         with self._refreshing:
-            tried = set()  # each once: one that changes as it loads is for the next look
+            tried: set[int] = set()  # each once: one that changes as it loads is for the next look
             # a version that fails makes the next smaller one the latest
             while not self._closed.is_set():
                 on_disk = folders.versions(self.base)
@@ -170,17 +193,17 @@ class ModelVersions:
                 self._garbage = False
                 gc.collect()  # functions of TensorFlow hold each other in cycles
 
-    def close(self):
-        """Load nothing more; what is being loaded is given up before its next step."""
+    def close(self) -> None:
+        """Loads nothing more; a version that is being loaded is given up before its next step."""
         self._closed.set()
 
-    def _current(self):
+    def _current(self) -> set[int]:
         """Numbers of the loaded versions whose folders are as they were, or have gone."""
         looks = {number: look_of(self.base / str(number)) for number in self._loaded}
         return {n for n, version in self._loaded.items() if looks[n] in ([], None, version.look)}
 
-    def _forget(self, on_disk):
-        """Failed versions whose folder has gone or has changed, or whose pause is over, are due."""
+    def _forget(self, on_disk: Sequence[int]) -> None:
+        """Makes failed versions due whose folder has gone or changed, or whose pause is over."""
         for number, (failed, _) in list(self._broken.items()):
             look = look_of(self.base / str(number))
             if number not in on_disk or look != failed:
@@ -191,7 +214,7 @@ class ModelVersions:
             elif number in self._again and time.monotonic() >= self._again[number][0]:
                 del self._broken[number]
 
-    def _read_labels(self):
+    def _read_labels(self) -> dict[str, int]:
         """Label -> version, of the file; the last good ones while it is damaged."""
         try:
             labels, error = folders.read_labels(self.base), ""
@@ -202,18 +225,18 @@ class ModelVersions:
         self._label_error = error
         return labels
 
-    def _wanted(self, on_disk, labels):
+    def _wanted(self, on_disk: Sequence[int], labels: Mapping[str, int]) -> set[int]:
         # a folder that was replaced by a broken one leaves what is loaded of it serving
         sound = [n for n in on_disk if n not in self._broken or n in self._loaded]
         if self.policy == "all":
             return set(sound)
         return {*sound[-1:], *(n for n in labels.values() if n in sound)}
 
-    def _load(self, number):
+    def _load(self, number: int) -> None:
         path = self.base / str(number)
         look = look_of(path)
         self._set_state(number, "LOADING")
-        facts = {"model": self.name, "version": number}
+        facts: dict[str, object] = {"model": self.name, "version": number}
         try:
             version = ServedVersion(self.name, number, path)
             replayed = version.warm_up(self._check_open)
@@ -224,26 +247,26 @@ class ModelVersions:
         with self._lock:
             replaced = self._loaded.get(number)  # another version of the same number
             self._loaded = {**self._loaded, number: version}
-            self._states[number] = ("AVAILABLE", "OK", "")
+            self._states[number] = State(number, "AVAILABLE", "OK", "")
             is_over = replaced is not None and replaced.in_use == 0
             if replaced is not None:
                 replaced.is_retired = True
-        if is_over:
+        if replaced is not None and is_over:
             self._unload(replaced)
         facts["warm_up_requests"] = replayed
-        if version.lists is not None:
-            facts["index"] = version.lists.report
+        if version.indexed is not None:
+            facts["index"] = version.indexed.report
         log.info("version loaded", extra=facts)
 
-    def _check_open(self):
+    def _check_open(self) -> None:
         if self._closed.is_set():
             raise _Closed
 
-    def _note_failure(self, number, look, error):
-        """Say in status and log that a version does not load, and whether it is tried again."""
+    def _note_failure(self, number: int, look: Look, error: Exception) -> None:
+        """Says in status and log that a version does not load, and whether it is tried again."""
         message = (" ".join(str(error).split()) or type(error).__name__)[:1000]
         code = "FAILED_PRECONDITION"
-        _, pause = self._again.pop(number, (None, _FIRST_PAUSE / 2))
+        _, pause = self._again.pop(number, (0.0, _FIRST_PAUSE / 2))
         if isinstance(error, _Closed):
             code, message = "CANCELLED", "given up: the server stops."
         self._broken[number] = (look, message)
@@ -255,8 +278,8 @@ class ModelVersions:
         facts = {"model": self.name, "version": number, "error": message}
         log.error("version does not load", extra=facts)
 
-    def _load_and_watch(self, number):
-        """Load a version; a label that is moved meanwhile does not wait for it."""
+    def _load_and_watch(self, number: int) -> None:
+        """Loads a version; a label that is moved meanwhile does not wait for it."""
         if not self._loaded:
             self._load(number)
             return
@@ -266,23 +289,23 @@ class ModelVersions:
             loading.join(_WATCH)
             self._move_labels()
 
-    def _move_labels(self):
-        """Point the labels at their versions, as far as these are loaded; returns what was read."""
+    def _move_labels(self) -> dict[str, int]:
+        """Points labels at their versions where these are loaded; returns all that were read."""
         labels = self._read_labels()
         with self._lock:
             kept = {}
             for label, number in labels.items():
                 # a label that points to a version that is not there stays where it was
-                number = number if number in self._loaded else self.labels.get(label)
-                if number in self._loaded:
-                    kept[label] = number
+                served = number if number in self._loaded else self.labels.get(label)
+                if served is not None and served in self._loaded:
+                    kept[label] = served
             moved, self.labels = kept != self.labels, kept
         if moved:
             log.info("labels", extra={"model": self.name, "labels": kept})
         return labels
 
-    def _retire(self, wanted, labels):
-        """Let go what neither is wanted nor has a label; say which labels lead nowhere."""
+    def _retire(self, wanted: set[int], labels: Mapping[str, int]) -> None:
+        """Lets versions go that are not wanted and have no label; logs labels that lead nowhere."""
         with self._lock:
             keep = wanted | set(self.labels.values())
             if not keep & set(self._loaded):  # the folder has gone: better the old one than none
@@ -291,7 +314,7 @@ class ModelVersions:
             self._loaded = {n: v for n, v in self._loaded.items() if n in keep}
             for version in retired:
                 version.is_retired = True
-                self._states[version.number] = ("UNLOADING", "OK", "")
+                self._states[version.number] = State(version.number, "UNLOADING", "OK", "")
             idle = [version for version in retired if version.in_use == 0]
             kept = dict(self.labels)
         astray = {label: n for label, n in labels.items() if kept.get(label) != n}
@@ -302,21 +325,21 @@ class ModelVersions:
         for version in idle:
             self._unload(version)
 
-    def _unload(self, version):
+    def _unload(self, version: ServedVersion) -> None:
         version.unload()
         self._garbage = True
         with self._lock:
             if version.number not in self._loaded:  # not there again in the meantime
-                self._states[version.number] = ("END", "OK", "")
+                self._states[version.number] = State(version.number, "END", "OK", "")
         log.info("version unloaded", extra={"model": self.name, "version": version.number})
 
-    def _set_state(self, number, state, code="OK", message=""):
+    def _set_state(self, number: int, state: str, code: str = "OK", message: str = "") -> None:
         with self._lock:
-            self._states[number] = (state, code, message)
-            ended = sorted(n for n, (state, *_) in self._states.items() if state == "END")
+            self._states[number] = State(number, state, code, message)
+            ended = sorted(n for n, found in self._states.items() if found.state == "END")
             for old in ended[:-_MAX_ENDED]:
                 del self._states[old]
 
 
-def _tried_again(message, pause):
+def _tried_again(message: str, pause: float) -> str:
     return f"{message.rstrip('.')}. It is tried again in {pause:g} seconds."

@@ -1,10 +1,18 @@
-"""What a server says of itself: Prometheus metrics, and a log of one JSON object per line."""
+"""Tells how a server does: Prometheus metrics, and a log of one JSON object per line."""
 
 import datetime
 import json
 import logging
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
-#: what every record of `logging` has; the rest is what the caller gave as `extra`
+if TYPE_CHECKING:
+    from kerasrec.serving.admission import Gate
+    from kerasrec.serving.modelversions import ModelVersions
+
+#: fields of every record of `logging`; all others come from the caller's `extra`
 _USUAL = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -18,8 +26,8 @@ class JsonFormatter(logging.Formatter):
     ('version loaded', '课程', 2)
     """
 
-    def format(self, record):
-        """The record on one line."""
+    def format(self, record: logging.LogRecord) -> str:
+        """Writes a record on one line."""
         at = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         facts = {
             "time": at.isoformat(timespec="milliseconds"),
@@ -33,6 +41,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(facts, ensure_ascii=False, default=str)
 
 
+class Call:
+    """Notes on one request, for the metrics and the log; names are "" until resolved."""
+
+    def __init__(self, protocol: str) -> None:
+        self.protocol = protocol
+        self.model = ""
+        self.version: int | str = ""
+        self.signature = ""
+        self.rows = 0
+        self.code, self.error = "OK", ""
+        self.began = time.perf_counter()
+        self.seconds = 0.0
+
+
 class Metrics:
     """The metrics of one server, in a registry of their own.
 
@@ -41,7 +63,7 @@ class Metrics:
         gate: `Gate` that counts the requests in work.
     """
 
-    def __init__(self, models, gate):
+    def __init__(self, models: "Mapping[str, ModelVersions]", gate: "Gate") -> None:
         import prometheus_client as prometheus
 
         self.content_type = prometheus.CONTENT_TYPE_LATEST
@@ -74,16 +96,24 @@ class Metrics:
             registry=registry,
         )
         for name, versions in models.items():
-            loaded.labels(name).set_function(lambda versions=versions: len(versions.numbers))
-            newest.labels(name).set_function(lambda versions=versions: versions.default or 0)
+            loaded.labels(name).set_function(partial(_num_loaded, versions))
+            newest.labels(name).set_function(partial(_default_or_0, versions))
 
-    def count(self, call):
-        """Count a `Call` that is over."""
+    def count(self, call: Call) -> None:
+        """Counts a `Call` that is over."""
         self._requests.labels(
             call.protocol, call.model, str(call.version), call.signature, call.code
         ).inc()
         self._seconds.labels(call.protocol, call.model, call.signature).observe(call.seconds)
 
-    def page(self):
-        """All metrics in Prometheus' text form, bytes."""
+    def page(self) -> bytes:
+        """Writes all metrics in Prometheus' text form."""
         return self._page(self._registry)
+
+
+def _num_loaded(versions: "ModelVersions") -> int:
+    return len(versions.numbers)
+
+
+def _default_or_0(versions: "ModelVersions") -> int:
+    return versions.default or 0

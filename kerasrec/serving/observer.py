@@ -1,20 +1,27 @@
-"""The versions that are served, brought up to date with a feedback store.
+"""`Observer`: brings the served versions up to date with a feedback store.
 
-What is recent and what follows what, as `Recommender.observe` and `remember` have it: without
+It learns what is recent and what follows what, as `Recommender.observe` and `remember` do: without
 training, beside the requests.
 """
 
 import contextlib
 import logging
+import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kerasrec.data.histories import Histories
 from kerasrec.feedback.recentlog import AT_ONCE, MOST_EVENTS, RecentLog, pause, told_of
+from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import HALF_LIVES, Recency
-from kerasrec.serving.limits import Refusal
+from kerasrec.serving.admission import Refusal
+from kerasrec.serving.predictor import Predictor
+from kerasrec.serving.servedversion import ServedVersion
 from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)
@@ -29,16 +36,18 @@ _HELD = 0.9
 _REST = 20
 
 
-class LiveLog:
-    """Learns new events of a store with all loaded versions.
+class Observer:
+    """Teaches all loaded versions the new events of a store.
 
     What is recent is brought up to date at every look, where the store sees a tenth of the events
-    that the version knows of the last days; who is forgotten counts until the version is loaded
-    anew. What follows what, the table "transitions", is fitted once a version is loaded and again
-    after new events or an erasure, 1/20 of the time at most, so not at once: on all events of the
-    store or its newest `most`, without who was forgotten. Where the store does not hold what the
-    version was trained on, this table stays as it was trained, with who was forgotten since: that
-    is for `update_from_store`, which then trains from nothing.
+    that the version knows of the last days; a forgotten user counts until the version is loaded
+    anew.
+
+    What follows what, the table "transitions", is fitted when a version has been loaded, and again
+    after new events or an erasure, on all events of the store or its newest `most`, without users
+    who were forgotten. Fitting takes at most 1/20 of the time, so it may come later. Where the
+    store does not hold the log that the version was trained on, this table stays as it was trained,
+    forgotten users included; `update_from_store` then trains from nothing.
 
     Args:
         predictor: `Predictor`; its models are kept up to date.
@@ -46,14 +55,16 @@ class LiveLog:
         most: events at most that tables are fitted on; memory and time grow with them.
     """
 
-    def __init__(self, predictor, store, *, most=MOST_EVENTS):
+    def __init__(self, predictor: Predictor, store: FeedbackStore, *, most: int = MOST_EVENTS) -> None:
         self._predictor, self._store = predictor, store
-        self._tracked = weakref.WeakKeyDictionary()  # ServedVersion -> _Tracked or None
-        self._log, self._most = RecentLog(most), most
+        self._tracked: weakref.WeakKeyDictionary[ServedVersion, _Tracked | None] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._recent, self._most = RecentLog(most), most
         self._fit_from = 0.0  # on the clock of time.monotonic: no fit before
 
-    def run(self, stopping, seconds):
-        """Look every so many seconds until the event `stopping` is set."""
+    def run(self, stopping: threading.Event, seconds: float) -> None:
+        """Looks at the store every `seconds` until the event `stopping` is set."""
         while not stopping.wait(seconds):
             for look in (self.refresh, self.remember):
                 try:
@@ -61,8 +72,8 @@ class LiveLog:
                 except Exception as error:  # the store may be back at the next look
                     log.error("events of the store not learned", extra={"error": str(error)})
 
-    def refresh(self, is_over=lambda: False):
-        """Count what is recent; requests wait only while the tables are exchanged.
+    def refresh(self, is_over: Callable[[], bool] = lambda: False) -> dict[tuple[str, int], int]:
+        """Counts what is recent; requests wait only while the tables are exchanged.
 
         Args:
             is_over: function that says whether to give up.
@@ -76,8 +87,8 @@ class LiveLog:
             for version, tracked in self._versions(is_over)
         }
 
-    def remember(self, is_over=lambda: False):
-        """Fit what follows what anew, unless the last fit was too short a while ago.
+    def remember(self, is_over: Callable[[], bool] = lambda: False) -> dict[tuple[str, int], bool]:
+        """Fits what follows what anew, unless the last fit was too short a while ago.
 
         Args:
             is_over: function that says whether to give up.
@@ -89,13 +100,15 @@ class LiveLog:
             return {}
         if not any(f and f.has_transitions for _, f in self._versions(is_over)):
             return {}
-        self._log.read(self._store, is_over)
+        self._recent.read(self._store, is_over)
         return {
             (version.model, version.number): self._fit(version, tracked, is_over)
             for version, tracked in self._versions(is_over)
         }
 
-    def _versions(self, is_over):
+    def _versions(
+        self, is_over: Callable[[], bool]
+    ) -> "Iterator[tuple[ServedVersion, _Tracked | None]]":
         """Yields the loaded versions, and of each its `_Tracked`."""
         for model in self._predictor.models.values():
             for number in model.numbers:
@@ -106,7 +119,13 @@ class LiveLog:
                         self._tracked[version] = _track(version, self._store)
                     yield version, self._tracked[version]
 
-    def _bring(self, version, tracked, last, is_over):
+    def _bring(
+        self,
+        version: ServedVersion,
+        tracked: "_Tracked | None",
+        last: int,
+        is_over: Callable[[], bool],
+    ) -> int:
         if tracked is None:
             return 0
         tracked.read(self._store, last, is_over)
@@ -118,17 +137,19 @@ class LiveLog:
             return 0
         if not self._exchange(facts, version.set_moments, *tracked.tables()):
             return 0
-        tracked.waiting = 0
+        count, tracked.waiting = tracked.waiting, 0
         log.debug("recent events observed", extra=facts)
-        return facts["events"]
+        return count
 
-    def _fit(self, version, tracked, is_over):
-        began, state = time.perf_counter(), self._log.state
+    def _fit(
+        self, version: ServedVersion, tracked: "_Tracked | None", is_over: Callable[[], bool]
+    ) -> bool:
+        began, state = time.perf_counter(), self._recent.state
         if tracked is None or not tracked.has_transitions or tracked.looked_at == state:
             return False
-        histories = self._log.histories(tracked.ids)
+        histories = self._recent.histories(tracked.ids)
         facts = {"model": version.model, "version": version.number, "events": len(histories.items)}
-        held, trained_on = tracked.held(histories, self._log)
+        held, trained_on = tracked.held(histories, self._recent)
         is_full = len(histories.items) >= _HELD * self._most  # older ones are not needed
         is_held = is_full or held >= _HELD * trained_on
         found = version.transitions(histories) if is_held else ()
@@ -150,7 +171,7 @@ class LiveLog:
         log.debug("what follows what learned", extra=facts)
         return True
 
-    def _exchange(self, facts, take, *tables):
+    def _exchange(self, facts: dict[str, Any], take: Callable[..., None], *tables: Any) -> bool:
         """Whether a version has taken tables while nobody asked it."""
         try:
             with self._predictor.alone():
@@ -161,7 +182,7 @@ class LiveLog:
         return True
 
 
-def _track(version, store):
+def _track(version: ServedVersion, store: FeedbackStore) -> "_Tracked | None":
     """`_Tracked` of a version, None where it has no times or cannot take any."""
     recency = Recency.load(version.path / folders.RECENCY)
     if not recency.counts.time or not len(recency.counts.recent):
@@ -170,9 +191,9 @@ def _track(version, store):
 
 
 class _Tracked:
-    """What a version was saved with, and what has been counted since."""
+    """The counts that a version was saved with, and the events that came since."""
 
-    def __init__(self, version, recency, store):
+    def __init__(self, version: ServedVersion, recency: Recency, store: FeedbackStore) -> None:
         manifest = folders.read_manifest(version.path)
         self._saved, self._moments = recency, version.moments()
         self.ids = folders.read_catalogue(version.path)["item_id"].to_numpy(object)
@@ -183,8 +204,8 @@ class _Tracked:
         self.looked_at = (0, 0)  # state of the `RecentLog` at which its table was dealt with
         self.is_told = False  # whether the operator knows that the table stays
 
-    def read(self, store, last, is_over):
-        """Count the events up to a seq that the version does not know."""
+    def read(self, store: FeedbackStore, last: int, is_over: Callable[[], bool]) -> None:
+        """Counts the events up to a seq that the version does not know."""
         while self._seq < last and not is_over():
             began, until = time.perf_counter(), min(self._seq + AT_ONCE, last)
             part = store.interactions(after=self._seq, until=until, since=self._since, order="seq")
@@ -193,7 +214,7 @@ class _Tracked:
             if until < last:
                 pause(began)
 
-    def _count(self, frame):
+    def _count(self, frame: pd.DataFrame) -> None:
         items = self._index.get_indexer(frame["item_id"].astype(object)) + 1
         weights = frame["weight"].to_numpy(float)
         chosen = (items > 0) & (weights > 0)
@@ -205,15 +226,15 @@ class _Tracked:
         self._counts = self._counts.after(items[chosen], times, weights[chosen], until=until)
         self.waiting += int(chosen.sum())
 
-    def is_whole(self):
+    def is_whole(self) -> bool:
         """Whether the store seems to get the events of all users."""
         return self._counts.recent[_DAYS].sum() >= _SHARE * self._saved.counts.recent[_DAYS].sum()
 
-    def held(self, histories, stored):
-        """What the store holds of what the version was trained on, and all of that.
+    def held(self, histories: Histories, stored: RecentLog) -> tuple[int, int]:
+        """Weighs the events of the version's training log: those that the store holds, and all.
 
-        What users chose, by its weights; what was erased since counts as held, at the largest
-        weight, or a table would stay because of an erasure.
+        Events that users chose count, by their weights. Erased ones count as held, at the largest
+        weight: else a table would stay because of an erasure.
 
         Args:
             histories: `Histories` of the store.
@@ -224,18 +245,18 @@ class _Tracked:
         erased = stored.erased_since(end) * weights.max(initial=1)
         return round(float(weights.sum() + erased)), round(float(total))
 
-    def tables(self):
-        """`(starts, first, prior, popularity)`: those of the version and one more moment, now."""
+    def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """`(starts, first, prior, popularity)` of the version, with one more moment: now."""
         return self._saved._replace(counts=self._counts).at_end(*self._moments)
 
 
-def _begin(manifest, end, store):
+def _begin(manifest: Any, end: int, store: FeedbackStore) -> tuple[int, int | None]:
     """`(seq, time)` from which on events of a store are unknown to a version.
 
-    A version that was updated from the same store knows it up to a seq, so that what was stored
-    later counts also where it happened earlier; not where it happened before the end of a log that
-    was learned from files, which may be imported at any time. Of another one nothing is known but
-    the end of its log: what had happened by then and came in later is taken for known.
+    A version that was updated from the same store knows it up to a seq: events that were stored
+    later count, also where they happened earlier. They do not count where they happened before the
+    end of a log that was learned from files, which may be imported at any time. Of any other
+    version only the end of its log is known: earlier events that came in later are taken for known.
     """
     told = told_of(store, manifest)
     if told is not None and told.seq is not None and manifest.observed != end:

@@ -1,14 +1,34 @@
-"""`Predictor`: one Predict request, whichever protocol brought it."""
+"""`Predictor`: one Predict request, whichever protocol brought it.
+
+A request is a `Target` and its inputs. All protocols go the same way:
+
+    with predictor.counted("rest") as call:                    # metrics and log
+        with predictor.resolved(target, call) as resolved:     # the version stays loaded
+            tensors = ...                                      # made for resolved.signature
+            outputs = predictor.run(resolved, tensors, deadline)
+"""
 
 import contextlib
 import logging
 import math
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from kerasrec.backend import tf
-from kerasrec.serving.limits import CANDIDATE, SCORES_AT_ONCE, TEXTS, TEXTS_AT_ONCE, Gate, Refusal
-from kerasrec.serving.monitor import Metrics
+from kerasrec.serving.admission import (
+    CANDIDATE,
+    SCORES_AT_ONCE,
+    TEXTS,
+    TEXTS_AT_ONCE,
+    Gate,
+    Limits,
+    Refusal,
+)
+from kerasrec.serving.modelversions import ModelVersions, State
+from kerasrec.serving.monitor import Call, Metrics
+from kerasrec.serving.servedversion import ServedVersion, Signature
 
 log = logging.getLogger(__name__)
 #: errors of TensorFlow that are the caller's; the others are INTERNAL
@@ -21,16 +41,32 @@ _CODES = {
 }
 
 
-class Call:
-    """What is known of one request, for the metrics and the log; names are "" until resolved."""
+#: names of inputs or outputs -> tensors
+Tensors = Mapping[str, Any]
 
-    def __init__(self, protocol):
-        self.protocol = protocol
-        self.model = self.version = self.signature = ""
-        self.rows = 0
-        self.code, self.error = "OK", ""
-        self.began = time.perf_counter()
-        self.seconds = 0.0
+
+class Target(NamedTuple):
+    """Whom a request is for, in the words of its sender.
+
+    Attributes:
+        model: name of the model.
+        version: its number; None = the one of `label`.
+        label: name of a label; None = the version that answers by default.
+        signature: its name; "" = the default one.
+    """
+
+    model: str
+    version: int | None = None
+    label: str | None = None
+    signature: str = ""
+
+
+class Resolved(NamedTuple):
+    """The one signature of one loaded version that answers a request."""
+
+    version: ServedVersion
+    signature: Signature
+    call: Call
 
 
 class Predictor:
@@ -43,7 +79,7 @@ class Predictor:
     Each request is a line of this module's log at the level DEBUG.
     """
 
-    def __init__(self, models, limits):
+    def __init__(self, models: dict[str, ModelVersions], limits: Limits) -> None:
         self.models, self.limits = models, limits
         self.gate = Gate(limits.concurrent)
         self.metrics = Metrics(models, self.gate)
@@ -51,21 +87,9 @@ class Predictor:
         # texts take seconds where ids take milliseconds: they leave a worker to the others
         self._text_slots = threading.BoundedSemaphore(max(limits.workers - 1, 1))
 
-    def model(self, name):
-        """`ModelVersions` by name.
-
-        Raises:
-            Refusal: NOT_FOUND.
-        """
-        try:
-            return self.models[name]
-        except KeyError:
-            message = f"Servable not found for request: Latest({name})"
-            raise Refusal("NOT_FOUND", message) from None
-
     @contextlib.contextmanager
-    def counted(self, protocol):
-        """A `Call` around one request; its outcome is counted when the block ends.
+    def counted(self, protocol: str) -> Iterator[Call]:
+        """Gives a `Call` for one request, and counts its outcome when the block ends.
 
         Raises:
             Refusal: also where something else went wrong inside, as INTERNAL.
@@ -91,36 +115,78 @@ class Predictor:
                 facts = {k: v for k, v in vars(call).items() if k != "began"}
                 log.debug("request", extra={**facts, "seconds": round(call.seconds, 6)})
 
-    def predict(self, call, spec, read, deadline, *, outputs=()):
-        """Compute one request by one version.
+    @contextlib.contextmanager
+    def resolved(self, target: Target, call: Call) -> Iterator[Resolved]:
+        """Finds what answers a request, and keeps it loaded inside the block.
 
         Args:
-            call: `Call` to note the names in.
-            spec: dict with `model`, and `version` (number), `label`, `signature` or none of them.
-            read: function of a `Signature` that gives its inputs, a dict of tensors.
-            deadline: on the clock of `time.perf_counter`.
-            outputs: names wanted; empty = all.
-
-        Returns:
-            `(ServedVersion, Signature, dict of output tensors)`.
+            target: `Target`.
+            call: `Call`, to note the names in.
 
         Raises:
-            Refusal: anything is wrong with the request.
+            Refusal: there is no such model, version, label or signature.
         """
-        model = self.model(spec["model"])
+        model = self._model(target)
         call.model = model.name
-        with model.use(version=spec.get("version"), label=spec.get("label")) as version:
+        with model.use(version=target.version, label=target.label) as version:
             call.version = version.number
-            signature = version.signature(spec.get("signature") or "")
+            signature = version.signature(target.signature)
             call.signature = signature.name
-            _check_outputs(signature, outputs)
-            tensors = read(signature)
-            call.rows = max((t.shape[0] for t in tensors.values() if t.shape.rank), default=0)
-            answer = self._run(version, signature, tensors, deadline)
-        wanted = outputs or answer
-        return version, signature, {name: answer[name] for name in wanted}
+            yield Resolved(version, signature, call)
 
-    def _run(self, version, signature, tensors, deadline):
+    def run(self, resolved: Resolved, tensors: Tensors, deadline: float) -> Tensors:
+        """Computes the outputs of a request; large ones in parts.
+
+        Args:
+            resolved: `Resolved`, inside of its block.
+            tensors: the inputs; `check_inputs` has looked at them.
+            deadline: on the clock of `time.perf_counter`.
+
+        Raises:
+            Refusal: the deadline has passed, or TensorFlow refuses the inputs.
+        """
+        ranked = [tensor.shape[0] for tensor in tensors.values() if tensor.shape.rank]
+        resolved.call.rows = max(ranked, default=0)
+        return self._run(resolved.version, resolved.signature, tensors, deadline)
+
+    @contextlib.contextmanager
+    def version(self, target: Target) -> Iterator[ServedVersion]:
+        """Gives the version of a `Target`, and keeps it loaded inside the block."""
+        with self._model(target).use(version=target.version, label=target.label) as version:
+            yield version
+
+    def states(self, target: Target) -> list[State]:
+        """Tells the states of one version, or of all, of a model.
+
+        Raises:
+            Refusal: NOT_FOUND, in other words than `resolved` has, as TF Serving.
+        """
+        if target.model not in self.models:
+            message = f"Could not find any versions of model {target.model}"
+            raise Refusal("NOT_FOUND", message)
+        return self.models[target.model].status(target.version, target.label)
+
+    def refuse_examples(self, target: Target, method: str) -> None:
+        """Refuses Classify and Regress: all signatures are for Predict; TF Serving's words."""
+        with self.version(target) as version:
+            version.signature(target.signature)
+        kind = {"classify": "classification", "regress": "regression"}[method]
+        raise Refusal(
+            "INVALID_ARGUMENT",
+            f"Expected {kind} signature method_name to be tensorflow/serving/{method}. Was: "
+            "tensorflow/serving/predict",
+        )
+
+    def _model(self, target: Target) -> ModelVersions:
+        try:
+            return self.models[target.model]
+        except KeyError:
+            message = f"Servable not found for request: Latest({target.model})"
+            raise Refusal("NOT_FOUND", message) from None
+
+    def _run(
+        self, version: ServedVersion, signature: Signature, tensors: Tensors, deadline: float
+    ) -> Tensors:
         if texts := [tensors[name] for name in TEXTS if name in tensors]:
             return self._run_texts(signature, tensors, texts[0], deadline)
         if not set(signature.outputs) & {"item_ids", "scores"}:
@@ -135,7 +201,7 @@ class Predictor:
         if rows <= at_once and width <= columns:
             return self._call(signature, tensors, deadline)
 
-        def of_rows(start):
+        def of_rows(start: int) -> Tensors:
             part = {name: tensor[start : start + at_once] for name, tensor in tensors.items()}
             if width <= columns:
                 return self._call(signature, part, deadline)
@@ -152,7 +218,9 @@ class Predictor:
 
         return _joined([of_rows(start) for start in range(0, max(rows, 1), at_once)], axis=0)
 
-    def _run_texts(self, signature, tensors, texts, deadline):
+    def _run_texts(
+        self, signature: Signature, tensors: Tensors, texts: Any, deadline: float
+    ) -> Tensors:
         """A few texts at a time: others get their turn, and the deadline is heeded, between."""
         width = max(math.prod(texts.shape[1:]), 1)
         at_once = max(TEXTS_AT_ONCE // width, 1)
@@ -164,7 +232,7 @@ class Predictor:
         return _joined(answers, axis=0)
 
     @contextlib.contextmanager
-    def _turn(self, slots, deadline):
+    def _turn(self, slots: threading.Semaphore, deadline: float) -> Iterator[None]:
         remaining = deadline - time.perf_counter()
         if remaining <= 0 or not slots.acquire(timeout=min(remaining, 1e6)):
             raise Refusal("DEADLINE_EXCEEDED", "the deadline passed before the request's turn.")
@@ -173,7 +241,7 @@ class Predictor:
         finally:
             slots.release()
 
-    def _call(self, signature, tensors, deadline):
+    def _call(self, signature: Signature, tensors: Tensors, deadline: float) -> Tensors:
         with self._turn(self._slots, deadline):
             try:
                 return signature(tensors)
@@ -185,11 +253,11 @@ class Predictor:
                 raise Refusal(code, message) from error
 
     @contextlib.contextmanager
-    def alone(self, seconds=2.0):
-        """No call into TensorFlow is under way inside the block; those that come wait.
+    def alone(self, seconds: float = 2.0) -> Iterator[None]:
+        """Waits until no call into TensorFlow is under way; new ones wait until the block ends.
 
         Raises:
-            TimeoutError: others did not end within so many seconds.
+            TimeoutError: the others did not end within `seconds`.
         """
         until, held = time.perf_counter() + seconds, 0
         try:
@@ -202,12 +270,14 @@ class Predictor:
             for _ in range(held):
                 self._slots.release()
 
-    def check_inputs(self, signature, tensors):
-        """Check names, types and sizes of inputs before they are made.
+    def check_inputs(
+        self, signature: Signature, tensors: Mapping[str, tuple[int, Sequence[int]]]
+    ) -> None:
+        """Checks names, types and sizes of inputs before tensors are made of them.
 
         Args:
             signature: `Signature`.
-            tensors: name -> `(dtype enum, shape)` of what came.
+            tensors: name -> `(dtype enum, shape)` as received.
 
         Raises:
             Refusal: INVALID_ARGUMENT.
@@ -237,20 +307,21 @@ class Predictor:
             )
 
 
-def _joined(answers, axis):
+def _joined(answers: Sequence[Tensors], axis: int) -> Tensors:
     if len(answers) == 1:
         return answers[0]
     return {name: tf.concat([a[name] for a in answers], axis) for name in answers[0]}
 
 
-def _dtype_name(dtype):
+def _dtype_name(dtype: int) -> str:
     try:
         return tf.as_dtype(dtype).name
     except TypeError:
         return f"type {dtype}"
 
 
-def _check_outputs(signature, names):
+def check_outputs(signature: Signature, names: Sequence[str]) -> None:
+    """Raises `Refusal` unless each name is an output of a signature, and stands once."""
     for number, name in enumerate(names):
         if name not in signature.outputs:
             raise Refusal(

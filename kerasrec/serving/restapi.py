@@ -5,20 +5,35 @@ import contextlib
 import json
 import re
 import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from google.protobuf import json_format
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from kerasrec.backend import tf
-from kerasrec.serving.grpcapi import fill_metadata, fill_status, model_states, refuse_examples
-from kerasrec.serving.limits import Refusal
-from kerasrec.serving.restjson import columns, read_request, shape_of, to_array, write_answer
+from kerasrec.serving.admission import Refusal
+from kerasrec.serving.grpcapi import fill_metadata, fill_status
+from kerasrec.serving.monitor import Call
+from kerasrec.serving.predictor import Predictor, Target, Tensors
+from kerasrec.serving.restjson import (
+    PredictJson,
+    columns,
+    read_request,
+    shape_of,
+    to_array,
+    write_answer,
+)
+from kerasrec.serving.servedversion import Signature
+
+if TYPE_CHECKING:
+    from kerasrec.serving.feedbackroutes import FeedbackRoutes
 
 _WHERE = r"/v1/models/([^/:]+)(?:/versions/([0-9]{1,18})|/labels/([^/:]+))?"
 _PREDICT = re.compile(_WHERE + r":(predict|classify|regress)")
@@ -40,7 +55,14 @@ class RestApi:
         feedback: `FeedbackRoutes`; None = no store.
     """
 
-    def __init__(self, predictor, *, is_ready, api_key=None, feedback=None):
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        is_ready: Callable[[], bool],
+        api_key: Callable[[Mapping[str, str]], bool] | None = None,
+        feedback: "FeedbackRoutes | None" = None,
+    ) -> None:
         self.predictor, self.is_ready, self.api_key = predictor, is_ready, api_key
         self.feedback = feedback
         self._unread = 0  # bytes of bodies that are not complete yet
@@ -57,30 +79,30 @@ class RestApi:
             ]
         )
 
-    async def health(self, request):
-        """200 as long as the process answers."""
+    async def health(self, request: Request) -> Response:
+        """Answers 200 as long as the process answers."""
         return _json({"status": "ok"})
 
-    async def readiness(self, request):
-        """200 when every model has a version that answers, else 503."""
+    async def readiness(self, request: Request) -> Response:
+        """Answers 200 when every model has a version that answers, else 503."""
         ready = self.is_ready()
         models = {name: model.numbers for name, model in self.predictor.models.items()}
         return _json({"ready": ready, "versions": models}, 200 if ready else 503)
 
-    async def metrics(self, request):
-        """Prometheus' page."""
+    async def metrics(self, request: Request) -> Response:
+        """Answers with Prometheus' page."""
         with _answering() as answer:
             self._check_key(request)
             metrics = self.predictor.metrics
             answer.append(Response(metrics.page(), media_type=metrics.content_type))
         return answer[0]
 
-    async def elsewhere(self, request):
-        """No such place."""
+    async def elsewhere(self, request: Request) -> Response:
+        """Answers 404."""
         return _error(f"nothing at {request.scope['path']}; the API is below /v1/models/", 404)
 
-    async def version_1(self, request):
-        """All of TF Serving's API, and the routes of the feedback store."""
+    async def version_1(self, request: Request) -> Response:
+        """Answers for all of TF Serving's API, and for the routes of the feedback store."""
         with _answering() as answer:
             self._check_key(request)
             path = request.scope["path"]
@@ -98,17 +120,18 @@ class RestApi:
                 raise Refusal("INVALID_ARGUMENT", message)
         return answer[0]
 
-    def _check_key(self, request):
+    def _check_key(self, request: Request) -> None:
         if self.api_key is not None and not self.api_key(request.headers):
             raise Refusal("UNAUTHENTICATED", "this server wants an API key.")
 
-    def _look(self, name, version, label, metadata):
-        spec = _spec(name, version, label)
+    def _look(
+        self, name: str, version: str | None, label: str | None, metadata: str | None
+    ) -> Response:
+        target = _target(name, version, label)
         if not metadata:
-            states = model_states(self.predictor, spec)
+            states = self.predictor.states(target)
             return _json(_plain(fill_status(get_model_status_pb2.GetModelStatusResponse(), states)))
-        model = self.predictor.model(name)
-        with model.use(version=spec["version"], label=label) as found:
+        with self.predictor.version(target) as found:
             response = fill_metadata(get_model_metadata_pb2.GetModelMetadataResponse(), found)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
@@ -119,10 +142,12 @@ class RestApi:
             }
         )
 
-    async def _post(self, request, name, version, label, method):
-        spec = _spec(name, version, label)
+    async def _post(
+        self, request: Request, name: str, version: str | None, label: str | None, method: str
+    ) -> Response:
+        target = _target(name, version, label)
         if method != "predict":
-            refuse_examples(self.predictor, spec, method)
+            self.predictor.refuse_examples(target, method)
         predictor, limits = self.predictor, self.predictor.limits
         with predictor.counted("rest") as call:
             deadline, what = time.perf_counter() + limits.seconds, "whole request"
@@ -131,7 +156,7 @@ class RestApi:
                     body = await self._body(request)  # a slow one takes no place from the others
                     predictor.gate.enter()
                     what = "answer"
-                    job = self.pool.submit(self._predict, call, spec, body, deadline)
+                    job = self.pool.submit(self._predict, call, target, body, deadline)
                     # the place is free when the work is over, also if nobody waits for it
                     job.add_done_callback(lambda job: predictor.gate.leave())
                     content = await asyncio.wrap_future(job)
@@ -140,11 +165,11 @@ class RestApi:
                 raise Refusal("DEADLINE_EXCEEDED", message) from None
         return Response(content, media_type="application/json")
 
-    async def _body(self, request):
+    async def _body(self, request: Request) -> bytes:
         """The body of a request.
 
         Raises:
-            Refusal: it is larger than the limit, HTTP's status is 413; or those that are being
+            Refusal: it is larger than the limit, HTTP's status is 413; or all bodies that are being
                 read are together as large as all requests in work may be.
         """
         limits = self.predictor.limits
@@ -168,58 +193,61 @@ class RestApi:
             self._unread -= total
         return b"".join(parts)
 
-    def _predict(self, call, spec, body, deadline):
-        spec["signature"], form, value = read_request(body)
-
-        def read(signature):
-            given = columns(form, value, signature.inputs)
-            if form == "inputs":  # as TF Serving: what the signature does not know is left aside
-                given = {name: part for name, part in given.items() if name in signature.inputs}
-            shapes = {name: shape_of(part) for name, part in given.items()}
-            types = {name: signature.inputs.get(name, (0,))[0] for name in given}
-            self.predictor.check_inputs(
-                signature, {name: (types[name], shapes[name]) for name in given}
-            )
-            tensors = {}
-            for name, part in given.items():
-                dtype = tf.as_dtype(types[name])
-                array = to_array(name, part, shapes[name], dtype.name)
-                tensors[name] = tf.constant(array, dtype)
-            return tensors
-
-        _, _, outputs = self.predictor.predict(call, spec, read, deadline)
+    def _predict(self, call: Call, target: Target, body: bytes, deadline: float) -> bytes:
+        asked = read_request(body)
+        target = target._replace(signature=asked.signature)
+        with self.predictor.resolved(target, call) as resolved:
+            tensors = self._tensors(resolved.signature, asked)
+            outputs = self.predictor.run(resolved, tensors, deadline)
         arrays = {name: np.asarray(outputs[name].numpy()) for name in sorted(outputs)}
-        return write_answer(form, arrays)
+        return write_answer(asked.form, arrays)
+
+    def _tensors(self, signature: Signature, asked: PredictJson) -> Tensors:
+        """The inputs of a request, checked before an array is made of them."""
+        given = columns(asked.form, asked.value, signature.inputs)
+        if asked.form == "inputs":  # as TF Serving: inputs of other signatures are left aside
+            given = {name: part for name, part in given.items() if name in signature.inputs}
+        shapes = {name: shape_of(part) for name, part in given.items()}
+        types = {name: signature.inputs.get(name, (0,))[0] for name in given}
+        self.predictor.check_inputs(
+            signature, {name: (types[name], shapes[name]) for name in given}
+        )
+        tensors = {}
+        for name, part in given.items():
+            dtype = tf.as_dtype(types[name])
+            array = to_array(name, part, shapes[name], dtype.name)
+            tensors[name] = tf.constant(array, dtype)
+        return tensors
 
 
-def _spec(name, version, label):
-    """Parts of a path -> dict as `Predictor.predict` takes it."""
+def _target(name: str, version: str | None, label: str | None) -> Target:
+    """The `Target` of the parts of a path."""
     if version is not None and int(version) > _MAX_INT64:
         raise Refusal("INVALID_ARGUMENT", f"Failed to convert version: {version} to numeric.")
     number = None if version is None else int(version)
-    return {"model": name, "version": number, "label": label, "signature": ""}
+    return Target(name, number, label)
 
 
 @contextlib.contextmanager
-def _answering():
+def _answering() -> Iterator[list[Response]]:
     """A list for the response; a `Refusal` inside fills it."""
-    answer = []
+    answer: list[Response] = []
     try:
         yield answer
     except Refusal as refusal:
         answer[:] = [_error(str(refusal), refusal.http_status)]
 
 
-def _error(message, status):
+def _error(message: str, status: int) -> Response:
     return _json({"error": message}, status)
 
 
-def _json(content, status=200):
+def _json(content: Any, status: int = 200) -> Response:
     text = json.dumps(content, ensure_ascii=False, indent=1)
     return Response(text.encode(errors="replace"), status, media_type="application/json")
 
 
-def _plain(message):
+def _plain(message: Any) -> dict:
     return json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

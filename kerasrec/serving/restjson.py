@@ -3,21 +3,23 @@
 import base64
 import binascii
 import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kerasrec.serving.limits import Refusal
+from kerasrec.serving.admission import Refusal
 
 _BYTES = "_bytes"  # outputs with this ending are written as base64
 _INT64 = range(-(1 << 63), 1 << 63)
 _INT32 = range(-(1 << 31), 1 << 31)
 
 
-def _is_int(bounds):
+def _is_int(bounds: range) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and value in bounds
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
@@ -31,14 +33,22 @@ _KINDS = {
 }
 
 
-def read_request(body):
-    """The JSON object of a request.
+class PredictJson(NamedTuple):
+    """The JSON of a Predict request.
 
-    Args:
-        body: bytes.
+    Attributes:
+        signature: its name; "" = the default one.
+        form: "instances" (a list of rows) or "inputs" (all rows of an input together).
+        value: the JSON value under that key.
+    """
 
-    Returns:
-        `(signature name or "", form, value)`; form is "instances" or "inputs".
+    signature: str
+    form: str
+    value: Any
+
+
+def read_request(body: bytes) -> PredictJson:
+    """Reads the body of a request.
 
     Raises:
         Refusal: INVALID_ARGUMENT, with what is wrong.
@@ -64,15 +74,14 @@ def read_request(body):
         raise _refusal("Missing 'inputs' or 'instances' key")
     if len(forms) == 2:
         raise _refusal("expecting only one of 'inputs' or 'instances' keys to exist")
-    return signature, forms[0], found[forms[0]]
+    return PredictJson(signature, forms[0], found[forms[0]])
 
 
-def columns(form, value, names):
-    """The value of each input, nested lists with the batch outside.
+def columns(form: str, value: Any, names: Collection[str]) -> dict[str, Any]:
+    """Finds the value of each input, nested lists with the batch outside.
 
     Args:
-        form: "instances" (a list of rows) or "inputs" (all rows of an input together).
-        value: what stands there.
+        form, value: as in `PredictJson`.
         names: inputs of the signature.
 
     Raises:
@@ -101,7 +110,7 @@ def columns(form, value, names):
     return {name: [row[name] for row in value] for name in value[0]}
 
 
-def _only(names, form):
+def _only(names: Collection[str], form: str) -> str:
     names = list(names)
     if len(names) != 1:
         raise _refusal(
@@ -111,8 +120,8 @@ def _only(names, form):
     return names[0]
 
 
-def shape_of(value):
-    """Sizes of nested lists, read off the first element of each: `[[1, 2], [3, 4]]` -> (2, 2)."""
+def shape_of(value: Any) -> tuple[int, ...]:
+    """Reads the sizes of nested lists off their first elements: `[[1, 2], [3, 4]]` -> (2, 2)."""
     shape = []
     while isinstance(value, list):
         shape.append(len(value))
@@ -122,8 +131,8 @@ def shape_of(value):
     return tuple(shape)
 
 
-def to_array(name, value, shape, dtype):
-    """Nested lists -> numpy array (of bytes objects for strings).
+def to_array(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Makes a numpy array of nested lists (of bytes objects for strings).
 
     Args:
         name: of the input, for messages.
@@ -166,7 +175,7 @@ def to_array(name, value, shape, dtype):
             raise _refusal(f"a value of {name} does not fit into {dtype}") from None
 
 
-def _bytes_of(name, cell):
+def _bytes_of(name: str, cell: Any) -> bytes:
     if isinstance(cell, dict) and _is_base64(cell):
         try:
             return base64.b64decode(cell["b64"], validate=True)
@@ -180,11 +189,11 @@ def _bytes_of(name, cell):
         raise _refusal(f"a value of {name} is no valid Unicode") from None
 
 
-def _is_base64(value):
+def _is_base64(value: dict) -> bool:
     return len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def _type_error(name, cell, dtype):
+def _type_error(name: str, cell: Any, dtype: str) -> Refusal:
     kind = {dict: "Object", list: "Array", str: "String", bool: "Bool", type(None): "Null"}
     return _refusal(
         f"JSON Value: {_short(cell)} Type: {kind.get(type(cell), 'Number')} is not of expected "
@@ -192,8 +201,8 @@ def _type_error(name, cell, dtype):
     )
 
 
-def write_answer(form, outputs):
-    """The JSON of an answer, bytes.
+def write_answer(form: str, outputs: Mapping[str, np.ndarray]) -> bytes:
+    """Writes the JSON of an answer.
 
     Args:
         form: "instances" gives `predictions`, one entry per row; "inputs" gives `outputs`.
@@ -219,7 +228,7 @@ def write_answer(form, outputs):
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _plain(name, array):
+def _plain(name: str, array: np.ndarray) -> list:
     if array.dtype != object:
         return array.tolist()
     if name.endswith(_BYTES):
@@ -231,11 +240,11 @@ def _plain(name, array):
     return filled.reshape(array.shape).tolist()
 
 
-def _refusal(message):
+def _refusal(message: str) -> Refusal:
     return Refusal("INVALID_ARGUMENT", message)
 
 
-def _short(value):
+def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     text = text if len(text) <= 80 else f"{text[:77]}..."
     return text.encode(errors="replace").decode()

@@ -1,15 +1,25 @@
 """`ServedVersion`: one loaded version of a served model and its signatures."""
 
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
 from kerasrec.backend import tf
+from kerasrec.data.histories import Histories
+from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.recommender.loadedlog import VersionLog
 from kerasrec.recommender.shortlist import sparse_table
-from kerasrec.serving.indexedlists import INDEXED, SCORES_PER_ROW, IndexedLists
-from kerasrec.serving.limits import Refusal
+from kerasrec.serving.admission import Refusal
+from kerasrec.serving.indexedsignatures import INDEXED, SCORES_PER_ROW, IndexedSignatures
 from kerasrec.versions import folders
 from kerasrec.versions.warmup import WARMUP
 
 DEFAULT_SIGNATURE = "serving_default"
 _MAX_WARMUP = 1000  # records, as TF Serving
+#: names, sizes and times of the files of a folder; None = they went away meanwhile
+Look = list[tuple[str, int, int]] | None
 
 
 class Signature:
@@ -21,28 +31,28 @@ class Signature:
         outputs: list of names.
     """
 
-    def __init__(self, name, definition, function):
+    def __init__(self, name: str, definition: Any, function: Callable[..., dict]) -> None:
         self.name = name
-        self.inputs = {
+        self.inputs: dict[str, tuple[int, tuple[int, ...] | None]] = {
             key: (info.dtype, _dimensions(info.tensor_shape))
             for key, info in sorted(definition.inputs.items())
         }
         self.outputs = sorted(definition.outputs)
         self._function = function
 
-    def __call__(self, tensors):
-        """Dict of tensors -> dict of tensors."""
+    def __call__(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Computes the outputs, name -> tensor."""
         return self._function(**tensors)
 
-    def example(self):
-        """Smallest inputs: one row, one cell, the empty string or zero."""
+    def example(self) -> dict[str, Any]:
+        """Makes the smallest inputs: one row, one cell, the empty string or zero."""
         return {
             key: tf.zeros([1 if size == -1 else size for size in shape or ()], dtype)
             for key, (dtype, shape) in self.inputs.items()
         }
 
 
-def _dimensions(shape):
+def _dimensions(shape: Any) -> tuple[int, ...] | None:
     return None if shape.unknown_rank else tuple(dimension.size for dimension in shape.dim)
 
 
@@ -57,15 +67,15 @@ class ServedVersion:
         model: name of the model.
         number: of the version.
         path: its folder.
-        look: what the folder held, see `_look`.
+        look: of its folder when it was loaded, see `look_of`.
         num_items: size of its catalogue.
         has_transitions: whether it has a table of what follows what that can be fitted anew.
-        lists: `IndexedLists` where an index answers for the graph, else None.
+        indexed: `IndexedSignatures` where an index answers for the graph, else None.
         definitions: signature name -> SignatureDef, as saved.
         signatures: signature name -> `Signature`.
     """
 
-    def __init__(self, model, number, path):
+    def __init__(self, model: str, number: int, path: Path) -> None:
         self.model, self.number = model, number
         self.path = folders.find_version(path)  # raises where a part is missing
         self.look = look_of(self.path)  # before it is read: what changes meanwhile is seen later
@@ -73,12 +83,12 @@ class ServedVersion:
         self.num_items = manifest.num_items
         self.definitions = _definitions(self.path)
         self._loaded = tf.saved_model.load(str(self.path))
-        self._log = VersionLog(self._loaded, manifest, None)
-        self.has_transitions = self._log.has_transitions()
+        self._knowledge: Any = VersionLog(self._loaded, manifest, None)
+        self.has_transitions = self._knowledge.has_transitions()
         functions = dict(self._loaded.signatures)
-        self.lists = IndexedLists.of(self._loaded, manifest, self.path)
-        if self.lists is not None:
-            functions |= {name: getattr(self.lists, name) for name in INDEXED}
+        self.indexed = IndexedSignatures.of(self._loaded, manifest, self.path)
+        if self.indexed is not None:
+            functions |= {name: getattr(self.indexed, name) for name in INDEXED}
         self.signatures = {
             name: Signature(name, self.definitions[name], function)
             for name, function in functions.items()
@@ -86,8 +96,8 @@ class ServedVersion:
         self.in_use = 0
         self.is_retired = False
 
-    def signature(self, name=""):
-        """The `Signature` of a name, "" = the default one.
+    def signature(self, name: str = "") -> Signature:
+        """Finds the `Signature` of a name, "" = the default one.
 
         Raises:
             Refusal: FAILED_PRECONDITION, as TF Serving has it.
@@ -102,14 +112,14 @@ class ServedVersion:
                 f'Serving signature key "{name}" not found. Known: {known}.',
             ) from None
 
-    def scores_per_row(self, name):
-        """How many scores a signature computes for a row, about: all items or the candidates."""
-        if name == "generate":  # what the beams of a plan keep, and what each item weighs
+    def scores_per_row(self, name: str) -> int:
+        """Estimates how many scores a signature computes for a row: all items or the candidates."""
+        if name == "generate":  # numbers that the beams of a plan keep, and weights of the items
             return PLAN_PER_ROW + 6 * self.num_items
-        return SCORES_PER_ROW if self.lists is not None and name in INDEXED else self.num_items
+        return SCORES_PER_ROW if self.indexed is not None and name in INDEXED else self.num_items
 
-    def warm_up(self, check):
-        """Call each signature once, then replay the warm-up requests; an error is raised.
+    def warm_up(self, check: Callable[[], None]) -> int:
+        """Calls each signature once, then replays the warm-up requests; an error is raised.
 
         Args:
             check: function that is called before each step; it may raise.
@@ -127,41 +137,44 @@ class ServedVersion:
             count += 1
         return count
 
-    def moments(self):
-        """Arrays `starts, first, prior`, as in `recency.Moments`."""
+    def moments(self) -> list[np.ndarray]:
+        """Reads the arrays `starts, first, prior`, as in `recency.Moments`."""
         return [getattr(self._loaded, name).numpy() for name in ("starts", "first", "prior")]
 
-    def set_moments(self, starts, first, prior, popularity):
-        """Take other moments; nobody may be asking the version meanwhile (`Predictor.alone`)."""
+    def set_moments(
+        self, starts: np.ndarray, first: np.ndarray, prior: np.ndarray, popularity: np.ndarray
+    ) -> None:
+        """Takes other moments; no request may use the version meanwhile (`Predictor.alone`)."""
         values = {"starts": starts, "first": first, "prior": prior, "popularity": popularity}
         for name, value in values.items():
             getattr(self._loaded, name).assign(value)
-        if self.lists is not None:
-            self.lists.know()
+        if self.indexed is not None:
+            self.indexed.know()
 
-    def transitions(self, histories):
-        """What follows what, fitted on `Histories` of a whole log.
+    def transitions(self, histories: Histories) -> tuple[NeighbourTable, Any]:
+        """Fits the table of what follows what on the histories of a whole log.
 
         Returns:
-            What `set_transitions` takes: `NeighbourTable`, and where an index answers the same as a
-            sparse matrix, else None.
+            The arguments of `set_transitions`: `NeighbourTable`, and the same as a sparse matrix
+            where an index answers, else None.
         """
-        table = self._log.transitions(histories, self.num_items)
-        has_index = self.lists is not None
+        table = self._knowledge.transitions(histories, self.num_items)
+        has_index = self.indexed is not None
         return table, sparse_table(table.neighbours, table.weights) if has_index else None
 
-    def set_transitions(self, table, matrix):
-        """Take another table of what follows what; nobody may be asking, as for `set_moments`."""
-        self._log.set_transitions(table)
-        if self.lists is not None:
-            self.lists.take("transitions", matrix)
+    def set_transitions(self, table: NeighbourTable, matrix: Any) -> None:
+        """Takes another table of what follows what; no request meanwhile, as for `set_moments`."""
+        self._knowledge.set_transitions(table)
+        if self.indexed is not None:
+            self.indexed.take("transitions", matrix)
 
-    def unload(self):
-        """Let the memory go; nobody may use the version any more."""
-        self._loaded, self._log, self.lists, self.signatures = None, None, None, {}
+    def unload(self) -> None:
+        """Lets the memory go; nobody may use the version any more."""
+        self._loaded = self._knowledge = self.indexed = None
+        self.signatures = {}
 
 
-def _definitions(path):
+def _definitions(path: Path) -> dict[str, Any]:
     """Signature name -> SignatureDef of a SavedModel, without its graph."""
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -172,11 +185,11 @@ def _definitions(path):
     return result
 
 
-def _warmup_requests(path):
-    """`(signature name, tensors)` of the PredictRequests of a warm-up file, if there is one.
+def _warmup_requests(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields `(signature name, tensors)` of the requests of a warm-up file, if there is one.
 
-    An operator may have put a file of his own there, so it is read with the official messages;
-    `warmup` reads what kerasrec wrote, where these need not be installed.
+    An operator may have put another file there, so it is read with the official messages;
+    `versions.warmup` reads the files of kerasrec, where these need not be installed.
     """
     if not path.is_file():
         return
@@ -191,8 +204,8 @@ def _warmup_requests(path):
         )
 
 
-def look_of(path):
-    """What a folder holds: names, sizes and times of its files."""
+def look_of(path: Path) -> Look:
+    """Reads names, sizes and times of the files of a folder, to see later whether they changed."""
     try:
         files = [(f, f.stat()) for f in sorted(path.rglob("*")) if f.is_file()]
     except OSError:  # files go while we look

@@ -4,24 +4,27 @@ Clients of TF Serving work as they are. Loopback only unless told otherwise.
 """
 
 import contextlib
-import json
 import logging
-import re
-import shlex
 import signal
+import socket
 import threading
 import time
-import urllib.parse
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kerasrec import backend
 from kerasrec.checks import ArtifactError
 from kerasrec.client.client import Client as Client
 from kerasrec.feedback.userlists import Rules
-from kerasrec.serving.access import Access, check_access, key_check, listen
-from kerasrec.serving.limits import MOST, Limits
-from kerasrec.versions.folders import find_version, read_catalogue
+from kerasrec.serving.admission import MOST, Access, Limits, key_check
+from kerasrec.versions.folders import find_version
+
+if TYPE_CHECKING:
+    from kerasrec.feedback.store import FeedbackStore
+    from kerasrec.serving.feedbackroutes import FeedbackRoutes
+    from kerasrec.serving.modelversions import ModelVersions
+    from kerasrec.serving.predictor import Predictor
 
 log = logging.getLogger(__name__)
 _PACKAGES = {
@@ -32,11 +35,15 @@ _PACKAGES = {
     "prometheus_client": "prometheus-client",
 }
 _LAST_STEP = 1.0  # seconds that stopping waits for a step of loading a version, or for a fit
-_CHINESE = re.compile("[\u4e00-\u9fff]{2}")
+#: one or several folders `saved_models/NAME`
+ModelFolders = str | Path | Sequence[str | Path]
 
 
-class Loop(NamedTuple):
-    """The feedback store of a server.
+# --- options ---
+
+
+class FeedbackOptions(NamedTuple):
+    """The feedback store of a server, and its use.
 
     Attributes:
         store: path or URL, as `FeedbackStore` takes it.
@@ -49,8 +56,83 @@ class Loop(NamedTuple):
     rules: Rules = Rules()
     observe: float = 60.0
 
+    def check(self) -> None:
+        """Raises ValueError unless rules and seconds make sense."""
+        self.rules.check()
+        if not 0 <= self.observe < MOST:
+            raise ValueError(f"observe must be 0 or more seconds. Received: {self.observe}.")
 
-_LOCAL, _LIMITS = Access(), Limits()
+
+#: the name of `FeedbackOptions` in the first releases
+Loop = FeedbackOptions
+
+
+class ServerOptions(NamedTuple):
+    """Everything that an operator chooses for a server, besides its models.
+
+    Attributes:
+        rest_port: 0 = a free one, see `Server.rest_address`.
+        grpc_port: 0 = a free one, see `Server.grpc_address`.
+        access: who can reach it.
+        limits: how much it takes.
+        policy: "labelled" = the newest version and those with a label, "all" = all versions.
+        poll: seconds between two looks for new versions and labels.
+        feedback: its feedback store; None = without.
+    """
+
+    rest_port: int = 0
+    grpc_port: int = 0
+    access: Access = Access()
+    limits: Limits = Limits()
+    policy: str = "labelled"
+    poll: float = 2.0
+    feedback: FeedbackOptions | None = None
+
+    def check(self) -> None:
+        """Raises ValueError or OSError for what can be told to be wrong before anything starts."""
+        self.access.check()
+        if not 0 < self.poll < MOST:
+            raise ValueError(
+                f"poll must be above 0 and below 2**31 seconds. Received: {self.poll}."
+            )
+        if self.feedback is not None:
+            self.feedback.check()
+        self.limits.check()
+        ports = {"REST": self.rest_port, "gRPC": self.grpc_port}
+        if self.rest_port == self.grpc_port != 0:
+            raise ValueError(
+                f"REST and gRPC need a port each. Received: {self.rest_port} for both."
+            )
+        for protocol, port in ports.items():
+            listen(self.access.host, port, protocol).close()
+
+
+_DEFAULTS = ServerOptions()
+
+
+def listen(host: str, port: int, protocol: str = "REST") -> socket.socket:
+    """Makes a bound socket.
+
+    Raises:
+        OSError: the address or the port cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio switches Nagle's algorithm off for sockets that say TCP; without that, 40 ms a request
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"cannot listen on {host}:{port} for {protocol} ({reason}). Choose another "
+            f"--{protocol.lower()}-port or --host."
+        ) from error
+    return listening
+
+
+# --- a running server ---
 
 
 class GivenUp(Exception):
@@ -60,7 +142,7 @@ class GivenUp(Exception):
         is_loading: whether the thread that loads them is alive; it may be for a while.
     """
 
-    def __init__(self, is_loading):
+    def __init__(self, is_loading: bool) -> None:
         super().__init__("given up: the server stops.")
         self.is_loading = is_loading
 
@@ -72,68 +154,77 @@ class Server:
         models: name -> `ModelVersions`.
         predictor: `Predictor`, with `limits` and `metrics`.
         feedback: `FeedbackRoutes`, with `store`; None = no store.
+        options: `ServerOptions`.
         rest_address: such as `http://127.0.0.1:8501`.
         grpc_address: such as `127.0.0.1:8500`.
     """
 
-    def __init__(self, models, predictor, access, feedback=None):
-        self.models, self.predictor, self.access = models, predictor, access
+    def __init__(
+        self,
+        predictor: "Predictor",
+        options: ServerOptions,
+        feedback: "FeedbackRoutes | None" = None,
+    ) -> None:
+        self.models, self.predictor, self.options = predictor.models, predictor, options
         self.feedback = feedback
         self.rest_address = self.grpc_address = ""
         self._stopping = threading.Event()
-        self._parts, self._threads = contextlib.ExitStack(), []
-        self._close_doors = []  # functions that refuse what comes from now on, and return at once
+        self._parts = contextlib.ExitStack()
+        self._threads: list[threading.Thread] = []
+        #: functions that refuse what comes from now on, and return at once
+        self._close_doors: list[Callable[[], object]] = []
 
-    def is_ready(self):
+    def is_ready(self) -> bool:
         """Whether every model has a version that answers, and the server is not about to stop."""
         return not self._stopping.is_set() and all(m.numbers for m in self.models.values())
 
     @property
-    def is_loading(self):
+    def is_loading(self) -> bool:
         """Whether a version is being loaded, or a table fitted; after `stop`, for a while."""
         return any(thread.is_alive() for thread in self._threads)
 
-    def start(self, rest_port, grpc_port, poll, observe=0):
-        """Listen on both ports and look for new versions every `poll` seconds.
-
-        Every `observe` seconds, 0 = never, also for events that versions learn without training.
-        """
+    def start(self) -> None:
+        """Listens on both ports, and looks for new versions and new events from now on."""
+        options = self.options
         with contextlib.ExitStack() as parts:
-            self._start_grpc(parts, grpc_port)
-            self._start_rest(parts, rest_port)
-            self._start_beside(parts, "kerasrec-poll", self._poll, poll)
-            if observe:
-                from kerasrec.serving.observer import LiveLog
+            self._start_grpc(parts)
+            self._start_rest(parts)
+            self._start_beside(parts, "kerasrec-poll", self._poll, options.poll)
+            if self.feedback and options.feedback and options.feedback.observe:
+                from kerasrec.serving.observer import Observer
 
-                live = LiveLog(self.predictor, self.feedback.store)
-                self._start_beside(parts, "kerasrec-observe", live.run, self._stopping, observe)
+                seconds = options.feedback.observe
+                observer = Observer(self.predictor, self.feedback.store)
+                self._start_beside(parts, "kerasrec-observe", observer.run, self._stopping, seconds)
             parts.callback(self._stopping.set)
             self._parts = parts.pop_all()
         facts = {"rest": self.rest_address, "grpc": self.grpc_address}
         log.info("serving", extra=facts)
-        if not (self.access.is_local or self.access.api_key):
+        if not (options.access.is_local or options.access.api_key):
             log.warning("open to other machines, without an API key", extra=facts)
 
-    def _start_beside(self, parts, name, work, *given):
-        """A thread that ends when the server stops, but for the step in which it is."""
+    def _start_beside(
+        self, parts: contextlib.ExitStack, name: str, work: Callable[..., None], *given: object
+    ) -> None:
+        """Starts a thread that ends with the server, after the step that it is in."""
         thread = threading.Thread(target=work, args=given, name=name)
         thread.start()
         self._threads.append(thread)
         parts.callback(thread.join, _LAST_STEP)
 
-    def _start_grpc(self, parts, port):
+    def _start_grpc(self, parts: contextlib.ExitStack) -> None:
         import grpc
 
         from kerasrec.serving.grpcapi import start_grpc
 
-        access, credentials = self.access, None
-        if access.tls_cert:
+        access, credentials = self.options.access, None
+        if access.tls_cert and access.tls_key:
             pair = (Path(access.tls_key).read_bytes(), Path(access.tls_cert).read_bytes())
             credentials = grpc.ssl_server_credentials([pair])
         host = f"[{access.host}]" if ":" in access.host else access.host
         server, port = start_grpc(
             self.predictor,
-            f"{host}:{port}",
+            f"{host}:{self.options.grpc_port}",
             api_key=key_check(access.api_key),
             credentials=credentials,
         )
@@ -141,12 +232,12 @@ class Server:
         self._close_doors.append(lambda: server.stop(self._grace))
         parts.callback(lambda: server.stop(self._grace).wait())
 
-    def _start_rest(self, parts, port):
+    def _start_rest(self, parts: contextlib.ExitStack) -> None:
         import uvicorn
 
         from kerasrec.serving.restapi import RestApi
 
-        access = self.access
+        access = self.options.access
         api = RestApi(
             self.predictor,
             is_ready=self.is_ready,
@@ -154,7 +245,7 @@ class Server:
             feedback=self.feedback,
         )
         parts.callback(api.pool.shutdown)
-        listening = parts.enter_context(listen(access.host, port))
+        listening = parts.enter_context(listen(access.host, self.options.rest_port))
         config = uvicorn.Config(
             api.app,
             log_config=None,
@@ -182,11 +273,11 @@ class Server:
         self.rest_address = f"{scheme}://{host}:{listening.getsockname()[1]}"
 
     @property
-    def _grace(self):
+    def _grace(self) -> int:
         """Seconds that requests in work get when the server stops."""
         return int(self.predictor.limits.seconds) + 1
 
-    def _poll(self, seconds):
+    def _poll(self, seconds: float) -> None:
         while not self._stopping.wait(seconds):
             for model in self.models.values():
                 try:
@@ -194,8 +285,8 @@ class Server:
                 except Exception:  # what is loaded goes on serving, and the next look may do
                     log.exception("looking for versions failed", extra={"model": model.name})
 
-    def stop(self):
-        """Take no new requests, finish those in work, then return.
+    def stop(self) -> None:
+        """Takes no new requests, finishes those in work, then returns.
 
         A version that is being loaded is given up; its last step may go on for a while.
         """
@@ -210,28 +301,16 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(
-    models,
+    models: ModelFolders,
+    options: ServerOptions = _DEFAULTS,
     *,
-    rest_port=0,
-    grpc_port=0,
-    access=_LOCAL,
-    limits=_LIMITS,
-    policy="labelled",
-    poll=2.0,
-    loop=None,
-    over=None,
-):
-    """A server of this process, for the length of the block.
+    over: threading.Event | None = None,
+) -> "Iterator[Server]":
+    """Runs a server in this process, for the length of the block.
 
     Args:
         models: one or several folders `saved_models/NAME`; the folder's name is the model's.
-        rest_port: 0 = a free one, see `Server.rest_address`.
-        grpc_port: 0 = a free one, see `Server.grpc_address`.
-        access: `Access`.
-        limits: `Limits`.
-        policy: "labelled" = the newest version and those with a label, "all" = all versions.
-        poll: seconds between two looks for new versions and labels.
-        loop: `Loop`, for the routes of a feedback store; None = without.
+        options: `ServerOptions`.
         over: event; the first versions are given up where it is set before they are loaded.
 
     Yields:
@@ -246,60 +325,47 @@ def running_server(
             half of a TLS pair.
     """
     check_packages()
-    check_access(access)
-    if not 0 < poll < MOST:
-        raise ValueError(f"poll must be above 0 and below 2**31 seconds. Received: {poll}.")
-    if loop is not None:
-        loop.rules.check()
-        if not 0 <= loop.observe < MOST:
-            raise ValueError(f"observe must be 0 or more seconds. Received: {loop.observe}.")
-    paths = [models] if isinstance(models, str | Path) else list(models)
-    folders = [_model_folder(path) for path in paths]
-    names = [folder.resolve().name for folder in folders]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"Expected one or more model folders with different names. Received: {names}."
-        )
-    limits.check()
-    if rest_port == grpc_port != 0:
-        raise ValueError(f"REST and gRPC need a port each. Received: {rest_port} for both.")
-    for protocol, port in (("REST", rest_port), ("gRPC", grpc_port)):
-        listen(access.host, port, protocol).close()  # a taken port is said before the work
+    folders = _model_folders(models)
+    options.check()  # a mistake, such as a taken port, is said before the work
     from kerasrec.serving.modelversions import ModelVersions
     from kerasrec.serving.predictor import Predictor
 
     with contextlib.ExitStack() as parts:
-        store = loop and parts.enter_context(_open_store(loop.store))
+        feedback = options.feedback
+        store = parts.enter_context(_open_store(feedback.store)) if feedback else None
         served = {
-            name: ModelVersions(f, policy=policy) for name, f in zip(names, folders, strict=True)
+            name: ModelVersions(folder, policy=options.policy) for name, folder in folders.items()
         }
         if over is None:
             _load_first(served.values())
         else:
             _load_first_unless(over, served.values())
-        predictor = Predictor(served, limits)
-        server = Server(served, predictor, access, loop and _routes(predictor, store, loop, parts))
-        server.start(rest_port, grpc_port, poll, loop.observe if loop else 0)
+        predictor = Predictor(served, options.limits)
+        routes = _routes(predictor, store, feedback.rules, parts) if store and feedback else None
+        server = Server(predictor, options, routes)
+        server.start()
         parts.callback(server.stop)
         yield server
 
 
-def _open_store(url):
+def _open_store(url: str | Path) -> "FeedbackStore":
     from kerasrec.feedback.store import FeedbackStore
 
     return FeedbackStore(url)
 
 
-def _routes(predictor, store, loop, parts):
+def _routes(
+    predictor: "Predictor", store: "FeedbackStore", rules: Rules, parts: contextlib.ExitStack
+) -> "FeedbackRoutes":
     """`FeedbackRoutes` that are closed with `parts`."""
     from kerasrec.serving.feedbackroutes import FeedbackRoutes
 
-    routes = FeedbackRoutes(predictor, store, loop.rules)
+    routes = FeedbackRoutes(predictor, store, rules)
     parts.callback(routes.close)
     return routes
 
 
-def _load_first(models):
+def _load_first(models: "Collection[ModelVersions]") -> None:
     for model in models:
         model.refresh()
         if not model.numbers:
@@ -307,11 +373,11 @@ def _load_first(models):
             raise ArtifactError(f"No version of {model.base} loads. {' '.join(reasons)}")
 
 
-def _load_first_unless(over, models):
+def _load_first_unless(over: threading.Event, models: "Collection[ModelVersions]") -> None:
     """`_load_first` in a thread of its own: a step of it may take minutes and hears of nothing."""
-    errors = []
+    errors: list[BaseException] = []
 
-    def load():
+    def load() -> None:
         try:
             _load_first(models)
         except BaseException as error:
@@ -332,44 +398,46 @@ def _load_first_unless(over, models):
 
 
 def serve(
-    models,
+    models: ModelFolders,
     *,
-    rest_port=8501,
-    grpc_port=8500,
-    access=_LOCAL,
-    limits=_LIMITS,
-    policy="labelled",
-    poll=2.0,
-    loop=None,
-    ready=None,
-):
-    """Serve until SIGTERM or SIGINT, then finish the requests in work and return.
+    rest_port: int = 8501,
+    grpc_port: int = 8500,
+    access: Access = _DEFAULTS.access,
+    limits: Limits = _DEFAULTS.limits,
+    policy: str = "labelled",
+    poll: float = 2.0,
+    loop: FeedbackOptions | None = None,
+    ready: Callable[[Server], object] | None = None,
+) -> bool:
+    """Serves until SIGTERM or SIGINT, then finishes the requests in work and returns.
 
     Args:
-        models, rest_port, grpc_port, access, limits, policy, poll, loop: as in `running_server`.
+        models: as in `running_server`.
+        rest_port, grpc_port, access, limits, policy, poll: as in `ServerOptions`.
+        loop: `FeedbackOptions`, for the routes of a feedback store; None = without.
         ready: function of the `Server`, called when it answers.
 
     Returns:
         Whether all is over; False while a thread is still in the last step of loading a version or
         fitting a table, which the interpreter waits for when it ends.
     """
+    options = ServerOptions(rest_port, grpc_port, access, limits, policy, poll, loop)
+    return serve_until_signal(models, options, ready)
+
+
+def serve_until_signal(
+    models: ModelFolders,
+    options: ServerOptions,
+    ready: Callable[[Server], object] | None = None,
+) -> bool:
+    """`serve` with its options as one value."""
     over = threading.Event()
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             before[number] = signal.signal(number, lambda *_: over.set())
     try:
-        with running_server(
-            models,
-            rest_port=rest_port,
-            grpc_port=grpc_port,
-            access=access,
-            limits=limits,
-            policy=policy,
-            poll=poll,
-            loop=loop,
-            over=over,
-        ) as server:
+        with running_server(models, options, over=over) as server:
             if ready is not None:
                 ready(server)
             over.wait()
@@ -381,8 +449,8 @@ def serve(
     return not server.is_loading
 
 
-def check_packages():
-    """Raise `SetupError` unless the packages of the extra "serving" are there."""
+def check_packages() -> None:
+    """Raises `SetupError` unless the packages of the extra "serving" are there."""
     missing = [name for module, name in _PACKAGES.items() if not backend.is_installed(module)]
     if missing:
         raise backend.SetupError(
@@ -391,9 +459,20 @@ def check_packages():
         )
 
 
-def _model_folder(path):
+def _model_folders(models: ModelFolders) -> dict[str, Path]:
+    """Model name -> its folder."""
+    paths = [models] if isinstance(models, str | Path) else list(models)
+    folders = [_model_folder(Path(path)) for path in paths]
+    names = [folder.resolve().name for folder in folders]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"Expected one or more model folders with different names. Received: {names}."
+        )
+    return dict(zip(names, folders, strict=True))
+
+
+def _model_folder(path: Path) -> Path:
     """A model folder; a version's folder or one without versions is a mistake."""
-    path = Path(path)
     version = find_version(path)
     if version == path:
         raise ArtifactError(
@@ -401,39 +480,3 @@ def _model_folder(path):
             "version answers is chosen by its labels, or by the path of a request."
         )
     return path
-
-
-def examples(server):
-    """curl lines that the first model answers, with an item and a Chinese title of its catalogue.
-
-    Args:
-        server: `Server`.
-
-    Returns:
-        list of str.
-    """
-    name, model = next(iter(server.models.items()))
-    with model.use() as version:
-        catalogue = read_catalogue(version.path)
-        has_texts = "recommend_by_text" in version.signatures
-    requests = [{"instances": [{"history": [str(catalogue["item_id"].iloc[0])]}]}]
-    titles = [title for title in catalogue["title"] if _CHINESE.search(title)]
-    if has_texts:
-        text = (titles or list(catalogue["title"]))[0]
-        rows = [{"history_texts": [text]}]
-        requests.append({"signature_name": "recommend_by_text", "instances": rows})
-    url = f"{server.rest_address}/v1/models/{urllib.parse.quote(name)}:predict"
-    options = ' -H "x-api-key: $KERASREC_API_KEY"' if server.access.api_key else ""
-    if server.access.tls_cert:
-        options += f" --cacert {shlex.quote(str(server.access.tls_cert))}"
-    lines = [
-        f"curl{options} {url} -d {shlex.quote(json.dumps(request, ensure_ascii=False))}"
-        for request in requests
-    ]
-    if server.feedback is not None:
-        item = requests[0]["instances"][0]["history"][0]
-        click = shlex.quote(json.dumps({"user_id": "u1", "item_id": item}, ensure_ascii=False))
-        lines.append(f"curl{options} {server.rest_address}/v1/feedback -d {click}")
-        asked = f"user=u1&model={urllib.parse.quote(name)}"
-        lines.append(f"curl{options} '{server.rest_address}/v1/recommend?{asked}'")
-    return lines

@@ -1,6 +1,7 @@
 import pytest
 
-from kerasrec.cli import parser as arguments
+from kerasrec.cli import modelverbs
+from kerasrec.cli.entry import VERBS
 from kerasrec.cli.parser import Parser
 from kerasrec.cli.userinput import UserError
 
@@ -8,7 +9,7 @@ from kerasrec.cli.userinput import UserError
 @pytest.fixture
 def parser():
     parser = Parser("kerasrec train")
-    arguments.add_train(parser)
+    modelverbs.add_train(parser)
     return parser
 
 
@@ -59,6 +60,12 @@ def test_check_names(parser):
 @pytest.mark.parametrize("verb", ["recommend", "evaluate", "similar", "export"])
 def test_verbs_on_a_model_need_one(verb):
     parser = Parser(f"kerasrec {verb}")
-    getattr(arguments, f"add_{verb}")(parser)
+    getattr(modelverbs, f"add_{verb}")(parser)
     with pytest.raises(UserError, match="--model"):
         parser.parse_args([])
+
+
+def test_options_and_work_of_a_verb_stand_in_one_file():
+    assert {
+        verb for verb, pair in VERBS.items() if pair[0].__module__ != pair[1].__module__
+    } == set()

@@ -2,6 +2,7 @@
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 
 import kerasrec
@@ -50,9 +51,22 @@ def test_lists_of_ragged_histories(client, recommender):
     same(client.recommend(histories, 5), recommender.recommend(histories, k=5))
     options = {"deny": ids[20:25], "keep_seen": True}
     same(
-        client.recommend(histories, 5, allow=ids[:24], **options),
+        client.recommend(histories, 5, candidates=ids[:24], **options),
         recommender.recommend(histories, k=5, candidates=ids[:24], **options),
     )
+
+
+def test_allow_is_the_old_name_of_candidates(client, recommender):
+    ids = list(recommender.items.ids)
+    with pytest.warns(DeprecationWarning, match="Write candidates=... instead") as warned:
+        found = client.recommend([ids[:2]], allow=ids[:24])
+    assert [warning.filename for warning in warned] == [__file__]
+    pd.testing.assert_frame_equal(found, client.recommend([ids[:2]], candidates=ids[:24]))
+    with pytest.raises(ValueError, match="Give candidates; allow is its old name"):
+        client.recommend([ids[:2]], allow=ids[:24], candidates=ids[:24])
+    with pytest.warns(DeprecationWarning, match="Client.generate.allow=...."):
+        with pytest.raises(ValueError, match="candidates must name items"):
+            client.generate([ids[:2]], allow=[])
 
 
 def test_times_count(client, recommender, toy_interactions):
@@ -226,7 +240,7 @@ def test_plans_are_those_of_the_recommender(planner, planning, toy_interactions)
     ids = list(planning.items.ids)
     histories = {"a": ids[:4], "nobody": [], "b": ids[9:8:-1], "c": ["no such item", ids[7]]}
     same_plans(planner.generate(histories), planning.generate(histories))
-    found = planner.generate(histories, allow=ids[:14], deny=ids[10:12])
+    found = planner.generate(histories, candidates=ids[:14], deny=ids[10:12])
     same_plans(found, planning.generate(histories, candidates=ids[:14], deny=ids[10:12]))
     log = toy_interactions.frame[toy_interactions.frame["user_id"].cat.codes < 5]
     some = toy_interactions.replace(log)
@@ -314,7 +328,7 @@ def test_plans_over_plain_rest(planning_server, planning):
         (lambda c: c.recommend([[]], 51), "k must be at most 50, .* Received: k=51"),
         (lambda c: c.recommend([[]], 0), "k must be a whole number of at least 1. Received: 0"),
         (lambda c: c.recommend(["C_1"]), "histories must be a list of histories"),
-        (lambda c: c.recommend([[]], allow=[]), "allow must name items"),
+        (lambda c: c.recommend([[]], candidates=[]), "candidates must name items"),
         (lambda c: c.recommend([["a"]], timestamps=[[]]), "one time for each item"),
         (lambda c: c.score([[]], [["a"], ["b"]]), "one per history .1.. Received: 2"),
         (lambda c: c.encode_items("text"), "texts must be a list .* Received: the text 'text'"),
@@ -348,11 +362,11 @@ def test_options_are_checked(options, message):
 
 
 def test_key_and_tls(model, certificate):
-    from kerasrec.serving.server import Access, running_server
+    from kerasrec.serving import Access, ServerOptions, running_server
 
     authority, cert, key = certificate
     access = Access(api_key="secret", tls_cert=str(cert), tls_key=str(key))
-    with running_server(model, access=access) as server:
+    with running_server(model, ServerOptions(access=access)) as server:
         for protocol in PROTOCOLS:
             options = {"model": "toy", "protocol": protocol, "ca": authority, "retries": 0}
             target = address(server, protocol)
@@ -413,10 +427,10 @@ def test_few_texts_a_request(monkeypatch):
 
 @pytest.fixture(scope="module")
 def shop(served_folder, tmp_path_factory):
-    from kerasrec.serving.server import Loop, running_server
+    from kerasrec.serving import FeedbackOptions, ServerOptions, running_server
 
-    loop = Loop(tmp_path_factory.mktemp("shop") / "feedback.db")
-    with running_server(served_folder, loop=loop) as server:
+    feedback = FeedbackOptions(tmp_path_factory.mktemp("shop") / "feedback.db")
+    with running_server(served_folder, ServerOptions(feedback=feedback)) as server:
         yield server
 
 

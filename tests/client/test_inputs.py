@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.client.inputs import NEWEST, batches, flat, ids_of, padded, text_histories
-from kerasrec.serving.limits import Limits
+from kerasrec.serving.admission import Limits
 
 
 def test_the_newest_events_and_their_padding_are_what_a_server_takes():

@@ -1,16 +1,10 @@
-"""Limits and refusals; no TensorFlow."""
+"""Who and how much a server lets in; no TensorFlow."""
 
 import threading
 
-import grpc
 import pytest
 
-from kerasrec.serving.limits import HTTP_STATUS, Gate, Limits, Refusal
-
-
-def test_every_code_of_grpc_has_a_status():
-    assert set(HTTP_STATUS) == {code.name for code in grpc.StatusCode}
-    assert HTTP_STATUS["RESOURCE_EXHAUSTED"] == 429 and HTTP_STATUS["NOT_FOUND"] == 404
+from kerasrec.serving.admission import Access, Gate, Limits, Refusal, key_check
 
 
 def test_refusal_takes_the_status_of_its_code_unless_told():
@@ -96,3 +90,38 @@ def test_gate_counts_over_threads_and_refuses_the_next():
     for thread in threads:
         thread.join()
     assert refused == ["RESOURCE_EXHAUSTED"] * 2 and gate.in_flight == 0
+
+
+# --- who ---
+
+
+@pytest.mark.parametrize(
+    ("host", "is_local"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("db", False)],
+)
+def test_is_local(host, is_local):
+    assert Access(host).is_local is is_local
+
+
+def test_key_check():
+    assert key_check("") is None
+    is_right = key_check("s3cret")
+    assert is_right({"x-api-key": "s3cret"}) and is_right({"authorization": "Bearer s3cret"})
+    assert is_right({"authorization": "bearer  s3cret "})
+    for headers in ({}, {"x-api-key": "s3cre"}, {"authorization": "Basic s3cret"}):
+        assert not is_right(headers)
+    assert not is_right({"x-api-key": "密码", "authorization": "Bearer s3cret"})
+
+
+def test_check_access(certificate, tmp_path):
+    authority, cert, key = certificate
+    assert Access(tls_cert=cert, tls_key=key).check()
+    for access, message in (
+        (Access(tls_cert=cert), "both a certificate and its private key"),
+        (Access(tls_cert=cert, tls_key=authority), "in PEM form"),
+        (Access(api_key="two words"), "printable ASCII"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            access.check()
+    with pytest.raises(FileNotFoundError):
+        Access(tls_cert=cert, tls_key=tmp_path / "none.pem").check()

@@ -10,10 +10,11 @@ from concurrent import futures
 import httpx
 import pytest
 
+from kerasrec.cli.serveverb import examples
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.userlists import Rules
-from kerasrec.serving.limits import Limits, Refusal
-from kerasrec.serving.server import Access, Loop, examples, running_server
+from kerasrec.serving.admission import Access, Limits, Refusal
+from kerasrec.serving.server import FeedbackOptions, ServerOptions, running_server
 
 ASK = {"instances": [["a"]]}
 
@@ -21,8 +22,9 @@ ASK = {"instances": [["a"]]}
 @pytest.fixture(scope="module")
 def shop(served_folder, tmp_path_factory):
     """`(client, server)` with a store; every test has users of its own."""
-    loop = Loop(tmp_path_factory.mktemp("shop") / "feedback.db")
-    with running_server(served_folder, loop=loop, policy="all") as server:
+    feedback = FeedbackOptions(tmp_path_factory.mktemp("shop") / "feedback.db")
+    options = ServerOptions(feedback=feedback, policy="all")
+    with running_server(served_folder, options) as server:
         with httpx.Client(base_url=server.rest_address, timeout=30) as client:
             yield client, server
 
@@ -30,10 +32,11 @@ def shop(served_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def small(base_of_module, tmp_path_factory):
     """`(client with a key, server)` with tight limits, and a key."""
-    loop = Loop(tmp_path_factory.mktemp("small") / "feedback.db")
+    feedback = FeedbackOptions(tmp_path_factory.mktemp("small") / "feedback.db")
     limits = Limits(body_bytes=2000, concurrent=4, workers=1, seconds=1.5)
     access = Access(api_key="geheim")
-    with running_server(base_of_module, loop=loop, limits=limits, access=access) as server:
+    options = ServerOptions(access=access, limits=limits, feedback=feedback)
+    with running_server(base_of_module, options) as server:
         key = {"x-api-key": "geheim"}
         with httpx.Client(base_url=server.rest_address, timeout=30, headers=key) as client:
             yield client, server
@@ -180,7 +183,8 @@ def test_mistakes_in_a_question(client, query, expected):
 def test_two_models_need_a_name(base, tmp_path):
     other = base.parent / "课程"
     shutil.copytree(base, other)
-    with running_server([base, other], loop=Loop(tmp_path / "f.db")) as server:
+    options = ServerOptions(feedback=FeedbackOptions(tmp_path / "f.db"))
+    with running_server([base, other], options) as server:
         with httpx.Client(base_url=server.rest_address, timeout=30) as client:
             assert "(toy, 课程)" in said(client.get("/v1/recommend?user=u"))
             assert recommend(client, "u", model="课程")["model"] == "课程"
@@ -304,8 +308,9 @@ def test_without_a_store_the_routes_do_not_exist(server):
         for answer in (client.post("/v1/feedback", json=[]), client.get("/v1/recommend?user=u")):
             assert error_of(answer) == 404
             assert "no feedback store; start it with --store" in answer.json()["error"]
+    options = ServerOptions(feedback=FeedbackOptions("x", Rules(events=0)))
     with pytest.raises(ValueError, match="between 1 and 1000"):
-        with running_server(server.models["toy"].base, loop=Loop("x", Rules(events=0))):
+        with running_server(server.models["toy"].base, options):
             pass
 
 

@@ -16,8 +16,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from kerasrec.serving.admission import Limits, Refusal
 from kerasrec.serving.grpcapi import from_proto, start_grpc, to_proto
-from kerasrec.serving.limits import Limits, Refusal
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from kerasrec.backend import tf
 from kerasrec.data.histories import Histories
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.recommender.shortlist import sparse_table
-from kerasrec.serving.indexedlists import IndexedLists
+from kerasrec.serving.indexedsignatures import IndexedSignatures
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.servedversion import ServedVersion
 from kerasrec.versions.folders import read_manifest
@@ -27,9 +27,9 @@ def low_bar(monkeypatch):
 
 @pytest.fixture
 def pair(large_version, low_bar):
-    """`(the signatures as saved, IndexedLists)` of one version."""
+    """`(the signatures as saved, IndexedSignatures)` of one version."""
     module = tf.saved_model.load(str(large_version))
-    lists = IndexedLists.of(module, read_manifest(large_version), large_version)
+    lists = IndexedSignatures.of(module, read_manifest(large_version), large_version)
     return module.signatures, lists
 
 
@@ -107,7 +107,7 @@ def wishes(rows, width=3, **changed):
 
 @pytest.fixture
 def counted(pair, monkeypatch):
-    """`(IndexedLists, rows of each call of the graph, rows of each call of the index)`."""
+    """`(IndexedSignatures, rows of each call of the graph, rows of each call of the index)`."""
     (signatures, lists), by_graph, by_index = pair, [], []
     find = lists._shortlist.lists
 
@@ -127,7 +127,7 @@ def counted(pair, monkeypatch):
 def test_the_graph_takes_a_few_rows_at_once(counted, pair, monkeypatch):
     """Each of its rows needs numbers for the whole catalogue; the index looks at the others."""
     lists, by_graph, by_index = counted
-    monkeypatch.setattr("kerasrec.serving.indexedlists.SCORES_AT_ONCE", 4 * 3000 + 5)
+    monkeypatch.setattr("kerasrec.serving.indexedsignatures.SCORES_AT_ONCE", 4 * 3000 + 5)
     keep = np.arange(23) % 2 == 0
     given = wishes(23, keep_seen=tf.constant(keep))
     found = lists.recommend(**given)
@@ -136,7 +136,7 @@ def test_the_graph_takes_a_few_rows_at_once(counted, pair, monkeypatch):
     np.testing.assert_array_equal(found["item_ids"][::2], exact["item_ids"][::2])
     assert overlap(found, exact) >= 0.99
     monkeypatch.setattr(
-        "kerasrec.serving.indexedlists.SCORES_AT_ONCE", 1
+        "kerasrec.serving.indexedsignatures.SCORES_AT_ONCE", 1
     )  # fewer than there are items
     lists.recommend(**wishes(2, keep_seen=tf.constant([True, True])))
     assert by_graph[3:] == [1, 1] and by_index == [11]
@@ -169,7 +169,7 @@ def test_as_recommender(large_version, pair):
 
 def test_small_catalogues_have_none(large_version):
     module = tf.saved_model.load(str(large_version))
-    assert IndexedLists.of(module, read_manifest(large_version), large_version) is None
+    assert IndexedSignatures.of(module, read_manifest(large_version), large_version) is None
 
 
 def test_a_server_takes_it(large_version, low_bar, tmp_path, caplog):

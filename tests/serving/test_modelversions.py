@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from kerasrec.serving import modelversions
-from kerasrec.serving.limits import Refusal
+from kerasrec.serving.admission import Refusal
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.versions.folders import write_label
 from kerasrec.versions.warmup import WARMUP

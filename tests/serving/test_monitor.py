@@ -3,7 +3,7 @@
 import json
 import logging
 
-from kerasrec.serving.limits import Gate
+from kerasrec.serving.admission import Gate
 from kerasrec.serving.monitor import JsonFormatter, Metrics
 from kerasrec.serving.predictor import Call
 

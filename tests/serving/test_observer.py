@@ -16,11 +16,11 @@ from kerasrec.backend import tf
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import HALF_LIVES, Recency
 from kerasrec.loop.updating import TooFewEvents, update, update_from_store
-from kerasrec.serving.limits import Limits
+from kerasrec.serving.admission import Limits
 from kerasrec.serving.modelversions import ModelVersions
-from kerasrec.serving.observer import LiveLog, _begin
+from kerasrec.serving.observer import Observer, _begin
 from kerasrec.serving.predictor import Predictor
-from kerasrec.serving.server import Loop, running_server
+from kerasrec.serving.server import FeedbackOptions, ServerOptions, running_server
 from kerasrec.versions import folders
 
 NAMES = ("starts", "first", "prior", "popularity")
@@ -66,7 +66,7 @@ def events_after(recommender, count=40):
 def test_as_a_recommender_that_observes(served_folder, predictor, store):
     recommender = kerasrec.Recommender.load(served_folder / "1")
     events, before = events_after(recommender), tables(predictor)
-    live = LiveLog(predictor, store)
+    live = Observer(predictor, store)
     assert live.refresh() == {("toy", 1): 0, ("toy", 2): 0}
     store.add(events[:20])
     first = live.refresh()
@@ -89,7 +89,7 @@ def test_as_a_recommender_that_observes(served_folder, predictor, store):
 def test_late_events_count_and_wrong_clocks_do_no_harm(served_folder, predictor, store):
     recommender = kerasrec.Recommender.load(served_folder / "1")
     ids, end, now = recommender.items.ids, recommender.log_end, int(time.time())
-    live = LiveLog(predictor, store)
+    live = Observer(predictor, store)
     store.add([{"user_id": "u", "item_id": ids[0], "timestamp": now + 10**6}] * 1)
     assert live.refresh()["toy", 1] in (0, 1)
     store.add([{"user_id": "u", "item_id": ids[1], "timestamp": end + 5}])
@@ -109,7 +109,7 @@ def test_a_store_that_is_not_the_whole_log_changes_nothing(base, store):
     ids, end = kerasrec.Recommender.load(base).items.ids, busy.time + 30 * 86400
     clicks = [{"user_id": f"u{n}", "item_id": ids[n % 9], "timestamp": end + n} for n in range(60)]
     predictor = loaded(base)
-    live, before = LiveLog(predictor, store), tables(predictor)
+    live, before = Observer(predictor, store), tables(predictor)
     store.add(clicks[:7])
     assert live.refresh()["toy", 1] == 0
     assert all(np.array_equal(before[name], tables(predictor)[name]) for name in NAMES)
@@ -119,7 +119,7 @@ def test_a_store_that_is_not_the_whole_log_changes_nothing(base, store):
 
 def test_a_busy_server_is_left_alone(served_folder, predictor, store):
     store.add(events_after(kerasrec.Recommender.load(served_folder / "1")))
-    live, before = LiveLog(predictor, store), tables(predictor)
+    live, before = Observer(predictor, store), tables(predictor)
     with predictor._slots:
         assert live.refresh()["toy", 1] == 0
     assert np.array_equal(before["prior"], tables(predictor)["prior"])
@@ -132,7 +132,8 @@ def test_no_request_sees_half_of_it(served_folder, store):
     """Requests while the tables grow by a moment and are exchanged all the time."""
     recommender = kerasrec.Recommender.load(served_folder / "1")
     events, over, wrong = events_after(recommender, 400), threading.Event(), []
-    with running_server(served_folder, loop=Loop(store.name, observe=0.05)) as server:
+    options = ServerOptions(feedback=FeedbackOptions(store.name, observe=0.05))
+    with running_server(served_folder, options) as server:
 
         def ask(number):
             with httpx.Client(base_url=server.rest_address, timeout=30) as client:
@@ -162,7 +163,7 @@ def test_no_request_sees_half_of_it(served_folder, store):
 def test_a_store_that_fails_ends_nothing(served_folder, predictor, store, caplog):
     """Its tables are gone for a while; when they are back the events count."""
     store.add(events_after(kerasrec.Recommender.load(served_folder / "1")))
-    live, over = LiveLog(predictor, store), threading.Event()
+    live, over = Observer(predictor, store), threading.Event()
     before = tables(predictor)
     with contextlib.closing(sqlite3.connect(store.name, isolation_level=None)) as other:
         other.execute("ALTER TABLE feedback_events RENAME TO away")
@@ -205,7 +206,7 @@ def test_what_came_in_after_an_update_counts_at_its_own_age(base, toy_interactio
     late, new = late_and_new(recommender)
     store.add(toy_interactions)
     updated(base, store)
-    live = LiveLog(loaded(base), store)
+    live = Observer(loaded(base), store)
     assert live.refresh() == {("toy", 1): 0}  # what it has learned from is not counted twice
     store.add(late + new)
     assert live.refresh() == {("toy", 1): 100}
@@ -222,7 +223,7 @@ def test_without_a_seq_the_end_of_the_log_decides(base, toy_interactions, store)
     late, new = late_and_new(recommender)
     store.add(toy_interactions)
     store.add(late + new)
-    assert LiveLog(loaded(base), store).refresh() == {("toy", 1): 50}
+    assert Observer(loaded(base), store).refresh() == {("toy", 1): 50}
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,7 @@ def test_after_real_updates_no_event_counts_twice(toy_base, toy_interactions, we
     end, ids = kerasrec.Recommender.load(toy_base).log_end, week_log.frame["item_id"].unique()
     store.add(week_log.replace(week_log.frame[week_log.frame["timestamp"] > end]))
     update_from_store(toy_base, store, force=True)
-    live = LiveLog(loaded(toy_base), store)
+    live = Observer(loaded(toy_base), store)
     first = live.refresh()
     assert first["toy", 1] > 100 and first["toy", 2] == 0
     store.add(toy_interactions)  # the operator imports what version 1 was trained on
@@ -268,7 +269,7 @@ def test_after_real_updates_no_event_counts_twice(toy_base, toy_interactions, we
     update(toy_base, store.interactions(), force=True)
     told = folders.read_manifest(toy_base / "3").as_dict()["update"]
     assert told["store"] == store.id and told["erasures"] == 0
-    assert LiveLog(loaded(toy_base), store).refresh()["toy", 3] == 0
+    assert Observer(loaded(toy_base), store).refresh()["toy", 3] == 0
     with pytest.raises(TooFewEvents, match="Received: 0"):
         update_from_store(toy_base, store)
 
@@ -280,7 +281,7 @@ def test_a_version_saved_after_observing_says_so(base, toy_interactions, store):
     store.add(late_and_new(recommender)[1])
     assert recommender.observe(store.interactions()) == 50
     assert folders.read_manifest(recommender.save()).observed == recommender.log_end
-    live = LiveLog(loaded(base), store)
+    live = Observer(loaded(base), store)
     assert live.refresh() == {("toy", 1): 50, ("toy", 2): 0}
 
 
@@ -335,7 +336,7 @@ def habit(served_folder):
 def test_what_follows_what_as_a_recommender_remembers(habit, predictor, toy_interactions, store):
     recommender, a, b, events = habit
     store.add(toy_interactions)
-    live = LiveLog(predictor, store)
+    live = Observer(predictor, store)
     store.add(events)
     live.refresh()
     with_recency = served(predictor, a)
@@ -355,7 +356,7 @@ def test_what_follows_what_as_a_recommender_remembers(habit, predictor, toy_inte
 
 def test_a_table_is_fitted_when_there_is_something_new(habit, single, toy_interactions, store):
     _, a, b, events = habit
-    live = LiveLog(single, store)
+    live = Observer(single, store)
     store.add(toy_interactions)
     assert live.remember()["toy", 1]
     assert live.remember() == {}  # so soon nothing is fitted again
@@ -371,7 +372,7 @@ def test_an_erasure_is_a_reason_to_fit(habit, single, toy_interactions, store):
     _, a, b, _ = habit
     end = habit[0].log_end
     store.add(toy_interactions)
-    live = LiveLog(single, store)
+    live = Observer(single, store)
     assert live.remember()["toy", 1]
     before = transitions(single)
     for place in range(200):
@@ -390,7 +391,7 @@ def test_a_store_without_the_training_log_leaves_the_table(
 ):
     _, a, b, events = habit
     said = "what follows what stays as it was trained"
-    live, before = LiveLog(single, store), transitions(single)
+    live, before = Observer(single, store), transitions(single)
     store.add(events)
     store.add(toy_interactions.replace(toy_interactions.frame[::2]))
     assert remembered(live) == {("toy", 1): False}
@@ -406,7 +407,7 @@ def test_a_store_without_the_training_log_leaves_the_table(
 
 def test_an_unheld_log_is_not_looked_at_all_the_time(single, toy_interactions, store):
     store.add(toy_interactions.replace(toy_interactions.frame[::2]))
-    live, before = LiveLog(single, store), time.monotonic()
+    live, before = Observer(single, store), time.monotonic()
     assert live.remember() == {("toy", 1): False}
     assert live._fit_from > before
 
@@ -418,7 +419,7 @@ def test_a_log_of_many_impressions_is_held(base, toy_interactions, store):
     manifest["data"]["interactions"] *= 2
     path.write_text(json.dumps(manifest), encoding="utf-8")
     store.add(toy_interactions)
-    assert LiveLog(loaded(base), store).remember() == {("toy", 1): True}
+    assert Observer(loaded(base), store).remember() == {("toy", 1): True}
 
 
 def test_many_erasures_do_not_keep_the_table(single, toy_interactions, store):
@@ -429,7 +430,7 @@ def test_many_erasures_do_not_keep_the_table(single, toy_interactions, store):
         store.forget(user)
     assert len(store.interactions()) < 0.85 * len(toy_interactions)
     before = transitions(single)
-    assert LiveLog(single, store).remember() == {("toy", 1): True}
+    assert Observer(single, store).remember() == {("toy", 1): True}
     with single.models["toy"].use(version=1) as version:
         left = kerasrec.Recommender.load(version.path).histories(store.interactions())
         table, _ = version.transitions(left)
@@ -440,7 +441,7 @@ def test_many_erasures_do_not_keep_the_table(single, toy_interactions, store):
 def test_the_newest_events_are_enough_when_they_are_many(habit, single, store):
     """Of a log of more events than are fitted on, the newest count, whatever was before."""
     _, a, b, events = habit
-    live = LiveLog(single, store, most=900)
+    live = Observer(single, store, most=900)
     store.add(events[:600])
     assert remembered(live) == {("toy", 1): False}
     store.add(events[600:])
@@ -451,7 +452,7 @@ def test_the_newest_events_are_enough_when_they_are_many(habit, single, store):
 def test_a_busy_server_keeps_its_table(habit, single, toy_interactions, store):
     store.add(toy_interactions)
     store.add(habit[-1])
-    live, before = LiveLog(single, store), transitions(single)
+    live, before = Observer(single, store), transitions(single)
     with single._slots:
         assert live.remember() == {("toy", 1): False}
     np.testing.assert_array_equal(before[0], transitions(single)[0])
@@ -462,7 +463,8 @@ def test_a_server_learns_what_follows_what(habit, served_folder, toy_interaction
     """Over REST: events in, and the next user's list begins with what others took next."""
     _, a, b, events = habit
     store.add(toy_interactions)
-    with running_server(served_folder, loop=Loop(store.name, observe=0.1)) as server:
+    options = ServerOptions(feedback=FeedbackOptions(store.name, observe=0.1))
+    with running_server(served_folder, options) as server:
         with httpx.Client(base_url=server.rest_address, timeout=30) as client:
             for start in range(0, len(events), 100):
                 answer = client.post("/v1/feedback", json={"events": events[start : start + 100]})

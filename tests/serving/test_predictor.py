@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from kerasrec.serving import predictor as predictcalls
-from kerasrec.serving.limits import Limits, Refusal
+from kerasrec.serving.admission import Limits, Refusal
 from kerasrec.serving.modelversions import ModelVersions
-from kerasrec.serving.predictor import Predictor
+from kerasrec.serving.predictor import Predictor, Target, check_outputs
 from kerasrec.versions.folders import read_catalogue
 
 
@@ -22,24 +22,27 @@ def predictor(served_folder):
     return Predictor({"toy": model}, Limits(workers=1))
 
 
-def ask(predictor, spec=None, *, tensors=None, seconds=5, outputs=()):
+def ask(predictor, target=None, *, tensors=None, seconds=5, outputs=()):
     tensors = {"history": tf.constant([["a"], ["b"]])} if tensors is None else tensors
-    spec = {"model": "toy", **(spec or {})}
     with predictor.counted("test") as call:
         deadline = time.perf_counter() + seconds
-        return call, predictor.predict(call, spec, lambda _: tensors, deadline, outputs=outputs)
+        with predictor.resolved(Target(**{"model": "toy", **(target or {})}), call) as resolved:
+            check_outputs(resolved.signature, outputs)
+            answer = predictor.run(resolved, tensors, deadline)
+        return call, (resolved.version, resolved.signature, answer)
 
 
 def test_answer_and_what_is_noted(predictor):
     call, (version, signature, outputs) = ask(predictor, {"version": 2}, outputs=["scores"])
-    assert (version.number, signature.name, list(outputs)) == (2, "serving_default", ["scores"])
+    assert (version.number, signature.name) == (2, "serving_default")
+    assert sorted(outputs) == ["item_ids", "scores"]
     assert outputs["scores"].shape == (2, 5)
     noted = (call.model, call.version, call.signature, call.rows, call.code)
     assert noted == ("toy", 2, "serving_default", 2, "OK") and 0 < call.seconds < 5
 
 
 @pytest.mark.parametrize(
-    ("spec", "code"),
+    ("target", "code"),
     [
         ({"model": "nope"}, "NOT_FOUND"),
         ({"version": 9}, "NOT_FOUND"),
@@ -47,9 +50,9 @@ def test_answer_and_what_is_noted(predictor):
         ({"signature": "zz"}, "FAILED_PRECONDITION"),
     ],
 )
-def test_unknown_names(predictor, spec, code):
+def test_unknown_names(predictor, target, code):
     with pytest.raises(Refusal) as refused:
-        ask(predictor, spec)
+        ask(predictor, target)
     assert refused.value.code == code
 
 

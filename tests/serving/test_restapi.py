@@ -10,8 +10,8 @@ from concurrent import futures
 import httpx
 import pytest
 
-from kerasrec.serving.limits import Limits
-from kerasrec.serving.server import running_server
+from kerasrec.serving.admission import Limits
+from kerasrec.serving.server import ServerOptions, running_server
 
 ASK = {"instances": [["a"]]}
 
@@ -26,7 +26,7 @@ def client(server):
 def small(served_folder):
     """`(client, server)` with tight limits."""
     limits = Limits(body_bytes=20_000, batch=4, history=6, concurrent=2, workers=1, seconds=1.5)
-    with running_server(served_folder, limits=limits) as running:
+    with running_server(served_folder, ServerOptions(limits=limits)) as running:
         with httpx.Client(base_url=running.rest_address, timeout=30) as client:
             yield client, running
 

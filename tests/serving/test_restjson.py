@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from kerasrec.serving.limits import Refusal
+from kerasrec.serving.admission import Refusal
 from kerasrec.serving.restjson import columns, read_request, shape_of, to_array, write_answer
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasrec.serving.limits import Refusal
+from kerasrec.serving.admission import Refusal
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.servedversion import ServedVersion, look_of
 from kerasrec.versions import folders

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -20,8 +19,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from kerasrec.cli.entry import main
-from kerasrec.serving.server import Access, check_packages, examples, running_server
-from kerasrec.versions.folders import read_catalogue
+from kerasrec.cli.serveverb import examples
+from kerasrec.serving.admission import Access
+from kerasrec.serving.server import ServerOptions, check_packages, listen, running_server
 
 ASK = {"instances": [["a"]]}
 
@@ -74,7 +74,7 @@ def test_swaps_under_load_fail_no_request_and_mix_no_answer(served_folder, base)
         except BaseException as error:
             wrong.append(error)
 
-    with running_server(base, poll=0.1) as server:
+    with running_server(base, ServerOptions(poll=0.1)) as server:
         places = [(ask_grpc, server.grpc_address)] * 2 + [(ask_rest, server.rest_address)]
         threads = [threading.Thread(target=guarded, args=place) for place in places]
         for thread in threads:
@@ -106,22 +106,12 @@ def test_two_models(served_folder, base):
         httpx.get(f"{server.rest_address}/healthz")
 
 
-def test_examples_run_as_they_are_printed(server):
-    (line,) = examples(server)
-    words = shlex.split(line)
-    assert words[0] == "curl" and words[2] == "-d"
-    answer = httpx.post(words[1], content=words[3].encode())
-    assert answer.status_code == 200 and answer.json()["predictions"][0]["item_ids"]
-    (item,) = json.loads(words[3])["instances"][0]["history"]
-    with server.models["toy"].use() as version:
-        assert item in set(read_catalogue(version.path)["item_id"])
-
-
 # --- access ---
 
 
 def test_api_key(served_folder):
-    with running_server(served_folder, access=Access(api_key="geheim")) as server:
+    options = ServerOptions(access=Access(api_key="geheim"))
+    with running_server(served_folder, options) as server:
         url = f"{server.rest_address}/v1/models/toy"
         for headers in ({}, {"x-api-key": "geheim2"}, {"authorization": "Bearer 密".encode()}):
             answer = httpx.post(f"{url}:predict", json=ASK, headers=headers)
@@ -147,7 +137,8 @@ def test_tls(served_folder, certificate):
     import ssl
 
     authority, cert, key = certificate
-    with running_server(served_folder, access=Access(tls_cert=cert, tls_key=key)) as server:
+    options = ServerOptions(access=Access(tls_cert=cert, tls_key=key))
+    with running_server(served_folder, options) as server:
         assert server.rest_address.startswith("https://")
         trusted = ssl.create_default_context(cafile=authority)
         url = f"{server.rest_address}/v1/models/toy:predict"
@@ -170,8 +161,8 @@ def test_only_this_machine_unless_told(server):
 
 
 def test_mistakes_are_told_before_anything_is_loaded(served_folder, certificate, tmp_path):
-    def start(*models, **options):
-        with running_server(*models, **options):
+    def start(models, **options):
+        with running_server(models, ServerOptions(**options)):
             pass
 
     with pytest.raises(ValueError, match="different names. Received: \\['toy', 'toy'\\]"):
@@ -198,10 +189,22 @@ def test_mistakes_are_told_before_anything_is_loaded(served_folder, certificate,
         start(served_folder, poll=float("inf"))
 
 
+def test_listen():
+    with listen("127.0.0.1", 0) as bound:
+        port = bound.getsockname()[1]
+        bound.listen()
+        with socket.create_connection(("127.0.0.1", port), 5):
+            pass
+        with pytest.raises(OSError, match=f"127.0.0.1:{port} for gRPC .*another --grpc-port"):
+            listen("127.0.0.1", port, "gRPC")
+    with pytest.raises(OSError, match="cannot listen on 127.0.0.1:70000 for REST"):
+        listen("127.0.0.1", 70000)
+
+
 def test_a_taken_port(served_folder, server):
     port = int(server.rest_address.rpartition(":")[2])
     with pytest.raises(OSError, match="cannot listen on 127.0.0.1:.* for REST"):
-        with running_server(served_folder, rest_port=port):
+        with running_server(served_folder, ServerOptions(rest_port=port)):
             pass
 
 

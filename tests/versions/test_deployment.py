@@ -245,14 +245,14 @@ def test_examples_get_their_answers(server, served_folder, tmp_path):
 
 
 def test_examples_with_a_key_and_tls(served_folder, certificate, tmp_path):
-    from kerasrec.serving.server import Access, running_server
+    from kerasrec.serving import Access, ServerOptions, running_server
 
     authority, cert, key = certificate
     deploy(served_folder, tmp_path)
     root = str(Path(kerasrec.__file__).parents[1])
     secrets = {"KERASREC_API_KEY": "secret", "KERASREC_CA": str(authority)}
     access = Access(api_key="secret", tls_cert=str(cert), tls_key=str(key))
-    with running_server(served_folder, access=access) as server:
+    with running_server(served_folder, ServerOptions(access=access)) as server:
         for command, address in (
             ([str(tmp_path / "predict.sh")], server.rest_address),
             ([sys.executable, str(tmp_path / "predict.py")], server.grpc_address),
