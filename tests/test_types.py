@@ -14,20 +14,12 @@ FACES = [path for path in MODULES if path.name == "__init__.py" and path.parent.
 
 #: files whose public functions are not all typed yet; a file that is goes out, none comes in
 UNTYPED = {
-    # the commands
-    "cli": "demo doctor entry feedbackverbs loopverbs modelverbs parser planverbs printing "
-    "serveverb userinput",
-    # asks a server
-    "client": "chat client inputs planwords transport",
     # the next version
     "loop": "child",
     # the Keras graph
     "models": "build",
     # a version at work
     "recommender": "draws itemindex loadedlog loadedplans loadedtexts recommender shortlist",
-    # REST and gRPC
-    "serving": "access feedbackroutes grpcapi indexedlists limits modelversions monitor observer "
-    "predictor restapi restjson servedversion server",
     # fitting
     "training": "fitting generating optimizers options pipeline trainer",
     # folders and graphs

@@ -5,7 +5,7 @@ import contextlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kerasrec import backend
 from kerasrec.cli.parser import add_files, add_out_and_preset, add_reading
@@ -221,7 +221,7 @@ def _since(text: str | None) -> int | None:
         found = None if text is None else read_moment(text)
     except ValueError:
         found = "now"
-    if found == "now":
+    if isinstance(found, str):
         raise UserError(
             "--since takes a time such as 2026-11-24T08:00 (UTC unless it names a zone) or UTC "
             f"seconds. Received: {text!r}."
@@ -319,7 +319,7 @@ def simulate_verb(options: argparse.Namespace) -> None:
     print(f"table.csv, steps.csv and curves.svg are in {found.work}")
 
 
-def _start(text: str) -> float | int | str:
+def _start(text: str) -> Any:
     try:
         return float(text)
     except ValueError:

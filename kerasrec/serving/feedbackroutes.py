@@ -207,7 +207,9 @@ class FeedbackRoutes:
             if error := future.exception():
                 log.error("impressions not stored", extra={"error": str(error)})
 
-        lists.log(listed).logged.add_done_callback(done)
+        logged = lists.log(listed).logged
+        if logged is not None:
+            logged.add_done_callback(done)
 
     # --- statistics ---
 

@@ -19,6 +19,7 @@ from kerasrec.data.histories import Histories, model_inputs
 from kerasrec.recommender.shortlist import LONGEST, Shortlist, find_shortlist
 from kerasrec.serving.admission import SCORES_AT_ONCE
 from kerasrec.versions import folders
+from kerasrec.versions.manifest import Manifest
 
 #: the signatures that an index answers
 INDEXED = ("serving_default", "recommend")
@@ -47,7 +48,7 @@ class IndexedSignatures:
         self._index = pd.Index(self._ids)
 
     @classmethod
-    def of(cls, module: Any, manifest: Any, version: Path) -> "IndexedSignatures | None":
+    def of(cls, module: Any, manifest: Manifest, version: Path) -> "IndexedSignatures | None":
         """Makes those of a loaded version; None where its graph answers.
 
         Args:

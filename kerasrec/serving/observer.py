@@ -23,6 +23,7 @@ from kerasrec.serving.admission import Refusal
 from kerasrec.serving.predictor import Predictor
 from kerasrec.serving.servedversion import ServedVersion
 from kerasrec.versions import folders
+from kerasrec.versions.manifest import Manifest
 
 log = logging.getLogger(__name__)
 _DAYS = int(np.flatnonzero(HALF_LIVES == 96 * 3600)[0])
@@ -55,7 +56,9 @@ class Observer:
         most: events at most that tables are fitted on; memory and time grow with them.
     """
 
-    def __init__(self, predictor: Predictor, store: FeedbackStore, *, most: int = MOST_EVENTS) -> None:
+    def __init__(
+        self, predictor: Predictor, store: FeedbackStore, *, most: int = MOST_EVENTS
+    ) -> None:
         self._predictor, self._store = predictor, store
         self._tracked: weakref.WeakKeyDictionary[ServedVersion, _Tracked | None] = (
             weakref.WeakKeyDictionary()
@@ -250,7 +253,7 @@ class _Tracked:
         return self._saved._replace(counts=self._counts).at_end(*self._moments)
 
 
-def _begin(manifest: Any, end: int, store: FeedbackStore) -> tuple[int, int | None]:
+def _begin(manifest: Manifest, end: int, store: FeedbackStore) -> tuple[int, int | None]:
     """`(seq, time)` from which on events of a store are unknown to a version.
 
     A version that was updated from the same store knows it up to a seq: events that were stored

@@ -14,6 +14,7 @@ from kerasrec.cli.serveverb import examples
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.userlists import Rules
 from kerasrec.serving.admission import Access, Limits, Refusal
+from kerasrec.serving.predictor import Target
 from kerasrec.serving.server import FeedbackOptions, ServerOptions, running_server
 
 ASK = {"instances": [["a"]]}
@@ -406,10 +407,6 @@ def test_refusals_have_codes():
 
     with pytest.raises(Refusal, match="several \\(a, b\\)"):
         read_query({"user": "u"}, ["a", "b"])
-    assert read_query({"user": "u"}, ["a"]) == (
-        {"model": "a", "version": None, "label": None, "signature": "recommend"},
-        "u",
-        10,
-        True,
-    )
+    query = read_query({"user": "u"}, ["a"])
+    assert query == (Target("a", None, None, "recommend"), "u", 10, True)
     assert read_events(b'{"events": []}') == []
