@@ -46,9 +46,9 @@ def __getattr__(name: str) -> Any:
 
 
 def share_cores(calls: int) -> None:
-    """Let calls of TensorFlow that run at once share the cores; before the first of them.
+    """Shares the cores between calls of TensorFlow that run at once; call it before the first.
 
-    With all cores for each, two calls on two cores stand in each other's way.
+    If each call used all cores, two calls on two cores would slow each other down.
 
     Args:
         calls: how many run at once. `TF_NUM_INTRAOP_THREADS`, where it is set, has the last word.
@@ -61,7 +61,7 @@ def share_cores(calls: int) -> None:
 
 
 def load(*, quiet: bool = False) -> tuple[Any, Any]:
-    """Import TensorFlow under Keras 2; costs nothing when that has happened already.
+    """Imports TensorFlow under Keras 2; costs nothing the second time.
 
     Args:
         quiet: True keeps TensorFlow's C++ start-up lines off stderr (everything else it writes is
@@ -99,7 +99,7 @@ def load(*, quiet: bool = False) -> tuple[Any, Any]:
 
 
 def import_bert4keras() -> Any:
-    """bert4keras with its sub-modules imported.
+    """Imports bert4keras with its sub-modules.
 
     Raises:
         SetupError: it is not installed, its own imports fail, or it runs on another Keras.
@@ -133,7 +133,7 @@ def import_bert4keras() -> Any:
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be found; imports nothing.
+    """Says whether a module can be found; imports nothing.
 
     >>> is_installed("json"), is_installed("no_such_module")
     (True, False)
@@ -145,7 +145,7 @@ def is_installed(module: str) -> bool:
 
 
 def switch_problem(name: str) -> str:
-    """What is wrong with an environment variable of `SWITCHES`; "" when nothing is."""
+    """Says what is wrong with an environment variable of `SWITCHES`; "" when nothing is."""
     value = os.environ.get(name, "1")
     if value in _TRUE:
         return ""
@@ -241,10 +241,10 @@ def with_autograph(function: Callable) -> Callable:
 
 @contextlib.contextmanager
 def untraced() -> Iterator[None]:
-    """In here TensorFlow runs its functions operation by operation, in all threads.
+    """Makes TensorFlow run its functions operation by operation inside the block, in all threads.
 
-    For what is called a few times only: to trace a function takes longer. Nothing else may train in
-    this process meanwhile. Loaded versions run as they are.
+    It is for functions that are called a few times only: tracing them would take longer. Nothing
+    else may train in this process meanwhile. Loaded versions are not affected.
     """
     tf, _ = load()
     was = tf.config.functions_run_eagerly()
@@ -256,7 +256,7 @@ def untraced() -> Iterator[None]:
 
 
 def set_seed(seed: int, *, deterministic: bool = False) -> None:
-    """Seed Python, numpy and TensorFlow.
+    """Seeds Python, numpy and TensorFlow.
 
     Args:
         seed: int.
@@ -270,22 +270,22 @@ def set_seed(seed: int, *, deterministic: bool = False) -> None:
 
 
 def api_key() -> str:
-    """The key that requests to a server must give, $KERASREC_API_KEY; "" = none is wanted."""
+    """Reads the key that requests to a server must give, $KERASREC_API_KEY; "" = no key."""
     return os.environ.get("KERASREC_API_KEY", "")
 
 
 def language_model_key() -> str:
-    """The key of the language model that describes plans, $KERASREC_LLM_KEY; "" = none."""
+    """Reads the key of the language model that describes plans, $KERASREC_LLM_KEY; "" = none."""
     return os.environ.get("KERASREC_LLM_KEY", "")
 
 
 def store_url(default: str = "feedback.db") -> str:
-    """Path or URL of the feedback store: $KERASREC_STORE, else the default, in this folder."""
+    """Names the feedback store, path or URL: $KERASREC_STORE, else the default, in this folder."""
     return os.environ.get("KERASREC_STORE") or default
 
 
 def cache_dir() -> Path:
-    """Folder of caches: $KERASREC_CACHE, else $XDG_CACHE_HOME/kerasrec, else ~/.cache/kerasrec."""
+    """Names the folder of caches: $KERASREC_CACHE, $XDG_CACHE_HOME/kerasrec or ~/.cache/kerasrec."""
     own = os.environ.get("KERASREC_CACHE")
     if own:
         return Path(own)

@@ -1,6 +1,6 @@
-"""Cleaning interactions: repeated pairs, rare users and items, crawlers, unknown items.
+"""Cleans interactions: repeated pairs, rare users and items, crawlers, unknown items.
 
-Each step is optional and leaves a line in the report.
+Every step is optional and adds a line to the report.
 """
 
 import numpy as np
@@ -24,10 +24,10 @@ def clean(
     max_user_events: int | str | None = None,
     unknown_items: str = "error",
 ) -> Interactions:
-    """Take out events that should not be trained on, and say which.
+    """Removes events that should not be trained on, and reports each step.
 
-    The steps run in this order: unknown items, crawlers, repeated pairs, k-core. The order of the
-    rows stays as it is.
+    The steps run in this order: unknown items, crawlers, repeated pairs, k-core. The rows keep
+    their order.
 
     Args:
         interactions: `Interactions`.
@@ -35,14 +35,14 @@ def clean(
         repeats: what to do when a user meets an item again: `"keep"` all events; `"exact"` leaves
             out those with the same time as well (logged twice); `"first"` or `"last"` keeps one
             event of each pair by time (file order when times are equal), whatever its type.
-        min_user_events, min_item_events: users and items with fewer events go, again and again
-            until none is left (the k-core); 0 or 1 keeps all.
-        max_user_events: users with more events go, all of their events; `"auto"` takes
-            `crawler_limit`; None keeps all.
+        min_user_events, min_item_events: users and items with fewer events are removed, again and
+            again until all have enough (the k-core); 0 or 1 keeps all.
+        max_user_events: a user with more events is removed with all events; `"auto"` takes
+            `crawler_limit`; None keeps all users.
         unknown_items: events of items that the catalogue lacks: `"error"` or `"skip"`.
 
     Returns:
-        `Interactions`; its report goes on from the one given.
+        `Interactions`; its report continues that of the input.
 
     Raises:
         ValueError: unknown items with `"error"`; an unknown option; no event left.
@@ -79,10 +79,10 @@ def clean(
 
 
 def crawler_limit(interactions: Interactions) -> int:
-    """The number of events above which a user looks like a crawler or a shared account.
+    """Finds the number of events above which a user looks like a crawler or a shared account.
 
-    Ten times what 99 % of the users have, but at least 100: a limit that heavy readers stay below
-    and machines do not. (In the caixin-news log 99 % of the users have at most 70 clicks; the
+    It is ten times what 99 % of the users have, but at least 100: heavy readers stay below this
+    limit, machines do not. (In the caixin-news log 99 % of the users have at most 70 clicks; the
     limit of 700 finds exactly the two accounts with 4,012 and 1,473.)
 
     Returns:
@@ -104,8 +104,7 @@ def _crawler_limit(counts):
 
 
 def check_trainable(interactions: Interactions, items: Items | None = None) -> None:
-    """Raise when there is nothing to learn from: one user, one item, or only histories of one
-    event.
+    """Refuses data that nothing can be learned from: one user, one item, or histories of one event.
 
     Args:
         interactions: `Interactions` to train on.
@@ -224,7 +223,7 @@ class _Columns:
 def k_core(
     users: np.ndarray, items: np.ndarray, min_user_events: int, min_item_events: int
 ) -> tuple[np.ndarray, int]:
-    """The largest set of events in which every user and every item has enough of them.
+    """Finds the largest set of events in which every user and every item has enough events.
 
     Args:
         users, items: int codes from 0, `(num_events,)`.

@@ -1,4 +1,4 @@
-"""What was read, left out and why: a small table that travels with the data."""
+"""Reports what was read, what was left out and why: a small table that travels with the data."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ SKIP_HINT = (
 
 
 class CleaningStep(NamedTuple):
-    """One line of a report.
+    """Holds one line of a report.
 
     `count` is how many things the line speaks of (rows, users, ids, ...), `removed` how many rows
     went because of it (0 for a remark), `example` one of them as it stood in the source.
@@ -28,7 +28,7 @@ class CleaningStep(NamedTuple):
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """The ordered steps from the rows in the source to the rows that are left.
+    """Lists the steps from the rows of the source to the rows that remain.
 
     >>> report = CleaningReport(5).add("read", "empty user_id", 2, removed=2, example="data row 3")
     >>> report.rows_after
@@ -50,7 +50,7 @@ class CleaningReport:
     def add(
         self, step: str, what: str, count: int, *, removed: int = 0, example: object = ""
     ) -> "CleaningReport":
-        """A new report with one more line (this one stays as it is)."""
+        """Gives a new report with one more line; this one does not change."""
         line = CleaningStep(step, what, int(count), int(removed), str(example))
         return CleaningReport(self.rows_before, (*self.steps, line))
 
@@ -65,7 +65,7 @@ class CleaningReport:
 
     @classmethod
     def of_sources(cls, named_reports: Iterable[tuple[str, "CleaningReport"]]) -> "CleaningReport":
-        """One report for several sources read side by side, from `(name, report)` pairs."""
+        """Joins the reports of several sources into one, from pairs `(name, report)`."""
         named_reports = list(named_reports)
         if len(named_reports) == 1:
             return named_reports[0][1]
@@ -77,7 +77,7 @@ class CleaningReport:
         return cls(sum(report.rows_before for _, report in named_reports), steps)
 
     def to_frame(self) -> pd.DataFrame:
-        """The lines as a DataFrame with the columns of `CleaningStep`."""
+        """Gives the lines as a DataFrame with the columns of `CleaningStep`."""
         return pd.DataFrame(self.steps, columns=list(CleaningStep._fields))
 
     def to_dict(self) -> dict[str, Any]:

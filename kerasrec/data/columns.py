@@ -1,4 +1,4 @@
-"""Which column of a table plays which role: canonical names, usual aliases, mappings."""
+"""Finds which column of a table plays which role: by canonical name, usual alias or mapping."""
 
 import difflib
 import re
@@ -47,7 +47,7 @@ ITEM_ALIASES = {
 
 
 def normalise(name: object) -> str:
-    """Lower case, no spaces around, one `_` for spaces and hyphens, no RecBole `:type` suffix.
+    """Normalises a column name: lower case, `_` for spaces and hyphens, no RecBole `:type` suffix.
 
     >>> normalise(" User-ID "), normalise("item_id:token")
     ('user_id', 'item_id')
@@ -65,7 +65,7 @@ def resolve_columns(
     required: Sequence[str],
     source: str,
 ) -> dict[str, str]:
-    """Which of the columns `found` plays which role.
+    """Finds which column plays which role.
 
     Args:
         found: column names of the table, in order.

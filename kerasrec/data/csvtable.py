@@ -1,4 +1,4 @@
-"""A csv file, plain or gzip, in any encoding, read by columns; damage told in one sentence."""
+"""Reads csv files by columns, plain or gzip, in any encoding; explains damage in one sentence."""
 
 import codecs
 import csv
@@ -30,7 +30,7 @@ class _Parsed(NamedTuple):
 
 
 class CsvTable:
-    """A csv file, plain or gzip, with a header line; the separator is taken from that line."""
+    """Reads a csv file, plain or gzip, with a header line; that line shows the separator."""
 
     def __init__(self, path: str | Path, encoding: str = "utf-8") -> None:
         self.name = str(path)
@@ -55,7 +55,7 @@ class CsvTable:
     def read(
         self, columns: Sequence[str], text: Sequence[str] = (), on_bad: str = "error"
     ) -> tuple[dict[str, Any], CleaningReport]:
-        """The asked columns as Arrow arrays: `text` as dictionaries of strings, others inferred."""
+        """Reads columns as Arrow arrays: `text` as dictionaries of strings, others inferred."""
         check_repeated(self.name, self.columns, columns)
         positions = {name: str(self.columns.index(name)) for name in columns}
         if self._is_header_only:
@@ -130,14 +130,21 @@ class CsvTable:
         return parsed.table, report.add("skip", what, lines, removed=lines, example=example)
 
     def _check_quotes(self, parsed):
-        """A quote that is never closed swallows the rest: the last row is not the last line."""
+        """Refuses a file with a quote that is never closed.
+
+        The parser takes everything behind such a quote as one value, so its last row is not what
+        the last line says.
+        """
         table, last_line = parsed.table, parsed.last_line
+        # only a last line without quotes can be compared: its cells are then known for sure
         cells = last_line.split(self.separator)
         if '"' in last_line or len(cells) != len(self.columns):
             return
+        # the open quote made a row of a wrong length, and this row holds the last line
         swallowed = parsed.ragged[-1].text if parsed.ragged else ""
         if '"' in swallowed and swallowed.rstrip("\r\n").endswith("\n" + last_line):
             raise ValueError(self._open_quote_message())
+        # the open quote made a row of the right length: a value of it differs from the last line
         for position in table.column_names if table.num_rows else []:
             value = table.column(position)[-1].as_py()
             if isinstance(value, str) and value != cells[int(position)]:
@@ -277,7 +284,7 @@ def _chunk_starts(column):
 
 
 def check_repeated(source: str, names: Sequence[str], wanted: Sequence[str]) -> None:
-    """Raise when one of the wanted column names stands more than once among `names`."""
+    """Raises ValueError when one of the wanted column names occurs more than once among `names`."""
     for name in wanted:
         if names.count(name) > 1:
             raise ValueError(
@@ -287,7 +294,7 @@ def check_repeated(source: str, names: Sequence[str], wanted: Sequence[str]) -> 
 
 
 def one_line(error: object) -> str:
-    """The first sentence of a foreign error, without line breaks."""
+    """Shortens the message of a foreign error to one line."""
     return " ".join(str(error).split())[:160]
 
 

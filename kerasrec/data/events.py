@@ -35,14 +35,14 @@ SYNONYMS = {word: name for name, words in _SYNONYMS.items() for word in words.sp
 
 
 class Event(NamedTuple):
-    """A canonical name and a weight; None = the row's value."""
+    """Holds the canonical name and the weight of an event; weight None = the row's value."""
 
     name: str
     weight: float | None
 
 
 def event_table(event_weights: Mapping[str, float | str | None] | None = None) -> dict[str, Event]:
-    """Every known name of an event -> `Event`.
+    """Maps every known name of an event to its `Event`.
 
     Args:
         event_weights: additions: name -> weight (a number; None = the row's value), or name ->
@@ -77,12 +77,12 @@ def event_table(event_weights: Mapping[str, float | str | None] | None = None) -
 
 
 def look_up_events(names: Iterable[object], events: Mapping[str, Event]) -> list[Event | None]:
-    """The `Event` of every name of a log, None where it is unknown (case does not matter)."""
+    """Looks up the `Event` of every name of a log; None for an unknown name. Ignores case."""
     return [events.get(_normalise(name)) for name in names]
 
 
 def unknown_event_message(name: object, events: Mapping[str, Event]) -> tuple[str, str, str]:
-    """What is known and how to say what an unknown event weighs."""
+    """Words the refusal of an unknown event: what was expected, what came, what to do."""
     near = difflib.get_close_matches(_normalise(name), list(events), 1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     names = list(dict.fromkeys(event.name for event in events.values()))

@@ -1,4 +1,4 @@
-"""Histories and training batches: from a table of interactions to padded integer arrays.
+"""Turns interactions into histories and training batches: padded integer arrays.
 
 Item index 0 is padding and real items start at 1. Histories are padded on the left, so the last
 slot always holds the newest event.
@@ -27,7 +27,7 @@ _POOL = 16  # batches whose windows are sorted by length together
 
 
 class Histories(NamedTuple):
-    """What each user did, oldest first, in compressed rows (user u owns `offsets[u]:offsets[u+1]`).
+    """Holds what each user did, oldest first; user u owns the events `offsets[u]:offsets[u+1]`.
 
     user_ids: object str, `(num_users,)`.  offsets: int64, `(num_users + 1,)`.
     items: int32 item index, `(num_events,)`.  timestamps: int64 UTC seconds, 0 = unknown,
@@ -53,9 +53,9 @@ class Histories(NamedTuple):
 
     @property
     def chosen(self) -> np.ndarray:
-        """bool `(num_events,)`: events that the user wanted, which alone are something to predict.
+        """Marks the events that the user wanted: bool `(num_events,)`. Only these are predicted.
 
-        Not `PASSIVE_EVENTS`, and nothing of weight 0 or less.
+        `PASSIVE_EVENTS` and events of weight 0 or less are not among them.
         """
         passive = [EVENT_CODES[name] for name in PASSIVE_EVENTS]
         return (self.values > 0) & ~np.isin(self.events, passive)
@@ -64,7 +64,7 @@ class Histories(NamedTuple):
         return f"Histories({len(self.items):,} events, {self.num_users:,} users)"
 
     def select(self, rows: ArrayLike) -> "Histories":
-        """The histories of these rows, in this order.
+        """Gives the histories of some rows, in the order of `rows`.
 
         Raises:
             IndexError: a row number below 0 or from `num_users` on.
@@ -89,16 +89,16 @@ class Histories(NamedTuple):
         return Histories(ids, offsets, *(column[take] for column in self[2:]))
 
     def where(self, keep: np.ndarray) -> "Histories":
-        """The same users with the events of the bool mask `keep (num_events,)` only."""
+        """Keeps the users, and of their events those in the bool mask `keep (num_events,)`."""
         offsets = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
         return Histories(self.user_ids, offsets, *(column[keep] for column in self[2:]))
 
     def timeless(self) -> "Histories":
-        """The same without times."""
+        """Removes the times: all become 0, unknown."""
         return self._replace(timestamps=np.zeros_like(self.timestamps))
 
     def of_users(self, user_ids: ArrayLike) -> "Histories":
-        """The histories of exactly these users, in this order; unknown users get an empty one."""
+        """Gives the histories of `user_ids`, in this order; an unknown user gets an empty one."""
         import pandas as pd
 
         rows = pd.Index(self.user_ids).get_indexer(user_ids)
@@ -106,7 +106,7 @@ class Histories(NamedTuple):
 
 
 def before(histories: Histories, places: ArrayLike) -> Histories:
-    """`Histories` of what each event's user did before it; its user is called by its place.
+    """Gives for each event the history of its user before it; the place becomes the user id.
 
     Args:
         histories: `Histories`.
@@ -128,7 +128,7 @@ def before(histories: Histories, places: ArrayLike) -> Histories:
 
 
 def first_of_pairs(histories: Histories) -> np.ndarray:
-    """bool `(num_events,)`: the events with which a user met an item for the first time.
+    """Marks the events with which a user met an item for the first time: bool `(num_events,)`.
 
     >>> one = Histories(np.array(["u"], object), np.array([0, 3]), np.array([5, 6, 5]),
     ...                 np.zeros(3), np.zeros(3), np.ones(3))
@@ -143,7 +143,7 @@ def first_of_pairs(histories: Histories) -> np.ndarray:
 
 
 def make_histories(interactions: Interactions, items: Items) -> Histories:
-    """Group interactions by user and sort each user's events by time (ties keep file order).
+    """Groups interactions by user and sorts each user's events by time; ties keep file order.
 
     Args:
         interactions: `Interactions`.
@@ -189,7 +189,7 @@ def make_histories(interactions: Interactions, items: Items) -> Histories:
 def history_rows(
     histories: Iterable[Iterable[Any]] | Mapping[Any, Iterable[Any]],
 ) -> tuple[list, list[list]]:
-    """Lists of item ids, as users of the library write them, told apart from mistakes.
+    """Reads histories as callers write them, lists of item ids, and refuses mistakes.
 
     Args:
         histories: list of histories (the users are then called 0, 1, ...), or a dict user id ->
@@ -226,7 +226,7 @@ def _order(users, times):
 
 
 def gap_buckets(timestamps: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Logarithmic bucket of the seconds since the user's previous event.
+    """Puts the seconds since the user's previous event into logarithmic buckets.
 
     Args:
         timestamps: int64 seconds, `(num_events,)`, 0 = unknown.
@@ -249,7 +249,7 @@ def gap_buckets(timestamps: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def pad_left(values: np.ndarray, starts: ArrayLike, lengths: ArrayLike, width: int) -> np.ndarray:
-    """Rows `values[start:start+length]` as a left-padded matrix.
+    """Makes a left-padded matrix of the rows `values[start:start+length]`.
 
     Args:
         values: `(num_events,)`.  starts, lengths: int64, `(num_rows,)`.  width: int.
@@ -270,7 +270,7 @@ def pad_left(values: np.ndarray, starts: ArrayLike, lengths: ArrayLike, width: i
 
 
 def model_inputs(histories: Histories, max_length: int) -> dict[str, np.ndarray]:
-    """Inputs of the interest part for the newest `max_length` events of every history.
+    """Makes the inputs of the interest part from the newest `max_length` events of every history.
 
     Returns:
         dict of int32 `(num_users, width)`: `history`, `time_gap`, `event`; width is the longest
@@ -287,7 +287,7 @@ def model_inputs(histories: Histories, max_length: int) -> dict[str, np.ndarray]
 
 
 class TrainingWindows(NamedTuple):
-    """Windows over histories: each event but a user's first is the target of one position.
+    """Holds windows over histories: every event but a user's first is the target of one position.
 
     items, gaps, events, targets: int32, `(num_events,)`.  starts, lengths: int64,
     `(num_windows,)`, of the inputs; the target of an input is one event later.
@@ -302,7 +302,7 @@ class TrainingWindows(NamedTuple):
 
 
 def make_windows(histories: Histories, max_length: int) -> TrainingWindows:
-    """Cut histories into windows of at most `max_length` inputs, the newest window full.
+    """Cuts histories into windows of at most `max_length` inputs; the newest window is full.
 
     Events a user did not choose (`Histories.chosen`) stay in the inputs and are never targets.
     """
@@ -322,7 +322,7 @@ def make_windows(histories: Histories, max_length: int) -> TrainingWindows:
 def training_batches(
     windows: TrainingWindows, *, batch_size: int, seed: Any
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield shuffled training batches, each of windows of similar lengths.
+    """Yields shuffled training batches, each of windows of similar lengths.
 
     The shuffled windows are sorted by length within pools of `_POOL` batches: little is padding,
     and which windows come together still differs from epoch to epoch.
@@ -349,7 +349,7 @@ def training_batches(
 
 
 def num_batches(windows: TrainingWindows, *, batch_size: int) -> int:
-    """How many batches `training_batches` yields."""
+    """Counts the batches that `training_batches` yields."""
     return -(-len(windows.lengths) // batch_size)
 
 

@@ -1,7 +1,7 @@
-"""Interactions and items: the two tables that everything starts from, read, checked and reported.
+"""Reads and checks the two tables that everything starts from: interactions and items.
 
-Nothing is dropped silently: every reader raises at the first bad row, or, with `on_bad="skip"`,
-leaves bad rows out and says in the report which, why and how many.
+No row is lost silently. A reader raises at the first bad row; with `on_bad="skip"` it leaves bad
+rows out, and the report says which, why and how many.
 """
 
 import string
@@ -106,9 +106,9 @@ class Interactions:
         return _num_used(self.frame["event"]) > 1
 
     def replace(self, frame: pd.DataFrame, report: CleaningReport | None = None) -> "Interactions":
-        """The same source with other rows; ids without a row leave the categories.
+        """Gives the same source with other rows; ids without a row leave the categories.
 
-        Without a `report` the present one goes on, with a line when the number of rows changes.
+        Without `report` the present report continues, with a line when the number of rows changes.
         """
         frame = frame.reset_index(drop=True)
         for name in ("user_id", "item_id", "event"):
@@ -133,8 +133,9 @@ def _num_used(column):
 
 @dataclass(frozen=True)
 class Items:
-    """The catalogue, one row per item, in file order; item index r + 1 belongs to row r (0 is
-    padding).
+    """Holds the catalogue, one row per item, in file order; made by `read_items`.
+
+    Row r has the item index r + 1; 0 is padding.
 
     Attributes:
         frame: columns `item_id` (unique), `title` and every further column of the source, all str,
@@ -163,7 +164,7 @@ class Items:
         return pd.Index(self.ids, dtype=object)
 
     def index_of(self, ids: Sequence[object] | np.ndarray | pd.Series) -> np.ndarray:
-        """Item index of every id, 0 where the id is unknown.
+        """Looks up the item index of every id; 0 for an unknown id.
 
         Args:
             ids: strings, `(num_ids,)`; a pandas category column is looked up by its categories.
@@ -182,7 +183,7 @@ class Items:
         return (self._index.get_indexer(np.asarray(ids, dtype=object)) + 1).astype(np.int32)
 
     def texts(self, template: str = "{title}") -> list[str]:
-        """One text per item, made from its columns; runs of white space become one space.
+        """Makes one text per item from its columns; runs of white space become one space.
 
         Args:
             template: text with column names in braces, such as `"{title} {category}"`.
@@ -218,7 +219,10 @@ class Items:
 
 @dataclass(frozen=True)
 class Split:
-    """Three parts of one `Interactions`, cut as `protocol` says; `valid` may be empty."""
+    """Holds the three parts of one `Interactions`; `protocol` says how they were cut.
+
+    `valid` may be empty.
+    """
 
     train: Interactions
     valid: Interactions
@@ -265,7 +269,7 @@ def read_interactions(
     on_bad: str = "error",
     event_weights: Mapping[str, float | str | None] | None = None,
 ) -> Interactions:
-    """Read what users did.
+    """Reads what users did: a table of events.
 
     Column names are recognised by their usual aliases (`user`, `uid`, `item`, `iid`, `ts`, `time`,
     ...) or given by `columns`. Without a time column the position in the file is the time. Without
@@ -324,7 +328,7 @@ def read_items(
     encoding: str = "utf-8",
     on_bad: str = "error",
 ) -> Items:
-    """Read the catalogue: an id, a title and any further columns, all kept as texts.
+    """Reads the catalogue: an id, a title and any further columns, all kept as texts.
 
     Column names are recognised by their usual aliases (`item`, `iid`, `sku`, ...; `name`, `标题`,
     ...) or given by `columns`; further columns keep their names. Empty titles are kept and counted
@@ -357,7 +361,7 @@ def read_items(
 def read_user_ids(
     source: Source, *, column: str | None = None, encoding: str = "utf-8"
 ) -> np.ndarray:
-    """Read a list of users: the user column of a table with a header line.
+    """Reads a list of users: the user column of a table with a header line.
 
     Args:
         source: path of a csv, csv.gz or parquet file, or a DataFrame.
@@ -388,10 +392,10 @@ def as_items(source: Items | Source) -> Items:
 
 
 def join_interactions(parts: Iterable[Interactions]) -> Interactions:
-    """Join parts of one source again, such as train and valid before a test, in the order given.
+    """Joins parts of one source in the order given, such as train and valid before a test.
 
-    Nothing is left out: an event that is in two parts is there twice. Positions that stand for
-    times (a source without a time column) are kept, so such parts must come from one source.
+    Nothing is left out: an event of two parts occurs twice. Positions instead of times (a source
+    without a time column) are kept, so such parts must come from one source.
 
     Args:
         parts: list of `Interactions`, at least one; parts may be empty.

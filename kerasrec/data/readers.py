@@ -1,4 +1,4 @@
-"""From a table as it was found to checked columns: ids, times, events, texts.
+"""Turns the columns of a table into checked ones: ids, times, events, texts.
 
 The functions here return plain frames; `data.read_interactions` and `data.read_items` are the
 public doors.
@@ -21,7 +21,7 @@ MISSING_IDS = ("", "nan", "NaN", "NULL", "null", "None", "<NA>", "\\N")
 
 
 class Part(NamedTuple):
-    """One source, read: its good rows, column names and report.
+    """Holds one source after reading: its good rows, column names and report.
 
     `fractions` is int64 nanoseconds within the second, `(num_rows,)`, or None for whole seconds.
     `kept` is bool, `(rows of the source,)`: which of them are in the frame; None = all.
@@ -41,7 +41,7 @@ def read_interaction_table(
     on_bad: str,
     event_weights: Mapping[str, float | str | None] | None,
 ) -> Part:
-    """The good rows of one table of interactions, as a `Part`."""
+    """Reads the good rows of one table of interactions."""
     columns = resolve_columns(
         table.columns,
         INTERACTION_ALIASES,
@@ -133,7 +133,7 @@ def _read_events(rows, data, columns, event_weights):
 
 
 def read_item_table(table: Table, columns: Mapping[str, str | None] | None, on_bad: str) -> Part:
-    """The good rows of one table of items, as a `Part`."""
+    """Reads the good rows of one table of items."""
     columns = resolve_columns(
         table.columns, ITEM_ALIASES, columns, required=("item_id", "title"), source=table.name
     )
@@ -168,7 +168,7 @@ def read_item_table(table: Table, columns: Mapping[str, str | None] | None, on_b
 
 
 def read_id_column(table: Table, column: str | None = None) -> np.ndarray:
-    """The user ids of a table as an object array of str; `column` None looks for the aliases."""
+    """Reads the user ids of a table as an object array of str; without `column` by the aliases."""
     mapping = {"user_id": column} if column else None
     columns = resolve_columns(
         table.columns,
@@ -306,7 +306,7 @@ class _Rows:
 
 
 def as_categories(column: Any, name: str) -> pd.Categorical:
-    """A column of ids as pandas categories of str, in order of first appearance.
+    """Turns a column of ids into pandas categories of str, in order of first appearance.
 
     Whole floats lose their `.0` (a pandas column of ints with gaps), texts stay exactly as they
     are.
@@ -339,7 +339,7 @@ def as_categories(column: Any, name: str) -> pd.Categorical:
 
 
 def used_categories(column: pd.Series) -> pd.Categorical:
-    """A categorical Series as Categorical without the categories that no row has.
+    """Removes the categories that no row has, and gives a Categorical.
 
     >>> used_categories(pd.Series(["a", "b"], dtype="category")[1:]).categories.tolist()
     ['b']

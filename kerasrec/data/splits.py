@@ -1,4 +1,4 @@
-"""Train, validation and test parts of interactions, and a check that nothing leaks."""
+"""Splits interactions into train, validation and test, and checks that nothing leaks."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from kerasrec.data.timestamps import parse_times
 
 
 def split_leave_one_out(interactions: Interactions) -> Split:
-    """Per user: the last event tests, the one before validates, the rest trains.
+    """Splits every history: the last event tests, the one before validates, the rest trains.
 
     Order is by time, file order where times are equal. Users with fewer than three events only
     train.
@@ -41,7 +41,7 @@ def split_leave_one_out(interactions: Interactions) -> Split:
 
 
 def split_temporal(interactions: Interactions, *, share: float = 0.1, at: Any = None) -> Split:
-    """One cut for all: events from the cut on test, the last `share` of those before validate.
+    """Splits at one time for all users: later events test, the last `share` before them validates.
 
     Events of one timestamp are never parted.
 
@@ -89,9 +89,9 @@ def split_temporal(interactions: Interactions, *, share: float = 0.1, at: Any = 
 
 
 def split_users(interactions: Interactions, *, share: float = 0.1, seed: int = 0) -> Split:
-    """Test users and validation users, `share` of all each, none of whose events is trained on.
+    """Splits by user: `share` of the users test, as many validate, all the others train.
 
-    For users who are new at serving time. To score them, hide the last event of each:
+    This imitates users who are new at serving time. To score them, hide the last event of each:
     `split_leave_one_out(split.test)`.
 
     Returns:
@@ -126,7 +126,7 @@ def split_users(interactions: Interactions, *, share: float = 0.1, seed: int = 0
 
 
 def check_leakage(split: Split) -> Split:
-    """Raise when something of a later part is known to an earlier one.
+    """Raises when an earlier part knows something of a later one.
 
     For every protocol: no event (user, item, time) may be in two parts. Also `leave_one_out`: no
     event of a user in a later part may be older than one of the same user in an earlier part.

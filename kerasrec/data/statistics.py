@@ -1,4 +1,4 @@
-"""What a data set looks like: the table behind `kerasrec inspect --data`."""
+"""Describes a data set: the table behind `kerasrec inspect --data`."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ TOP_CRAWLERS = 5
 def describe(
     interactions: Interactions, items: Items | None = None, *, share: float = 0.1
 ) -> pd.DataFrame:
-    """Sizes, distributions and oddities of a data set, without changing it.
+    """Describes a data set: sizes, distributions and oddities. Changes nothing.
 
     Args:
         interactions: `Interactions`.
@@ -47,7 +47,7 @@ def describe(
 
 
 def format_value(value: object) -> str:
-    """A value of `describe` for people: thousands marked, four digits of a fraction.
+    """Writes a value of `describe` for people: with thousands marks, four digits of a fraction.
 
     >>> [format_value(value) for value in (102204, 0.0016539, 10.0, "2014-03-01")]
     ['102,204', '0.001654', '10', '2014-03-01']

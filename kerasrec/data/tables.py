@@ -1,4 +1,4 @@
-"""Csv and parquet files and DataFrames: read by columns, written whole.
+"""Reads csv and parquet files and DataFrames by columns, and writes tables whole.
 
 Every source is a `Table`: its name for messages, its columns in order, and `read`. Nothing here
 knows what a column means.
@@ -37,7 +37,7 @@ class Table(Protocol):
 
 
 def open_table(source: Source, encoding: str = "utf-8") -> Table:
-    """The table behind a path or a DataFrame: only names are read yet.
+    """Opens the table behind a path or a DataFrame; only the column names are read here.
 
     Raises:
         FileNotFoundError: no such file.
@@ -87,7 +87,7 @@ def _missing_file_message(path):
 
 
 class FrameTable:
-    """A pandas DataFrame; its index is ignored."""
+    """Reads a pandas DataFrame; its index is ignored."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self.name = "DataFrame"
@@ -97,14 +97,14 @@ class FrameTable:
     def read(
         self, columns: Sequence[str], text: Sequence[str] = (), on_bad: str = "error"
     ) -> tuple[dict[str, Any], CleaningReport]:
-        """The asked columns as Series."""
+        """Reads columns as Series."""
         check_repeated(self.name, self.columns, columns)
         data = {name: self._frame[name].reset_index(drop=True) for name in columns}
         return data, CleaningReport(len(self._frame))
 
 
 class ParquetTable:
-    """A parquet file."""
+    """Reads a parquet file."""
 
     def __init__(self, path: str | Path) -> None:
         self.name = str(path)
@@ -117,7 +117,7 @@ class ParquetTable:
     def read(
         self, columns: Sequence[str], text: Sequence[str] = (), on_bad: str = "error"
     ) -> tuple[dict[str, Any], CleaningReport]:
-        """The asked columns as Arrow arrays, strings of `text` as dictionaries."""
+        """Reads columns as Arrow arrays, those of `text` as dictionaries of strings."""
         check_repeated(self.name, self.columns, columns)
         try:
             table = pa.parquet.read_table(
@@ -136,7 +136,7 @@ class ParquetTable:
 
 
 def check_output(path: str | os.PathLike[str]) -> str:
-    """The kind of table that a path to write names, `.csv`, `.csv.gz`, `.parquet` or `.pq`.
+    """Checks a path to write to and gives its kind: `.csv`, `.csv.gz`, `.parquet` or `.pq`.
 
     Raises:
         ValueError: another ending, a folder, or a place where nothing can be written.
@@ -165,7 +165,7 @@ def check_output(path: str | os.PathLike[str]) -> str:
 def write_table(
     frame: pd.DataFrame, path: str | os.PathLike[str], columns: Mapping[str, str] | None = None
 ) -> Path:
-    """Write a DataFrame as csv, csv.gz or parquet, whole or not at all.
+    """Writes a DataFrame as csv, csv.gz or parquet, whole or not at all.
 
     The file is written beside its place and then renamed, so that a reader never sees half of it.
 

@@ -1,4 +1,4 @@
-"""Times in the usual forms (unix seconds to nanoseconds, ISO dates, parquet) to UTC seconds."""
+"""Turns times of the usual forms into UTC seconds: unix numbers, ISO dates, timestamps."""
 
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ _EMPTY_WORDS = ("", "nan", "null", "none", "nat", "<na>", "\\n")
 
 
 class Times(NamedTuple):
-    """UTC seconds of every row and what is wrong with some of them.
+    """Holds the UTC seconds of every row, and what is wrong with some rows.
 
     `seconds` is int64, `(num_rows,)`, 0 where a row is bad. `problems` maps a reason to a bool mask
     `(num_rows,)`. `nanoseconds` is int64 when the source is finer than seconds, else None.
@@ -38,7 +38,7 @@ class Times(NamedTuple):
 
 
 def parse_times(column: Any, name: str = "timestamp") -> Times:
-    """UTC seconds from a column of numbers, texts or timestamps.
+    """Reads a column of numbers, texts or timestamps as UTC seconds.
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds, by their size, and one column
     must hold one unit; when all are below 1e8 they are positions, not times. Numbers that all read
@@ -71,7 +71,7 @@ def parse_times(column: Any, name: str = "timestamp") -> Times:
 
 
 def read_moment(at: Any) -> int | str | None:
-    """UTC seconds of one time, in any form that `parse_times` takes; None and "now" stay.
+    """Reads one time as UTC seconds, in any form that `parse_times` takes; keeps None and "now".
 
     Raises:
         ValueError: anything else.

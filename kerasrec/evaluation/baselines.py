@@ -1,10 +1,10 @@
-"""Baselines without training: popularity, recent popularity, sequential item-kNN, TF-IDF of texts.
+"""Fits baselines: popularity, recent popularity, sequential item-kNN, TF-IDF of texts.
 
 Each `fit_<name>(histories, num_items, *, options)` learns from training histories and returns a
 scorer: a callable `Histories -> float32, (num_users, num_items + 1)`, column 0 is padding.
 `recommend_top_k` turns a scorer into a recommendation table. Every scorer adds a little
-popularity, far below its own differences: it orders the items that the method says nothing about
-and is all that a user without a history gets.
+popularity, far below its own differences. Popularity orders the items that the method cannot rank,
+and all items of a user without a history.
 """
 
 import logging
@@ -41,7 +41,7 @@ _COMMON_TEXTS, _COMMON_SHARE = 500, 0.05
 
 
 def fit_popularity(histories: Histories, num_items: int) -> ScoreFunction:
-    """Items with the most events first, the same list for everyone.
+    """Ranks items by their number of events: the same list for everyone.
 
     Args:
         histories: `Histories` of the training events; events of weight 0 or less do not count.
@@ -67,7 +67,7 @@ def fit_recent_popularity(
     window: float | None = None,
     now: float | None = None,
 ) -> ScoreFunction:
-    """Items with the most recent events first: an event's weight halves every `half_life` seconds.
+    """Ranks items by recent events: the weight of an event halves every `half_life` seconds.
 
     Args:
         histories: `Histories` of the training events. Without times it is plain popularity, and
@@ -125,7 +125,7 @@ def fit_item_knn(
     recency: float = 0.45,
     max_distance: int = 10,
 ) -> ScoreFunction:
-    """Sequential item-kNN: items that follow the user's newest items in other histories.
+    """Ranks items that follow the user's newest items in other histories: sequential item-kNN.
 
     For every ordered pair of items i, j at distance d <= max_distance in one history,
     `C[i, j] += d ** -distance_decay` and `C[j, i] += backward * d ** -distance_decay`. Then
@@ -178,7 +178,7 @@ def fit_tfidf_text(
     recency: float = 0.8,
     num_neighbours: int = 500,
 ) -> ScoreFunction:
-    """Items whose texts resemble the user's newest items: cosine of character 1-3-gram TF-IDF.
+    """Ranks items by texts like those of the newest items: cosine of character 1-3-gram TF-IDF.
 
     Args:
         histories: `Histories` of the training events, for the popularity only.

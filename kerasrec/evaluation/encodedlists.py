@@ -7,7 +7,7 @@ import pandas as pd
 
 
 class EncodedLists(NamedTuple):
-    """Lists and what they are judged by, as integers; users in the order of the test table.
+    """Holds lists, test and train as integers; users in the order of the test table.
 
     list_user, list_item, list_place: one entry per listed item of a test user, sorted by user
     and place (from 1).  test_user, test_item: one entry per pair, without repeats.  train_user
@@ -28,12 +28,12 @@ class EncodedLists(NamedTuple):
     users_not_in_test: int
 
     def pairs(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """One integer per (user, item)."""
+        """Encodes pairs (user, item), one integer per pair."""
         return user.astype(np.int64) * len(self.item_names) + item
 
 
 def encode_lists(recs: Any, test: Any, train: Any, catalogue: Any) -> EncodedLists:
-    """Check the tables of `metrics.score_recommendations` and turn them into `EncodedLists`.
+    """Checks the tables of `metrics.score_recommendations` and encodes them as integers.
 
     Ids are compared as strings.
 

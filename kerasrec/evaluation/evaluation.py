@@ -1,4 +1,4 @@
-"""Models and baselines side by side on one test set: tidy tables, groups, paired comparisons."""
+"""Compares models and baselines on one test set: tidy tables, groups, paired comparisons."""
 
 import difflib
 import json
@@ -34,7 +34,7 @@ _GAP = 2  # blanks between two columns
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found; the first model is the one that the others are compared with.
+    """Holds what `evaluate` found; the first model is compared with each of the others.
 
     Attributes:
         table: `model, metric, k, value, se`; se is NaN where none exists (coverage, gini).
@@ -62,11 +62,11 @@ class Evaluation:
 
     @property
     def models(self) -> list[str]:
-        """Names of the models, in the order given."""
+        """Names the models, in the order given."""
         return list(self.per_user)
 
     def value(self, model: str, metric: str, k: int | None = None) -> tuple[float, float]:
-        """`(value, standard error)` of one figure; k defaults to the evaluation's own."""
+        """Gives `(value, standard error)` of one figure; k defaults to the evaluation's own."""
         table, k = self.table, self.k if k is None else k
         row = table[(table["model"] == model) & (table["metric"] == metric) & (table["k"] == k)]
         if row.empty:
@@ -74,7 +74,7 @@ class Evaluation:
         return float(row["value"].iloc[0]), float(row["se"].iloc[0])
 
     def summary(self) -> str:
-        """One or two sentences: the first model's figures, and how it stands to the best other."""
+        """Compares the first model with the best other one, in one or two sentences."""
         first, k = self.models[0], self.k
         ndcg, error = self.value(first, "ndcg")
         users = self.counts[first]["users"]
@@ -97,7 +97,7 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but lists and per-user values, ready for JSON (NaN becomes None)."""
+        """Gives everything but lists and per-user values, ready for JSON (NaN becomes None)."""
         figures = {
             name: {
                 f"{row.metric}@{row.k}": {"value": _number(row.value), "se": _number(row.se)}
@@ -115,14 +115,14 @@ class Evaluation:
         }
 
     def to_json(self, path: str | Path) -> Path:
-        """Write `to_dict` to a file and return its path."""
+        """Writes `to_dict` to a file and returns its path."""
         path = Path(path)
         text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
         path.write_text(text + "\n", encoding="utf-8")
         return path
 
     def to_rich(self, width: int | None = None) -> Any:
-        """The main figures as a `rich.table.Table`, the best of each accuracy column in bold.
+        """Draws the main figures as a `rich.table.Table`, the best of each accuracy column in bold.
 
         Args:
             width: characters of a line; the last columns stay out where they do not fit (recall
@@ -170,15 +170,15 @@ def evaluate(
     ks: Iterable[int] = (5, 10, 20),
     vectors: np.ndarray | None = None,
 ) -> Evaluation:
-    """Judge models side by side: full ranking, every test user, the rules of `metrics`.
+    """Judges models side by side: full ranking, every test user, the rules of `metrics`.
 
     Args:
         models: name -> recommendation table, or a callable `(histories, k) -> table`; a callable
-            gets the histories of exactly the test users (empty ones for unknown users). The
-            first is the one that the others are compared with.
+            gets the histories of the test users (empty ones for unknown users). The first model
+            is compared with each of the others.
         test: `Interactions`, of which impressions, dislikes and events of weight 0 or less are left
             out (nobody should be recommended these), or a table `user_id, item_id`, taken as it is.
-        histories: `Histories`: what is known of the users when they ask.
+        histories: `Histories` of the users at the time of the lists.
         train: `Interactions`, or a table `user_id, item_id`: the same events (they are no hits,
             and popularity and novelty count them).
         items: `Items`, the catalogue; a `category` column gives the diversity without vectors.
@@ -284,11 +284,11 @@ def run_baselines(
     texts: Sequence[str] | None = None,
     names: Iterable[str] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Fit the baselines and write their lists.
+    """Fits the baselines and makes their lists.
 
     Args:
         train: `Histories` of the training events.
-        histories: `Histories` of the users who get lists, as they are when they ask.
+        histories: `Histories` of the users who get lists, at the time of the lists.
         items: `Items`.
         k: list length.
         texts: one str per item, e.g. `items.texts()`; None leaves `tfidf_text` out.
@@ -322,7 +322,7 @@ def run_baselines(
 
 
 def bucket_of(values: ArrayLike, edges: Sequence[int]) -> pd.Categorical:
-    """Label of the group of every value.
+    """Groups values by lower edges and labels the groups.
 
     Args:
         values: int, `(n,)`, none below `edges[0]`.

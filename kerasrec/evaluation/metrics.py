@@ -1,4 +1,4 @@
-"""Full-ranking metrics of recommendation tables, rank helpers, a paired bootstrap.
+"""Measures recommendation tables: full-ranking metrics, ranks of targets, a paired bootstrap.
 
 The rules are those of the project's yardstick (`score.py`): every test user counts, one without
 a list is a miss; an item that repeats in a list, or that the user has in `train`, keeps its
@@ -40,7 +40,7 @@ _USERS_AT_ONCE = 50_000  # bounds the memory of the diversity
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score_recommendations` found.
+    """Holds what `score_recommendations` found.
 
     Attributes:
         per_user: one row per test user (index `user_id`), a column per metric of one user
@@ -59,7 +59,7 @@ class Scores:
     counts: dict
 
     def table(self) -> pd.DataFrame:
-        """Tidy DataFrame `metric, k, value, se`, one row per figure."""
+        """Gives a tidy DataFrame `metric, k, value, se`, one row per figure."""
         names = [name.split("@") for name in self.values]
         return pd.DataFrame(
             {
@@ -81,7 +81,7 @@ def score_recommendations(
     vectors: np.ndarray | None = None,
     categories: ArrayLike | None = None,
 ) -> Scores:
-    """Compare recommendation lists with what the users did next.
+    """Compares recommendation lists with what the users did next.
 
     Args:
         recs: table `user_id, item_id, rank` (1 = best) or `user_id, item_id, score` (high = best;
@@ -148,7 +148,9 @@ def score_recommendations(
 
 
 def mean_and_error(values: ArrayLike) -> tuple[float, float]:
-    """Mean and its standard error of a 1-d array; (0, 0) for an empty one, error 0 for one value.
+    """Computes mean and standard error of a 1-d array.
+
+    Both are 0 for an empty array; the error is 0 for a single value.
 
     >>> mean_and_error([1.0, 0.0, 1.0, 0.0])
     (0.5, 0.288...)
@@ -161,7 +163,7 @@ def mean_and_error(values: ArrayLike) -> tuple[float, float]:
 
 
 def gini(counts: ArrayLike) -> float:
-    """Gini index of non-negative counts: 0 when all are equal (or nothing is counted).
+    """Computes the Gini index of non-negative counts: 0 when all are equal (or nothing is counted).
 
     >>> gini([3, 3, 3]), round(gini([0, 0, 0, 4]), 2)
     (0.0, 0.75)
@@ -176,7 +178,7 @@ def gini(counts: ArrayLike) -> float:
 def ranks_of_targets(
     scores: ArrayLike, targets: ArrayLike, *, exclude: ArrayLike | None = None
 ) -> np.ndarray:
-    """Rank of each row's target among all items, without sorting.
+    """Ranks each row's target among all items, without sorting.
 
     The order is that of the recommendation lists: score descending, equal scores by item index
     ascending. Column 0 is padding and never competes.
@@ -219,7 +221,7 @@ def ranks_of_targets(
 
 
 def ndcg_from_ranks(ranks: ArrayLike, k: int) -> np.ndarray:
-    """NDCG@k of each row with one target at this rank: `1 / log2(rank + 1)`, 0 beyond k.
+    """Computes NDCG@k of rows with one target each: `1 / log2(rank + 1)`, 0 beyond k.
 
     >>> ndcg_from_ranks(np.array([1, 3, 11]), 10).tolist()
     [1.0, 0.5, 0.0]
@@ -229,7 +231,7 @@ def ndcg_from_ranks(ranks: ArrayLike, k: int) -> np.ndarray:
 
 
 def recall_from_ranks(ranks: ArrayLike, k: int) -> np.ndarray:
-    """Recall@k (= hit rate) of each row with one target at this rank: 1.0 or 0.0.
+    """Computes recall@k (= hit rate) of rows with one target each: 1.0 or 0.0.
 
     >>> recall_from_ranks([1, 11], 10).tolist()
     [1.0, 0.0]
@@ -238,7 +240,7 @@ def recall_from_ranks(ranks: ArrayLike, k: int) -> np.ndarray:
 
 
 class Comparison(NamedTuple):
-    """Mean difference a - b, its 95 % interval, and the two-sided p value of "no difference"."""
+    """Holds the mean difference a - b, its 95 % interval, and the p value of "no difference"."""
 
     difference: float
     low: float
@@ -249,7 +251,7 @@ class Comparison(NamedTuple):
 def paired_bootstrap(
     per_user_a: ArrayLike, per_user_b: ArrayLike, *, samples: int = 2000, seed: int = 0
 ) -> Comparison:
-    """Is model a better than model b? Resamples the users of both together.
+    """Tests whether model a is better than model b: resamples the users of both together.
 
     Args:
         per_user_a: one metric of each user: a Series indexed by user, or an array.

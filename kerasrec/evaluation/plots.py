@@ -1,4 +1,4 @@
-"""The plots of a report as inline SVG that follows the page: light or dark, its font, its width."""
+"""Draws the plots of a report as inline SVG in the page's colours, font and width."""
 
 import io
 import re
@@ -45,7 +45,7 @@ _STYLE = {
 def model_bars(
     table: pd.DataFrame, models: Sequence[str], k: int, metrics: Sequence[str] = ("ndcg", "recall")
 ) -> str:
-    """Horizontal bars with error bars, one panel per metric.
+    """Draws horizontal bars with error bars, one panel per metric.
 
     Args:
         table: `Evaluation.table`.
@@ -79,7 +79,7 @@ def model_bars(
 
 
 def training_curves(history: pd.DataFrame) -> str | None:
-    """Loss and validation quality by epoch, the best epoch marked.
+    """Draws loss and validation quality by epoch, with the best epoch marked.
 
     Args:
         history: DataFrame with `epoch`, columns ending in `loss` and columns such as
@@ -121,7 +121,7 @@ def training_curves(history: pd.DataFrame) -> str | None:
 
 
 def strategy_curves(steps: pd.DataFrame) -> str:
-    """Quality of a replay step by step, one line per strategy.
+    """Draws the quality of a replay step by step, one line per strategy.
 
     Args:
         steps: DataFrame, `Simulation.steps`: strategy, begin (ISO time), events and ndcg@10.
@@ -150,7 +150,7 @@ def strategy_curves(steps: pd.DataFrame) -> str:
 
 
 def drift_curves(table: pd.DataFrame) -> str:
-    """What `drift` found, period by period: accuracy, new things, distances, calibration.
+    """Draws what `drift` found, period by period: accuracy, new things, distances, calibration.
 
     Args:
         table: DataFrame, `Drift.table`.
@@ -194,7 +194,7 @@ def drift_curves(table: pd.DataFrame) -> str:
 
 
 def groups(table: pd.DataFrame, models: Sequence[str], metric: str, xlabel: str) -> str | None:
-    """One metric by group, a line per model; groups below `SMALLEST_GROUP` stay out.
+    """Draws one metric by group, a line per model; groups below `SMALLEST_GROUP` are left out.
 
     Args:
         table: `Evaluation.by_history_length` or `.by_item_popularity`.

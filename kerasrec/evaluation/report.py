@@ -1,4 +1,4 @@
-"""One self-contained HTML page about an evaluation, with its figures and lists beside it."""
+"""Writes one self-contained HTML page about an evaluation, with figures and lists beside it."""
 
 import json
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ def write_report(
     lists: pd.DataFrame | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `report.html`, `metrics.json`, `per_user.csv.gz` and `recommendations.csv.gz`.
+    """Writes `report.html`, `metrics.json`, `per_user.csv.gz` and `recommendations.csv.gz`.
 
     Args:
         evaluation: `Evaluation`.

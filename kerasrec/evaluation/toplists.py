@@ -19,7 +19,7 @@ ScoreFunction: TypeAlias = Callable[[Histories], Any]
 
 
 def top_k(scores: ArrayLike, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best `k` items of every row: score descending, equal scores by item index ascending.
+    """Finds the best `k` items of every row: score descending, equal scores by item index.
 
     Args:
         scores: float, `(batch, num_items + 1)`, compared as float32; -inf = may not be listed.
@@ -44,14 +44,18 @@ def top_k(scores: ArrayLike, k: int) -> tuple[np.ndarray, np.ndarray]:
             f"Scores must be numbers. Received: NaN in {np.isnan(scores).any(1).sum()} of "
             f"{len(scores)} rows. Look for NaN in the model's weights or inputs."
         )
+    # the k-th best score of a row is the bar: at least k items reach it, more where scores tie
     k = min(k, num_items)
     worst = np.partition(scores, num_items - k, axis=1)[:, num_items - k]  # (batch,)
-    listed = (scores >= worst[:, None]) & (scores > -np.inf)  # at least k, more where scores tie
+    listed = (scores >= worst[:, None]) & (scores > -np.inf)
+    # only the listed cells are sorted, by row and falling score
     row, column = np.nonzero(listed)
     order = np.lexsort((-scores[row, column], row))  # stable: equal scores keep the item order
     row, column = row[order], column[order]
-    place = np.arange(len(row)) - np.searchsorted(row, row)  # from 0
+    # the place of a cell in its row, from 0; what ties beyond the k-th place is cut off
+    place = np.arange(len(row)) - np.searchsorted(row, row)
     row, column, place = row[place < k], column[place < k], place[place < k]
+    # back into rows; the padding column was cut off above, so columns are one behind
     index = np.zeros((len(scores), k), np.int64)
     best = np.full((len(scores), k), -np.inf, np.float32)
     index[row, place] = column + 1
@@ -68,7 +72,7 @@ def recommend_top_k(
     keep_seen: bool = False,
     batch_size: int = 1024,
 ) -> pd.DataFrame:
-    """Recommendation table for every user of `histories`, in their order.
+    """Makes the recommendation table of all users of `histories`, in their order.
 
     Args:
         score: callable `Histories -> float, (num_users, num_items + 1)`, higher is better.

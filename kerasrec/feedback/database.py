@@ -1,6 +1,6 @@
-"""The tables of a feedback store, and how a SQLite file or a PostgreSQL server is opened.
+"""Opens a feedback store, a SQLite file or a PostgreSQL server, and defines its tables.
 
-Only here does the library know the differences between the two.
+The differences between the two databases are in this file alone.
 """
 
 import contextlib
@@ -98,7 +98,7 @@ _index("feedback_times", "timestamp")
 
 
 class Database(NamedTuple):
-    """An open store: engine, name for messages (no password), salt of user hashes, and its id.
+    """Holds an open store: engine, name for messages (no password), salt of user hashes, id.
 
     The id lies in the store: it is the same whatever path or URL leads there, and moves with it.
     """
@@ -115,24 +115,24 @@ class Database(NamedTuple):
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A connection that sees one state of the store."""
+        """Opens a connection that sees one state of the store."""
         with explained(self.name), self.engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """A transaction; one writer at a time, so that the order of `seq` is that of commits."""
+        """Opens a transaction; one writer at a time, so `seq` grows in the order of commits."""
         with explained(self.name), _write_transaction(self.engine) as connection:
             yield connection
 
     def insert_events(self) -> Any:
-        """INSERT INTO feedback_events that passes over an event id that is there already."""
+        """Makes the INSERT of events; it skips an event id that the store has already."""
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
         statement = insert(EVENTS).on_conflict_do_nothing(index_elements=["event_id"])
         return statement.execution_options(preserve_rowcount=True)  # how many of them are new
 
     def needs_checkpoint(self) -> bool:
-        """Whether SQLite's log has grown so long that it should be moved into the file."""
+        """Says whether SQLite's log is long enough to be moved into the file."""
         if not self.is_sqlite:
             return False
         try:
@@ -141,13 +141,13 @@ class Database(NamedTuple):
             return False
 
     def checkpoint(self) -> None:
-        """Move SQLite's log into the file; readers and writers go on meanwhile."""
+        """Moves SQLite's log into the file; readers and writers continue meanwhile."""
         with explained(self.name), contextlib.closing(self.engine.raw_connection()) as connection:
             driver: Any = connection.driver_connection
             driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def scrub(self) -> bool:
-        """Overwrite what was deleted: SQLite's file and its log hold none of it afterwards.
+        """Overwrites what was deleted: afterwards SQLite's file and its log hold none of it.
 
         PostgreSQL uses the space again; its own tools (VACUUM FULL, backups) decide when the
         bytes are gone.
@@ -170,7 +170,7 @@ class Database(NamedTuple):
 
 
 def open_database(url: str | os.PathLike[str], *, create: bool = True) -> Database:
-    """Open a store, and make its tables where they are missing.
+    """Opens a store and makes its tables where they are missing.
 
     Args:
         url: path of a SQLite file, `sqlite:///path` or `postgresql+psycopg://user:pw@host/db`.
@@ -199,7 +199,7 @@ def open_database(url: str | os.PathLike[str], *, create: bool = True) -> Databa
 
 
 def parse_url(url: str | os.PathLike[str]) -> sa.URL:
-    """SQLAlchemy's URL of a path or of one of the two kinds of URL.
+    """Parses a path or a URL of one of the two databases.
 
     >>> parse_url("feedback.db"), parse_url("postgres://me@host/shop").drivername
     (sqlite:///feedback.db, 'postgresql+psycopg')
@@ -353,7 +353,7 @@ def _read_settings(engine):
 
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turn what a driver says into one sentence: what was expected, what came, what to do."""
+    """Turns the error of a driver into one sentence: what was expected, what came, what to do."""
     try:
         yield
     except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error) as error:

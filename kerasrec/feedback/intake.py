@@ -40,7 +40,7 @@ _TABLE = event_table()
 
 
 def event_rows(events: Any, *, now: int | None = None) -> list[dict[str, Any]]:
-    """Rows to store, from anything that `FeedbackStore.add` takes.
+    """Checks whatever `FeedbackStore.add` takes and makes rows to store.
 
     Args:
         events: a list of dicts, one dict, a DataFrame or `Interactions`.
@@ -102,10 +102,10 @@ def _row(event, number, now):
 
 
 def event_id(row: Mapping[str, Any]) -> str:
-    """The id of an event that has none of its own: 32 hex digits, the same for the same content.
+    """Makes the id of an event from its content: 32 hex digits, the same for the same content.
 
-    Content is user, item, event, time (seconds), value and request id, so an event that is sent
-    again is known again, and two equal ones within a second are one.
+    The content is user, item, event, time (seconds), value and request id. So an event that is sent
+    again is recognised, and two equal events within a second are one.
     """
     content = [row[name] for name in ("user_id", "item_id", "event", "timestamp", "value")]
     text = json.dumps([*content, row["request_id"]], ensure_ascii=False)
@@ -248,7 +248,7 @@ def table_rows(
     event_weights: Mapping[str, float | str | None] | None = None,
     now: int | None = None,
 ) -> tuple[list[dict[str, Any]], CleaningReport]:
-    """Rows to store, from a table that `kerasrec.data.tables.open_table` has opened.
+    """Checks an opened table and makes rows to store.
 
     Args:
         table: with columns as `read_interactions` finds them, and those of `EXTRAS` by their names.

@@ -1,6 +1,6 @@
-"""`RecentLog`: the newest events of a feedback store, kept in memory to fit tables on.
+"""Keeps the newest events of a feedback store in memory, to fit tables on.
 
-Every event is read once. Users and items are kept as hashes, 30 bytes an event and no names.
+Every event is read once. Users and items are kept as hashes: 30 bytes an event and no names.
 """
 
 import logging
@@ -22,13 +22,10 @@ AT_ONCE = 5_000
 
 
 class RecentLog:
-    """Events of a store in the order in which they were stored, impressions left out.
-
-    Attributes:
-        state: another one whenever the events are others.
+    """Keeps the newest events of a store, in the order in which they were stored, no impressions.
 
     Args:
-        most: events kept at most, the newest.
+        most: number of events that are kept at most.
     """
 
     def __init__(self, most: int = MOST_EVENTS) -> None:
@@ -46,15 +43,15 @@ class RecentLog:
 
     @property
     def state(self) -> tuple[int, int]:
-        """See the class."""
+        """Changes when the events change: two equal states mean that nothing is new."""
         return len(self._erasures), self._count
 
     def erased_since(self, time: int) -> int:
-        """Number of events of users that were forgotten later than a time, UTC seconds."""
+        """Counts the events of users who were forgotten after a time, UTC seconds."""
         return sum(erasure.rows for erasure in self._erasures if erasure.timestamp > time)
 
     def read(self, store: Any, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Take in what is new; after an erasure everything anew, without who was forgotten.
+        """Reads the new events; after an erasure all events again, without the forgotten user.
 
         Args:
             store: `FeedbackStore`.
@@ -81,7 +78,7 @@ class RecentLog:
             self._count += count
 
     def histories(self, item_ids: ArrayLike) -> Histories:
-        """`Histories` of the events of some items.
+        """Makes `Histories` of the events of some items.
 
         Args:
             item_ids: of a catalogue, in its order.
@@ -107,7 +104,7 @@ class RecentLog:
 
 
 def told_of(store: Any, manifest: Any) -> Any:
-    """What a version says of a store, the `update` of its manifest; None where it means another.
+    """Gives what a version says of a store, the `update` of its manifest; None for another store.
 
     A store that was restored from a copy has the id of the lost one, but other events under the
     numbers after the copy: it is another one, and the log says so.
@@ -128,12 +125,12 @@ def told_of(store: Any, manifest: Any) -> Any:
 
 
 def hashed(ids: ArrayLike) -> np.ndarray:
-    """uint64 of every id; two of a million are the same once in ten million stores."""
+    """Hashes ids to uint64; among a million ids two agree once in ten million stores."""
     return pd.util.hash_array(np.asarray(ids, object), categorize=False)
 
 
 def pause(began: float) -> None:
-    """Rest as long as the work since `began` has taken, half a second at most."""
+    """Sleeps as long as the work since `began` has taken, half a second at most."""
     time.sleep(min(time.perf_counter() - began, 0.5))
 
 

@@ -1,4 +1,4 @@
-"""What is in a feedback store: counts, and which lists were clicked on, by version and position."""
+"""Counts what a feedback store holds, and the clicks on lists by version and position."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ _COLUMNS = EVENTS.c
 
 
 class Stats(NamedTuple):
-    """What a store holds.
+    """Holds the counts of a store.
 
     `events` counts all rows, impressions too; `types` is a dict event -> rows; `first` and `last`
     are UTC seconds, None in an empty store. `versions` has the columns `model, version,
@@ -34,7 +34,7 @@ class Stats(NamedTuple):
 
 
 def read_stats(connection: sa.Connection) -> Stats:
-    """`Stats` of the store; reads all of it once (seconds for millions of events)."""
+    """Counts a whole store; reads all of it once (seconds for millions of events)."""
     counted = sa.select(_COLUMNS.event, sa.func.count()).group_by(_COLUMNS.event)
     types = {event: count for event, count in connection.execute(counted)}
     users, items, first, last = connection.execute(

@@ -1,4 +1,4 @@
-"""The feedback store: what users were shown and did, durable, for the next list and the next model.
+"""Stores what users were shown and did, for the next list and the next model.
 
 A SQLite file, or a PostgreSQL database when several machines write.
 """
@@ -36,7 +36,7 @@ _IMPORT = 10_000  # rows of one transaction
 
 
 class StoredEvent(NamedTuple):
-    """An event as it is stored; `timestamp` is UTC seconds, what was not given is None."""
+    """Holds an event as it is stored; `timestamp` is UTC seconds, a missing value is None."""
 
     seq: int
     event_id: str
@@ -52,7 +52,7 @@ class StoredEvent(NamedTuple):
 
 
 class Erasure(NamedTuple):
-    """That somebody was forgotten, without a name.
+    """Records that a user was forgotten, without a name.
 
     `timestamp`: UTC seconds, when; the user's events up to then are refused. `rows`: how many were
     deleted. `first_seq`: the least seq among them, None without rows; a model that was trained on
@@ -65,7 +65,9 @@ class Erasure(NamedTuple):
 
 
 class FeedbackStore:
-    """A durable store of events: idempotent, shared by threads, processes and machines.
+    """Stores events durably; sending one again changes nothing.
+
+    Threads, processes and machines may share a store.
 
     Args:
         url: path of a SQLite file (the default kind), `sqlite:///path`, or
@@ -107,16 +109,16 @@ class FeedbackStore:
 
     @property
     def name(self) -> str:
-        """Path or URL, without a password."""
+        """Names the store: path or URL, without a password."""
         return self._database.name
 
     @property
     def id(self) -> str:
-        """What tells it from other stores: the same by whatever path or URL it is opened."""
+        """Identifies the store: the same id by whatever path or URL it is opened."""
         return self._database.id
 
     def close(self) -> None:
-        """Write what is waiting and let go of the database."""
+        """Writes what is waiting and closes the database."""
         self._writer.close()
         self._database.engine.dispose()
 
@@ -125,10 +127,10 @@ class FeedbackStore:
     def add(
         self, events: Sequence[dict[str, Any]] | dict[str, Any] | pd.DataFrame | Interactions
     ) -> Added:
-        """Store events; they survive a crash and a power cut when this returns.
+        """Stores events; when this returns they survive a crash and a power cut.
 
-        All of them are stored or, when one is malformed, none. What several threads add at once
-        shares one write to the disk.
+        Either all events are stored or, when one is malformed, none. Threads that add at the same
+        time share one write to the disk.
 
         Args:
             events: a list of dicts with `user_id`, `item_id` and, where they are known, `event`
@@ -152,9 +154,9 @@ class FeedbackStore:
     def submit(
         self, events: Sequence[dict[str, Any]] | dict[str, Any] | pd.DataFrame | Interactions
     ) -> Future[Added]:
-        """As `add`, but returns a `concurrent.futures.Future` of `Added` at once.
+        """Stores events like `add`, but returns a `concurrent.futures.Future` of `Added` at once.
 
-        Malformed events are still refused here; the rows are durable when the future is done.
+        Malformed events are refused here; the rows are durable when the future is done.
         """
         return self._writer.submit(event_rows(events))
 
@@ -168,7 +170,7 @@ class FeedbackStore:
         version: int | None,
         timestamp: Any = None,
     ) -> Future[Added]:
-        """Store a list that was served, as impressions; returns a future as `submit` does.
+        """Stores a served list as impressions; returns a future as `submit` does.
 
         Args:
             user_id: who saw it.
@@ -195,7 +197,7 @@ class FeedbackStore:
         event_weights: Mapping[str, float | str | None] | None = None,
         progress: bool = False,
     ) -> Added:
-        """Store the events of csv, csv.gz or parquet files; interrupted, it is simply run again.
+        """Stores the events of csv, csv.gz or parquet files; after an interruption, run it again.
 
         Columns are found as by `read_interactions`; a time column is needed. Columns named
         `event_id`, `request_id`, `model`, `version` and `position` are read too. Without
@@ -281,11 +283,11 @@ class FeedbackStore:
     def latest(
         self, user_id: str, limit: int = 200, *, since: int | None = None, impressions: bool = False
     ) -> list[StoredEvent]:
-        """The newest events of a user, oldest first; a bounded read also among millions.
+        """Reads the newest events of a user, oldest first; a bounded read also among millions.
 
         Args:
             user_id: whose.
-            limit: at most so many.
+            limit: number of events at most.
             since: UTC seconds; older ones are left out.
             impressions: True: also what the user was merely shown.
 
@@ -296,7 +298,7 @@ class FeedbackStore:
         return self._newest(user_id, kinds, limit, since)
 
     def decisions(self, user_id: str, limit: int = 1000) -> list[StoredEvent]:
-        """The newest purchases and dislikes of a user, however long ago; oldest first.
+        """Reads the newest purchases and dislikes of a user, however old; oldest first.
 
         Returns:
             list of `StoredEvent`, at most `limit`; a bounded read, as `latest` is.
@@ -322,10 +324,10 @@ class FeedbackStore:
         order: str = "seq",
         attribute: bool = True,
     ) -> pd.DataFrame:
-        """Events as a table.
+        """Reads events as a table.
 
-        Seq numbers grow in the order of commits, so whoever reads `after` the last seq seen misses
-        nothing, also when several machines write.
+        Seq numbers grow in the order of commits. So a reader that continues `after` the last seq it
+        has seen misses nothing, also when several machines write.
 
         Args:
             after, until: seq from (excluded) and to (included).
@@ -376,7 +378,7 @@ class FeedbackStore:
         event_weights: Mapping[str, float | str | None] | None = None,
         **limits: Any,
     ) -> Interactions:
-        """Events as `Interactions`, as `kerasrec.train` takes them.
+        """Reads events as `Interactions`, ready for `kerasrec.train`.
 
         Args:
             impressions: True: also what users were merely shown.
@@ -405,11 +407,11 @@ class FeedbackStore:
         return Interactions(pd.DataFrame(columns), dict(zip(names, names, strict=True)), report)
 
     def last_seq(self) -> int:
-        """The largest seq; 0 in an empty store."""
+        """Gives the largest seq; 0 in an empty store."""
         return self._scalar(sa.func.max(_COLUMNS.seq)) or 0
 
     def newest(self) -> int | None:
-        """The newest timestamp, UTC seconds; None in an empty store."""
+        """Gives the newest timestamp, UTC seconds; None in an empty store."""
         return self._scalar(sa.func.max(_COLUMNS.timestamp))
 
     def _scalar(self, value):
@@ -417,19 +419,19 @@ class FeedbackStore:
             return connection.execute(sa.select(value)).scalar_one()
 
     def stats(self) -> Stats:
-        """`stats.Stats`: counts, and how often lists were clicked, by version, position."""
+        """Counts events, and the clicks on lists by version and position."""
         with self._database.reading() as connection:
             return read_stats(connection)
 
     def erasures(self) -> list[Erasure]:
-        """Who was forgotten, without names: list of `Erasure`, oldest first."""
+        """Lists the erasures, without names, oldest first."""
         columns = ERASURES.c.timestamp, ERASURES.c.rows, ERASURES.c.first_seq
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(*columns).order_by(ERASURES.c.id)).all()
         return [Erasure(*row) for row in rows]
 
     def export_file(self, path: str | os.PathLike[str]) -> int:
-        """Write all events as csv, csv.gz or parquet; `import_file` reads the same store from it.
+        """Writes all events as csv, csv.gz or parquet; `import_file` makes the same store from it.
 
         Returns:
             Number of events written.

@@ -1,6 +1,6 @@
-"""Lists at once: a user's newest events of the feedback store go into the very next answer.
+"""Makes lists for users: their newest events in the feedback store count in the very next answer.
 
-What a shop expects of such lists is `Rules`. No TensorFlow here.
+`Rules` say what such a list may hold. No TensorFlow here.
 """
 
 import time
@@ -17,9 +17,9 @@ from kerasrec.feedback.writer import Added
 
 
 class Rules(NamedTuple):
-    """What a user's events do to the user's lists.
+    """Says how the events of a user change the lists of this user.
 
-    Disliked items are never listed again and are no part of the history that the model is given.
+    Disliked items are never listed again, and the model does not see them in the history.
 
     Attributes:
         keep_purchased: True may list again what was purchased, such as what is used up.
@@ -33,7 +33,7 @@ class Rules(NamedTuple):
     events: int = 200
 
     def check(self) -> "Rules":
-        """Raise ValueError unless they make sense; gives back the rules."""
+        """Raises ValueError unless the rules make sense; returns them."""
         if not 1 <= self.events <= 1000:
             raise ValueError(
                 f"The events of a history must be between 1 and 1000. Received: {self.events}."
@@ -45,7 +45,7 @@ _RULES = Rules()
 
 
 class Question(NamedTuple):
-    """What a model is asked for one user.
+    """Holds what a model is asked for one user.
 
     history: item ids, oldest first.  timestamps: of these, UTC seconds.  deny: ids that may not be
     listed.  keep_seen: whether ids of the history may be.  now: when it is asked, UTC seconds.
@@ -58,7 +58,7 @@ class Question(NamedTuple):
     now: int
 
     def inputs(self) -> dict[str, np.ndarray]:
-        """Arrays of one row for the signature `recommend`; now stands beside the id ""."""
+        """Makes the inputs of the signature `recommend`, one row; `now` stands beside the id ""."""
         return {
             "history": np.array([[*self.history, ""]], object),
             "timestamps": np.array([[*self.timestamps, self.now]], np.int64),
@@ -71,7 +71,7 @@ class Question(NamedTuple):
 def make_question(
     store: FeedbackStore, user: str, rules: Rules = _RULES, *, now: int | None = None
 ) -> Question:
-    """Read what a user did and apply the rules.
+    """Reads what a user did and applies the rules.
 
     Args:
         store: `FeedbackStore`.
@@ -104,7 +104,7 @@ def make_question(
 
 
 class Listed(NamedTuple):
-    """A list that was made for a user.
+    """Holds a list that was made for a user.
 
     request_id: what clicks on it give to be attributed.  model, version: what made it.  item_ids,
     scores: best first.  logged: future of `Added` while the impressions are being stored, or None.
@@ -119,7 +119,7 @@ class Listed(NamedTuple):
     logged: Future[Added] | None = None
 
     def table(self) -> pd.DataFrame:
-        """DataFrame `user_id, item_id, rank, score`; request_id, model and version in its attrs."""
+        """Gives `user_id, item_id, rank, score`; request_id, model and version are in its attrs."""
         ranks, scores = np.arange(1, len(self.item_ids) + 1), np.array(self.scores, np.float32)
         columns = {"user_id": self.user, "item_id": self.item_ids, "rank": ranks, "score": scores}
         table = pd.DataFrame(columns)
@@ -128,7 +128,7 @@ class Listed(NamedTuple):
 
 
 class LiveLists:
-    """Lists for users by what the store knows of them at this moment.
+    """Makes lists for users from what the store knows of them at this moment.
 
     Args:
         model: `Recommender`; or a function of a `Question` and k that gives `(model name, version
@@ -148,7 +148,7 @@ class LiveLists:
         self._ask = _asking(model) if hasattr(model, "recommend") else model
 
     def recommend(self, user: str, k: int = 10, *, log: bool = True) -> pd.DataFrame:
-        """The best items for a user now.
+        """Lists the best items for a user now.
 
         Args:
             user: user id.
@@ -165,7 +165,7 @@ class LiveLists:
         return listed.table()
 
     def listed(self, user: str, k: int = 10, *, log: bool = True) -> Listed:
-        """The same as `Listed`, without waiting until the impressions are stored."""
+        """Lists like `recommend`, but does not wait until the impressions are stored."""
         user = str(user)
         question = make_question(self.store, user, self.rules)
         model, version, item_ids, scores = self._ask(question, k)
@@ -173,7 +173,7 @@ class LiveLists:
         return self.log(listed) if log else listed
 
     def log(self, listed: Listed) -> Listed:
-        """Store a `Listed` as impressions; gives it back with the future of their storing."""
+        """Stores a list as impressions; returns it with the future of their storing."""
         logged = self.store.add_served(
             listed.user,
             listed.item_ids,

@@ -1,4 +1,4 @@
-"""Group commit: what several threads add at once goes to the disk in one transaction."""
+"""Writes in groups: events that threads add at the same time share one transaction."""
 
 import hashlib
 import logging
@@ -15,7 +15,7 @@ GROUP_EVENTS = 20_000
 
 
 class Added(NamedTuple):
-    """What became of the events of one call: stored, known before, or refused.
+    """Counts what became of the events of one call: stored, known before, or refused.
 
     `stored` are new, `repeated` have an event id that was there already, `erased` belong to a user
     who was forgotten at or after their time. The three add up to what was sent.
@@ -30,7 +30,7 @@ class Added(NamedTuple):
 
 
 class Writer:
-    """One thread that writes for all others.
+    """Writes for all threads, in one thread of its own.
 
     Args:
         database: `Database`.
@@ -47,7 +47,7 @@ class Writer:
         self._erased = Erased(database.salt)
 
     def submit(self, rows: list[dict[str, Any]]) -> Future[Added]:
-        """A future of `Added`, done when the rows are on the disk; all of them or none."""
+        """Returns a future of `Added`; it is done when all rows, or none, are on the disk."""
         future: Future[Added] = Future()
         with self._lock:
             if self._closed:
@@ -61,7 +61,7 @@ class Writer:
         return future
 
     def close(self) -> None:
-        """Write what is waiting, then end the thread."""
+        """Writes what is waiting, then ends the thread."""
         with self._lock:
             self._closed = True
             thread, self._thread = self._thread, None
@@ -133,7 +133,7 @@ class Writer:
 
 
 class Erased:
-    """Who was forgotten and when, by hash; read again when another process has added to it."""
+    """Knows who was forgotten and when, by hash; `refresh` reads what other processes added."""
 
     def __init__(self, salt: str) -> None:
         self._salt = salt
@@ -141,11 +141,11 @@ class Erased:
         self._until: dict[str, int] = {}
 
     def hash_of(self, user_id: str) -> str:
-        """What the store keeps of a user who is to be forgotten."""
+        """Hashes a user id: this is all that the store keeps of a forgotten user."""
         return hashlib.sha256(f"{self._salt}:{user_id}".encode()).hexdigest()
 
     def refresh(self, connection: sa.Connection) -> None:
-        """Read the erasures that are new."""
+        """Reads the new erasures."""
         columns = ERASURES.c.id, ERASURES.c.user_hash, ERASURES.c.timestamp
         new = sa.select(*columns).where(ERASURES.c.id > self._last).order_by(ERASURES.c.id)
         for number, user, timestamp in connection.execute(new):
@@ -153,7 +153,7 @@ class Erased:
             self._last = number
 
     def without(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows that were not erased."""
+        """Removes the rows that were erased."""
         if not self._until:
             return rows
         hashes = {user: self.hash_of(user) for user in {row["user_id"] for row in rows}}

@@ -1,7 +1,7 @@
-"""The weights of a fused score, chosen on validation: how much each part counts.
+"""Chooses how much each part of a fused score counts, on validation.
 
-By held-out events of the users (`choose_fusion`), or by events as a server meets them, one after
-the other (`choose_live`). No TensorFlow here.
+`choose_fusion` does it by held-out events of the users, `choose_live` by events as a server meets
+them, one after the other. No TensorFlow here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def choose_fusion(
     *,
     k: int = 10,
 ) -> tuple[Fusion, dict[str, float]]:
-    """Choose decays, mixture and weights on validation.
+    """Chooses decays, mixture and weights on validation.
 
     The decays are those with which a table ranks best on its own. The mixture starts where it makes
     the targets most likely (expectation maximisation) and moves weight between its parts while NDCG
@@ -98,15 +98,15 @@ def choose_live(
     before: tuple[Fusion, int] | None = None,
     k: int = 10,
 ) -> tuple[Fusion, dict[str, float]] | None:
-    """Choose the weights for lists that are asked for at the moment of each event.
+    """Chooses the weights for lists that are made at the moment of each event.
 
     Every event is predicted from what its user did before it, from neighbour tables of the events
     before its block and from recency at its moment: as by a server that learns all day what is
     recent. Validation by each user's last event knows tables that hold what came later, and trusts
     them too much where items are new every day.
 
-    What is best on one day is not on the next: weights that were chosen so before count on, in the
-    mean, each as much as the events that it rests on.
+    The best weights of one day are not the best of the next. So weights of an earlier choice are
+    kept in a mean, in which each choice counts as much as the events behind it.
 
     Args:
         ranker: `Ranker` of a model that has not learned from these events.
@@ -331,21 +331,26 @@ def _collect(ranker, validation, tables, moments, asked, prior):
     collected, probabilities_of, done = [], ranker.probabilities(), 0
     for histories, seen, targets in _blocks(validation, moments.features.shape[2]):
         model, mlp_of = probabilities_of(histories)
+        # every part as probabilities over the unseen items
         scores = [model, *(table.scores(histories) for table in tables.values())]
         parts = [_normal(part, seen) for part in scores]  # each (b, num_items + 1)
+        # what is new at the moment of each user, and what may be listed
         moment = asked[done : done + histories.num_users]
         done += histories.num_users
         is_new = moments.first[None] > moment[:, None]  # (b, num_items + 1)
         may_be_listed = np.ones(model.shape, bool)
         may_be_listed[:, 0] = may_be_listed[seen] = False
         asked_for = np.where(may_be_listed, prior[moment], -np.inf)
+        # the candidates: the best items of every part, of the prior, and the best new ones
         best = [_best(part, _CANDIDATES) for part in [*parts, asked_for]]
         best += [_best(part * is_new, _NEW_CANDIDATES) for part in parts]
+        # each candidate once, empty places last
         items = np.sort(np.concatenate(best, axis=1), axis=1)
         real = np.diff(items, axis=1, prepend=0) > 0  # each item once; never the padding
         real &= np.take_along_axis(may_be_listed, items, axis=1)
         items = -np.sort(-np.where(real, items, 0), axis=1)  # empty places last
         real = items > 0
+        # shares, features and targets of the candidates
         wanted = np.zeros(model.shape, bool)
         wanted[targets] = True
         shares = np.stack([np.take_along_axis(part, items, axis=1) for part in parts])

@@ -1,13 +1,14 @@
-"""One fused score: the model, the neighbour tables, their mixture, recency and the MLP, weighted.
+"""Defines the fused score: a weighted sum of model, neighbour tables, mixture, recency and MLP.
 
     score(u, i) = sum over parts p of (a_p + b_p * new_i) * log(share_p(u, i) + epsilon)
                   + prior(t, i) + v * MLP(U, e_i)
 
-`share_p` is what part p gives the unseen items, divided by its sum: the softmax of the model's
-retrieval, the votes of each neighbour table, and a mixture of these. `new_i` is 1 while item i has
-no event, and `prior(t, i)` is the sum of its recency features at the moment t (`recency`). The
-weights are chosen on validation (`choice`). A user without a history is answered by a prior
-of its own, fitted without the other parts. No TensorFlow here; `versions.graph` has the graph.
+`share_p` is the score of part p for an unseen item, divided by the sum over all unseen items. The
+parts are the softmax of the model's retrieval, the votes of each neighbour table, and a mixture of
+these. `new_i` is 1 while item i has no event, and `prior(t, i)` is the sum of its recency features
+at the moment t (`recency`). The weights are chosen on validation (`choice`). A user without a
+history is answered by a prior of its own, fitted without the other parts. No TensorFlow here;
+`versions.graph` has the graph.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ _WIDTH = 200  # neighbours per item
 
 
 class Fusion(NamedTuple):
-    """What is fused with the model's own retrieval, and how much each part counts.
+    """Holds what is fused with the model's own retrieval, and how much each part counts.
 
     tables: name -> `NeighbourTable`.  weights: name of the part ("model", a table, "mixture") ->
     `(weight, added weight for new items)`.  mixture: name of the part -> its share of the mixture.
@@ -57,7 +58,7 @@ class Fusion(NamedTuple):
 
     @classmethod
     def alone(cls, num_items: int, popular: np.ndarray | None = None) -> "Fusion":
-        """The model alone; `popular` are the scores for users without a history."""
+        """Makes a fusion of the model alone; `popular` scores items for users without a history."""
         counts = Counts.none(num_items, 0)
         no_weights = np.zeros(len(counts.features()))
         nothing = np.zeros(num_items + 1, np.float32)
@@ -76,7 +77,7 @@ class Fusion(NamedTuple):
         )
 
     def chosen(self, fitted: Mapping[str, Sequence[NeighbourTable]]) -> dict[str, int]:
-        """Name -> which of the tables that `fit_tables` gave was chosen, a place in its list."""
+        """Finds which of the tables of `fit_tables` was chosen: name -> place in its list."""
         return {
             name: next(i for i, t in enumerate(fitted[name]) if t.weights is table.weights)
             for name, table in self.tables.items()
@@ -87,7 +88,7 @@ class Fusion(NamedTuple):
         fitted: Mapping[str, Sequence[NeighbourTable]],
         again: Mapping[str, Sequence[NeighbourTable]],
     ) -> "Fusion":
-        """The same with each table fitted again; `fitted`, `again`: as `fit_tables` gives them."""
+        """Replaces each table by the same one of `again`; both arguments come from `fit_tables`."""
         tables = {
             name: again[name][place]._replace(decay=self.tables[name].decay)
             for name, place in self.chosen(fitted).items()
@@ -95,9 +96,9 @@ class Fusion(NamedTuple):
         return self._replace(tables=tables)
 
     def arranged_as(self, other: "Fusion") -> "Fusion":
-        """The same with the parts in the order of another one that has them all, else as it is.
+        """Brings the parts into the order of another fusion, where that one has them all.
 
-        A part that only the other has counts 0.
+        A part that only the other has gets weight 0. Otherwise nothing changes.
         """
         if set(self.weights) - set(other.weights) or set(self.mixture) - set(other.mixture):
             return self
@@ -107,7 +108,7 @@ class Fusion(NamedTuple):
         )
 
     def at_end(self, counts: Counts) -> "Fusion":
-        """The same at the end of a longer log: `recency.Counts` of it, see `Recency.at_end`."""
+        """Brings the fusion to the end of a longer log, by its `Counts`; see `Recency.at_end`."""
         known = self.recency._replace(counts=counts)
         starts, first, prior, popular = known.at_end(self.starts, self.first, self.prior)
         return self._replace(
@@ -115,7 +116,7 @@ class Fusion(NamedTuple):
         )
 
     def description(self) -> dict[str, Any]:
-        """Plain data for the manifest: what each part counts."""
+        """Describes the weight of each part, as plain data for the manifest."""
         return {
             "fit": self.fit,
             "weights": {name: [_short(w) for w in pair] for name, pair in self.weights.items()},
@@ -138,10 +139,10 @@ def fit_tables(
     *,
     parts: Sequence[str] = PARTS,
 ) -> dict[str, list[NeighbourTable]]:
-    """The neighbour tables that the data allows, for validation to choose from.
+    """Fits the neighbour tables that the data allows; validation chooses among them.
 
     Args:
-        histories: `Histories` of the training events; only those that users chose are learned from.
+        histories: `Histories` of the training events; only events that users chose count.
         num_items: size of the catalogue.
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None: no table "text".
         parts: names of `PARTS` that may be used; of these the `TABLES` are made here. "ease" is for
@@ -176,7 +177,7 @@ def fit_again(
     *,
     parts: Sequence[str] = TABLES,
 ) -> dict[str, NeighbourTable]:
-    """The tables of a version fitted anew: the same kinds, decays and damping on a longer log.
+    """Fits the tables of a version anew: the same kinds, decays and damping on a longer log.
 
     Args:
         tables: name -> `NeighbourTable`.

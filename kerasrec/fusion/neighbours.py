@@ -1,9 +1,9 @@
-"""Neighbour tables: which items go with an item, remembered from training events or texts.
+"""Fits neighbour tables: which items go with an item, by training events or by texts.
 
-Three memories, each a sparse table of neighbours that answers in microseconds and needs no
-training: `transitions` (what follows an item in histories), `ease` (a closed-form linear model)
-and `text` (what reads alike; all that is known of a new item). They are fused with the model's
-scores by weights that validation chooses (`fusion`). No TensorFlow here.
+There are three tables. `transitions` counts what follows an item in histories, `ease` is a
+closed-form linear model, `text` finds items with similar texts and is all that helps with a new
+item. None needs training, and each answers in microseconds. `fusion` adds their scores to those of
+the model, with weights chosen on validation. No TensorFlow here.
 """
 
 import logging
@@ -25,7 +25,7 @@ _BLOCK_ENTRIES = 4_000_000  # of a sparse matrix, sorted at a time
 
 
 class NeighbourTable(NamedTuple):
-    """The neighbours of every item, and how fast the items of a history lose their say.
+    """Holds the neighbours of every item, and how fast older events of a history lose weight.
 
     neighbours: int32, `(num_items + 1, width)`, item index, 0 = none.
     weights: float32, `(num_items + 1, width)`.
@@ -37,9 +37,10 @@ class NeighbourTable(NamedTuple):
     decay: float
 
     def scores(self, histories: Histories) -> np.ndarray:
-        """Sum of the neighbours of each history's items: float32 `(num_users, num_items + 1)`.
+        """Scores all items by the neighbours of each history's items.
 
-        Negative sums and the padding column are 0.
+        Returns:
+            float32 `(num_users, num_items + 1)`; negative sums and the padding column are 0.
         """
         # only the rows of the histories' own items are touched: a table may have a million
         row, age = _places(histories)
@@ -53,7 +54,11 @@ class NeighbourTable(NamedTuple):
 
 
 def history_weights(histories: Histories, num_columns: int, decay: float) -> sparse.csr_array:
-    """Sparse float32 `(num_users, num_columns)`: `decay ** age` of each item, newest age 0."""
+    """Weighs the items of each history by `decay ** age`; the newest event has age 0.
+
+    Returns:
+        Sparse float32 `(num_users, num_columns)`.
+    """
     row, age = _places(histories)
     weight = np.power(decay, age, dtype=np.float32)
     shape = (histories.num_users, num_columns)
@@ -67,7 +72,7 @@ def _places(histories):
 
 
 def to_table(matrix: Any, *, width: int, decay: float) -> NeighbourTable:
-    """Keep the `width` weights of largest size in every row.
+    """Makes a table of the `width` weights of largest size in every row.
 
     Args:
         matrix: sparse or dense, `(num_items + 1, num_items + 1)`.
@@ -135,7 +140,7 @@ def sequential_counts(
     backward: float = 0.5,
     max_distance: int = 10,
 ) -> sparse.csr_array:
-    """Distance-weighted co-occurrence, sparse float32 `(num_items + 1, num_items + 1)`.
+    """Counts pairs of items in histories, weighted by their distance.
 
     For every ordered pair of items i, j at distance d <= max_distance in one history
     `C[i, j] += d ** -distance_decay` and `C[j, i] += backward * d ** -distance_decay`.
@@ -146,6 +151,9 @@ def sequential_counts(
         distance_decay: how fast a pair counts less with its distance; 0 counts all alike.
         backward: weight of "j came before i"; 0 looks forward only, 1 ignores the order.
         max_distance: events further apart are no pair.
+
+    Returns:
+        Sparse float32 `(num_items + 1, num_items + 1)`.
     """
     items = np.asarray(histories.items)
     row = np.repeat(np.arange(histories.num_users), histories.lengths)
@@ -166,13 +174,16 @@ def sequential_counts(
 def normalise_counts(
     counts: Any, events: np.ndarray, *, source_power: float, target_power: float
 ) -> sparse.csr_array:
-    """`C[i, j] / (n_i ** source_power * n_j ** target_power)`, float32, sparse.
+    """Damps frequent items: `C[i, j] / (n_i ** source_power * n_j ** target_power)`.
 
     Args:
         counts: sparse, `(num_items + 1, num_items + 1)`.
         events: `(num_items + 1,)`, the events of each item.
         source_power: how far items with many events are damped as a reason.
         target_power: how far items with many events are damped as a recommendation.
+
+    Returns:
+        Sparse float32, the shape of `counts`.
     """
     counts = sparse.csr_array(counts)
     events = np.maximum(events, 1).astype(float)
@@ -184,7 +195,7 @@ def normalise_counts(
 
 
 def fit_ease(histories: Histories, num_items: int, *, penalty: float = 50.0) -> np.ndarray:
-    """EASE (Steck 2019): the item-item weights that best rebuild each user's set of items.
+    """Fits EASE (Steck 2019): the item-item weights that best rebuild each user's set of items.
 
     Returns:
         float32, `(num_items + 1, num_items + 1)`, zero diagonal; `B = I - P / diag(P)` with
@@ -205,7 +216,7 @@ def fit_ease(histories: Histories, num_items: int, *, penalty: float = 50.0) -> 
 
 
 def text_neighbours(vectors: np.ndarray, *, width: int, power: float = 3.0) -> sparse.csr_array:
-    """Items whose texts read alike: `max(cosine, 0) ** power` of the nearest, as rows of a table.
+    """Finds items with similar texts: `max(cosine, 0) ** power` of the nearest.
 
     Args:
         vectors: float32, `(num_items, text_dim)`, whitened text vectors.

@@ -1,9 +1,9 @@
-"""Recency: how much every item is asked for at a moment, and whether it is new then.
+"""Measures recency: how often every item was chosen up to a moment, and whether it is new then.
 
-At a moment an item has these features: the log of its recent events for several half-lives, the log
-of all its events so far, and whether it has had none yet (it is new). All are causal: they hold
-events before the moment only. Weights for them are fitted on validation (`fusion`), and the sum is
-one number per moment and item, which a server looks up. No TensorFlow here.
+An item has these features at a moment: the logarithm of its recent events for several half-lives,
+the logarithm of all its events, and whether it has none yet (it is new). A feature knows only what
+happened before its moment. `choice` fits weights for the features on validation. Their sum is one
+number per moment and item, the prior, which a server looks up. No TensorFlow here.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ AT_THE_END, AT_NEWEST_EVENT = "end of the log", "newest event of the user"
 
 
 class Counts(NamedTuple):
-    """Events of every item up to a moment.
+    """Counts the events of every item up to a moment.
 
     time: int, UTC seconds, 0 = unknown.  recent: float64 `(num_half_lives, num_items + 1)`, each
     event counting `0.5 ** (age / half_life)`; no rows where times are unknown.  total: float64
@@ -40,13 +40,13 @@ class Counts(NamedTuple):
 
     @classmethod
     def none(cls, num_items: int, time: int) -> "Counts":
-        """No event yet."""
+        """Counts nothing: no event has happened yet."""
         half_lives = len(HALF_LIVES) if time else 0
         return cls(time, np.zeros((half_lives, num_items + 1)), np.zeros(num_items + 1))
 
     @classmethod
     def of(cls, num_items: int, *histories: Histories) -> "Counts":
-        """All events that users chose in one or more `Histories`, at the newest of them."""
+        """Counts the events that users chose in some `Histories`, until the newest of them."""
         chosen = [part.where(part.chosen) for part in histories]
         columns = ("items", "timestamps", "values")
         items, times, weights = (np.concatenate([getattr(p, c) for p in chosen]) for c in columns)
@@ -56,7 +56,7 @@ class Counts(NamedTuple):
     def after(
         self, items: ArrayLike, times: ArrayLike, weights: ArrayLike, *, until: int
     ) -> "Counts":
-        """The counts at a later moment.
+        """Brings the counts to a later moment.
 
         Args:
             items, times, weights: of the events that are new, each `(num_events,)`; one that
@@ -76,18 +76,18 @@ class Counts(NamedTuple):
         return Counts(until, recent, total)
 
     def features(self) -> np.ndarray:
-        """float32 `(num_features, num_items + 1)`: recent ones, all, new."""
+        """Makes the features, float32 `(num_features, num_items + 1)`: recent events, all, new."""
         parts = [np.log(self.recent + _SMOOTHING), np.log(self.total + 0.5)[None]]
         return np.concatenate([*parts, (self.total == 0)[None]]).astype(np.float32)
 
     def grown(self, num_items: int) -> "Counts":
-        """The same with `num_items` more items that nobody has chosen yet."""
+        """Adds `num_items` items that nobody has chosen yet."""
         pad = (0, num_items)
         return Counts(self.time, np.pad(self.recent, [(0, 0), pad]), np.pad(self.total, pad))
 
 
 class Moments(NamedTuple):
-    """The features of every item at several moments; the last one is the end of the log.
+    """Holds the features of every item at several moments; the last is the end of the log.
 
     starts: int64 `(num_moments,)`, ascending UTC seconds; a moment is in force until the next.
     features: float32 `(num_moments, num_features, num_items + 1)`.
@@ -101,22 +101,22 @@ class Moments(NamedTuple):
     end: Counts
 
     def prior(self, weights: ArrayLike) -> np.ndarray:
-        """The features in a weighted sum, float32 `(num_moments, num_items + 1)`."""
+        """Sums the weighted features: float32 `(num_moments, num_items + 1)`."""
         return np.asarray(weights, np.float32) @ self.features
 
     def of(self, times: ArrayLike) -> np.ndarray:
-        """Index of the moment in force at each time (UTC seconds; 0 = unknown: the last one)."""
+        """Finds the moment in force at each time (UTC seconds; 0 = unknown: the last moment)."""
         index = np.searchsorted(self.starts, times, side="right") - 1
         return np.where(np.asarray(times) > 0, np.maximum(index, 0), len(self.starts) - 1)
 
 
 def most_moments(num_columns: int) -> int:
-    """How many moments there are at most with `num_columns` items, the padding counted."""
+    """Limits the number of moments for a catalogue of `num_columns` items, padding included."""
     return max(min(MAX_MOMENTS, MAX_CELLS // num_columns), 1)
 
 
 def fit_moments(histories: Histories, num_items: int, *, only_end: bool = False) -> Moments:
-    """Follow a log through time.
+    """Follows a log through time and keeps the features of all items at some moments.
 
     Args:
         histories: `Histories`; only events that users chose count, each with its weight.
@@ -131,12 +131,14 @@ def fit_moments(histories: Histories, num_items: int, *, only_end: bool = False)
     order = np.argsort(histories.timestamps, kind="stable")
     columns = (histories.items, histories.timestamps, histories.values.astype(float))
     items, times, weights = (column[order] for column in columns)
+    # where the moments start: about equally many events apart, the last at the newest event
     newest = int(times[-1]) if len(times) else 0
     starts = np.array([newest])
     count = 1 if only_end or not newest else most_moments(num_items + 1)
     if count > 1:
         earlier = times[np.linspace(0, len(times) - 1, count - 1, endpoint=False).astype(int)]
         starts = np.unique([*earlier, newest])
+    # the counts grow from moment to moment; `done` events are in them
     counts, done = Counts.none(num_items, int(times[0]) if newest else 0), 0
     features, first = [], np.full(num_items + 1, NEVER, np.int32)
     for number, start in enumerate(starts):
@@ -151,7 +153,9 @@ def fit_moments(histories: Histories, num_items: int, *, only_end: bool = False)
 
 
 class Recency(NamedTuple):
-    """The end of a log and what its features count; kept with a version, to bring it up to date.
+    """Holds the counts at the end of a log and the weights of their features.
+
+    A version keeps it, so that newer events can bring the version up to date.
 
     counts: `Counts` at the end.  weights: `(num_features,)`, beside the other parts of a fusion.
     popular_weights: `(num_features,)`, alone: the answer to a user without a history.
@@ -162,12 +166,12 @@ class Recency(NamedTuple):
     popular_weights: np.ndarray
 
     def priors(self) -> tuple[np.ndarray, ...]:
-        """`(prior, popular)` at the end of the log, float32 `(num_items + 1,)` each."""
+        """Gives `(prior, popular)` at the end of the log, float32 `(num_items + 1,)` each."""
         features = self.counts.features()
         return tuple((weights @ features).astype(np.float32) for weights in self[1:])
 
     def description(self) -> dict[str, dict[str, float]]:
-        """Plain data for the manifest: what each feature counts in the two priors."""
+        """Describes the weights of the features in both priors, as plain data for the manifest."""
         hours = (HALF_LIVES // 3600)[: len(self.weights) - 2]
         names = [*(f"recent, half-life {number} h" for number in hours), "all", "new"]
         priors = {"prior": self.weights, "popular": self.popular_weights}
@@ -179,12 +183,12 @@ class Recency(NamedTuple):
     def at_end(
         self, starts: np.ndarray, first: np.ndarray, prior: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What a server looks up, brought to the end that is known here.
+        """Brings what a server looks up to the end of the log that these counts know.
 
-        A later end is one more moment: what is known only then is no feature of the moments before.
-        The last moment itself takes the counts where it is the only one, so that the time of a
-        question makes no difference, or where the end is no later. Where there are as
-        many moments as there may be, the oldest goes.
+        A later end becomes one more moment, because the moments before must not know it. There are
+        two exceptions: a single moment takes the new counts itself, so that the time of a question
+        makes no difference; and so does the last moment where the end is no later. When the number
+        of moments has reached its limit, the oldest is removed.
 
         Args:
             starts, first, prior: as in `Moments`, prior `(num_moments, num_items + 1)`.
@@ -205,7 +209,7 @@ class Recency(NamedTuple):
         return starts.astype(np.int64), first.astype(np.int32), prior, popular
 
     def after(self, histories: Histories) -> tuple["Recency", int]:
-        """The same with the events of `Histories` that are later than its end.
+        """Adds the events of `Histories` that are later than the end.
 
         Returns:
             `(Recency, number of events that were new)`.
@@ -218,20 +222,20 @@ class Recency(NamedTuple):
         return self._replace(counts=counts), len(newer.items)
 
     def save(self, path: str | Path) -> None:
-        """Write an .npz file."""
+        """Writes an .npz file."""
         counts = self.counts._asdict()
         np.savez(path, **counts, weights=self.weights, popular_weights=self.popular_weights)
 
     @classmethod
     def load(cls, path: str | Path) -> "Recency":
-        """Read what `save` wrote."""
+        """Reads what `save` wrote."""
         with np.load(path) as saved:
             counts = Counts(int(saved["time"]), saved["recent"], saved["total"])
             return cls(counts, saved["weights"], saved["popular_weights"])
 
 
 def asked_at_the_end(histories: Histories, held_out: Histories) -> bool:
-    """Whether all held-out events are later than the log, as in a split by time.
+    """Says whether all held-out events are later than the log, as in a split by time.
 
     Lists are then made once, at the end of the log; else (each user's last events held out) a list
     is asked for at the user's newest event.
@@ -241,7 +245,7 @@ def asked_at_the_end(histories: Histories, held_out: Histories) -> bool:
 
 
 def newest_times(histories: Histories) -> np.ndarray:
-    """Time of the newest event of every history, int64 `(num_users,)`; 0 = no event or time."""
+    """Finds the newest time of every history: int64 `(num_users,)`; 0 = no event or no time."""
     times = np.zeros(histories.num_users, np.int64)
     has = histories.lengths > 0
     times[has] = histories.timestamps[histories.offsets[1:][has] - 1]

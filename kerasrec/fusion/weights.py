@@ -1,8 +1,8 @@
-"""The weights of a fused score, fitted to what validation users took. No TensorFlow here.
+"""Fits the weights of a fused score to what validation users chose. No TensorFlow here.
 
-A score is a weighted sum of the features of a user's candidates. Three ways to its weights, `FITS`:
-maximum likelihood, as of a conditional logit (McFadden 1974); from there uphill in a smooth NDCG
-(ApproxNDCG, Qin et al. 2010); or uphill from the mixture of the parts, held near it.
+A score is a weighted sum of the features of a user's candidates. There are three ways to fit the
+weights, `FITS`: maximum likelihood of a conditional logit (McFadden 1974); from there uphill in a
+smooth NDCG (ApproxNDCG, Qin et al. 2010); or uphill from the mixture of the parts, held near it.
 """
 
 import itertools
@@ -30,7 +30,7 @@ _RIDGES = {"ndcg": 1e-4, "ndcg near the mixture": 1e-2}
 
 
 class FitData(NamedTuple):
-    """What the fit needs of every validation user: features of some items, and which are targets.
+    """Holds what the fit needs of every validation user: candidates, their features, the targets.
 
     items: int `(num_users, n)`, item index.  shares: float32 `(num_parts, num_users, n)`, what each
     part gives the candidates; the model is part 0.  is_new: bool `(num_users, n)`.  prior:
@@ -51,7 +51,11 @@ class FitData(NamedTuple):
 
 
 def features_of(data: FitData, mixture: np.ndarray, epsilon: float) -> np.ndarray:
-    """float32 `(num_features, num_users, n)`: log shares, the same of new items, prior, MLP."""
+    """Makes the features: log shares, log shares of new items, prior, MLP.
+
+    Returns:
+        float32 `(num_features, num_users, n)`.
+    """
     shares = data.shares
     if len(shares) > 1:
         mixed = np.tensordot(mixture.astype(np.float32), shares, 1)
@@ -61,10 +65,14 @@ def features_of(data: FitData, mixture: np.ndarray, epsilon: float) -> np.ndarra
 
 
 def most_likely(target_parts: np.ndarray, steps: int = 100) -> np.ndarray:
-    """Mixture weights, `(num_parts,)`, by expectation maximisation.
+    """Finds the mixture that makes the targets most likely, by expectation maximisation.
 
     Args:
         target_parts: probability of every target under every part, `(num_targets, num_parts)`.
+        steps: of the maximisation.
+
+    Returns:
+        Weights `(num_parts,)` that sum to 1.
     """
     weights = np.full(target_parts.shape[1], 1 / target_parts.shape[1])
     # a target that no part can name (the history holds it already) says nothing of the weights
@@ -78,7 +86,7 @@ def most_likely(target_parts: np.ndarray, steps: int = 100) -> np.ndarray:
 
 
 def best_mixture(data: FitData, k: int) -> np.ndarray:
-    """Shares of the parts, `(num_parts,)`: from the most likely ones uphill in NDCG."""
+    """Finds the shares of the parts, `(num_parts,)`: from the most likely ones uphill in NDCG."""
 
     def quality(mixture):
         mixed = np.tensordot(mixture.astype(np.float32), data.shares, 1)
@@ -109,7 +117,7 @@ def best_way(
     *,
     hold_back: str = "users",
 ) -> str:
-    """The way of `FITS` whose weights rank what was held back best, by cross-validation.
+    """Chooses the way of `FITS` that ranks held-back events best, by cross-validation.
 
     Args:
         features, data, mixture_alone, k: as in `fit_weights`.
@@ -153,13 +161,17 @@ def fit_weights(
     *,
     ways: Sequence[str] = FITS,
 ) -> dict[str, np.ndarray]:
-    """Weights fitted in each of `ways`, names of `FITS`: name -> `(num_features,)`.
+    """Fits weights in each of `ways`, names of `FITS`.
 
     Args:
         features: float32 `(num_features, num_users, n)`, the MLP last.
         data: `FitData`.
         mixture_alone: `(num_features,)`, the weights of the mixture alone.
         k: cut of the NDCG.
+        ways: names of `FITS`.
+
+    Returns:
+        dict name of the way -> weights `(num_features,)`.
     """
     found = {}
     if set(ways) & {"likelihood", "ndcg"}:
@@ -174,7 +186,7 @@ def fit_weights(
 
 
 def by_likelihood(features: np.ndarray, data: FitData) -> np.ndarray:
-    """Weights `(num_features,)` of a conditional logit; every user with a target counts alike.
+    """Fits a conditional logit: weights `(num_features,)`; every user with a target counts alike.
 
     Targets that are no candidate say nothing and are left out. The last weight, of the MLP, is not
     below 0.
@@ -193,7 +205,17 @@ def _bounds(features):
 def climb(
     start: np.ndarray, features: np.ndarray, data: FitData, k: int, *, ridge: float
 ) -> np.ndarray:
-    """Weights of a higher ApproxNDCG: 1 / log2(1 + rank), with ranks made of sigmoids."""
+    """Climbs in ApproxNDCG: gains 1 / log2(1 + rank), with ranks made of sigmoids.
+
+    Args:
+        start: weights to start from, `(num_features,)`.
+        features, data, k: as in `fit_weights`.
+        ridge: how firmly the weights are held to the start.
+
+    Returns:
+        Weights `(num_features,)`.
+    """
+    # the targets, at most `MAX_TARGETS`, and what each adds to the NDCG at rank 1
     row, column = np.nonzero(data.hits)  # one entry per target
     count = len(row)
     if not count:
@@ -204,6 +226,7 @@ def climb(
     ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
     gain = 1 / (ideal[np.minimum(data.num_targets[row], k)] * len(data.num_targets))
     gain *= count / len(row)  # a sample stands for all
+    # the rivals of every target: the user's other candidates
     rival = data.real[row]
     rival[np.arange(len(row)), column] = False
     some = rival.any(axis=1)  # a target without a rival is first, whatever the weights
@@ -211,6 +234,7 @@ def climb(
     target, place = np.nonzero(rival)
     if not len(target):
         return start
+    # features of every rival minus those of its target; a fit on standardised features
     starts, counts = _runs(rival)
     ahead = features[:, row[target], place]  # (num_features, rivals), all targets' in one line
     ahead -= features[:, row[target], column[target]]
@@ -219,10 +243,12 @@ def climb(
     first = np.where(np.isfinite(deviation), start * np.minimum(deviation, 1e9), 0)
 
     def loss(standardised):
+        # how far every rival stands above its target, then the smooth ranks and their value
         above = expit(((standardised / deviation / _SOFTNESS).astype(np.float32)) @ ahead)
         rank = 1 + np.add.reduceat(above, starts, dtype=np.float64)
         away = standardised - first
         value = -(gain / np.log2(1 + rank)).sum() + ridge * (away**2).sum()
+        # the slope: of the value by rank, of the rank by every rival, of the rival by the weights
         per_rank = gain * np.log(2) / (np.log1p(rank) ** 2 * (1 + rank)) / _SOFTNESS
         push = np.repeat(per_rank.astype(np.float32), counts)
         push *= above
@@ -246,14 +272,20 @@ def fit_logit(
     available: np.ndarray,
     bounds: Sequence[tuple] | None = None,
 ) -> np.ndarray:
-    """Maximum likelihood with a ridge of one user's weight on the standardised features.
+    """Fits a logit by maximum likelihood, with a ridge of one user's weight.
+
+    The ridge is on the weights of the standardised features.
 
     Args:
         features: float32 `(num_features, rows, n)`.
         wanted: float32 `(rows, n)`, how often each was chosen.
         available: `(rows, n)`, share of the row's choosers who could choose it; 0 = no part in it.
         bounds: of the weights, as `scipy.optimize.minimize` takes them.
+
+    Returns:
+        Weights `(num_features,)`.
     """
+    # only real cells of rows in which something was chosen, all in one line
     real = available > 0
     real &= (real & (wanted > 0)).any(axis=1, keepdims=True)  # other rows say nothing
     real = real[used := real.any(axis=1)]
@@ -264,6 +296,7 @@ def fit_logit(
     wanted, available = wanted[used][real], available[used][real]
     offset = np.log(available).astype(np.float32)
     num_users = max(float(wanted.sum()), 1.0)
+    # standardised features: one ridge fits all
     deviation = features.std(axis=1)
     deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant one gets weight 0
     features -= features.mean(axis=1, keepdims=True)
@@ -287,7 +320,7 @@ def fit_logit(
 
 
 def first_columns(scores: np.ndarray, k: int) -> np.ndarray:
-    """Columns of the `k` largest scores of every row, largest first."""
+    """Finds the columns of the `k` largest scores of every row, largest first."""
     k = min(k, scores.shape[1])
     order = np.argpartition(-scores, k - 1, axis=1)[:, :k]
     inner = np.argsort(-np.take_along_axis(scores, order, axis=1), axis=1, kind="stable")
@@ -295,14 +328,14 @@ def first_columns(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def top_hits(scores: np.ndarray, data: FitData, k: int) -> np.ndarray:
-    """Which of the first k are targets, bool `(num_users, k)`."""
+    """Marks which of the first k candidates are targets: bool `(num_users, k)`."""
     scores = np.where(data.real, scores, -np.inf)
     order = first_columns(scores, k)
     return np.take_along_axis(data.hits, order, axis=1)
 
 
 def ndcg_of_hits(hits: np.ndarray, num_targets: np.ndarray) -> np.ndarray:
-    """NDCG of every user, `(num_users,)`.
+    """Measures the NDCG of every user, `(num_users,)`.
 
     Args:
         hits: bool `(num_users, k)`, which of the first k are targets.

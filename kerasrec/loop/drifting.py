@@ -1,4 +1,4 @@
-"""`drift`: what has changed since a version was made, and whether the version has gone stale.
+"""Finds what has changed since a version was made, and whether it has gone stale: `drift`.
 
 The events after the end of the version's log, period by period: how many, by whom, of which types,
 on which items; how well the version predicts each of them from what its user did before (the
@@ -39,7 +39,7 @@ _BLOCKS = 24  # of a period: how often recent popularity is fitted anew
 
 
 class Drift(NamedTuple):
-    """What `drift` gives back.
+    """Holds what `drift` found.
 
     table: DataFrame, one row per period, see `drift`.  warnings: list of str, why the version has
     gone stale; none = it has not, as far as can be told.  notes: list of str, what could not be
@@ -61,7 +61,7 @@ def drift(
     sample: int = 2000,
     seed: int = 0,
 ) -> Drift:
-    """Look at what has happened since a version was made.
+    """Compares what has happened since a version was made with what the version knows.
 
     The columns of the table, shares in 0..1, errors are standard errors that take the events of a
     user as alike:
@@ -149,7 +149,7 @@ def _end(recommender, since):
 
 
 class PeriodLog:
-    """A log with the version's item indices, cut into periods at the end of what it learned.
+    """Cuts a log into periods, from the end of what the version has learned; items by its index.
 
     Attributes:
         histories: `Histories` of all events. Items that the version lacks come after its own.
@@ -210,11 +210,11 @@ class PeriodLog:
         return list(column.cat.categories), column.cat.codes.to_numpy()[order]
 
     def numbers(self) -> range:
-        """Numbers of the periods that a table shows: the first one if it has events."""
+        """Numbers the periods that a table shows; period 0 only if it has events."""
         return range(0 if (self.period == 0).any() else 1, len(self.begins))
 
     def of(self, numbers: Sequence[int]) -> np.ndarray:
-        """Places of the events of some periods, in time order."""
+        """Finds the places of the events of some periods, in time order."""
         places = np.flatnonzero(np.isin(self.period, numbers))
         return places[np.argsort(self.histories.timestamps[places], kind="stable")]
 

@@ -1,4 +1,4 @@
-"""The numbers of `drift` and its verdict: has a version gone stale?
+"""Computes the numbers of `drift` and its verdict: has a version gone stale?
 
 Distances of stretches of a log, calibration, sure differences; then the warnings that follow from
 them, each with its numbers and a remedy.
@@ -27,7 +27,7 @@ _SURE = 1.96  # standard errors on either side: 95 %
 
 
 class Calibration(NamedTuple):
-    """How well confidence matches the truth.
+    """Says how well confidence matches the truth.
 
     confidence: float, its mean.  right: float, share of the answers that were right.  error: float,
     expected calibration error, 0 = perfect. All NaN where there is no answer.
@@ -39,7 +39,7 @@ class Calibration(NamedTuple):
 
 
 def calibration(confidence: ArrayLike, right: ArrayLike) -> Calibration:
-    """Mean confidence, share that was right, and the expected calibration error (ECE).
+    """Computes mean confidence, share of right answers, expected calibration error (ECE).
 
     Answers are put into ten bins of equal width by their confidence; ECE is the mean, over
     answers, of `|share right - mean confidence|` of the answer's bin (Guo et al. 2017, On
@@ -65,7 +65,7 @@ def calibration(confidence: ArrayLike, right: ArrayLike) -> Calibration:
 
 
 def top_confidence(row: ArrayLike, scores: ArrayLike, num_rows: int) -> np.ndarray:
-    """Softmax of every list's scores at its best item: P(best item | the wanted one is listed).
+    """Computes the softmax at the best item of every list: P(best | the wanted item is listed).
 
     Args:
         row: int `(n,)`, the list of each score.
@@ -87,9 +87,10 @@ def top_confidence(row: ArrayLike, scores: ArrayLike, num_rows: int) -> np.ndarr
 
 
 def code_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Jensen-Shannon distance of two samples of codes: 0 = the same shares, 1 = nothing in common.
+    """Measures the distance of two samples of codes: 0 = the same shares, 1 = nothing in common.
 
-    The square root of the divergence to base 2 (Lin 1991; Endres and Schindelin 2003).
+    It is the Jensen-Shannon distance, the square root of the divergence to base 2 (Lin 1991; Endres
+    and Schindelin 2003).
 
     Args:
         first, second: int codes from 0, `(n,)` and `(m,)`.
@@ -110,7 +111,7 @@ def code_distance(first: np.ndarray, second: np.ndarray) -> float:
 def distance_from(
     before: np.ndarray, codes: np.ndarray, *, seed: int = 0
 ) -> tuple[float, np.ndarray]:
-    """How far a period is from the end of the log before it, and how far neighbours were there.
+    """Measures how far a period is from the end of the log before it, and what is normal there.
 
     The distance of two small samples is large by chance alone. So the log before is cut into
     `STRETCHES` + 1 stretches of equally many events, the last of which is the reference; the
@@ -142,7 +143,7 @@ def distance_from(
 
 
 def mean_and_error_of_users(values: ArrayLike, users: ArrayLike) -> tuple[float, float]:
-    """Mean over events, and its standard error where the events of one user are alike.
+    """Computes the mean over events, and its standard error when events of one user are alike.
 
     `sqrt(U / (U - 1) * sum over users of (sum of the user's deviations)^2) / n` (Liang and Zeger
     1986); where every user has one event it is the usual standard error.
@@ -170,12 +171,12 @@ def mean_and_error_of_users(values: ArrayLike, users: ArrayLike) -> tuple[float,
 
 
 def interval(mean: float, error: float) -> tuple[float, float]:
-    """`(low, high)`, 95 %."""
+    """Gives the 95 % interval `(low, high)`."""
     return mean - _SURE * error, mean + _SURE * error
 
 
 def ranks_by(scores: ArrayLike, histories: Histories, targets: np.ndarray) -> np.ndarray:
-    """Rank of each row's target by scores that are the same for all, without the row's history.
+    """Ranks each row's target by scores that are the same for all rows, without its history.
 
     Args:
         scores: float `(num_items + 1,)`, column 0 is padding; equal ones by item index.
@@ -196,7 +197,7 @@ def ranks_by(scores: ArrayLike, histories: Histories, targets: np.ndarray) -> np
 
 
 def moment_of(seconds: float) -> str:
-    """ISO time of UTC seconds.
+    """Writes UTC seconds as ISO time.
 
     >>> moment_of(1394842423)
     '2014-03-15T00:13:43'
@@ -208,7 +209,7 @@ def moment_of(seconds: float) -> str:
 
 
 def verdict(seen: Any, judged: pd.DataFrame, *, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Why a version has gone stale, and what cannot be told.
+    """Says why a version has gone stale, and what too few events cannot tell.
 
     Args:
         seen: the log in periods, `drifting.PeriodLog`.

@@ -1,4 +1,4 @@
-"""The gate before a new version: judged beside its parent and baselines on events held back."""
+"""Judges a new version beside its parent and baselines, on held-back events: the gate."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _RIVALS = ("recent_popularity", "item_knn")
 
 
 def judge(child: Any, parent: Any, learned: Interactions, held: Interactions) -> Evaluation:
-    """Child, parent and baselines on events that come after all that they know.
+    """Judges child, parent and baselines on events that are later than all they have learned.
 
     Args:
         child, parent: `Recommender`s.
@@ -39,10 +39,11 @@ def judge(child: Any, parent: Any, learned: Interactions, held: Interactions) ->
 
 
 def decide(evaluation: Evaluation) -> tuple[bool, str]:
-    """Whether the child may be published, and why.
+    """Decides whether the child may be published, and says why.
 
-    It may where its NDCG is at least the parent's and not surely (95 %) below a baseline's; below a
-    baseline, too, where it is surely better than the parent: refusing it would leave a worse one.
+    It may when its NDCG is at least the parent's and not surely (95 %) below that of a baseline. It
+    may also be below a baseline when it is surely better than the parent: otherwise the worse
+    version would remain.
     """
     figures = figures_of(evaluation)
     ndcg = evaluation.comparisons.query("metric == 'ndcg'").set_index("model")
@@ -61,5 +62,5 @@ def decide(evaluation: Evaluation) -> tuple[bool, str]:
 
 
 def figures_of(evaluation: Evaluation) -> dict[str, float]:
-    """Name -> NDCG of everybody who was judged."""
+    """Gives the NDCG of every judged model, by name."""
     return {name: round(evaluation.value(name, "ndcg")[0], 4) for name in evaluation.models}

@@ -1,4 +1,4 @@
-"""`simulate`: a log replayed in time order; each event is predicted, then learned from.
+"""Replays a log in time order: each event is predicted, then learned from.
 
 What a loop of feedback is worth on a log that you have: the same events are predicted by a model
 that never learns again, by one that knows what a user did a moment ago, by the whole loop (recent
@@ -38,7 +38,7 @@ _ROWS = 512
 
 
 class Simulation(NamedTuple):
-    """What `simulate` gives back.
+    """Holds what `simulate` found.
 
     table: DataFrame, one row per strategy: events, ndcg@10, its standard error, recall@10, seconds
     of training and updates.  steps: the same per strategy and step, with the step's first moment.
@@ -64,10 +64,10 @@ def simulate(
     options: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Simulation:
-    """Replay a log: a model is trained on what comes before `start`, the rest is predicted.
+    """Replays a log: trains a model on the events before `start` and predicts the rest.
 
-    An event is predicted from what its user did before it; what a user has had already is neither
-    listed nor asked for. The catalogue is known from the start, as in `train`.
+    An event is predicted from what its user did before it. An item that the user has met already is
+    neither listed nor predicted. The catalogue is known from the start, as in `train`.
 
     Args:
         interactions: `Interactions` with times.
@@ -126,7 +126,7 @@ def simulate(
 
 
 class Replay:
-    """A log in time order and the steps in which it is replayed.
+    """Holds a log in time order and the steps in which it is replayed.
 
     Attributes:
         items: `Items`.
@@ -165,7 +165,7 @@ class Replay:
     def fingerprint(
         self, preset: str, options: Mapping[str, Any] | None, retrained: int
     ) -> dict[str, Any]:
-        """What must be equal for a replay to go on in its folder."""
+        """Gives what must be equal when a replay continues in its folder."""
         return {
             "data": fingerprint(self.interactions, self.items)["sha256"],
             "retrained": retrained,
@@ -176,26 +176,26 @@ class Replay:
         }
 
     def past(self, until: int) -> Interactions:
-        """`Interactions` before a moment."""
+        """Gives the `Interactions` before a moment."""
         frame = self.interactions.frame
         return self.interactions.replace(frame[frame["timestamp"] < until])
 
     def known(self, until: int) -> Histories:
-        """`Histories` of all users before a moment."""
+        """Gives the `Histories` of all users before a moment."""
         return self.histories.where(self.histories.timestamps < until)
 
     def asked(self, begin: int, end: int) -> np.ndarray:
-        """Places, in `histories`, of the events of a while that are to be predicted."""
+        """Finds the events to predict between two moments, as places in `histories`."""
         times = self.histories.timestamps
         return np.flatnonzero(self._is_asked & (times >= begin) & (times < end))
 
     def blocks(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
-        """The parts of a step between two moments at which recent events are learned."""
+        """Cuts a step into the parts between which recent events are learned."""
         for start in range(begin, end, int(self.refresh)):
             yield start, min(start + int(self.refresh), end)
 
     def before(self, places: np.ndarray, *, until: int | None = None) -> Histories:
-        """`Histories` of what each event's user did before it; its user is called by its place.
+        """Gives for each event the history of its user before it; the place becomes the user id.
 
         Args:
             places: of the events in `histories`, `(n,)`.
@@ -205,7 +205,7 @@ class Replay:
         return found if until is None else found.where(found.timestamps < until)
 
     def ranks(self, places: np.ndarray, lists: pd.DataFrame) -> np.ndarray:
-        """Rank of each event's item in its list, 0 = not in it, int `(n,)`."""
+        """Finds the rank of each event's item in its list: int `(n,)`, 0 = not in the list."""
         wanted = pd.Series(self.items.ids[self.histories.items[places] - 1], places.astype(str))
         hits = lists[lists["item_id"].to_numpy() == wanted.reindex(lists["user_id"]).to_numpy()]
         found = hits.set_index("user_id")["rank"].reindex(wanted.index, fill_value=0)
@@ -337,7 +337,7 @@ def _ranked(replay, places, score):
 
 
 def ndcg(ranks: np.ndarray) -> np.ndarray:
-    """NDCG@10 of single targets: `1 / log2(rank + 1)`, 0 where the rank is 0 (not listed).
+    """Computes NDCG@10 of single targets: `1 / log2(rank + 1)`, 0 where the rank is 0 (not listed).
 
     >>> ndcg(np.array([1, 3, 0])).tolist()
     [1.0, 0.5, 0.0]

@@ -1,4 +1,4 @@
-"""`update`: the next version of a model, from its weights and what has happened since.
+"""Makes the next version of a model from its weights and newer events: `update`.
 
 New items and users enter without training anew: the catalogue grows, old items keep their rows, the
 users with new events are learned from, beside as many others (replay, against forgetting). The
@@ -46,11 +46,11 @@ _OF_THE_DATA = ("num_items", "members", "code_sizes", "code_units")
 
 
 class TooFewEvents(ValueError):
-    """There is too little that is new to learn from and to judge on."""
+    """Refuses an update: the new events are too few to learn from and to judge on."""
 
 
 class Updated(NamedTuple):
-    """What `update` gives back.
+    """Holds what `update` did.
 
     version: Path of the published version; None = refused.  reason: str, why so.  evaluation:
     `Evaluation` of child, parent and baselines on the held-back events.  events: number of new
@@ -75,7 +75,7 @@ def update(
     facts: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Updated:
-    """Learn what is new, compare with the parent, publish or refuse.
+    """Learns new events, compares the child with its parent, publishes or refuses it.
 
     Args:
         model: `saved_models/NAME`; the parent is its stable label, else its largest version.
@@ -155,7 +155,7 @@ def update_from_store(
     force: bool = False,
     seed: int = 0,
 ) -> Updated:
-    """`update` from a `FeedbackStore`; after an erasure, `retrain`.
+    """Updates from a `FeedbackStore`; after an erasure it retrains.
 
     New is what was stored after the parent's last event, also where it happened before (it came in
     late); for a parent that knows no store, what is later than its log.
@@ -229,9 +229,9 @@ def retrain(
     facts: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Updated:
-    """The next version of a model from nothing, with its options: the parent's weights are unused.
+    """Trains the next version of a model from nothing, with its options and without its weights.
 
-    For what must be forgotten: what a parent has learned of a user lies in its weights.
+    This forgets a user: what a parent has learned of a user lies in its weights.
 
     Args:
         model, interactions, items, label, facts, seed: as for `update`.
@@ -289,7 +289,7 @@ def _retrain(model, interactions, items, label, facts, seed):
 
 
 def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
-    """The catalogue of a child: the parent's items in their order, then the new ones.
+    """Makes the catalogue of a child: the parent's items in their order, then the new ones.
 
     Args:
         known: `Items` of the parent.

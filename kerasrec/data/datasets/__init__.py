@@ -1,4 +1,4 @@
-"""The data set that ships with the package, so that a first run needs no download."""
+"""Loads the data set that ships with the package: a first run needs no download."""
 
 from pathlib import Path
 
@@ -8,8 +8,9 @@ MOOCCUBE_FOLDER = Path(__file__).parent / "mooccube"
 
 
 def load_mooccube() -> tuple[Interactions, Items]:
-    """Course enrolments of 2,000 learners with Chinese course texts (MOOCCube, CC0; cite Yu et al.
-    2020).
+    """Loads course enrolments of 2,000 learners with Chinese course texts.
+
+    The source is MOOCCube (CC0); cite Yu et al. 2020.
 
     Returns:
         `(Interactions, Items)`: 26,890 enrolments (2015-06 to 2019-11) in 633 courses; the items
