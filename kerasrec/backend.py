@@ -285,7 +285,7 @@ def store_url(default: str = "feedback.db") -> str:
 
 
 def cache_dir() -> Path:
-    """Names the folder of caches: $KERASREC_CACHE, $XDG_CACHE_HOME/kerasrec or ~/.cache/kerasrec."""
+    """Names the cache folder: $KERASREC_CACHE, $XDG_CACHE_HOME/kerasrec or ~/.cache/kerasrec."""
     own = os.environ.get("KERASREC_CACHE")
     if own:
         return Path(own)
