@@ -34,7 +34,15 @@ EPOCHS = 3
 #: learning rate, as a share of the parent's
 GENTLE = 0.25
 #: what `export` says of a child itself, instead of what its parent said
-_OF_EXPORT = ("signatures", "packages", "options", "fusion", "scorer_weight", "generator")
+_OF_EXPORT = (
+    "signatures",
+    "packages",
+    "options",
+    "encoder",
+    "fusion",
+    "scorer_weight",
+    "generator",
+)
 
 
 class Child:

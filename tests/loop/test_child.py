@@ -4,14 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
-from toys import histories_of
+from toys import histories_of, tiny_options
 
 from kerasrec.backend import tf
 from kerasrec.generation.generator import read_ids
 from kerasrec.loop.child import Child, replayed
-from kerasrec.loop.updating import grown_catalogue
+from kerasrec.loop.updating import grown_catalogue, update
 from kerasrec.recommender.recommender import Recommender
+from kerasrec.training.pipeline import train
 from kerasrec.versions import folders
+from kerasrec.versions.manifest import read_manifest
 from kerasrec.versions.trainingstate import Rebuilt, read_training_state
 
 
@@ -90,3 +92,18 @@ def test_a_child_plans_with_its_parents_generator(
     )
     planned = [item.decode() for item in answer["item_ids"].numpy()[0]]
     assert planned == found[found["user_id"] == 0]["item_id"].tolist()
+
+
+@pytest.mark.slow
+def test_a_child_whose_encoder_has_learned_can_be_a_parent(
+    toy_interactions, toy_items, week_log, grown_items, tiny_bert_folder, tmp_path
+):
+    """Its manifest names the encoder as it is by now: else the next update would refuse it."""
+    options = tiny_options({"name": str(tiny_bert_folder), "mode": "lora"})
+    given = dict(name="lora", out=tmp_path, options=options, progress=False)
+    parent = train(toy_interactions, toy_items, **given)
+    child = update(tmp_path / "lora", week_log, grown_items, force=True).version
+    before, now = (read_manifest(one).encoder for one in (parent.version, child))
+    assert now == before._replace(fingerprint=now.fingerprint)
+    assert now.fingerprint != before.fingerprint
+    assert Rebuilt(child).encoder.fingerprint == now.fingerprint
