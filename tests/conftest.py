@@ -4,6 +4,7 @@ import gc
 import importlib
 import json
 import os
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,9 +50,18 @@ def own_cache(common_folder):
 
 @pytest.fixture(scope="session", autouse=True)
 def started(own_cache):
-    """TensorFlow, in a worker of pytest-xdist: the test that is first there need not pay for it."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        importlib.import_module("kerasrec.backend")
+    """TensorFlow, in a worker of pytest-xdist: the test that is first there need not pay for it.
+
+    Exported versions are compared in this process, not in one of their own: that is the subject of
+    test_exporter alone, and of `trained`.
+    """
+    name = "kerasrec.versions.exporter"
+    if "PYTEST_XDIST_WORKER" in os.environ or name in sys.modules:
+        exporter = importlib.import_module(name)
+        with exporter.compared_by(exporter.compare_here):
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +160,7 @@ def tiny_bert(tiny_bert_folder):
 def trained(toy_interactions, toy_items, common_folder):
     """What `kerasrec.train` gives back for a tiny model, called toy, on the toy data."""
     from kerasrec.training.pipeline import train
+    from kerasrec.versions.exporter import compare_in_a_process, compared_by
 
     options = {
         "encoder": {"name": "tfidf", "whitening_dim": 16},
@@ -157,11 +168,12 @@ def trained(toy_interactions, toy_items, common_folder):
         "trainer": {"epochs": 2, "batch_size": 64, "learning_rate": 1e-2},
     }
     given = dict(name="toy", options=options, progress=False)
-    return made_once(
-        common_folder,
-        "toy",
-        lambda folder: train(toy_interactions, toy_items, out=folder / "saved_models", **given),
-    )
+
+    def make(folder):
+        with compared_by(compare_in_a_process):  # as users have it
+            return train(toy_interactions, toy_items, out=folder / "saved_models", **given)
+
+    return made_once(common_folder, "toy", make)
 
 
 @pytest.fixture(scope="session")
@@ -307,11 +319,16 @@ def server(served_folder):
 
 @pytest.fixture(scope="session")
 def text_parts(toy_items, toy_histories, tiny_bert_folder):
-    """`(model, fusion, text part)` over a tiny BERT: untrained, every part of a score has a say."""
+    """`(model, fusion, text part)` over a tiny BERT: untrained, every part of a score has a say.
+
+    The same in every worker: one of them exports it as `text_version`.
+    """
+    from kerasrec.backend import set_seed
     from kerasrec.fusion.fusion import Fusion, fit_tables
     from kerasrec.models.build import build_model
     from kerasrec.models.textpart import text_part
 
+    set_seed(3)
     num_items, rng = len(toy_items), np.random.default_rng(3)
     options = dict(max_tokens=24, whitening_dim=8, cache=None, progress=False)
     part = text_part(toy_items, name=str(tiny_bert_folder), **options)
@@ -333,14 +350,18 @@ def text_parts(toy_items, toy_histories, tiny_bert_folder):
 
 
 @pytest.fixture(scope="session")
-def text_version(text_parts, toy_items, tmp_path_factory):
+def text_version(text_parts, toy_items, common_folder):
     """Path of `saved_models/texts`, version 1 of `text_parts`. Tests must not change it."""
     from kerasrec.versions.exporter import export
 
     model, fusion, part = text_parts
-    base = tmp_path_factory.mktemp("texts") / "saved_models" / "texts"
-    more = dict(encoder=part.encoder, whitening=part.whitening, fusion=fusion)
-    return export(model, base, items=toy_items, manifest={"name": "texts"}, **more).parent
+    given = dict(encoder=part.encoder, whitening=part.whitening, fusion=fusion)
+    given |= dict(items=toy_items, manifest={"name": "texts"})
+    return made_once(
+        common_folder,
+        "texts",
+        lambda folder: export(model, folder / "saved_models" / "texts", **given).parent,
+    )
 
 
 @pytest.fixture(scope="session")

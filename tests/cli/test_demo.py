@@ -8,7 +8,6 @@ from rich.console import Console
 from kerasrec.cli.demo import _show_text, demo
 from kerasrec.data import datasets
 from kerasrec.recommender.recommender import Recommender
-from kerasrec.versions import exporter
 
 SMALL = {
     "encoder": {"name": "tfidf", "whitening_dim": 16},
@@ -24,7 +23,6 @@ def shown(tmp_path_factory, toy_interactions, toy_items):
     console = Console(file=io.StringIO(), width=140)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_mooccube", lambda: (toy_interactions, toy_items))
-        patch.setattr(exporter, "_compare", lambda *_: None)  # its own tests are in test_exporter
         result = demo(out, options=SMALL, console=console)
     return out, result, console.file.getvalue()
 

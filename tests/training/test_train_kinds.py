@@ -41,9 +41,8 @@ def exported(small, tiny_bert_folder, tmp_path_factory):
         "lora": {"loss": "bpr", "interest": "gmf"},
         "members": {"members": 2, "sequence": "rnn"},
     }
-    with pytest.MonkeyPatch.context() as patch:
-        # compared below, all versions in one fresh process
-        patch.setattr(exporter, "_compare", lambda module, *_: modules.append(module))
+    # compared below, all versions in one fresh process
+    with exporter.compared_by(lambda module, *_: modules.append(module)):
         trained = {
             kind: train(
                 interactions,
