@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import threading
 import time
@@ -34,15 +35,40 @@ def store(tmp_path):
         yield store
 
 
-@pytest.fixture
-def predictor(served_folder):
-    return loaded(served_folder)
-
-
 def loaded(base):
     versions = ModelVersions(base, policy="all")
     versions.refresh()
     return Predictor({"toy": versions}, Limits())
+
+
+@contextlib.contextmanager
+def put_back(predictor, numbers):
+    """What the versions learn inside is undone: loading them anew for every test takes long."""
+    before = [(tables(predictor, number), transitions(predictor, number)) for number in numbers]
+    yield predictor
+    for number, (values, votes) in zip(numbers, before, strict=True):
+        with predictor.models["toy"].use(version=number) as version:
+            version.set_moments(**values)
+            names = ("neighbours_transitions", "votes_transitions")
+            for name, value in zip(names, votes, strict=True):
+                getattr(version._loaded, name).assign(value)
+
+
+@pytest.fixture(scope="module")
+def loaded_once(served_folder):
+    return loaded(served_folder)
+
+
+@pytest.fixture
+def predictor(loaded_once):
+    with put_back(loaded_once, [1, 2]) as predictor:
+        yield predictor
+
+
+@pytest.fixture(scope="module")
+def reader(served_folder):
+    """The `Recommender` of version 1; it learns nothing."""
+    return kerasrec.Recommender.load(served_folder / "1")
 
 
 def tables(predictor, number=1):
@@ -86,9 +112,8 @@ def test_as_a_recommender_that_observes(served_folder, predictor, store):
     assert np.array_equal(tables(predictor, 2)["prior"], found["prior"])
 
 
-def test_late_events_count_and_wrong_clocks_do_no_harm(served_folder, predictor, store):
-    recommender = kerasrec.Recommender.load(served_folder / "1")
-    ids, end, now = recommender.items.ids, recommender.log_end, int(time.time())
+def test_late_events_count_and_wrong_clocks_do_no_harm(reader, predictor, store):
+    ids, end, now = reader.items.ids, reader.log_end, int(time.time())
     live = Observer(predictor, store)
     store.add([{"user_id": "u", "item_id": ids[0], "timestamp": now + 10**6}] * 1)
     assert live.refresh()["toy", 1] in (0, 1)
@@ -100,13 +125,13 @@ def test_late_events_count_and_wrong_clocks_do_no_harm(served_folder, predictor,
     assert extra[1] == extra[2] == 1 and extra.sum() == 2
 
 
-def test_a_store_that_is_not_the_whole_log_changes_nothing(base, store):
+def test_a_store_that_is_not_the_whole_log_changes_nothing(base, reader, store):
     """The version knows of more traffic than the store sees, then of less than ten times that."""
     path = base / "1" / folders.RECENCY
     recency = Recency.load(path)
     busy = recency.counts._replace(recent=recency.counts.recent + 100 / recency.counts.total.size)
     recency._replace(counts=busy).save(path)
-    ids, end = kerasrec.Recommender.load(base).items.ids, busy.time + 30 * 86400
+    ids, end = reader.items.ids, busy.time + 30 * 86400
     clicks = [{"user_id": f"u{n}", "item_id": ids[n % 9], "timestamp": end + n} for n in range(60)]
     predictor = loaded(base)
     live, before = Observer(predictor, store), tables(predictor)
@@ -117,21 +142,22 @@ def test_a_store_that_is_not_the_whole_log_changes_nothing(base, store):
     assert live.refresh()["toy", 1] == 60  # nothing was lost meanwhile
 
 
-def test_a_busy_server_is_left_alone(served_folder, predictor, store):
-    store.add(events_after(kerasrec.Recommender.load(served_folder / "1")))
+def test_a_busy_server_is_left_alone(reader, predictor, store):
+    store.add(events_after(reader))
     live, before = Observer(predictor, store), tables(predictor)
     with predictor._slots:
         assert live.refresh()["toy", 1] == 0
     assert np.array_equal(before["prior"], tables(predictor)["prior"])
     assert live.refresh()["toy", 1] > 0
-    for _ in range(2):  # every place is free again
-        assert predictor._slots.acquire(blocking=False)
+    free = [predictor._slots.acquire(blocking=False) for _ in range(2)]
+    for _ in filter(None, free):
+        predictor._slots.release()
+    assert free == [True, True]  # every place is free again
 
 
-def test_no_request_sees_half_of_it(served_folder, store):
+def test_no_request_sees_half_of_it(served_folder, reader, store):
     """Requests while the tables grow by a moment and are exchanged all the time."""
-    recommender = kerasrec.Recommender.load(served_folder / "1")
-    events, over, wrong = events_after(recommender, 400), threading.Event(), []
+    events, over, wrong = events_after(reader, 400), threading.Event(), []
     options = ServerOptions(feedback=FeedbackOptions(store.name, observe=0.05))
     with running_server(served_folder, options) as server:
 
@@ -147,8 +173,8 @@ def test_no_request_sees_half_of_it(served_folder, store):
             thread.start()
         with server.models["toy"].use() as version:
             before = version.moments()[0][-1]
-            for start in range(0, 400, 20):
-                store.add(events[start : start + 20])
+            for start in range(0, 400, 40):
+                store.add(events[start : start + 40])
                 time.sleep(0.1)
             until = time.monotonic() + 20
             while version.moments()[0][-1] == before and time.monotonic() < until:
@@ -160,9 +186,9 @@ def test_no_request_sees_half_of_it(served_folder, store):
     assert wrong == []
 
 
-def test_a_store_that_fails_ends_nothing(served_folder, predictor, store, caplog):
+def test_a_store_that_fails_ends_nothing(reader, predictor, store, caplog):
     """Its tables are gone for a while; when they are back the events count."""
-    store.add(events_after(kerasrec.Recommender.load(served_folder / "1")))
+    store.add(events_after(reader))
     live, over = Observer(predictor, store), threading.Event()
     before = tables(predictor)
     with contextlib.closing(sqlite3.connect(store.name, isolation_level=None)) as other:
@@ -188,10 +214,18 @@ def updated(base, store, **changes):
     path.write_text(json.dumps({**manifest, "update": told, **changes}), encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def single_once(served_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single") / "toy"
+    shutil.copytree(served_folder / "1", folder / "1")
+    return loaded(folder)
+
+
 @pytest.fixture
-def single(base):
+def single(single_once):
     """As `predictor`, with version 1 alone."""
-    return loaded(base)
+    with put_back(single_once, [1]) as predictor:
+        yield predictor
 
 
 def late_and_new(recommender):
@@ -201,9 +235,8 @@ def late_and_new(recommender):
     return late, [{**e, "item_id": ids[1], "timestamp": end + 100} for e in late]
 
 
-def test_what_came_in_after_an_update_counts_at_its_own_age(base, toy_interactions, store):
-    recommender = kerasrec.Recommender.load(base / "1")
-    late, new = late_and_new(recommender)
+def test_what_came_in_after_an_update_counts_at_its_own_age(base, reader, toy_interactions, store):
+    late, new = late_and_new(reader)
     store.add(toy_interactions)
     updated(base, store)
     live = Observer(loaded(base), store)
@@ -218,12 +251,11 @@ def test_what_came_in_after_an_update_counts_at_its_own_age(base, toy_interactio
     np.testing.assert_allclose(grown[1:4], [50 * 0.5 ** (86500 / 86400), 50, 0], atol=1e-6)
 
 
-def test_without_a_seq_the_end_of_the_log_decides(base, toy_interactions, store):
-    recommender = kerasrec.Recommender.load(base / "1")
-    late, new = late_and_new(recommender)
+def test_without_a_seq_the_end_of_the_log_decides(single, reader, toy_interactions, store):
+    late, new = late_and_new(reader)
     store.add(toy_interactions)
     store.add(late + new)
-    assert Observer(loaded(base), store).refresh() == {("toy", 1): 50}
+    assert Observer(single, store).refresh() == {("toy", 1): 50}
 
 
 @pytest.mark.parametrize(
@@ -324,17 +356,18 @@ def pairs(recommender, first, then, users=120):
     ]
 
 
-@pytest.fixture
-def habit(served_folder):
+@pytest.fixture(scope="module")
+def habit(reader):
     """`(Recommender, a, b, events)`: b follows a; as many users take other items before others."""
-    recommender = kerasrec.Recommender.load(served_folder / "1")
-    ids = recommender.items.ids
+    ids = reader.items.ids
     a, b, *others = (str(item) for item in ids[[3, 60, 10, 11, 12, 13, 14, 15]])
-    return recommender, a, b, pairs(recommender, [a, *others[::2]], [b, *others[1::2]])
+    return reader, a, b, pairs(reader, [a, *others[::2]], [b, *others[1::2]])
 
 
-def test_what_follows_what_as_a_recommender_remembers(habit, predictor, toy_interactions, store):
-    recommender, a, b, events = habit
+def test_what_follows_what_as_a_recommender_remembers(
+    habit, served_folder, predictor, toy_interactions, store
+):
+    recommender, (_, a, b, events) = kerasrec.Recommender.load(served_folder / "1"), habit
     store.add(toy_interactions)
     live = Observer(predictor, store)
     store.add(events)
