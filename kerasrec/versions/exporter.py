@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +216,11 @@ _FUNCTIONS = {"item_vectors": "vectors_of"}
 
 #: the comparison of every export in this context, where it is another one than
 #: `compare_in_a_process`; tests whose subject is something else compare without a new process
-_comparing = contextvars.ContextVar("comparing")
+_comparing: contextvars.ContextVar[Callable[..., None]] = contextvars.ContextVar("comparing")
 
 
 @contextlib.contextmanager
-def compared_by(compare):
+def compared_by(compare: Callable[..., None]) -> Iterator[None]:
     """A context in which exported versions are compared by another function."""
     token = _comparing.set(compare)
     try:
@@ -228,7 +229,7 @@ def compared_by(compare):
         _comparing.reset(token)
 
 
-def compare_in_a_process(module, folder, probe, texts):
+def compare_in_a_process(module: Any, folder: Path, probe: Sequence, texts: Sequence[str]) -> None:
     """Compares the answers of a saved version, in a process with TensorFlow alone, with `module`s.
 
     Raises:
@@ -250,7 +251,7 @@ def compare_in_a_process(module, folder, probe, texts):
             _check(module, calls, {name: saved[name] for name in saved.files})
 
 
-def compare_here(module, folder, probe, texts):
+def compare_here(module: Any, folder: Path, probe: Sequence, texts: Sequence[str]) -> None:
     """As `compare_in_a_process`, but loads the version in this process, which is much faster."""
     calls, answers = _calls_of(module, probe, texts), {}
     signatures = tf.saved_model.load(str(folder)).signatures
