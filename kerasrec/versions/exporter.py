@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -238,10 +238,10 @@ def compare_in_a_process(module: Any, folder: Path, probe: Sequence, texts: Sequ
     calls = _calls_of(module, probe, texts)
     with tempfile.TemporaryDirectory() as scratch:
         requests = {f"{n}/{key}": v for n, keys in read_warmup(folder) for key, v in keys.items()}
-        np.savez(Path(scratch) / "requests.npz", **requests)
+        np.savez(Path(scratch) / "requests.npz", **cast(Any, requests))
         given, answers = Path(scratch) / "probe.npz", Path(scratch) / "answers.npz"
         inputs = {f"{n}/{key}": value for n, keys in calls.items() for key, value in keys.items()}
-        np.savez(given, **inputs)
+        np.savez(given, **cast(Any, inputs))
         command = [sys.executable, "-c", _RELOAD, str(folder.resolve()), str(given), str(answers)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
         if done.returncode:
