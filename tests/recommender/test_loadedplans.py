@@ -184,6 +184,7 @@ def test_a_version_without_a_generator_says_what_to_do(exported_version):
 # --- new items ---
 
 
+@pytest.mark.slow
 def test_added_items_are_planned_and_saved(changed, planning_version, ids):
     changed.add_items(NEW)
     found = changed.generate([ids[:3]], candidates=["new-2"])

@@ -403,6 +403,7 @@ def test_encode_gives_a_known_title_the_text_part_of_its_item(recommender, toy_i
         recommender.encode("one text")
 
 
+@pytest.mark.slow
 def test_a_version_without_a_tokenizer_in_its_graph_encodes_in_python(
     text_parts, toy_items, text_version, tmp_path, monkeypatch
 ):
@@ -504,6 +505,7 @@ def test_add_items_refuses_known_ids_and_vectors(changed, ids):
         changed.add_items(NEW, vectors=np.zeros((2, 16)))
 
 
+@pytest.mark.slow
 def test_save_makes_a_version_that_any_process_can_read(changed, ids):
     changed.add_items(NEW)
     histories = [[ids[0], "n2", ids[5]], ['新,课 "1"'], []]

@@ -20,7 +20,7 @@ def exact(large_version):
     return Recommender.load(large_version, index="exact")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def near(large_version):
     return Recommender.load(large_version, index="ann")
 
@@ -167,7 +167,8 @@ def test_load_chooses(large_version, monkeypatch):
         Recommender.load(large_version, index="ann")
 
 
-def test_tune_index_on_real_histories(near, exact, histories):
+def test_tune_index_on_real_histories(large_version, exact, histories):
+    near = Recommender.load(large_version, index="ann")
     assert near.tune_index(histories) >= 0.99
     assert near.index.report["queries"] == len(histories)
     with pytest.raises(ValueError, match='Load with index="ann"'):

@@ -293,7 +293,7 @@ def test_no_answer_is_mixed_while_versions_are_swapped(served_folder, base):
         while not over.is_set():
             with model.use() as version:
                 seen.add(version.number)
-                time.sleep(0.001)
+                time.sleep(0.02)
                 if width(version) != (50, 5)[version.number % 2 == 0]:
                     wrong.append(version.number)
 

@@ -167,6 +167,7 @@ def test_no_request_sees_half_of_it(served_folder, reader, store):
                     answer = client.get(f"/v1/recommend?user=u{number}&log=0")
                     if answer.status_code != 200 or len(answer.json()["items"]) != 10:
                         wrong.append(answer.text)
+                    time.sleep(0.01)
 
         threads = [threading.Thread(target=ask, args=[number]) for number in range(3)]
         for thread in threads:

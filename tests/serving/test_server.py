@@ -58,6 +58,7 @@ def test_swaps_under_load_fail_no_request_and_mix_no_answer(served_folder, base)
                 answer = stub.Predict(grpc_request(), 20)
                 shape = answer.outputs["item_ids"].tensor_shape
                 check(answer.model_spec.version.value, shape.dim[1].size)
+                time.sleep(0.02)
 
     def ask_rest(address):
         with httpx.Client(base_url=address, timeout=20) as client:
@@ -67,6 +68,7 @@ def test_swaps_under_load_fail_no_request_and_mix_no_answer(served_folder, base)
                 row = answer.json()["predictions"][0]
                 if len(row["item_ids"]) != len(row["scores"]):
                     wrong.append(row)
+                time.sleep(0.02)
 
     def guarded(ask, address):
         try:

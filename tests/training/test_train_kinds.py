@@ -72,6 +72,34 @@ HISTORIES = [["a,b", "书 籍", "中,文"], ["  spaced  "], [], ["?", "a\u2028b"
 TEXT = "机器学习与大学物理"
 
 
+def check_answers(made, exported, answers):
+    """Whether answers (ids and scores of lists, a text's vector) are those of what was saved."""
+    history = tf.constant([[""] * (4 - len(row)) + row for row in HISTORIES])
+    for kind, module in exported[1].items():
+        expected = {key: value.numpy() for key, value in module.serving_default(history).items()}
+        listed = expected["scores"] > -np.inf
+        items, scores, vectors = answers[kind]
+        np.testing.assert_allclose(scores, expected["scores"][listed], atol=1e-4)
+        assert items == [i.decode() for i in expected["item_ids"][listed]]
+        if kind in ("frozen", "lora", "members"):
+            tokens = load_text_encoder(made[kind].version / folders.ENCODER).tokenizer
+            encoded = module.encode_tokens(*map(tf.constant, tokens.encode_batch([TEXT])))
+            np.testing.assert_allclose(vectors, encoded, atol=1e-4)
+        else:
+            assert vectors is False
+
+
+def test_loaded_versions_answer_as_what_was_saved(made, exported, loaded):
+    answers = {}
+    for kind, recommender in loaded.items():
+        table = recommender.recommend(HISTORIES, k=30)
+        encodes = recommender.manifest["encodes_texts"]
+        vectors = encodes and recommender.encode([TEXT])
+        answers[kind] = (list(table["item_id"]), table["score"].tolist(), vectors)
+    check_answers(made, exported, answers)
+
+
+@pytest.mark.slow
 def test_a_fresh_process_agrees(made, exported):
     code = (
         "import json, sys\n"
@@ -91,20 +119,7 @@ def test_a_fresh_process_agrees(made, exported):
         [sys.executable, "-c", code, json.dumps(HISTORIES), *paths], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout)
-    history = tf.constant([[""] * (4 - len(row)) + row for row in HISTORIES])
-    for kind, module in exported[1].items():
-        expected = {key: value.numpy() for key, value in module.serving_default(history).items()}
-        listed = expected["scores"] > -np.inf
-        items, scores, vectors = answers[kind]
-        np.testing.assert_allclose(scores, expected["scores"][listed], atol=1e-4)
-        assert items == [i.decode() for i in expected["item_ids"][listed]]
-        if kind in ("frozen", "lora", "members"):
-            tokens = load_text_encoder(made[kind].version / folders.ENCODER).tokenizer
-            encoded = module.encode_tokens(*map(tf.constant, tokens.encode_batch([TEXT])))
-            np.testing.assert_allclose(vectors, encoded, atol=1e-4)
-        else:
-            assert vectors is False
+    check_answers(made, exported, json.loads(done.stdout))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -55,6 +55,7 @@ def test_a_generator_for_an_average_of_two_models_without_texts(small, tmp_path,
     assert not recommender.plans.ids.known.any()
 
 
+@pytest.mark.slow
 def test_items_too_alike_for_codes_give_a_version_without_a_generator(small, tmp_path, caplog):
     """Of 30 courses 26 have one title, and there is no id part to tell them apart."""
     interactions, items = small

@@ -81,6 +81,7 @@ def test_fingerprint_changes_with_the_data(small):
     assert fingerprint(interactions, other)["sha256"] != same
 
 
+@pytest.mark.slow
 def test_refit_learns_from_what_was_held_out(tmp_path):
     """Item 9 is chosen in the events to validate on only."""
     start = 1_400_000_000
@@ -181,5 +182,7 @@ def test_train_takes_what_the_readers_take(tmp_path):
         "model": {"id_units": 4, "scorer_units": 2},
         "trainer": {"epochs": 1},
     }
-    some = dict(name="m", out=tmp_path, options=options, progress=False)
-    assert train(tmp_path / "log.csv", items, **some).manifest["data"]["interactions"] == 24
+    some = dict(name="m", out=tmp_path, options=options, refit=True, progress=False)
+    manifest = train(tmp_path / "log.csv", items, **some).manifest
+    assert manifest["data"]["interactions"] == 24
+    assert manifest["refit"] is True and manifest["epochs"] == 1  # the epochs that were chosen from

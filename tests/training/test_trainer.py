@@ -55,6 +55,7 @@ def test_fit_learns_the_pattern_and_restores_the_best_epoch(data, tmp_path):
     assert list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_a_second_fit_is_as_that_of_a_new_trainer(data):
     """The compiled step is used again; schedule and moments begin anew."""
     histories, _ = data

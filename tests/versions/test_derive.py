@@ -54,11 +54,15 @@ def test_export_again_changes_what_was_asked_and_nothing_else(base):
 
 
 def test_scorer_weight_adds_the_scorer_to_the_lists(base):
-    lists = {}
-    for weight in (0, 1, 3):
-        recommender = Recommender.load(export_again(base, scorer_weight=weight))
+    lists, before = {}, float(folders.read_manifest(base / "1").scorer_weight)
+    versions = {before: base / "1"}
+    versions |= {
+        before + more: export_again(base / "1", scorer_weight=before + more) for more in (1, 3)
+    }
+    for weight, version in versions.items():
+        recommender = Recommender.load(version)
         table = recommender.recommend([recommender.items.ids[:3]], k=79)  # all
-        lists[weight] = table.set_index("item_id")["score"]
+        lists[weight - before] = table.set_index("item_id")["score"]
     one, three = lists[1] - lists[0], lists[3] - lists[0]
     assert one.abs().max() > 1e-4
     np.testing.assert_allclose(three, 3 * one, atol=1e-4)
@@ -149,6 +153,7 @@ def test_a_killed_export_leaves_no_half_version(exported_version, tmp_path, kill
 # --- plans ---
 
 
+@pytest.mark.slow
 def test_plans_of_rounded_item_vectors(planning_version, tmp_path):
     base = shutil.copytree(planning_version, tmp_path / "plans")
     version = export_again(base, item_matrix="int8")

@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kerasrec.backend import tf
@@ -94,11 +95,21 @@ def base(exported_version, tmp_path):
     return tmp_path / "toy"
 
 
+@pytest.fixture(scope="module")
+def whole(exported_version):
+    return Recommender.load(exported_version)
+
+
+@pytest.fixture(scope="module")
+def in_forms(exported_version, tmp_path_factory):
+    """Form -> a version in it, all in one folder. Tests must not change it."""
+    base = shutil.copytree(exported_version, tmp_path_factory.mktemp("forms") / "toy")
+    return {form: export_again(base / "1", item_matrix=form) for form in SMALL}
+
+
 @pytest.mark.parametrize("form", SMALL)
-def test_export_again_in_a_smaller_form(base, form):
-    whole = Recommender.load(base)
-    ids = list(whole.items.ids)
-    version = export_again(base, item_matrix=form)
+def test_export_again_in_a_smaller_form(whole, in_forms, form):
+    version, ids = in_forms[form], list(whole.items.ids)
     small = Recommender.load(version)
     assert folders.read_manifest(version).item_matrix == form
     assert (itemmatrix.form_of(whole._module), itemmatrix.form_of(small._module)) == (
@@ -118,18 +129,25 @@ def test_export_again_in_a_smaller_form(base, form):
     assert (np.abs(small.item_vectors(ids) - vectors) <= step * 1.001).all()
     near, other_near = (r.similar(ids[4], k=3)["score"] for r in (whole, small))
     np.testing.assert_allclose(near, other_near, atol=0.02)
-    # back again: what was rounded stays rounded, nothing else changes
-    back = Recommender.load(export_again(version, item_matrix="float32"))
+
+
+@pytest.mark.parametrize("form", ["float16", pytest.param("int8", marks=pytest.mark.slow)])
+def test_back_to_float32(in_forms, tmp_path, form):
+    """What was rounded stays rounded, nothing else changes."""
+    base = tmp_path / "toy"
+    small = Recommender.load(shutil.copytree(in_forms[form], base / in_forms[form].name))
+    ids = list(small.items.ids)
+    histories = [ids[:3], ids[20:26], [], ids[5:6]]
+    back = Recommender.load(export_again(base, item_matrix="float32"))
     np.testing.assert_array_equal(back.item_vectors(ids), small.item_vectors(ids))
-    table = back.recommend(histories, k=10)
-    np.testing.assert_allclose(table["score"], other["score"], atol=1e-4)
+    one, other = (r.recommend(histories, k=10) for r in (back, small))
+    np.testing.assert_allclose(one["score"], other["score"], atol=1e-4)
 
 
 @pytest.mark.parametrize("form", SMALL)
-def test_added_items_in_a_smaller_form(base, form):
-    import pandas as pd
-
-    small = Recommender.load(export_again(base, item_matrix=form))
+def test_added_items_in_a_smaller_form(in_forms, tmp_path, form):
+    version = shutil.copytree(in_forms[form], tmp_path / "toy" / in_forms[form].name)
+    small = Recommender.load(version)
     small.add_items(pd.DataFrame({"item_id": ["新"], "title": ["大学物理"]}))
     expected = small.encode(["大学物理"])
     step = np.abs(expected).max() * (2**-11 if form == "float16" else 1 / 254) * 1.001
