@@ -102,6 +102,7 @@ def test_load_refuses_tensorflow_under_keras_3():
     assert message.endswith("Run: export TF_USE_LEGACY_KERAS=1 TF_KERAS=1")
 
 
+@pytest.mark.slow
 def test_import_bert4keras_refuses_one_on_keras_3():
     message = setup_error(
         "import bert4keras.backend; import kerasrec.backend; kerasrec.backend.import_bert4keras()"
@@ -109,6 +110,7 @@ def test_import_bert4keras_refuses_one_on_keras_3():
     assert message.startswith("bert4keras was imported on another Keras before kerasrec")
 
 
+@pytest.mark.slow
 def test_tensorflow_first_is_fine_until_its_keras_is_used():
     done = run(
         "import tensorflow, keras, kerasrec\n"
@@ -134,6 +136,7 @@ def test_load_quietly_drops_chatter_and_nothing_else():
     assert done.stderr == "something else\n"
 
 
+@pytest.mark.slow
 def test_load_without_stderr():
     done = run(
         "import os; os.close(2)\nfrom kerasrec import backend\nbackend.load(quiet=True)\nprint(1)"
@@ -155,6 +158,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 def test_tensorflow_keeps_its_memory_unless_told_otherwise():
     pages = 50 * 2000 * 1000 * 4 // 4096
     assert int(run(FAULTS).stdout) < pages / 10
@@ -192,7 +196,12 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 @pytest.mark.parametrize(
-    ("calls", "variable", "expected"), [(1, None, CORES), (CORES, None, 1), (CORES, "3", 0)]
+    ("calls", "variable", "expected"),
+    [
+        (CORES, None, 1),
+        pytest.param(1, None, CORES, marks=pytest.mark.slow),
+        pytest.param(CORES, "3", 0, marks=pytest.mark.slow),
+    ],
 )
 def test_calls_share_the_cores(calls, variable, expected):
     """As many calls as cores: one thread for each; what the user has set is left alone (0)."""

@@ -48,7 +48,8 @@ def test_a_grown_model_gives_old_items_their_vectors(toy_base, grown_items):
 
 
 # in the graph of the parent, or in a new one: a table's decay is a constant of the graph
-@pytest.mark.parametrize("has_room", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("has_room", [True, False])
 def test_a_child_plans_with_its_parents_generator(
     planning_version, grown_items, toy_interactions, tmp_path, has_room
 ):
