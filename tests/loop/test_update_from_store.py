@@ -23,20 +23,42 @@ from kerasrec.versions.derive import export_again
 DAY = 86400
 
 
+def fill(store, week_log):
+    """The whole week_log but for the last two days."""
+    frame = week_log.frame.sort_values("timestamp", kind="stable")
+    store.add(week_log.replace(frame[frame["timestamp"] <= frame["timestamp"].max() - 2 * DAY]))
+
+
 @pytest.fixture
 def store(week_log, tmp_path):
-    """A store with the whole week_log, in which the new week came last."""
-
+    """A store in which the new week came last."""
     with FeedbackStore(tmp_path / "feedback.db") as store:
-        frame = week_log.frame.sort_values("timestamp", kind="stable")
-        store.add(week_log.replace(frame[frame["timestamp"] <= frame["timestamp"].max() - 2 * DAY]))
+        fill(store, week_log)
         yield store
 
 
-def test_from_a_store(toy_base, week_log, grown_items, store):
-    """New is what came in, not only what happened, since the parent."""
-    first = update_from_store(toy_base, store, grown_items, force=True)
-    told = folders.read_manifest(first.version).as_dict()["update"]
+@pytest.fixture(scope="module")
+def updated_once(exported_version, week_log, grown_items, tmp_path_factory):
+    """A folder with a store and a model of which version 2 is updated from it."""
+    folder = tmp_path_factory.mktemp("updated")
+    shutil.copytree(exported_version, folder / "toy")
+    with FeedbackStore(folder / "feedback.db") as store:
+        fill(store, week_log)
+        update_from_store(folder / "toy", store, grown_items, force=True)
+    return folder
+
+
+@pytest.fixture
+def updated(updated_once, tmp_path):
+    """`(folder of the model, store)`: a copy of `updated_once` to write into."""
+    folder = shutil.copytree(updated_once, tmp_path / "updated")
+    with FeedbackStore(folder / "feedback.db") as store:
+        yield folder / "toy", store
+
+
+def test_from_a_store(updated):
+    toy_base, store = updated
+    told = folders.read_manifest(toy_base / "2").as_dict()["update"]
     assert (told["seq"], told["store"]) == (store.last_seq(), store.id)  # an id: no path leaks
     with pytest.raises(ValueError, match="Received: 0"):
         update_from_store(toy_base, store)
