@@ -130,6 +130,13 @@ USER_CODE = {
     "reader: kerasrec.Recommender = kerasrec.Recommender.load('a')": "",
     "error: type[Exception] = kerasrec.ArtifactError": "",
     "key: str = kerasrec.backend.api_key()": "",
+    "reader.recommend([['a', 'b']], k=5)": "",
+    "reader.recommend([['a', 'b']], number=5)": "Unexpected keyword argument",
+    "log: kerasrec.Interactions = kerasrec.read_interactions('log.csv', on_bad='skip')": "",
+    "kerasrec.read_interactions('log.csv', encodin='gbk')": "Unexpected keyword argument",
+    "kerasrec.split_temporal('log.csv')": 'expected "Interactions"',
+    "kerasrec.FeedbackStore(7)": "incompatible type",
+    "users: str = log.num_users": "Incompatible types in assignment",
     "kerasrec.Recomender": "has no attribute",
 }
 
