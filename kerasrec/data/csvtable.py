@@ -38,13 +38,13 @@ class CsvTable:
         self._encoding = _known_encoding(encoding)
         head = self._read_head()
         lines = head.split("\n")
-        self._skip = next((i for i, line in enumerate(lines) if line.strip()), None)
-        self._is_header_only = not any(line.strip() for line in lines[(self._skip or 0) + 1 :])
-        if self._skip is None:
+        filled = [number for number, line in enumerate(lines) if line.strip()]
+        if not filled:
             raise ValueError(
                 f"{path}: expected a table with a header line. Received: blank lines only. "
                 "Write the file again."
             )
+        self._skip, self._is_header_only = filled[0], len(filled) == 1
         header = lines[self._skip].rstrip("\r")
         counts = {separator: header.count(separator) for separator in SEPARATORS}
         self.separator = max(counts, key=lambda separator: counts[separator])

@@ -127,9 +127,9 @@ def _read_events(rows, data, columns, event_weights):
     )
     names = list(dict.fromkeys(event.name for event in known if event)) or ["click"]
     new_codes = [names.index(event.name) if event else -1 for event in known] + [-1]
-    weights = [np.nan if not event or event.weight is None else event.weight for event in known]
+    known_weights = [event.weight if event else None for event in known]
     categories = pd.Categorical.from_codes(np.array(new_codes)[found.codes], names)
-    return categories, np.array([*weights, np.nan])[found.codes]
+    return categories, np.array([*known_weights, None], float)[found.codes]  # None becomes NaN
 
 
 def read_item_table(table: Table, columns: Mapping[str, str | None] | None, on_bad: str) -> Part:

@@ -93,7 +93,9 @@ def _distinct_pairs(users, item_codes):
 
 def _event_types(frame):
     counts = frame["event"].value_counts()
-    rows = [("event types", str(name), int(count)) for name, count in counts.items() if count]
+    rows: list[tuple[str, str, float]] = [
+        ("event types", str(name), int(count)) for name, count in counts.items() if count
+    ]
     values = frame["value"].dropna()
     if len(values):
         rows += [

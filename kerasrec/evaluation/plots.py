@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,7 +18,7 @@ MARKERS = "osD^vPX*"
 SMALLEST_GROUP = 10
 LONGEST_NAME = 24  # of a model, in half-width characters
 _TEXT, _LINE = "#010101", "#020202"  # replaced by the page's own colours
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "kerasrec",  # the same figures give the same bytes
     "font.size": 10,

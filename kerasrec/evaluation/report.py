@@ -196,10 +196,10 @@ def _examples(targets, lists, items, histories):
     half = NUM_EXAMPLES // 2
     groups = [hit.index[hit], hit.index[~hit]]
     want = [max(half, NUM_EXAMPLES - len(group)) for group in groups[::-1]]
-    chosen = []
+    drawn: list[str] = []
     for group, count in zip(groups, want, strict=True):
-        chosen += list(rng.choice(group.to_numpy(object), min(count, len(group)), replace=False))
-    chosen = rng.permutation(np.array(chosen, object))[:NUM_EXAMPLES]
+        drawn += list(rng.choice(group.to_numpy(object), min(count, len(group)), replace=False))
+    chosen = rng.permutation(np.array(drawn, object))[:NUM_EXAMPLES]
     titles = dict(zip(items.ids, items.frame["title"], strict=True))
     rows = histories.of_users(chosen)
     listed = lists[lists["user_id"].isin(chosen)]

@@ -83,8 +83,8 @@ _ASKED = sa.text("request_id IS NOT NULL")
 
 
 def _index(name, *columns, where=None):
-    columns = [EVENTS.c[column] for column in columns]
-    return sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
+    indexed = [EVENTS.c[column] for column in columns]
+    return sa.Index(name, *indexed, sqlite_where=where, postgresql_where=where)
 
 
 # The newest events of a user are a bounded read, whatever else there is of the same user. One index

@@ -215,10 +215,10 @@ def _moment(value):
         seconds = math.floor(with_zone.timestamp())
         if FIRST_SECOND <= seconds < LAST_SECOND:
             return seconds
-    seconds = None if value == "now" else read_moment(value)
-    if seconds is None:
+    found = read_moment(value)
+    if not isinstance(found, int):  # None or "now"
         raise ValueError("no time")
-    return seconds
+    return found
 
 
 # --- tables ---

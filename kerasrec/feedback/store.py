@@ -444,8 +444,8 @@ class FeedbackStore:
 
 def _select(attribute, events, users, *, until, since, before):
     """Query of events within limits, without an order."""
-    fields = [_COLUMNS[name] for name in StoredEvent._fields]
-    source = EVENTS
+    fields: list[Any] = [_COLUMNS[name] for name in StoredEvent._fields]
+    source: Any = EVENTS
     if attribute:
         shown, first = EVENTS.alias("shown"), EVENTS.alias("first")
         of_list = (
@@ -481,12 +481,13 @@ def _event_names(events):
         return None
     table = event_table()
     names = [events] if isinstance(events, str) else list(events)
-    found = look_up_events(names, table)
-    for name, event in zip(names, found, strict=True):
+    found = []
+    for name, event in zip(names, look_up_events(names, table), strict=True):
         if event is None:
             expected, received, _ = unknown_event_message(name, table)
             raise ValueError(f"events: expected {expected}. Received: {received}. Correct it.")
-    return [event.name for event in found]
+        found.append(event.name)
+    return found
 
 
 def _in_parts(values, size):
