@@ -227,7 +227,7 @@ def test_a_served_version_exchanges_one_table(large_version, low_bar):
         np.zeros(600, np.int16),
         np.ones(600, np.float32),
     )
-    shortlist = version.lists._shortlist
+    shortlist = version.indexed._shortlist
     before = dict(zip(shortlist._names, shortlist._tables, strict=True))
     table, matrix = version.transitions(histories)
     assert shortlist._tables == list(before.values())
