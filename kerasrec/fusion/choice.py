@@ -88,7 +88,7 @@ def choose_fusion(
 
 def choose_live(
     ranker: Any,
-    log: Histories,
+    histories: Histories,
     validation: Any,
     times: np.ndarray,
     tables: Mapping[str, NeighbourTable],
@@ -110,7 +110,7 @@ def choose_live(
 
     Args:
         ranker: `Ranker` of a model that has not learned from these events.
-        log: `Histories` of all events until the last of them.
+        histories: `Histories` of all events until the last of them.
         validation: `Validation` with one row and one target for each event, in order of time.
         times: of the events, UTC seconds, `(n,)`.
         tables: name -> `NeighbourTable` of the parent; their kinds and decays stay.
@@ -121,11 +121,11 @@ def choose_live(
 
     Returns:
         As `choose_fusion`, and `events`: how many events the weights rest on. Its moments are those
-        of `log`, its tables those of the last block. None where the catalogue is too large for more
-        than one moment, or nobody has a history.
+        of `histories`, its tables those of the last block. None where the catalogue is too large
+        for more than one moment, or nobody has a history.
     """
     num_items = len(next(iter(tables.values())).neighbours) - 1
-    moments = recency.fit_moments(log, num_items)
+    moments = recency.fit_moments(histories, num_items)
     if len(moments.starts) < 2:
         return None
     # the last moment holds the newest events themselves
@@ -135,7 +135,7 @@ def choose_live(
     lengths = validation.histories.lengths
     collected: list[FitData] = []
     for part in np.array_split(np.arange(len(times)), LIVE_BLOCKS):
-        known = log.where(log.timestamps < times[part[0]])
+        known = histories.where(histories.timestamps < times[part[0]])
         names = [name for name in tables if name != "text" or not collected]
         tables = fit_again(tables, chosen, known, num_items, text_vectors, parts=names)
         part = part[lengths[part] > 0]  # the others are answered by the prior alone
