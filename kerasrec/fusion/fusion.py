@@ -12,7 +12,7 @@ history is answered by a prior of its own, fitted without the other parts. No Te
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from kerasrec.fusion.weights import TINY
 #: the neighbour tables that can be fused with the model
 TABLES = ("transitions", "ease", "text")
 #: all that can be fused with it
-PARTS = (*TABLES, "recency")
+Part = Literal["transitions", "ease", "text", "recency"]
+PARTS: tuple[Part, ...] = get_args(Part)
 #: powers of the event counts that transitions are divided by, see `normalise_counts`
 DAMPING = ((0.7, 0.4), (0.5, 0.25), (0.3, 0.1))
 _WIDTH = 200  # neighbours per item
@@ -137,7 +138,7 @@ def fit_tables(
     num_items: int,
     text_vectors: np.ndarray | None = None,
     *,
-    parts: Sequence[str] = PARTS,
+    parts: Annotated[tuple[Part, ...], "option"] = PARTS,
 ) -> dict[str, list[NeighbourTable]]:
     """Fits the neighbour tables that the data allows; validation chooses among them.
 
@@ -145,8 +146,8 @@ def fit_tables(
         histories: `Histories` of the training events; only events that users chose count.
         num_items: size of the catalogue.
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None: no table "text".
-        parts: names of `PARTS` that may be used; of these the `TABLES` are made here. "ease" is for
-            catalogues up to `neighbours.MAX_EASE_ITEMS`; beyond it there is none.
+        parts: what may be fused with the model, names of `PARTS`; the `TABLES` among them are made
+            here. "ease" is for catalogues up to `neighbours.MAX_EASE_ITEMS` items.
 
     Returns:
         dict name -> list of `NeighbourTable`, of which the best is taken.

@@ -1,12 +1,20 @@
 """`build_model`: chains encoder, item vectors, sequence model, interest and scorer."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import PlainValidator
 
 from kerasrec.backend import keras, register, tf, with_autograph
 from kerasrec.data.histories import EVENT_CODES, NUM_GAP_BUCKETS
-from kerasrec.models.interest import INTERESTS, Interest, InterestLoss, LongShortFusion
+from kerasrec.models.interest import (
+    INTERESTS,
+    Interest,
+    InterestKind,
+    InterestLoss,
+    LongShortFusion,
+)
 from kerasrec.models.itemvectors import (
     CodePart,
     DropKnown,
@@ -17,9 +25,14 @@ from kerasrec.models.itemvectors import (
     WhiteningLayer,
 )
 from kerasrec.models.losses import LOSSES, NEGATIVES
+from kerasrec.models.optiontypes import Count, Flag, NameOf, Share, Whole
 from kerasrec.models.scoring import Scorer, ScorerLoss
 from kerasrec.models.sequencemodels import SEQUENCE_MODELS
 
+#: a sequence model, by its name or as a function
+Sequence = Annotated[str | Callable, PlainValidator(NameOf(SEQUENCE_MODELS))]
+#: a loss, by its name or as a function
+Loss = Annotated[str | Callable, PlainValidator(NameOf(LOSSES))]
 #: up to this many items the default loss is the full softmax, beyond it the sampled one
 FULL_SOFTMAX_ITEMS = 4000
 #: width of the part of item vectors that comes from codes, about
@@ -130,30 +143,40 @@ class TextEncoder(NamedTuple):
 
 
 def build_model(
-    num_items,
+    num_items: int,
     *,
-    text=None,
-    codes=None,
-    code_sizes=None,
-    code_units=None,
-    sequence="transformer",
-    interest="mf",
-    loss=None,
-    text_units=64,
-    id_units=64,
-    max_length=50,
-    num_blocks=1,
-    heads=2,
-    dropout=0.3,
-    input_dropout=0.4,
-    id_dropout=0.05,
-    num_negatives=1024,
-    scorer_units=64,
-    residual=True,
-    time_gaps=False,
-    events=False,
-):
-    """Build the whole chain as one Keras functional graph.
+    text: Any = None,
+    codes: Any = None,
+    code_sizes: Any = None,
+    code_units: int | None = None,
+    sequence: Sequence = "transformer",
+    interest: InterestKind = "mf",
+    loss: Loss | None = None,
+    text_units: Whole = 64,
+    id_units: Whole = 64,
+    max_length: Count = 50,
+    num_blocks: Count = 1,
+    heads: Count = 2,
+    dropout: Share = 0.3,
+    input_dropout: Share = 0.4,
+    id_dropout: Share = 0.05,
+    num_negatives: Count = 1024,
+    scorer_units: Count = 64,
+    residual: Flag = True,
+    time_gaps: Flag = False,
+    events: Flag = False,
+) -> Model:
+    """Builds the whole chain as one Keras functional graph.
+
+    A loss of one's own is a function that stands where a name does. It takes four arguments (see
+    `kerasrec.models.losses`) and gives one value per position. In `train` the same function goes
+    into the options: `options={"model": {"loss": far_apart}}`.
+
+    >>> def far_apart(positive, negative, valid_mask, num_items):
+    ...     margin = tf.nn.relu(1 + negative - positive[:, None])
+    ...     return tf.reduce_sum(tf.where(valid_mask, margin, 0.0), axis=1)
+    >>> build_model(50, loss=far_apart, id_units=8).config["loss"].__name__
+    'far_apart'
 
     Args:
         num_items: size of the catalogue; item indices are 1..num_items.
@@ -164,21 +187,28 @@ def build_model(
             known, None = no such part. That of a new item is zero.
         code_sizes: values that each code may have; None = as many as codes has.
         code_units: width of that part; None = 64, or the next multiple of heads.
-        sequence: a name of `SEQUENCE_MODELS` or a callable with the same signature.
-        interest: "mf" or "gmf".
-        loss: a name of `LOSSES`, a callable with their signature, or None: softmax over the whole
+        sequence: the sequence model: a name of `SEQUENCE_MODELS` or a function with their
+            signature.
+        interest: how an interest is made of a state: "mf" = by a matrix, "gmf" = with a weight per
+            column too.
+        loss: a name of `LOSSES` or a function with their signature; None = softmax over the whole
             catalogue up to `FULL_SOFTMAX_ITEMS` items, sampled softmax beyond it and with a
             `TextEncoder`.
-        text_units, id_units: widths of the two parts of an item vector; 0 leaves a part out.
-        max_length: newest events of a history that are seen.
-        num_blocks, heads, dropout: of the sequence model.
-        input_dropout: of the item vectors going into it.
-        id_dropout: share of id rows zeroed per step, and with them the codes of these items.
-        num_negatives: for sampled losses, shared by all positions of a step.
+        text_units: width of the text part of an item vector; 0 leaves it out.
+        id_units: width of the id part of an item vector; 0 leaves it out.
+        max_length: newest events of a history that the model sees.
+        num_blocks: layers of the sequence model.
+        heads: attention heads of the sequence model.
+        dropout: share of values that training drops inside the sequence model.
+        input_dropout: share of values that training drops in the item vectors before it.
+        id_dropout: share of items whose id part and codes training drops in a step.
+        num_negatives: negatives that sampled losses draw per step, for all its positions.
         scorer_units: hidden units of the MLP scorer.
         residual: whether the decayed means of the item vectors are added to the sequence model's
             states (`LongShortFusion`).
-        time_gaps, events: whether the data has real times, and more than one event type.
+        time_gaps: whether the model sees the time between events; `train` says so where there are
+            times.
+        events: whether the model sees the types of events; `train` says so where there are several.
 
     Returns:
         `Model`, the named parts. Layer names are stable: `step_items`, `item_vectors`, `sequence`,
@@ -187,8 +217,32 @@ def build_model(
     Raises:
         ValueError: an unknown name or an impossible combination.
     """
-    config = {name: value for name, value in locals().items() if name not in ("text", "codes")}
-    config = _resolve(config, text, codes)
+    config: dict[str, Any] = dict(
+        num_items=num_items,
+        sequence=sequence,
+        interest=interest,
+        loss=loss,
+        text_units=text_units,
+        id_units=id_units,
+        max_length=max_length,
+        num_blocks=num_blocks,
+        heads=heads,
+        dropout=dropout,
+        input_dropout=input_dropout,
+        id_dropout=id_dropout,
+        num_negatives=num_negatives,
+        scorer_units=scorer_units,
+        residual=residual,
+        time_gaps=time_gaps,
+        events=events,
+    )
+    config |= _checked(config, text) | _code_options(
+        codes, num_items, code_sizes, code_units, heads
+    )
+    if not config["text_units"] + id_units + config.get("code_units", 0):
+        raise ValueError(
+            "Items need a text part, an id part or codes: text_units and id_units are both 0."
+        )
     # Layers
     step_items = StepItems(
         num_items,
@@ -198,7 +252,8 @@ def build_model(
         name="step_items",
     )
     encoder, text_of_items = _text_source(num_items, text)
-    text_units, code_units = config["text_units"], config.get("code_units", 0)
+    text_units = config["text_units"]
+    wide = config.get("code_units", 0)  # of the part that comes from codes
     items = ItemVectors(
         num_items,
         text_units=text_units,
@@ -208,16 +263,18 @@ def build_model(
     )
     coded = None
     if codes is not None:
-        coded = CodePart(num_items, config["code_sizes"], code_units, name="code_part")
+        coded = CodePart(num_items, config["code_sizes"], wide, name="code_part")
         coded.build(None)
         coded.set_codes(np.asarray(codes, np.int32))
     drop_known = DropKnown(text_units, id_dropout if text_units else 0.0, name="drop_known")
     vectors_of = _join_parts(text_of_items, items, coded, drop_known)
-    dim = text_units + id_units + code_units
+    dim = text_units + id_units + wide
     drop = keras.layers.Dropout(input_dropout, noise_shape=None)
     features = EventFeatures(time_gaps=time_gaps, events=events, name="event_features")
-    make_sequence = SEQUENCE_MODELS.get(sequence, sequence)
-    options = dict(max_length=max_length, num_blocks=num_blocks, heads=heads, dropout=dropout)
+    make_sequence = SEQUENCE_MODELS[sequence] if isinstance(sequence, str) else sequence
+    options: dict[str, Any] = dict(
+        max_length=max_length, num_blocks=num_blocks, heads=heads, dropout=dropout
+    )
     sequence_model = make_sequence(dim, **options)
     if callable(sequence):
         _translate(sequence_model)
@@ -256,7 +313,7 @@ def build_model(
         given_text = keras.Input((text_of_items.text_dim,), name="text")
         of_text = items([given_text])
         if coded is not None:
-            of_text = tf.pad(of_text, [[0, 0], [0, code_units]])
+            of_text = tf.pad(of_text, [[0, 0], [0, wide]])
         text_model = keras.Model(given_text, of_text, name="text_part")
     return Model(
         training, interest_model, item_model, text_model, encoder, scorer, interest_loss, config
@@ -284,8 +341,8 @@ def _join_parts(text_of_items, items, coded, drop_known):
     return vectors_of
 
 
-def _resolve(config, text, codes):
-    """Defaults that depend on the data, and the checks of what was asked for."""
+def _checked(config, text):
+    """The options that depend on the data, after the checks of all of them."""
     num_items, loss = config["num_items"], config["loss"]
     learns = isinstance(text, TextEncoder)
     for value, known, what in (
@@ -297,31 +354,32 @@ def _resolve(config, text, codes):
             raise ValueError(f"{what} must be one of {', '.join(known)}. Received: {value!r}.")
     if num_items < 2:
         raise ValueError(f"A model needs at least 2 items. Received: num_items={num_items}.")
-    if text is None:
-        config["text_units"] = 0
-    sizes, units = config.pop("code_sizes"), config.pop("code_units")
-    if codes is not None:
-        _check_codes(codes, num_items)
-        least = [max(int(code) + 1, 1) for code in np.asarray(codes).max(axis=0)]
-        config["code_sizes"] = least if sizes is None else [int(size) for size in sizes]
-        if len(config["code_sizes"]) != len(least) or (np.less(config["code_sizes"], least)).any():
-            raise ValueError(f"codes needs code_sizes of at least {least}. Received: {sizes!r}.")
-        wide = CODE_UNITS + -CODE_UNITS % config["heads"]
-        config["code_units"] = wide if units is None else units
-    if not config["text_units"] + config["id_units"] + config.get("code_units", 0):
-        raise ValueError(
-            "Items need a text part, an id part or codes: text_units and id_units are both 0."
-        )
     if loss is None:
         full = num_items <= FULL_SOFTMAX_ITEMS and not learns
-        config["loss"] = "softmax" if full else "sampled_softmax"
+        loss = "softmax" if full else "sampled_softmax"
     elif learns and NEGATIVES.get(loss) == "all":
         raise ValueError(
             f"loss={loss!r} would encode the texts of all {num_items} items in every step. Use "
             "loss='sampled_softmax' with an encoder that learns, or a frozen encoder."
         )
-    config["num_negatives"] = min(config["num_negatives"], num_items)
-    return config
+    return {
+        "loss": loss,
+        "text_units": 0 if text is None else config["text_units"],
+        "num_negatives": min(config["num_negatives"], num_items),
+    }
+
+
+def _code_options(codes, num_items, sizes, units, heads):
+    """The options `code_sizes` and `code_units`; none where there are no codes."""
+    if codes is None:
+        return {}
+    _check_codes(codes, num_items)
+    least = [max(int(code) + 1, 1) for code in np.asarray(codes).max(axis=0)]
+    found = least if sizes is None else [int(size) for size in sizes]
+    if len(found) != len(least) or np.less(found, least).any():
+        raise ValueError(f"codes needs code_sizes of at least {least}. Received: {sizes!r}.")
+    wide = CODE_UNITS + -CODE_UNITS % heads
+    return {"code_sizes": found, "code_units": wide if units is None else units}
 
 
 def _check_codes(codes, num_items):

@@ -1,7 +1,7 @@
 """Makes the interest U: fuses long and short term, projects the states, and adds the loss."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from kerasrec.models.losses import (
 )
 
 _BertLoss: Any = import_bert4keras().layers.Loss
-INTERESTS = ("mf", "gmf")
+#: how an interest is made of a state, see `Interest`
+InterestKind = Annotated[Literal["mf", "gmf"], "option"]
+INTERESTS: tuple[str, ...] = get_args(get_args(InterestKind)[0])
 
 
 @register

@@ -1,16 +1,18 @@
 """Prepares a model's text side: encodes and whitens item texts, sets how the encoder learns."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from kerasrec.data.interactions import Items
 from kerasrec.models.build import TextEncoder
+from kerasrec.models.optiontypes import Count, Flag, Text, TextOrPath
 from kerasrec.text.encoders import build_encoder
 from kerasrec.text.textmodel import add_lora, set_trainable
 from kerasrec.text.vectors import Encoder, fit_whitening
 
 DEFAULT_ENCODER = "e5-small"
-MODES = ("frozen", "finetune", "lora")
+#: how the encoder learns
+Mode = Annotated[Literal["frozen", "finetune", "lora"], "option"]
+MODES: tuple[str, ...] = get_args(get_args(Mode)[0])
 
 
 class TextPart(NamedTuple):
@@ -30,28 +32,36 @@ class TextPart(NamedTuple):
 def text_part(
     items: Items,
     *,
-    name: str | Path = DEFAULT_ENCODER,
-    mode: str = "frozen",
-    template: str = "{title}",
-    max_tokens: int = 64,
-    pooling: str | None = None,
-    prefix: str | None = None,
-    model: str | None = None,
-    whitening_dim: int = 128,
-    layers: str | int = "all",
-    cache: bool | str | Path | None = True,
+    name: TextOrPath = DEFAULT_ENCODER,
+    mode: Mode = "frozen",
+    template: Text = "{title}",
+    max_tokens: Count = 64,
+    pooling: Text | None = None,
+    prefix: Text | None = None,
+    model: Text | None = None,
+    whitening_dim: Count = 128,
+    layers: Literal["all"] | Count = "all",
+    cache: Flag | TextOrPath | None = True,
     progress: bool = True,
 ) -> TextPart:
     """Encodes and whitens the item texts: `TextPart`.
 
     Args:
         items: `Items`.
-        name: for `build_encoder`, or "none" for items known by their id alone.
-        mode: "frozen", "finetune" (`layers`: "all" or how many of the top layers) or "lora".
+        name: of the text encoder, as `build_encoder` takes it, or "none" for items known by their
+            id alone.
+        mode: how the encoder learns: "frozen" = not at all, "finetune" = its own weights, "lora" =
+            small matrices beside them.
         template: of the item text, with the names of columns.
-        max_tokens, pooling, prefix, model: for `build_encoder`.
-        whitening_dim: width after whitening.
-        cache: as in `encode`.
+        max_tokens: longer texts are cut here.
+        pooling: how token states become one vector: "mean", "cls", "max", or one of them with
+            "_l2"; None = what the encoder says.
+        prefix: put before every text; None = what the encoder says.
+        model: architecture of a checkpoint folder; None = found from the folder.
+        whitening_dim: width of the text vectors after whitening, at most.
+        layers: of the encoder that "finetune" trains: "all", or how many of the top layers.
+        cache: whether text vectors are kept for the next run; a path = in that folder.
+        progress: whether a bar is shown.
     """
     if mode not in MODES:
         raise ValueError(f"encoder mode must be one of {', '.join(MODES)}. Received: {mode!r}.")

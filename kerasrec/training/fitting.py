@@ -8,37 +8,60 @@ better on validation.
 
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from kerasrec.data.histories import Histories
 from kerasrec.evaluation.metrics import mean_and_error
+from kerasrec.models.build import Model
 from kerasrec.models.codes import fit_product_codes
 from kerasrec.models.ensemble import average_models
-from kerasrec.models.validation import Ranker, quality_per_user
+from kerasrec.models.optiontypes import Count, Flag, TextOrPath, Whole
+from kerasrec.models.validation import Ranker, Validation, quality_per_user
 from kerasrec.training.trainer import MONITOR, Trainer
+
+log = logging.getLogger(__name__)
+#: codes of an item at most
+NUM_CODE_PARTS = 32
+
+
+class Fitted(NamedTuple):
+    """What `fit_models` gives back.
+
+    model: `Model`.  history: DataFrame of `fit_members`, that of the model.  build: the function
+    that builds such a model, its codes included.  facts: dict for a manifest, `codes` in it where
+    there was a choice.
+    """
+
+    model: Model
+    history: pd.DataFrame
+    build: Callable[[], Model]
+    facts: dict[str, Any]
 
 
 def fit_members(
-    build,
-    histories,
-    validation,
+    build: Callable[[], Model],
+    histories: Histories,
+    validation: Validation | None,
     *,
-    members=1,
-    seed=0,
-    run_folder=None,
-    stop_after=None,
-    **options,
-):
-    """Train a model with several seeds, one after the other, and average them.
+    members: Count = 1,
+    seed: Whole = 0,
+    run_folder: TextOrPath | None = None,
+    stop_after: list[int] | None = None,
+    **options: Any,
+) -> tuple[Model, pd.DataFrame]:
+    """Trains a model with several seeds, one after the other, and averages them.
 
     Args:
         build: function without arguments that builds a `Model`.
         histories, validation: as in `Trainer.fit`.
-        members: number of seeds; 1 = a plain model.
-        seed: of the first member; the next ones have seed + 1, seed + 2, ...
+        members: seeds to train the model with; their average is the version. 1 = a plain model.
+        seed: of batches, sampled negatives and dropout, for the first member; the next ones have
+            seed + 1, seed + 2, ...
         run_folder: as in `Trainer`; several members have the folders `member-1`, ... in it.
         stop_after: list of epochs, for each member as in `Trainer.fit`; None = no limit of its own.
         options: the other ones of `Trainer`.
@@ -54,7 +77,7 @@ def fit_members(
             log.info("member %d of %d, seed %d", number, members, seed + number - 1)
             folder = run_folder and Path(run_folder) / f"member-{number}"
         trainer = Trainer(build, seed=seed + number - 1, run_folder=folder, **options)
-        last = stop_after and stop_after[number - 1]
+        last = stop_after[number - 1] if stop_after else None
         runs.append(trainer.fit(histories, validation, stop_after=last))
         models.append(trainer.model)
     if members == 1:
@@ -63,8 +86,8 @@ def fit_members(
     return average_models(models), pd.concat(rows, ignore_index=True)
 
 
-def best_epochs(history):
-    """The best epoch of each member, from the table of `fit_members`.
+def best_epochs(history: pd.DataFrame) -> list[int]:
+    """Finds the best epoch of each member, from the table of `fit_members`.
 
     >>> best_epochs(pd.DataFrame({"valid_ndcg@10": [0.1, 0.3, 0.2, 0.1], "member": [1, 1, 2, 2]}))
     [2, 1]
@@ -73,29 +96,17 @@ def best_epochs(history):
     return [int(run[MONITOR].argmax()) + 1 for _, run in runs]
 
 
-log = logging.getLogger(__name__)
-#: codes of an item at most
-NUM_CODE_PARTS = 32
-
-
-class Fitted(NamedTuple):
-    """What `fit_models` gives back.
-
-    model: `Model`.  history: DataFrame of `fit_members`, that of the model.  build: the function
-    that builds such a model, its codes included.  facts: dict for a manifest, `codes` in it where
-    there was a choice.
-    """
-
-    model: Any
-    history: Any
-    build: Any
-    facts: dict
-
-
 def fit_models(
-    build, histories, validation, text_vectors=None, *, codes=False, run_folder=None, **options
-):
-    """Train as `fit_members` does, and with `codes` once more, on items with codes.
+    build: Callable[..., Model],
+    histories: Histories,
+    validation: Validation | None,
+    text_vectors: np.ndarray | None = None,
+    *,
+    codes: Flag = False,
+    run_folder: TextOrPath | None = None,
+    **options: Any,
+) -> Fitted:
+    """Trains as `fit_members` does, and with `codes` once more, on items with codes.
 
     The second model is kept where its NDCG@10 on validation is higher by more than the standard
     error of the difference: else the first one, which is smaller.
@@ -104,7 +115,8 @@ def fit_models(
         build: function that builds a `Model`; takes `codes` (`build_model`) or nothing.
         histories, validation: as in `Trainer.fit`; with codes there must be a validation.
         text_vectors: float32 `(num_items, text_dim)`, whitened; None = there are no texts.
-        codes: whether there is a second model; it takes about as long again.
+        codes: whether a second model, on items with codes, is trained too; it is kept where it is
+            better. It takes about as long again.
         run_folder: as in `fit_members`; the second model has the folder `codes` in it.
         options: the other ones of `fit_members`.
 

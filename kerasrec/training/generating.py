@@ -1,14 +1,19 @@
 """Trains the generator of plans, and weighs it beside the recommender's own score."""
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from kerasrec.data.histories import Histories
 from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.generation.decoder import build_decoder
 from kerasrec.generation.generator import Generator, PlanRanker
 from kerasrec.models.codes import fit_semantic_ids, make_trie
-from kerasrec.models.validation import quality_per_user, some_of
+from kerasrec.models.optiontypes import Count, Positive, Share, TextOrPath, Whole
+from kerasrec.models.validation import Validation, quality_per_user, some_of
 from kerasrec.recommender.loadedplans import VersionPlans
 from kerasrec.training.trainer import Trainer
 
@@ -19,38 +24,48 @@ VALIDATED = 2000
 
 
 def fit_generator(
-    item_vectors,
-    text_vectors,
-    histories,
-    validation,
+    item_vectors: np.ndarray,
+    text_vectors: np.ndarray | None,
+    histories: Histories,
+    validation: Validation | None,
     *,
-    known=None,
-    levels=3,
-    max_items=25,
-    units=128,
-    num_blocks=2,
-    heads=4,
-    dropout=0.2,
-    batch_size=32,
-    learning_rate=1.5e-3,
-    epochs=25,
-    patience=4,
-    seed=0,
-    run_folder=None,
-    progress=True,
-):
-    """Fit semantic ids to a trained catalogue and train a decoder on them.
+    known: np.ndarray | None = None,
+    levels: Count = 3,
+    max_items: Count = 25,
+    units: Count = 128,
+    num_blocks: Count = 2,
+    heads: Count = 4,
+    dropout: Share = 0.2,
+    batch_size: Count = 32,
+    learning_rate: Positive = 1.5e-3,
+    epochs: Count = 25,
+    patience: Count = 4,
+    seed: Whole = 0,
+    run_folder: TextOrPath | None = None,
+    progress: bool = True,
+) -> tuple[Generator, pd.DataFrame]:
+    """Fits semantic ids to a trained catalogue and trains a decoder on them.
 
     Args:
         item_vectors: float32 `(num_items, item_dim)` of the trained model.
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None.
         histories: `Histories` of the training events.
         validation: `Validation`, to stop by (on `VALIDATED` of its users); None = the last weights.
-        known, levels: for `fit_semantic_ids`.
+        known: for `fit_semantic_ids`.
+        levels: codes of a semantic id.
         max_items: newest items of a history and those of the plan together, at most.
-        units, num_blocks, heads, dropout: of the decoder.
-        batch_size: small, since what a decoder learns in an epoch depends on the number of steps.
-        learning_rate, epochs, patience, seed, run_folder, progress: for `Trainer`.
+        units: width of the decoder; a multiple of heads.
+        num_blocks: layers of the decoder.
+        heads: attention heads of the decoder.
+        dropout: share of values that training drops inside the decoder.
+        batch_size: histories per step at most; small, since what a decoder learns in an epoch
+            depends on the number of steps.
+        learning_rate: peak of the schedule, as in `Trainer`.
+        epochs: upper limit.
+        patience: epochs without a better validation NDCG@10 before it stops.
+        seed: of semantic ids, batches and dropout.
+        run_folder: where checkpoints, `history.csv` and TensorBoard logs go, as in `Trainer`.
+        progress: whether a bar is shown.
 
     Returns:
         `Generator`, which lists by the decoder alone, and the DataFrame of its epochs.
@@ -58,8 +73,7 @@ def fit_generator(
     Raises:
         CollapsedCodes: the items are too alike to be told apart by codes.
     """
-    options = dict(known=known, levels=levels, seed=seed)
-    ids = fit_semantic_ids(item_vectors, text_vectors, **options)
+    ids = fit_semantic_ids(item_vectors, text_vectors, known=known, levels=levels, seed=seed)
     for row in ids.usage():
         log.info("semantic ids, %s", ", ".join(f"{key} {value}" for key, value in row.items()))
     trie = make_trie(ids.codes)
@@ -77,7 +91,9 @@ def fit_generator(
             centers=[*ids.centers, None],
         )
 
-    options = dict(batch_size=batch_size, learning_rate=learning_rate, epochs=epochs)
+    options: dict[str, Any] = dict(
+        batch_size=batch_size, learning_rate=learning_rate, epochs=epochs
+    )
     options |= dict(patience=patience, seed=seed, run_folder=run_folder, progress=progress)
     ranker = None
 
@@ -91,8 +107,8 @@ def fit_generator(
     return Generator(ids, fitted.model), history
 
 
-def text_columns(config, dim):
-    """Which columns of item vectors are text parts: bool `(dim,)`.
+def text_columns(config: dict[str, Any], dim: int) -> np.ndarray:
+    """Tells which columns of item vectors are text parts: bool `(dim,)`.
 
     Args:
         config: of the `Model`; an average of several has a text part per member.
@@ -112,8 +128,13 @@ TRUSTS = ((0, 1), (0.1, 1), (0.25, 1), (0.25, 0.7), (0.5, 1), (0.5, 0.7), (1, 1)
 JUDGED = 600
 
 
-def choose_trust(module, validation, asked_of, num_items):
-    """Weigh the decoder and what the recommender expects, by the plans of validation users.
+def choose_trust(
+    module: Any,
+    validation: Validation,
+    asked_of: Callable[[Histories], np.ndarray],
+    num_items: int,
+) -> tuple[float, float, list[dict[str, float]]]:
+    """Weighs the decoder and what the recommender expects, by the plans of validation users.
 
     `simplest_of` says which of `TRUSTS` is taken.
 
@@ -145,8 +166,8 @@ def choose_trust(module, validation, asked_of, num_items):
     return taken["trust"], taken["prior"], rows
 
 
-def simplest_of(rows):
-    """The first of the rows that are no worse than the best by more than the standard error.
+def simplest_of(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Picks the first of the rows that are no worse than the best by more than the standard error.
 
     The one-standard-error rule of Breiman et al. 1984, *Classification and Regression Trees*,
     3.4.3. The decoder is made of what was known before validation, and knows less and less of what

@@ -1,5 +1,7 @@
 """`LazyAdam`: Adam whose step costs what the step's own items cost, however large the catalogue."""
 
+from typing import Any
+
 from kerasrec.backend import keras, register, tf
 
 #: tables up to this many rows are updated as a whole, exactly as Adam does
@@ -24,7 +26,14 @@ class LazyAdam(keras.optimizers.legacy.Adam):
         ValueError: `amsgrad=True`.
     """
 
-    def __init__(self, learning_rate=0.001, *, dense_rows=DENSE_ROWS, name="Adam", **kwargs):
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        *,
+        dense_rows: int = DENSE_ROWS,
+        name: str = "Adam",
+        **kwargs: Any,
+    ):
         if kwargs.get("amsgrad"):
             raise ValueError(
                 "LazyAdam has no amsgrad. Received: amsgrad=True. Use keras.optimizers.Adam for it."
@@ -50,6 +59,6 @@ class LazyAdam(keras.optimizers.legacy.Adam):
             var.scatter_sub(tf.IndexedSlices(moved, indices)),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "dense_rows": self.dense_rows}

@@ -5,16 +5,29 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, PlainValidator
 from tqdm import tqdm
 
 from kerasrec.backend import keras, set_seed, tf
 from kerasrec.data import histories as sequences
 from kerasrec.data.files import whole_file
-from kerasrec.models.validation import Ranker, ranking_quality
+from kerasrec.models.optiontypes import (
+    Count,
+    Flag,
+    Positive,
+    Strategy,
+    Text,
+    TextOrPath,
+    Whole,
+    check_function,
+)
+from kerasrec.models.validation import Ranker, Validation, ranking_quality
 from kerasrec.training.optimizers import LazyAdam
 
 log = logging.getLogger(__name__)
@@ -32,21 +45,55 @@ _SIGNATURE = {
 }
 
 
+def named_optimizer(name: str, config: dict) -> Any:
+    """Makes the optimizer of a name; "adam" is `LazyAdam`.
+
+    Raises:
+        ValueError: Keras knows no such name.
+    """
+    if name.lower() == "adam":
+        return LazyAdam(**config)
+    try:
+        return keras.optimizers.get({"class_name": name, "config": config})
+    except ValueError as error:
+        raise ValueError(
+            "optimizer must be the name of a Keras optimizer, an instance or a callable. "
+            f"Received: {name!r}."
+        ) from error
+
+
+def check_optimizer(value: Any) -> Any:
+    """The value, where it names, makes or is an optimizer.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if isinstance(value, str):
+        named_optimizer(value, {})
+    return check_function(value)
+
+
+#: an optimizer, by its name, ready or as a function that makes one
+Optimizer = Annotated[
+    Any, PlainValidator(check_optimizer), Field(description="a name or a function")
+]
+
+
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then a cosine down to a tenth of the peak at `total_steps`."""
 
-    def __init__(self, peak, warmup_steps, total_steps):
+    def __init__(self, peak: float, warmup_steps: int, total_steps: int):
         self.peak = peak
         # a variable, so that a second run needs no second trace
         self._steps = tf.Variable([0.0, 0.0], trainable=False)
         self.plan(warmup_steps, total_steps)
 
-    def plan(self, warmup_steps, total_steps):
+    def plan(self, warmup_steps: int, total_steps: int) -> None:
         """Take other numbers of steps."""
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self._steps.assign([warmup_steps, total_steps])
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         """Learning rate at a step."""
         step = tf.cast(step, tf.float32)
         warmup_steps, total_steps = self._steps[0], self._steps[1]
@@ -55,7 +102,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         cosine = 0.55 + 0.45 * tf.cos(math.pi * tf.clip_by_value(share, 0.0, 1.0))
         return self.peak * tf.minimum(warm, cosine)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {
             "peak": self.peak,
@@ -84,8 +131,9 @@ class Trainer:
             written.
         seed: of batches, sampled negatives and dropout.
         deterministic: same seed, same losses on one machine; slower.
-        strategy: a `tf.distribute.Strategy`.
+        strategy: a `tf.distribute.Strategy`; None = the one in whose scope this is called.
         precision: a Keras mixed precision policy such as "mixed_bfloat16".
+        progress: whether a bar is shown.
         ranker: function of the model that gives what ranks validation, as `Ranker` does. Anything
             with `training` (a Keras model of the four inputs), `config` (with `max_length`) and a
             ranker of its own can be trained.
@@ -93,21 +141,21 @@ class Trainer:
 
     def __init__(
         self,
-        model,
+        model: Any,
         *,
-        optimizer="adam",
-        learning_rate=2e-3,
-        batch_size=128,
-        epochs=30,
-        patience=4,
-        clip_norm=5.0,
-        run_folder=None,
-        seed=0,
-        deterministic=False,
-        strategy=None,
-        precision="float32",
-        progress=True,
-        ranker=Ranker,
+        optimizer: Optimizer = "adam",
+        learning_rate: Positive = 2e-3,
+        batch_size: Count = 128,
+        epochs: Count = 30,
+        patience: Count = 4,
+        clip_norm: Positive | None = 5.0,
+        run_folder: TextOrPath | None = None,
+        seed: Whole = 0,
+        deterministic: Flag = False,
+        strategy: Strategy | None = None,
+        precision: Text = "float32",
+        progress: bool = True,
+        ranker: Callable[[Any], Any] = Ranker,
     ):
         set_seed(seed, deterministic=deterministic)
         self.strategy = strategy or tf.distribute.get_strategy()
@@ -134,7 +182,13 @@ class Trainer:
             )
         return model
 
-    def fit(self, histories, validation, *, stop_after=None):
+    def fit(
+        self,
+        histories: sequences.Histories,
+        validation: Validation | None,
+        *,
+        stop_after: int | None = None,
+    ) -> pd.DataFrame:
         """Train until validation stops improving, then take the best weights.
 
         These are the ones of the best epoch, or the mean of the three best epochs' where that ranks
@@ -240,23 +294,6 @@ def _make_slots(training):
     optimizer = training.optimizer
     make = optimizer.build if hasattr(optimizer, "build") else optimizer._create_all_weights
     make(training.trainable_variables)
-
-
-def named_optimizer(name, config):
-    """The optimizer of a name; "adam" is `LazyAdam`.
-
-    Raises:
-        ValueError: Keras knows no such name.
-    """
-    if name.lower() == "adam":
-        return LazyAdam(**config)
-    try:
-        return keras.optimizers.get({"class_name": name, "config": config})
-    except ValueError as error:
-        raise ValueError(
-            "optimizer must be the name of a Keras optimizer, an instance or a callable. "
-            f"Received: {name!r}."
-        ) from error
 
 
 def _is_factory(optimizer):
