@@ -16,12 +16,10 @@ FACES = [path for path in MODULES if path.name == "__init__.py" and path.parent.
 UNTYPED = {
     # the next version
     "loop": "child",
-    # the Keras graph
-    "models": "build",
     # a version at work
     "recommender": "draws itemindex loadedlog loadedplans loadedtexts recommender shortlist",
     # fitting
-    "training": "fitting generating optimizers options pipeline trainer",
+    "training": "pipeline",
     # folders and graphs
     "versions": "derive itemmatrix",
 }

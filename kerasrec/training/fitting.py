@@ -143,8 +143,8 @@ def fit_models(
         "NDCG@10 on validation %.4f, with codes %.4f: %s",
         *(plain.mean(), better.mean(), "taken" if taken else "left"),
     )
-    facts = {"without": float(plain.mean()), "with": float(better.mean()), "se": error}
-    facts = {"codes": {"taken": bool(taken), **{k: round(v, 5) for k, v in facts.items()}}}
+    numbers = {"without": float(plain.mean()), "with": float(better.mean()), "se": error}
+    facts = {"codes": {"taken": bool(taken), **{k: round(v, 5) for k, v in numbers.items()}}}
     if taken:
         return Fitted(coded, coded_history, again, facts)
     return Fitted(model, history, build, facts)
