@@ -1,5 +1,8 @@
 """Describes a data set: the table behind `kerasrec inspect --data`."""
 
+import hashlib
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -187,3 +190,19 @@ def _titles(titles):
         ("titles", "items that share their title", int(is_repeated.sum())),
     ]
     return rows + _quantiles("title length (characters)", lengths)
+
+
+def fingerprint(interactions: Interactions, items: Items) -> dict[str, Any]:
+    """Identifies the data in a manifest: counts and a sha256 of the tables."""
+    digest = hashlib.sha256()
+    frame = interactions.frame
+    for column in ("user_id", "item_id", "timestamp"):
+        digest.update(pd.util.hash_pandas_object(frame[column], index=False).to_numpy().tobytes())
+    digest.update(pd.util.hash_pandas_object(items.frame, index=False).to_numpy().tobytes())
+    return {
+        "sha256": digest.hexdigest(),
+        "interactions": len(frame),
+        "users": interactions.num_users,
+        "items": len(items),
+        "columns": {**interactions.columns},
+    }

@@ -12,12 +12,12 @@ from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Items
+from kerasrec.data.statistics import fingerprint
 from kerasrec.fusion.choice import MAX_USERS, choose_live
 from kerasrec.fusion.fusion import fit_again
 from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.models.validation import Ranker, Validation
 from kerasrec.recommender.recommender import Recommender
-from kerasrec.training.pipeline import fingerprint
 from kerasrec.training.trainer import Trainer
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import derive_version

@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from kerasrec.data.histories import Histories, before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.statistics import fingerprint
 from kerasrec.evaluation.baselines import fit_item_knn, fit_recent_popularity
 from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.evaluation.toplists import recommend_top_k
 from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.loop.updating import TooFewEvents, update
 from kerasrec.recommender.recommender import Recommender
-from kerasrec.training.pipeline import fingerprint, train
+from kerasrec.training.pipeline import train
 from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)

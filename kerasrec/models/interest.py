@@ -93,12 +93,6 @@ class Interest(keras.layers.Layer):
         return {**super().get_config(), "kind": self.kind}
 
 
-def cosine_scores(interest: Any, item_vectors: Any) -> Any:
-    """Gives cosines of unit interests `(n, dim)` and vectors `(m, dim)`: `(n, m)`; zero rows: 0."""
-    unit = tf.math.l2_normalize(tf.cast(item_vectors, tf.float32), axis=-1)
-    return tf.matmul(interest, unit, transpose_b=True)
-
-
 @register
 class InterestLoss(_BertLoss):
     """Adds the training loss of U and returns U unchanged: a `Loss` layer of bert4keras.

@@ -1,6 +1,5 @@
 """`train`: tables in, a served-ready version out. The command line's `train` is this function."""
 
-import hashlib
 import logging
 import tempfile
 import time
@@ -12,6 +11,7 @@ import pandas as pd
 
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import join_interactions, read_interactions, read_items
+from kerasrec.data.statistics import fingerprint
 from kerasrec.fusion.choice import choose_fusion
 from kerasrec.fusion.fusion import PARTS, fit_tables
 from kerasrec.fusion.recency import (
@@ -321,22 +321,6 @@ def _described(options, generator):
         used["generator"].pop("run_folder")  # it belongs to one run
         described["generator_options"] = plain(used["generator"])
     return described
-
-
-def fingerprint(interactions, items):
-    """What identifies the data in a manifest: counts and a sha256 of the tables."""
-    digest = hashlib.sha256()
-    frame = interactions.frame
-    for column in ("user_id", "item_id", "timestamp"):
-        digest.update(pd.util.hash_pandas_object(frame[column], index=False).to_numpy().tobytes())
-    digest.update(pd.util.hash_pandas_object(items.frame, index=False).to_numpy().tobytes())
-    return {
-        "sha256": digest.hexdigest(),
-        "interactions": len(frame),
-        "users": interactions.num_users,
-        "items": len(items),
-        "columns": {**interactions.columns},
-    }
 
 
 def _probe(items, histories):

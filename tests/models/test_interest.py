@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import import_bert4keras, keras, tf
-from kerasrec.models.interest import Interest, InterestLoss, LongShortFusion, cosine_scores
+from kerasrec.models.interest import Interest, InterestLoss, LongShortFusion
 from kerasrec.models.losses import LOSSES
 
 RNG = np.random.default_rng(0)
@@ -94,12 +94,6 @@ def test_gmf_weights_fold_into_the_interest():
 def test_interest_refuses_an_unknown_kind():
     with pytest.raises(ValueError, match="interest must be one of mf, gmf. Received: 'ncf'"):
         Interest("ncf")
-
-
-def test_cosine_scores_by_hand():
-    items = np.array([[0, 3], [-2, 0], [0, 0], [1, 1]], np.float32)
-    found = cosine_scores(tf.constant([[1.0, 0.0], [0.6, 0.8]]), items).numpy()
-    np.testing.assert_allclose(found, [[0, -1, 0, 0.5**0.5], [0.8, -0.6, 0, 1.4 * 0.5**0.5]])
 
 
 # --- InterestLoss ---

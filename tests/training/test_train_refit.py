@@ -9,11 +9,12 @@ from toys import tiny_options
 
 from kerasrec.backend import keras, tf
 from kerasrec.data.interactions import Items
+from kerasrec.data.statistics import fingerprint
 from kerasrec.loop.updating import retrain, update
 from kerasrec.models.validation import Ranker
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.text.encoders import build_encoder
-from kerasrec.training.pipeline import fingerprint, train
+from kerasrec.training.pipeline import train
 from kerasrec.versions import folders
 from kerasrec.versions.trainingstate import Rebuilt
 
