@@ -68,6 +68,7 @@ def test_ranks(replay):
     np.testing.assert_allclose(ndcg(np.array([1, 2, 0])), [1, 0.63093, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_whole_loop(toy_interactions, toy_items, tmp_path, caplog):
     """All strategies on real enrolments; killed after a strategy, it goes on where it was."""
     given = dict(
