@@ -122,7 +122,6 @@ def test_mistakes(files, capsys, words, message):
     assert message in error and len(error.strip().splitlines()) == 1 and "Traceback" not in error
 
 
-@pytest.mark.slow
 def test_simulate(files, capsys):
     words = ["simulate", "--interactions", "log.csv", "--items", "items.csv", "--work", "w"]
     words += ["--strategies", "recent_popularity", "item_knn", "--start", "0.8", "--step", "90d"]
