@@ -53,19 +53,20 @@ def test_export_again_changes_what_was_asked_and_nothing_else(base):
     }
 
 
-def test_scorer_weight_adds_the_scorer_to_the_lists(base):
-    lists, before = {}, float(folders.read_manifest(base / "1").scorer_weight)
-    versions = {before: base / "1"}
-    versions |= {
-        before + more: export_again(base / "1", scorer_weight=before + more) for more in (1, 3)
-    }
-    for weight, version in versions.items():
+@pytest.mark.parametrize("added", [(1,), pytest.param((1, 3), marks=pytest.mark.slow)])
+def test_scorer_weight_adds_the_scorer_to_the_lists(base, added):
+    before = folders.read_manifest(base / "1").scorer_weight
+
+    def scores(version):
         recommender = Recommender.load(version)
         table = recommender.recommend([recommender.items.ids[:3]], k=79)  # all
-        lists[weight - before] = table.set_index("item_id")["score"]
-    one, three = lists[1] - lists[0], lists[3] - lists[0]
-    assert one.abs().max() > 1e-4
-    np.testing.assert_allclose(three, 3 * one, atol=1e-4)
+        return table.set_index("item_id")["score"]
+
+    old = scores(base / "1")
+    more = [scores(export_again(base / "1", scorer_weight=before + n)) - old for n in added]
+    assert more[0].abs().max() > 1e-4
+    for number, difference in zip(added, more, strict=True):
+        np.testing.assert_allclose(difference, number * more[0], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,7 @@ def test_export_again_of_nothing(tmp_path):
         export_again(tmp_path / "shop", k=5)
 
 
+@pytest.mark.slow
 def test_export_again_keeps_added_items(base):
     recommender = Recommender.load(base)
     recommender.add_items(pd.DataFrame({"item_id": ["新"], "title": ["大学物理"]}))

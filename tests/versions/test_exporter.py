@@ -178,7 +178,9 @@ def test_compare_finds_a_version_that_answers_differently(exported_version, tmp_
         )
 
 
-@pytest.mark.parametrize("differs", ["encode_items", "recommend_by_text"])
+@pytest.mark.parametrize(
+    "differs", ["encode_items", pytest.param("recommend_by_text", marks=pytest.mark.slow)]
+)
 def test_compare_looks_at_the_answers_to_texts(text_version, tmp_path, differs):
     shutil.copytree(text_version / "1", tmp_path / "1")
     loaded = tf.saved_model.load(str(tmp_path / "1"))

@@ -144,7 +144,7 @@ def test_back_to_float32(in_forms, tmp_path, form):
     np.testing.assert_allclose(one["score"], other["score"], atol=1e-4)
 
 
-@pytest.mark.parametrize("form", SMALL)
+@pytest.mark.parametrize("form", ["int8", pytest.param("float16", marks=pytest.mark.slow)])
 def test_added_items_in_a_smaller_form(in_forms, tmp_path, form):
     version = shutil.copytree(in_forms[form], tmp_path / "toy" / in_forms[form].name)
     small = Recommender.load(version)
