@@ -141,7 +141,7 @@ def broken(version, how):
         (version / WARMUP).write_bytes(b"no record" * 20)
 
 
-@pytest.mark.parametrize("how", ["cut", "foreign", "warm-up"])
+@pytest.mark.parametrize("how", ["cut", pytest.param("foreign", marks=pytest.mark.slow), "warm-up"])
 def test_a_broken_version_leaves_the_old_one_serving(served_folder, base, how, caplog):
     model = ModelVersions(base)
     model.refresh()
@@ -283,6 +283,7 @@ def test_an_export_that_is_killed_is_never_visible(base):
     assert states(model) == {1: "AVAILABLE"}
 
 
+@pytest.mark.slow
 def test_no_answer_is_mixed_while_versions_are_swapped(served_folder, base):
     """Even versions give lists of 5, odd ones of 50."""
     model = ModelVersions(base)

@@ -47,6 +47,7 @@ def test_without_codes_it_is_fit_members(data):
     assert found.build is build and found.facts == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [TEXT, None], ids=["texts", "no texts"])
 def test_the_better_of_two_models_is_kept(data, text, tmp_path):
     """After two epochs the wider one, whose codes know the first, is well ahead."""
