@@ -149,6 +149,7 @@ def test_average_models_refuses(tiny_bert):
 # --- training ---
 
 
+@pytest.mark.slow
 def test_members_are_trained_as_alone_with_the_next_seeds(data, tmp_path):
     model, history = fit_members(tiny, *data, members=2, seed=3, run_folder=tmp_path, **OPTIONS)
     assert history["member"].tolist() == [1, 1, 2, 2] and history["epoch"].tolist() == [1, 2, 1, 2]

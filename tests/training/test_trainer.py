@@ -215,7 +215,13 @@ def test_finished_run_is_not_trained_again(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "optimizer", ["adam", lambda schedule: keras.optimizers.Adam(schedule)], ids=["legacy", "new"]
+    "optimizer",
+    [
+        pytest.param("adam", id="legacy"),
+        pytest.param(
+            lambda schedule: keras.optimizers.Adam(schedule), id="new", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_interrupted_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monkeypatch, optimizer):
     def run(folder):
