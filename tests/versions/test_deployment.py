@@ -244,6 +244,7 @@ def test_examples_get_their_answers(server, served_folder, tmp_path):
     assert subprocess.run(wrong, capture_output=True).returncode != 0
 
 
+@pytest.mark.slow
 def test_examples_with_a_key_and_tls(served_folder, certificate, tmp_path):
     from kerasrec.serving import Access, ServerOptions, running_server
 
