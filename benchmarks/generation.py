@@ -139,22 +139,22 @@ def trained(data, work, protocol, seed=0):
         )
     version = find_version(work / "models" / name)
     recommender = kerasrec.Recommender.load(version, index="exact")
-    make_anew(recommender, of)
-    return of, recommender
+    return of, made_anew(recommender, of)
 
 
-def make_anew(recommender, of):
-    """The graph of a version by the code as it is now; the exponents are chosen again as well.
+def made_anew(recommender, of):
+    """The version with a graph by the code as it is now; the exponents are chosen again as well.
 
     Training takes far longer than all else, and what is measured here is the search.
     """
+    import kerasrec
     from kerasrec.fusion.recency import AT_THE_END, NEVER, Counts, newest_times
     from kerasrec.generation.generator import Generator
-    from kerasrec.recommender.loadedplans import VersionPlans
     from kerasrec.training.generating import choose_trust
     from kerasrec.training.pipeline import no_time
     from kerasrec.versions import folders
     from kerasrec.versions.exporter import serving_module
+    from kerasrec.versions.loaded import LoadedVersion
     from kerasrec.versions.plangraph import PLAN_ITEMS
     from kerasrec.versions.trainingstate import Rebuilt
 
@@ -176,8 +176,8 @@ def make_anew(recommender, of):
     asked_of = no_time if recommender.manifest["asked"] == AT_THE_END else newest_times
     trust, prior, _ = choose_trust(module, of.validation, asked_of, PLAN_ITEMS)
     generator = generator._replace(trust=trust, prior=prior)
-    recommender._module = graph(fusion)
-    recommender.plans = VersionPlans(recommender._module, version)
+    loaded = LoadedVersion(graph(fusion), recommender.manifest, version)
+    return kerasrec.Recommender(loaded, index="exact")
 
 
 # --- parts ---
@@ -247,9 +247,8 @@ def interval(values):
 
 def dense_top(recommender, histories, k):
     """Best `k` unseen items by the model alone."""
-    from kerasrec.versions import itemmatrix
 
-    vectors = itemmatrix.read_vectors(recommender._module)
+    vectors = recommender.loaded.vectors()
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     scores = recommender.interests(histories) @ unit.T
     scores[:, 0] = -9
@@ -261,14 +260,21 @@ def dense_top(recommender, histories, k):
 def planned(recommender, histories, num_items, *, trust=None, prior=None, beams=16):
     """Plans `(num_users, num_items)`, with other exponents for the while."""
     with exponents(recommender, trust, prior):
-        asked = recommender._asked(histories, None)
-        return recommender.plans.index(histories, asked, num_items, beams=beams)[0][:, 0]
+        questions = questions_of(recommender, histories)
+        return recommender.plans.index(questions, num_items, beams=beams)[0][:, 0]
+
+
+def questions_of(recommender, histories):
+    """`Questions` of histories, each asked at the time that `recommend` takes."""
+    from kerasrec.recommender.questions import read_questions
+
+    return read_questions(histories, recommender.items, asked=recommender.manifest["asked"])
 
 
 @contextlib.contextmanager
 def exponents(recommender, trust, prior):
     """Other exponents of decoder and recommender for the while; None = those of the version."""
-    module = recommender._module
+    module = recommender.loaded.module
     variables = (module.planner.trust, module.prior_trust)
     before = [variable.numpy() for variable in variables]
     for variable, value in zip(variables, (trust, prior), strict=True):
@@ -318,7 +324,7 @@ def plans(data, work):
 
 def chosen(recommender):
     """The exponents of a version: dict."""
-    module = recommender._module
+    module = recommender.loaded.module
     found = {"trust": module.planner.trust, "prior": module.prior_trust}
     return {name: round(float(value.numpy()), 4) for name, value in found.items()}
 
@@ -361,6 +367,8 @@ def cold(data, work):
 
 def speed(data, work):
     """Seconds of training and of search on amazon-beauty, and how good its plans are."""
+    from kerasrec.recommender.questions import Questions
+
     of, recommender = trained(data, work, "loo")
     epochs = recommender.manifest["plans"]["epochs"]
     found = {
@@ -369,21 +377,20 @@ def speed(data, work):
         "epochs": len(epochs),
         "decoder alone, next item": of.score(beam_tops(recommender, of)),
     }
-    some = of.known.select(np.arange(512))
-    asked = np.zeros(512, np.int64)
+    some = Questions(of.known.select(np.arange(512)), np.zeros(512, np.int64))
     for num_items in (1, PLANNED):
         run = recommender.plans.index
-        run(some.select(np.arange(1)), asked[:1], num_items)  # traced and warm
+        run(some.select(np.arange(1)), num_items)  # traced and warm
         alone = []
         for user in range(60):
             begin = time.perf_counter()
-            run(some.select([user]), asked[:1], num_items)
+            run(some.select(np.array([user])), num_items)
             alone.append(1000 * (time.perf_counter() - begin))
-        run(some, asked, num_items, batch_size=64)
+        run(some, num_items, batch_size=64)
         together = []
         for _ in range(3):
             begin = time.perf_counter()
-            run(some, asked, num_items, batch_size=64)
+            run(some, num_items, batch_size=64)
             together.append(512 / (time.perf_counter() - begin))
         found[f"{num_items} items"] = {
             "one user, ms": [float(np.median(alone)), float(np.quantile(alone, 0.95))],
@@ -394,9 +401,11 @@ def speed(data, work):
 
 def beam_tops(recommender, of, beams=20):
     """The first item of plans of one, best beams first, by the decoder alone."""
-    asked = np.zeros(of.known.num_users, np.int64)
+    from kerasrec.recommender.questions import Questions
+
+    questions = Questions(of.known, np.zeros(of.known.num_users, np.int64))
     with exponents(recommender, 1.0, 0.0):
-        index, _ = recommender.plans.index(of.known, asked, 1, beams=beams, num_lists=beams)
+        index, _ = recommender.plans.index(questions, 1, beams=beams, num_lists=beams)
     return index[:, :, 0]
 
 

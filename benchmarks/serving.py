@@ -237,7 +237,7 @@ def measure_large(options):
 
     version = generated_version(options.items, options.work / "models" / f"gen{options.items}")
     exact = Recommender.load(version, index="exact")
-    module, signature = exact._module, exact._module.signatures["serving_default"]
+    module, signature = exact.loaded.module, exact.loaded.module.signatures["serving_default"]
     rows = histories_of(version, min(options.requests, 400))
     histories = [list(row) for row in rows]
     queries = tf.constant(exact.interests(histories))
@@ -452,7 +452,7 @@ def measure_encode(options):
     if options.encoder_model is None:
         return {"skipped": "no --encoder-model given"}
     recommender = Recommender.load(options.encoder_model)
-    signatures = recommender._module.signatures
+    signatures = recommender.loaded.module.signatures
     if "encode_items" not in signatures:
         return {"skipped": f"{recommender.version} has no signature encode_items"}
     titles = list(recommender.items.frame["title"])[: options.titles]

@@ -195,7 +195,7 @@ def evaluate_verb(options: argparse.Namespace) -> None:
     baselines = run_baselines(
         make_histories(fitted, items), wanted, items, k=options.k, texts=texts
     )
-    name = recommender.about.name
+    name = str(recommender.about.name)
     name = f"{name} (model)" if name in baselines else name
     recommender.observe(histories)
     lists = {name: recommender.recommend(wanted, k=options.k, at=at), **baselines}

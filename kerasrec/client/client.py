@@ -234,7 +234,7 @@ class Client:
         count = len(users)
         inputs["temperature"] = flat([float(temperature)] * count, np.float32)
         inputs["top_p"] = flat([float(top_p)] * count, np.float32)
-        inputs["seed"] = flat(draws.seeds(users), np.int32)
+        inputs["seed"] = flat(list(draws.seeds(users)), np.int32)
         parts = self._ask("generate", count, inputs)
         nothing = {"item_ids": np.zeros((0, 0), object), "log_probabilities": np.zeros((0, 0))}
         parts = parts or [nothing]

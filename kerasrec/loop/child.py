@@ -5,16 +5,17 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError
-from kerasrec.data.histories import before, first_of_pairs, make_histories
-from kerasrec.data.interactions import Items
+from kerasrec.data.histories import Histories, before, first_of_pairs, make_histories
+from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.statistics import fingerprint
 from kerasrec.fusion.choice import MAX_USERS, choose_live
-from kerasrec.fusion.fusion import fit_again
+from kerasrec.fusion.fusion import Fusion, fit_again
 from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.models.validation import Ranker, Validation
 from kerasrec.recommender.recommender import Recommender
@@ -53,29 +54,37 @@ class Child:
             they are those of `train`.
 
     Args:
-        parent: `Recommender`; it is told of the events and items that the child learns, so that
-            the two differ in what was trained alone.
-        items: `Items`, those of the parent first.
+        parent: `Recommender`, which the child reads and never changes. Whoever makes the child adds
+            the new items to it first, and lets it observe what the child learns: so the two
+            differ in what was trained alone, and the child takes over what is recent.
+        items: `Items`, those of the parent, in their order.
         seed: of the replay and of the batches.
+
+    Raises:
+        ValueError: the parent does not know the same items.
     """
 
-    def __init__(self, parent, items, *, seed=0):
-        new = items.frame[len(parent.items) :]
+    def __init__(self, parent: Recommender, items: Items, *, seed: int = 0):
+        if not np.array_equal(items.ids, parent.items.ids):
+            raise ValueError(
+                f"A child knows the items of its parent ({len(parent.items)}). Received: "
+                f"{len(items)} items. Add the new ones to the parent first (add_items)."
+            )
         self.parent, self.items, self.seed = parent, items, seed
         self.about = parent.about._replace(num_items=len(items))
-        self._rebuilt = Rebuilt(parent.version, items)
+        self._rebuilt = Rebuilt(parent.loaded.folder, items)
         self.model, self.state = self._rebuilt.model, self._rebuilt.state
-        self._has_grown = len(new) > 0
-        if self._has_grown:
-            log.info("%d new items", len(new))
-            parent.add_items(Items(new.reset_index(drop=True)))
+        self._has_grown = len(items) > parent.about.num_items
         self.tables = dict(parent.fusion().tables)
-        self._chosen = None  # a fusion with weights of its own
-        self.weighed = (self.about.update or UpdateFacts()).weighed or 0
+        self._chosen: Fusion | None = None  # a fusion with weights of its own
+        self._frozen_vectors = None  # of all texts, by an encoder that is not trained
+        self.weighed: int = (self.about.update or UpdateFacts()).weighed or 0
         self.history = None
 
-    def learn(self, interactions, *, since):
+    def learn(self, interactions: Interactions, *, since: Interactions) -> None:
         """Train on the users with events that are not in `since`, and on as many others.
+
+        The parent must have observed the interactions: what is recent is read from it.
 
         Args:
             interactions: `Interactions`, all that is known by now.
@@ -87,12 +96,9 @@ class Child:
         part = replayed(histories, fresh, self.model.config["max_length"], self.seed)
         if len(part.items):  # else newcomers alone, of one event each
             self.history = self._trainer.fit(part, None)
-            if not self._is_frozen():
-                self.__dict__.pop("_text_vectors", None)  # its encoder gives others now
-        self.parent.observe(histories)
         chosen = self.about.tables
         num_items = len(self.items)
-        self.tables = fit_again(self.tables, chosen, histories, num_items, self._text_vectors)
+        self.tables = fit_again(self.tables, chosen, histories, num_items, self._text_vectors())
 
     @functools.cached_property
     def _trainer(self):
@@ -109,7 +115,7 @@ class Child:
             progress=False,
         )
 
-    def choose_weights(self, interactions):
+    def choose_weights(self, interactions: Interactions) -> None:
         """Weigh the parts of the score anew, on the new events, as the parent predicts them live.
 
         Only before `learn`: the model must not know the events. Few events leave the weights.
@@ -130,7 +136,7 @@ class Child:
             times,
             self.tables,
             self.about.tables,
-            self._text_vectors,
+            self._text_vectors(),
             before=(self.parent.fusion(), self.weighed) if self.weighed else None,
         )
         if chosen is None:
@@ -138,24 +144,27 @@ class Child:
         fusion, quality = chosen
         if fusion.tables:  # else the model alone was best on few events: no reason to forget them
             self._chosen = fusion.arranged_as(self.parent.fusion())
-            self.weighed = min(quality["events"], MAX_USERS)
+            self.weighed = int(min(quality["events"], MAX_USERS))
         log.info("weights chosen on %d new events: %s", len(places), quality)
 
-    @functools.cached_property
     def _text_vectors(self):
         """What the table "text" is fitted to; None where there is none, or nothing new for it."""
         if "text" not in self.tables or (self._is_frozen() and not self._has_grown):
             return None
-        return self._rebuilt.text_vectors(self.items)
+        if not self._is_frozen():  # its encoder gives others after every training
+            return self._rebuilt.text_vectors(self.items)
+        if self._frozen_vectors is None:
+            self._frozen_vectors = self._rebuilt.text_vectors(self.items)
+        return self._frozen_vectors
 
-    def fusion(self):
+    def fusion(self) -> Fusion:
         """`Fusion`: the weights chosen, else the parent's; tables and recency as they are now."""
         parent = self.parent.fusion()
         if self._chosen is None:
             return parent._replace(tables=self.tables)
         return self._chosen._replace(tables=self.tables).at_end(parent.recency.counts)
 
-    def module(self):
+    def module(self) -> ServingModule:
         """`ServingModule` of the child as it is now, without its encoder."""
         vectors = Ranker(self.model).item_vectors()
         with tempfile.TemporaryDirectory() as folder:
@@ -172,19 +181,27 @@ class Child:
                 module.add_text_functions(self.state.whitening)
         return module
 
-    def recommender(self):
+    def recommender(self) -> Recommender:
         """`Recommender` of the child as it is now; it cannot encode texts."""
         fusion = self.fusion()
         about = self.about._replace(fusion=make_part(FusionFacts, fusion.description()))
         return Recommender.in_memory(self.module(), self.items, fusion.recency, about)
 
-    def publish(self, label, facts, interactions, seconds, *, labels):
+    def publish(
+        self,
+        label: str,
+        facts: dict[str, Any],
+        interactions: Interactions,
+        seconds: float,
+        *,
+        labels: dict[str, int],
+    ) -> Path:
         """Make the child the next version and label it; returns its path.
 
         `labels` are those that there were when the work began: who has moved the label stable since
         then, as by a rollback, has the last word.
         """
-        base, number = self.parent.version.parent, self.parent.about.version
+        base, number = self.parent.loaded.folder.parent, self.parent.about.version
         if label == "canary" and "stable" not in labels:
             folders.write_label(base, "stable", number)
         changes = {
@@ -217,29 +234,14 @@ class Child:
         return self.about.encoder is None or mode == "frozen"
 
     def _derived(self, changes):
-        module, form = self.module(), self.about.item_matrix or "float32"
-        values = itemmatrix.stored(itemmatrix.read_vectors(module), form)
-        names = ["starts", "first", "prior", "popularity", "temperature", "scorer_weight"]
-        names += module.weights.variables
-        tables = [f"{kind}_{name}" for name in self.tables for kind in ("neighbours", "votes")]
-        values |= {name: getattr(module, name) for name in names + tables}
-        places = {}  # a variable that is listed twice is stored under its first place
-        for place, variable in enumerate(module.layer_variables):
-            places.setdefault(variable.ref(), f"layer_variables/{place}")
-        own = {getattr(module, name).ref() for name in tables}
-        # the id part comes along with the text part's layer and is not read in the graph
-        values |= {
-            name: ref.deref()
-            for ref, name in places.items()
-            if ref not in own and "id_table" not in ref.deref().name
-        }
+        form = self.about.item_matrix or "float32"
+        made = self.recommender()
+        values = made.loaded.learned_variables() | itemmatrix.stored(made.loaded.vectors(), form)
         # the generator is not trained again; it plans the new items by their codes
         plans = self.parent.plans
-        values |= plans.variables()
         if plans.can_plan:
+            values |= self.parent.loaded.plan_variables()
             changes |= {"generator": self.about.generator._replace(**plans.facts())}
-        recency = self.fusion().recency
-        made = Recommender.in_memory(module, self.items, recency, self.about)
         some = [list(self.items.ids[place : place + 3]) for place in range(0, len(self.items), 97)]
         with untraced():
             expected = made.recommend(some, k=LIST_LENGTH)
@@ -249,8 +251,7 @@ class Child:
             whitening = self.state.whitening
             write_training_state(folder, self.model, whitening, self.history)
             self.parent.plans.save_to(folder)
-            copy = Recommender.in_memory(loaded, self.items, recency, self.about)
-            found = copy.recommend(some, k=LIST_LENGTH)
+            found = Recommender(loaded, index="exact").recommend(some, k=LIST_LENGTH)
             # other forms round the vectors
             if form == "float32" and not np.allclose(found["score"], expected["score"], atol=5e-3):
                 raise ArtifactError(
@@ -259,11 +260,11 @@ class Child:
                 )
 
         return derive_version(
-            self.parent.version,
+            self.parent.loaded.folder,
             changes,
             variables=values,
             frame=self.items.frame,
-            recency=recency,
+            recency=self.fusion().recency,
             finish=finish,
         )
 
@@ -272,7 +273,7 @@ class Child:
         kept = {key: value for key, value in said.items() if key not in _OF_EXPORT}
         return export(
             self.model,
-            self.parent.version.parent,
+            self.parent.loaded.folder.parent,
             items=self.items,
             manifest=kept,
             encoder=self._rebuilt.encoder,
@@ -284,7 +285,7 @@ class Child:
         )
 
 
-def replayed(histories, fresh, max_length, seed):
+def replayed(histories: Histories, fresh: np.ndarray, max_length: int, seed: int) -> Histories:
     """What a child learns from: the users with new events, and as many others.
 
     Args:

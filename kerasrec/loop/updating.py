@@ -18,6 +18,7 @@ import pandas as pd
 from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError
 from kerasrec.data.events import PASSIVE_EVENTS
+from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import (
     Interactions,
     Items,
@@ -121,14 +122,21 @@ def _update(model, interactions, items, new, label, force, facts, seed):
     items = grown_catalogue(parent.items, items)
     interactions, new = _known_events(interactions, new, items, parent)
     earlier, learned, held = _cut(interactions, new)
+    # the parent, on which the child is judged, is told of all that the child will know: the two
+    # differ in what was trained alone. It observes no event before the weights are chosen on it
+    if new_items := len(items) - len(parent.items):
+        log.info("%d new items", new_items)
+        parent.add_items(Items(items.frame[-new_items:].reset_index(drop=True)))
     child = Child(parent, items, seed=seed)
     child.choose_weights(learned)
+    parent.observe(make_histories(learned, items))
     child.learn(learned, since=earlier)
     with untraced():
         evaluation = judge(child.recommender(), parent, learned, held)
     better, reason = decide(evaluation)
     path = None
     if better or force:
+        parent.observe(make_histories(interactions, items))
         child.learn(interactions, since=learned)
         told = parent.about.update or UpdateFacts()
         of_store = {"store": told.store, "erasures": told.erasures}

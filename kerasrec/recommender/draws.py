@@ -1,7 +1,8 @@
 """How plans are chosen, and the checks of it that `Recommender` and `Client` share."""
 
 import zlib
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ class Draws(NamedTuple):
     top_p: float = 1.0
     seed: int = 0
 
-    def checked(self):
+    def checked(self) -> "Draws":
         """The same; raises ValueError where a number is out of range."""
         check_number("temperature", self.temperature, np.inf)
         check_number("top_p", self.top_p, 1.0)
@@ -26,7 +27,7 @@ class Draws(NamedTuple):
             raise ValueError(f"seed must be a whole number. Received: {self.seed!r}.")
         return self
 
-    def seeds(self, users):
+    def seeds(self, users: Iterable[Any]) -> np.ndarray:
         """A seed of each user's own, which does not depend on who else is asked for.
 
         Returns:

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,11 +42,19 @@ class ItemIndex:
     0.994
     """
 
-    def __init__(self, index, report):
+    def __init__(self, index: Any, report: dict[str, Any]):
         self._index, self.report = index, report
 
     @classmethod
-    def build(cls, vectors, queries=None, *, recall=RECALL, folder=None, seed=0):
+    def build(
+        cls,
+        vectors: np.ndarray,
+        queries: np.ndarray | None = None,
+        *,
+        recall: float = RECALL,
+        folder: str | Path | Literal[False] | None = None,
+        seed: int = 0,
+    ) -> "ItemIndex":
         """An index of item vectors, read from the folder where it was built before.
 
         Args:
@@ -99,7 +108,14 @@ class ItemIndex:
                 log.warning("the index is not kept: %s", error)
         return found
 
-    def tune(self, vectors, queries=None, *, recall=RECALL, seed=0):
+    def tune(
+        self,
+        vectors: np.ndarray,
+        queries: np.ndarray | None = None,
+        *,
+        recall: float = RECALL,
+        seed: int = 0,
+    ) -> float:
         """Choose the smallest `nprobe` (a power of 2) with which recall@100 reaches a goal.
 
         Args:
@@ -139,7 +155,9 @@ class ItemIndex:
     def __len__(self):
         return self._index.ntotal
 
-    def search(self, interests, k, *, among=None):
+    def search(
+        self, interests: np.ndarray, k: int, *, among: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The nearest items.
 
         Args:
@@ -159,12 +177,12 @@ class ItemIndex:
         cosine, row = self._index.search(queries, int(k), params=params)
         return (row + 1).astype(np.int32), np.where(row < 0, -np.inf, cosine).astype(np.float32)
 
-    def selector(self, chosen):
+    def selector(self, chosen: np.ndarray) -> Any:
         """For `search`: the items that are True in `chosen`, bool `(num_items,)`."""
         bits = np.packbits(np.asarray(chosen, bool), bitorder="little")
         return import_faiss().IDSelectorBitmap(bits)
 
-    def add(self, vectors):
+    def add(self, vectors: np.ndarray) -> None:
         """Take in the vectors of new items, behind the others; the cells stay as they are."""
         self._index.add(_unit(vectors))
         self.report["items"] = self._index.ntotal
@@ -207,7 +225,7 @@ class ItemIndex:
         return cls(index, report)
 
 
-def import_faiss():
+def import_faiss() -> Any:
     """The module faiss.
 
     Raises:

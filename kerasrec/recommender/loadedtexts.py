@@ -1,10 +1,14 @@
 """`VersionTexts`: what a loaded version makes of texts and ready vectors it has never seen."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 
-from kerasrec.backend import tf
+from kerasrec.data.interactions import Items
 from kerasrec.evaluation.toplists import top_k
-from kerasrec.versions import folders, itemmatrix
+from kerasrec.versions import folders
+from kerasrec.versions.loaded import LoadedVersion
 
 _AT_ONCE = 64  # texts encoded in one call
 _CELLS = 2**26  # cosines held at once
@@ -14,21 +18,19 @@ class VersionTexts:
     """Item vectors of new texts, and the items whose texts are nearest.
 
     Args:
-        module: the loaded version.
-        manifest: `Manifest`, what it says of itself.
-        version: its folder.
+        loaded: `LoadedVersion`.
     """
 
-    def __init__(self, module, manifest, version):
-        self._module, self._manifest, self._version = module, manifest, version
-        self._encoder = None  # read when it is first needed
+    def __init__(self, loaded: LoadedVersion):
+        self._loaded, self._manifest = loaded, loaded.manifest
+        self._encoder: Any = None  # read when it is first needed
 
     @property
-    def are_vectors(self):
+    def are_vectors(self) -> bool:
         """Whether the version was trained on ready vectors instead of texts."""
         return self._manifest.encoder is not None and self._manifest.encoder.kind == "vectors"
 
-    def encode(self, texts):
+    def encode(self, texts: Iterable[str]) -> np.ndarray:
         """See `Recommender.encode`."""
         if not self._manifest.encodes_texts:
             raise ValueError(
@@ -39,43 +41,50 @@ class VersionTexts:
         from kerasrec.text.encoders import check_texts, load_text_encoder
 
         texts = check_texts(texts)
-        if hasattr(self._module, "encode_items"):
-            given = [text.encode("utf-8", "surrogatepass") for text in texts]
-            return self._module.encode_items(tf.constant(given, tf.string))["vectors"].numpy()
-        # tfidf; or a version from before there were tokenizers in the graph
+        if "texts" in self._loaded.abilities:
+            return self._loaded.encode_texts(texts)
+        # tfidf, or a tokenizer that has no twin in the graph
         if self._encoder is None:
-            self._encoder = load_text_encoder(self._version / folders.ENCODER)
-        vectors = np.zeros((len(texts), self._module.item_vectors.shape[1]), np.float32)
+            self._encoder = load_text_encoder(self._loaded.folder / folders.ENCODER)
+        vectors = np.zeros((len(texts), self._loaded.dim), np.float32)
         for start in range(0, len(texts), _AT_ONCE):
             part = texts[start : start + _AT_ONCE]
-            if self._encoder.kind == "bert":
-                tokens, segments = self._encoder.tokenizer.encode_batch(part)
-                found = self._module.encode_tokens(tf.constant(tokens), tf.constant(segments))
+            if "tokens" in self._loaded.abilities:
+                found = self._loaded.encode_tokens(*self._encoder.tokenizer.encode_batch(part))
             else:
-                found = self._module.place_text(tf.constant(self._encoder.encode(part)))
-            vectors[start : start + _AT_ONCE] = found.numpy()
+                found = self._loaded.place(self._encoder.encode(part))
+            vectors[start : start + _AT_ONCE] = found
         vectors[[not text.strip() for text in texts]] = 0
         return vectors
 
-    def place(self, vectors, num_items):
+    def vectors_of(self, items: Items, vectors: np.ndarray | None) -> np.ndarray:
+        """Item vectors of new items, float32 `(num_items, dim)`; see `Recommender.add_items`."""
+        if self.are_vectors:
+            return self.place(vectors, len(items))
+        if vectors is not None:
+            raise ValueError("This version was not trained on ready vectors: leave vectors out.")
+        return self.encode(items.texts(self._manifest.template))
+
+    def place(self, vectors: np.ndarray | None, num_items: int) -> np.ndarray:
         """Item vectors of new ready vectors, float32 `(num_items, dim)`.
 
         Raises:
             ValueError: no vectors, another shape, or a version without a text part.
         """
-        expected = (num_items, self._manifest.encoder.dim)
+        dim = self._manifest.encoder.dim if self._manifest.encoder else 0
+        expected = (num_items, dim)
         shape = None if vectors is None else np.shape(vectors)
-        if shape != expected or not np.isfinite(vectors).all():
+        if vectors is None or shape != expected or not np.isfinite(vectors).all():
             raise ValueError(
                 f"This version was trained on ready vectors: add_items needs vectors of shape "
                 f"{expected}, all finite, from the same model. Received: "
                 f"{'none' if shape is None else f'shape {shape}'}."
             )
-        if not hasattr(self._module, "place_text"):
+        if "text_vectors" not in self._loaded.abilities:
             raise ValueError("This version has no text part (text_units=0) to place vectors in.")
-        return self._module.place_text(tf.constant(vectors, tf.float32)).numpy()
+        return self._loaded.place(vectors)
 
-    def near(self, texts, k):
+    def near(self, texts: list[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         """The items whose text parts are nearest; what users did with them has no say here.
 
         Args:
@@ -88,9 +97,7 @@ class VersionTexts:
         given = self.encode(texts)
         if not all(text.strip() for text in texts):
             raise ValueError("similar needs a text with words in it. Received: an empty one.")
-        queries, items = (
-            self._text_parts(v) for v in (given, itemmatrix.read_vectors(self._module))
-        )
+        queries, items = (self._text_parts(v) for v in (given, self._loaded.vectors()))
         at_once = max(_CELLS // len(items), 1)
         parts = np.split(queries, range(at_once, len(queries), at_once))
         found = [top_k(part @ items.T, k) for part in parts]

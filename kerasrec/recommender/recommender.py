@@ -4,35 +4,46 @@ No training code is loaded.
 """
 
 import logging
-import zlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kerasrec.backend import tf
-from kerasrec.checks import ArtifactError
-from kerasrec.data.histories import Histories, history_rows, make_histories, model_inputs
-from kerasrec.data.interactions import Items, read_interactions, read_items
-from kerasrec.data.timestamps import read_moment
-from kerasrec.fusion.recency import AT_THE_END, Recency, newest_times
+from kerasrec.data.histories import Histories
+from kerasrec.data.interactions import Interactions, Items, read_interactions, read_items
+from kerasrec.fusion.fusion import Fusion
+from kerasrec.fusion.recency import Counts, Recency
 from kerasrec.recommender import itemindex
+from kerasrec.recommender.answers import (
+    MOST_ROWS,
+    list_table,
+    make_interests,
+    make_lists,
+    make_similar,
+    plan_table,
+    say_who_got_popular,
+)
 from kerasrec.recommender.draws import Draws
 from kerasrec.recommender.loadedlog import VersionLog
 from kerasrec.recommender.loadedplans import VersionPlans
 from kerasrec.recommender.loadedtexts import VersionTexts
-from kerasrec.recommender.shortlist import LONGEST, ROWS_AT_ONCE, check_index, find_shortlist
-from kerasrec.versions import folders, itemmatrix
+from kerasrec.recommender.questions import (
+    ManyHistories,
+    index_of,
+    known_histories,
+    read_histories,
+    read_k,
+    read_questions,
+)
+from kerasrec.recommender.shortlist import check_index, find_shortlist
+from kerasrec.versions import folders
 from kerasrec.versions.derive import derive_version
+from kerasrec.versions.loaded import LoadedVersion
 from kerasrec.versions.manifest import make_manifest
 
 log = logging.getLogger(__name__)
-#: numbers (scores, history and candidate ids) that one call of the model may hold at most
-MAX_CELLS = 2**26
-#: scores of one call for lists, about: what is computed per user and item then stays in the cache
-CACHED_CELLS = 2**20
-_FEWEST_ROWS = 32  # of a call, however many items: below, the calls themselves take the time
-_CALLS_AT_ONCE = 2  # some operations use one core only: meanwhile the other call has the rest
 
 
 class Recommender:
@@ -41,10 +52,15 @@ class Recommender:
     Attributes:
         manifest: dict, what the version says of itself: a copy of what its file holds.
         about: the same as `versions.manifest.Manifest`, whose docstring describes every key.
-        version: Path of its folder.
+        version: Path of its folder; None where it is none (yet).
+        loaded: `LoadedVersion`, what its graph holds and computes.
         items: `Items`, the catalogue; row r has item index r + 1.
         index: `ItemIndex` where one is used, with its `report`; else None.
         plans: `VersionPlans`, what makes the plans of `generate`.
+
+    Args:
+        version: `LoadedVersion`; a path is loaded first, as by `load`.
+        index: as for `load`.
 
     >>> recommender = Recommender.load("saved_models/courses")            # doctest: +SKIP
     >>> recommender.recommend([["C_1", "C_7"]], k=3)                      # doctest: +SKIP
@@ -52,25 +68,19 @@ class Recommender:
     0       0    C_12     1  9.731445
     """
 
-    def __init__(self, version, *, index="auto"):
+    def __init__(self, version: LoadedVersion | str | Path, *, index: str = "auto"):
         check_index(index)
-        version = folders.find_version(version)
-        manifest = folders.read_manifest(version)
-        try:
-            module = tf.saved_model.load(str(version))
-            items = Items(folders.read_catalogue(version))
-            recency = Recency.load(version / folders.RECENCY)
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, tf.errors.OpError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ArtifactError(
-                f"{version} is damaged and does not load ({reason}). Copy the whole folder "
-                "again, or export the model again."
-            ) from error
-        self._take(module, items, recency, manifest, version)
-        self._shortlist = find_shortlist(index, module, manifest, version)
+        loaded = version if isinstance(version, LoadedVersion) else LoadedVersion.load(version)
+        self.loaded, self.about = loaded, loaded.manifest
+        self.version: Any = loaded.path
+        self._set_items(loaded.items().frame)
+        self._knowledge = VersionLog(loaded, loaded.recency())
+        self._has_observed = False
+        self._texts, self.plans = VersionTexts(loaded), VersionPlans(loaded)
+        self._shortlist = find_shortlist(index, loaded)
 
     @classmethod
-    def in_memory(cls, module, items, recency, manifest):
+    def in_memory(cls, module: Any, items: Items, recency: Recency, manifest: Any) -> "Recommender":
         """A Recommender of a `ServingModule` that is no version (yet); it cannot be saved.
 
         Args:
@@ -79,22 +89,11 @@ class Recommender:
             recency: `recency.Recency` at the end of its log.
             manifest: what a version of it would say of itself, `Manifest` or a dict of it.
         """
-        self = cls.__new__(cls)
         about = make_manifest(manifest) if isinstance(manifest, dict) else manifest
-        self._take(module, items, recency, about, None)
-        self._shortlist = None
-        return self
-
-    def _take(self, module, items, recency, manifest, version):
-        self._module, self._log = module, VersionLog(module, manifest, recency)
-        self.about, self.version = manifest, version
-        self._has_observed = False
-        self._set_items(items.frame)
-        self._texts = VersionTexts(module, manifest, version)
-        self.plans = VersionPlans(module, version)
+        return cls(LoadedVersion(module, about, items=items, recency=recency), index="exact")
 
     @classmethod
-    def load(cls, model, *, index="auto"):
+    def load(cls, model: str | Path, *, index: str = "auto") -> "Recommender":
         """Load `saved_models/NAME` (its stable label, else the largest version) or one version.
 
         Args:
@@ -107,19 +106,20 @@ class Recommender:
         Raises:
             ImportError: "ann" without faiss.
         """
-        return cls(model, index=index)
+        check_index(index)  # before the work
+        return cls(LoadedVersion.load(model), index=index)
 
     @property
-    def manifest(self):
+    def manifest(self) -> dict[str, Any]:
         """What the version says of itself, as a dict."""
         return self.about.as_dict()
 
     @property
-    def index(self):
+    def index(self) -> itemindex.ItemIndex | None:
         """See the class."""
-        return self._shortlist and self._shortlist.index
+        return None if self._shortlist is None else self._shortlist.index
 
-    def tune_index(self, histories, *, recall=itemindex.RECALL):
+    def tune_index(self, histories: ManyHistories, *, recall: float = itemindex.RECALL) -> float:
         """Measure the index on histories of users (as for `recommend`) and choose its effort anew.
 
         Without it, the index was measured on made-up histories that follow the neighbour tables.
@@ -132,43 +132,40 @@ class Recommender:
         """
         if self._shortlist is None:
             raise ValueError('tune_index needs an index. Load with index="ann".')
-        vectors = itemmatrix.read_vectors(self._module)[1:]
-        return self.index.tune(vectors, self.interests(histories), recall=recall)
+        vectors = self.loaded.vectors()[1:]
+        return self._shortlist.index.tune(vectors, self.interests(histories), recall=recall)
 
     def _set_items(self, frame):
         self.items = Items(frame)
         self._ids = np.concatenate([[""], self.items.ids])
 
-    def index_of(self, item_ids):
+    def index_of(self, item_ids: Iterable[Any]) -> np.ndarray:
         """int32 item index of each id, 0 = unknown; a number stands for its text (5 for "5")."""
-        if isinstance(getattr(item_ids, "dtype", None), pd.CategoricalDtype):
-            return self.items.index_of(item_ids)
-        texts = [i if isinstance(i, str) else str(i) for i in item_ids]
-        return self.items.index_of(texts)
+        return index_of(item_ids, self.items)
 
-    def titles(self, item_ids):
+    def titles(self, item_ids: Iterable[Any]) -> np.ndarray:
         """Title of each item id ("" for an unknown one), object `(n,)`."""
         titles = np.concatenate([[""], self.items.frame["title"].to_numpy(object)])
         return titles[self.index_of(item_ids)]
 
-    def training_history(self):
+    def training_history(self) -> pd.DataFrame | None:
         """DataFrame of the training run, one row per epoch; None where the version holds none."""
-        path = self.version / folders.HISTORY
+        path = self.loaded.folder / folders.HISTORY
         return pd.read_csv(path) if path.is_file() else None
 
     # --- recommend ---
 
     def recommend(
         self,
-        histories,
+        histories: ManyHistories,
         *,
-        k=10,
-        keep_seen=False,
-        candidates=None,
-        deny=None,
-        at=None,
-        batch_size=512,
-    ):
+        k: int = 10,
+        keep_seen: bool = False,
+        candidates: Iterable[Any] | None = None,
+        deny: Iterable[Any] | None = None,
+        at: Any = None,
+        batch_size: int = MOST_ROWS,
+    ) -> pd.DataFrame:
         """Best items for many users at once.
 
         Args:
@@ -195,75 +192,44 @@ class Recommender:
             ValueError: k below 1, a single history where a list of them is expected, candidates
                 that are all unknown, or a time that is none.
         """
-        k = _checked_k(k)
-        histories = self._histories(histories)
-        asked = self._asked(histories, at)
-        allow = self._listed(candidates, "candidates")
-        refuse = self._listed(deny, "deny")
-        width = min(k, len(self._ids))
-        index = np.zeros((histories.num_users, width), np.int32)
-        scores = np.zeros((histories.num_users, width), np.float32)
-        at_once = max(CACHED_CELLS // len(self._ids), _FEWEST_ROWS)
-        fixed = len(self._ids) + len(allow) + len(refuse)
-        is_short = k <= LONGEST and self._shortlist is not None and not len(allow)
-        if is_short:
-            at_once, fixed = ROWS_AT_ONCE, 1024 * interest_width(self._module)
-        batches = _batches(histories.lengths, min(batch_size, at_once), fixed)
+        k = read_k(k)
+        questions = self._questions(histories, candidates, deny, at)
+        index, scores = make_lists(
+            self.loaded,
+            questions,
+            k=k,
+            keep_seen=keep_seen,
+            batch_size=batch_size,
+            shortlist=self._shortlist,
+        )
+        users = questions.histories.user_ids
+        table = list_table(self._ids, users, index, scores, of="user_id")
+        return say_who_got_popular(table, questions)
 
-        def answer(rows):
-            if is_short:
-                inputs = self._inputs(histories.select(rows))
-                enough, *found = self._shortlist.lists(
-                    inputs, asked[rows], k=k, keep_seen=keep_seen, deny=refuse
-                )
-                done = rows[enough]
-                index[done], scores[done] = (values[enough] for values in found)
-                rows = rows[~enough]
-                if not len(rows):
-                    return
-            size = len(rows)
-            found = self._module.recommend_rows(
-                *self._inputs(histories.select(rows)),
-                tf.constant(np.tile(allow, (size, 1))),
-                tf.constant(np.tile(refuse, (size, 1))),
-                tf.fill([size], bool(keep_seen)),
-                tf.constant(asked[rows]),
-                tf.constant(k),
-            )
-            index[rows], scores[rows] = (part.numpy() for part in found)
-
-        with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
-            for _ in pool.map(answer, batches):
-                pass  # an error of a call is raised here
-        table = self._table(histories.user_ids, index, scores)
-        return self._with_popular(table, histories)
-
-    def _with_popular(self, table, histories):
-        """The table, which says for whom it has what is popular."""
-        popular = histories.user_ids[histories.lengths == 0]
-        if len(popular):
-            log.info("%d users without a known item get popular items", len(popular))
-        table.attrs["popular_for"] = list(popular)
-        return table
+    def _questions(self, histories, candidates, deny, at):
+        """`Questions`; the arguments are those of `recommend`."""
+        asked = self.about.asked
+        rules = dict(candidates=candidates, deny=deny, at=at)
+        return read_questions(histories, self.items, asked=asked, **rules)
 
     # --- plans ---
 
     def generate(
         self,
-        histories,
-        num_items=5,
-        beams=16,
+        histories: ManyHistories,
+        num_items: int = 5,
+        beams: int = 16,
         *,
-        num_lists=1,
-        diversity=0.0,
-        candidates=None,
-        deny=None,
-        at=None,
-        temperature=0.0,
-        top_p=1.0,
-        seed=0,
-        batch_size=64,
-    ):
+        num_lists: int = 1,
+        diversity: float = 0.0,
+        candidates: Iterable[Any] | None = None,
+        deny: Iterable[Any] | None = None,
+        at: Any = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> pd.DataFrame:
         """What users will want next, as plans: items in order, each meant to follow those before.
 
         No plan holds an item twice or one of the history, and added items are planned too. Users
@@ -298,39 +264,22 @@ class Recommender:
         """
         draws = Draws(temperature, top_p, seed)
         self.plans.check(num_items, beams, num_lists, diversity, draws, batch_size)
-        histories = self._histories(histories)
+        questions = self._questions(histories, candidates, deny, at)
         index, logs = self.plans.index(
-            histories,
-            self._asked(histories, at),
+            questions,
             num_items,
-            listed=(self._listed(candidates, "candidates"), self._listed(deny, "deny")),
             beams=beams,
             num_lists=num_lists,
             diversity=diversity,
             draws=draws,
             batch_size=batch_size,
         )
-        row, number, place = np.nonzero(index)
-        table = pd.DataFrame(
-            {
-                "user_id": np.asarray(histories.user_ids, object)[row],
-                "list": number + 1,
-                "rank": place + 1,
-                "item_id": self._ids[index[row, number, place]],
-                "log_probability": logs[row, number, place],
-            }
-        )
-        return self._with_popular(table, histories)
+        table = plan_table(self._ids, questions.histories.user_ids, index, logs)
+        return say_who_got_popular(table, questions)
 
-    def _asked(self, histories, at):
-        """int64 `(num_users,)`: when each list is asked for; 0 = at the end of the log."""
-        if at is None and self.about.asked != AT_THE_END:
-            return newest_times(histories)
-        if at in (None, "now"):
-            return np.zeros(histories.num_users, np.int64)
-        return np.full(histories.num_users, read_moment(at), np.int64)
+    # --- newer events ---
 
-    def observe(self, events):
+    def observe(self, events: Any) -> int:
         """Learn what is recent from events that are newer than what the version knows.
 
         Without training: the newest events of a whole log (not of a few users, which would look
@@ -346,13 +295,13 @@ class Recommender:
             Number of events that were newer; 0 where the version has no times.
         """
         events = self._whole_log(events)
-        count = self._log.observe(events)
+        count = self._knowledge.observe(events)
         self._has_observed |= count > 0
         if count and self._shortlist is not None:
             self._shortlist.know()
         return count
 
-    def remember(self, events):
+    def remember(self, events: Any) -> bool:
         """Learn anew what follows what, from a whole log, without training.
 
         `observe` moves what is recent; this moves the table "transitions", for which it takes
@@ -362,110 +311,48 @@ class Recommender:
             events: all that is known, as for `observe`.
 
         Returns:
-            Whether there was such a table to learn; False too for a version that an earlier
-            kerasrec exported.
+            Whether there was such a table to learn.
         """
-        learned = self._log.remember(self._whole_log(events), len(self.items))
+        learned = self._knowledge.remember(self._whole_log(events), len(self.items))
         if learned and self._shortlist is not None:
             self._shortlist.remember("transitions")
         return learned
 
     def _whole_log(self, events):
         """What `observe` and `remember` take, as `Histories`."""
-        if isinstance(events, Histories):
-            return events
-        return self.histories(events if hasattr(events, "report") else read_interactions(events))
+        if isinstance(events, Histories | Interactions):
+            return read_histories(events, self.items)
+        return self.histories(read_interactions(events))
 
     @property
-    def log_end(self):
+    def log_end(self) -> int:
         """Time of the newest event that it has learned or observed, UTC seconds; 0 = unknown."""
         return self.counts.time
 
     @property
-    def counts(self):
+    def counts(self) -> Counts:
         """`recency.Counts` of what it has learned or observed, at `log_end`."""
-        return self._log.recency.counts
+        return self._knowledge.recency.counts
 
-    def has_room_for(self, fusion):
-        """Whether its graph can hold another `Fusion`: the same parts, weighed as that says.
+    def has_room_for(self, fusion: Fusion) -> bool:
+        """Whether its graph can hold another `Fusion`: the same parts, weighed as that says."""
+        return self._knowledge.has_room_for(fusion)
 
-        That of a version of an earlier kerasrec cannot.
-        """
-        return self._log.has_room_for(fusion)
-
-    def fusion(self):
+    def fusion(self) -> Fusion:
         """`Fusion`: what is fused with the retrieval, added items and observed events included."""
-        return self._log.fusion(len(self.items))
+        return self._knowledge.fusion(len(self.items))
 
-    def interests(self, histories, *, batch_size=512):
+    def interests(self, histories: ManyHistories, *, batch_size: int = MOST_ROWS) -> np.ndarray:
         """U of each history (given as for `recommend`), float32 `(num_users, dim)`.
 
         Of unit length; zeros for a history without a known item.
         """
-        histories = self._histories(histories)
-        interests = np.zeros((histories.num_users, interest_width(self._module)), np.float32)
-        for rows in _batches(histories.lengths, batch_size, interests.shape[1]):
-            inputs = self._inputs(histories.select(rows))
-            interests[rows] = self._module.interest_rows(*inputs).numpy()
-        return interests
+        known = read_histories(histories, self.items)
+        return make_interests(self.loaded, known, batch_size=batch_size)
 
-    def _inputs(self, histories):
-        """Tensors `history, time_gap, event` of whole histories: what they hold is left out."""
-        inputs = model_inputs(histories, int(histories.lengths.max(initial=1)))
-        return [tf.constant(inputs[name]) for name in ("history", "time_gap", "event")]
-
-    def _table(self, user_ids, index, scores):
-        """Long table of `(num_users, k)` arrays; index 0 = no item."""
-        row, column = np.nonzero(index)
-        return pd.DataFrame(
-            {
-                "user_id": np.asarray(user_ids, object)[row],
-                "item_id": self._ids[index[row, column]],
-                "rank": column + 1,
-                "score": scores[row, column],
-            }
-        )
-
-    def _listed(self, item_ids, what):
-        """int32 item indices of `candidates` or `deny`, `(n,)`; None = none."""
-        if item_ids is None:
-            return np.zeros(0, np.int32)
-        if isinstance(item_ids, str):
-            raise ValueError(f"{what} must be a list of item ids. Received: the text {item_ids!r}.")
-        index = self.index_of(item_ids)
-        if what == "candidates" and not index.any():
-            raise ValueError(
-                f"candidates must name items of the catalogue ({len(self.items)}). Received: "
-                f"{len(index)} ids, none of them known."
-            )
-        if not index.all():
-            log.warning("%d of %d ids in %s are unknown", (index == 0).sum(), len(index), what)
-        return np.unique(index[index > 0])
-
-    def _histories(self, histories):
-        """Whatever `recommend` takes, as `Histories`."""
-        if isinstance(histories, Histories):
-            return histories
-        if isinstance(histories, pd.DataFrame):
-            histories = read_interactions(histories)
-        if hasattr(histories, "report"):  # Interactions
-            return self.histories(histories)
-        user_ids, rows = history_rows(histories)
-        index = self.index_of([item for row in rows for item in row])
-        owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows]).astype(np.int64)
-        known = index > 0
-        counts = np.bincount(owner[known], minlength=len(rows))
-        num_events = int(known.sum())
-        return Histories(
-            np.array([*user_ids, None], object)[:-1],
-            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            index[known],
-            np.zeros(num_events, np.int64),
-            np.zeros(num_events, np.int16),
-            np.ones(num_events, np.float32),
-        )
-
-    def histories(self, interactions, *, users=None):
+    def histories(
+        self, interactions: Interactions, *, users: Iterable[Any] | None = None
+    ) -> Histories:
         """`Histories` of the items that the model knows; others are skipped, with a warning.
 
         Args:
@@ -473,21 +360,11 @@ class Recommender:
             users: user ids to give exactly these users, with an empty history where nothing is
                 known; None = the users of the interactions.
         """
-        frame = interactions.frame
-        if users is None:
-            users = frame["user_id"].cat.remove_unused_categories().cat.categories
-        known = self.index_of(frame["item_id"]) > 0
-        if not known.all():
-            count = int((~known).sum())
-            log.warning("%d interactions with items the model does not know are skipped", count)
-            interactions = interactions.replace(frame[known])
-        histories = make_histories(interactions, self.items)
-        # ids are texts everywhere, also where a log has numbers
-        return histories.of_users(np.array([str(user) for user in users], object))
+        return known_histories(interactions, self.items, users=users)
 
     # --- similar items ---
 
-    def similar(self, item=None, *, text=None, k=10):
+    def similar(self, item: Any = None, *, text: Any = None, k: int = 10) -> pd.DataFrame:
         """Items nearest by cosine: of the item vectors, or for a text of their text parts alone.
 
         Args:
@@ -505,7 +382,7 @@ class Recommender:
         """
         if (item is None) == (text is None):
             raise ValueError("similar needs either an item or text=..., one of them.")
-        k = _checked_k(k)
+        k = read_k(k)
         given = text if item is None else item
         is_list = isinstance(given, list | tuple | np.ndarray | pd.Series | pd.Index)
         queries = list(given) if is_list else [given]
@@ -513,30 +390,24 @@ class Recommender:
             index, scores = self._texts.near(queries, k)
             if unlike := int((index[:, 0] == 0).sum()):
                 log.warning("%d of %d texts are unlike all known ones", unlike, len(queries))
-            return self._table(queries, index, scores).rename(columns={"user_id": "query"})
-        itself = self.index_of(queries)[:, None]
+            return list_table(self._ids, queries, index, scores, of="query")
+        itself = self.index_of(queries)
         if not itself.all():
             unknown = queries[int(np.argmin(itself))]
             raise ValueError(
                 f"similar needs items of the catalogue ({len(self.items)}). Received: "
                 f"{unknown!r}, which is unknown. For a new text use similar(text=...)."
             )
-        vectors = self.item_vectors(queries)
-        width = min(k, len(self._ids))
-        index = np.zeros((len(queries), width), np.int32)
-        scores = np.zeros((len(queries), width), np.float32)
-        for rows in _batches(np.zeros(len(queries), int), 512, len(self._ids)):
-            found = self._module.similar_rows(vectors[rows], itself[rows], tf.constant(k))
-            index[rows], scores[rows] = (part.numpy() for part in found)
-        return self._table(queries, index, scores).rename(columns={"user_id": "query"})
+        index, scores = make_similar(self.loaded, itself, k)
+        return list_table(self._ids, queries, index, scores, of="query")
 
-    def item_vectors(self, item_ids):
+    def item_vectors(self, item_ids: Iterable[Any]) -> np.ndarray:
         """Item vectors, float32 `(n, dim)`; zeros for an unknown id."""
-        return itemmatrix.vectors_at(self._module, self.index_of(item_ids))
+        return self.loaded.vectors_at(self.index_of(item_ids))
 
     # --- new items ---
 
-    def encode(self, texts):
+    def encode(self, texts: Iterable[str]) -> np.ndarray:
         """Item vectors of new texts, float32 `(n, dim)`; zeros for an empty text.
 
         Raises:
@@ -544,7 +415,7 @@ class Recommender:
         """
         return self._texts.encode(texts)
 
-    def add_items(self, items, *, vectors=None):
+    def add_items(self, items: Items | pd.DataFrame, *, vectors: np.ndarray | None = None) -> int:
         """Make new items known to this loaded Recommender, without training.
 
         They are listed from the next call on, by their text alone; `save()` makes it a version.
@@ -569,17 +440,10 @@ class Recommender:
             raise ValueError(
                 f"add_items takes new ids only. Received: {clash[0]!r}, known already."
             )
-        if self._texts.are_vectors:
-            added = self._texts.place(vectors, len(items))
-        elif vectors is None:
-            added = self.encode(items.texts(self.about.template))
-        else:
-            raise ValueError("This version was not trained on ready vectors: leave vectors out.")
+        added = self._texts.vectors_of(items, vectors)
         self.plans.add_items(added)  # first: there may be no codes left
-        module = self._module
-        for name, rows in itemmatrix.grown(module, added).items():
-            getattr(module, name).assign(rows)
-        self._log.add_items(len(items))
+        self.loaded.add_vectors(added)
+        self._knowledge.add_items(len(items))
         if self._shortlist is not None:
             self._shortlist.add(added)
         columns = self.items.frame.columns
@@ -587,57 +451,23 @@ class Recommender:
         self._set_items(pd.concat(frames, ignore_index=True))
         return len(items)
 
-    def save(self):
+    def save(self) -> Path:
         """Write this Recommender, with added items and observed events, as the next version.
 
         Returns its path.
 
         The graph is copied; the tables that grew are written anew.
         """
-        names = ["popularity", "starts", "prior", "first"]
-        names += [name for name in itemmatrix.TABLES if hasattr(self._module, name)]
-        changes = {"num_items": len(self.items)}
+        changes: dict[str, Any] = {"num_items": len(self.items)}
         if self._has_observed:  # its recency knows more of the log than `update` says
             changes["observed"] = self.log_end
-        if self.plans.can_plan:
+        if self.about.generator is not None:
             changes["generator"] = self.about.generator._replace(**self.plans.facts())
-        variables = {name: getattr(self._module, name) for name in names}
         return derive_version(
-            self.version,
+            self.loaded.folder,
             changes,
-            variables=variables | self.plans.variables(),
+            variables=self.loaded.grown_variables(),
             frame=self.items.frame,
-            recency=self._log.recency,
+            recency=self._knowledge.recency,
             finish=lambda folder, loaded: self.plans.save_to(folder),
         )
-
-
-def interest_width(module):
-    """Length of the item vectors of a loaded version."""
-    return module.item_vectors.shape[1]
-
-
-def _checked_k(k):
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"k must be a whole number of at least 1. Received: {k!r}.")
-    return int(k)
-
-
-def _batches(lengths, batch_size, fixed):
-    """Yields arrays of row numbers, histories of similar length together.
-
-    Args:
-        lengths: events per row.
-        batch_size: rows of a batch at most.
-        fixed: numbers that a row needs besides its events.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1. Received: {batch_size!r}.")
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        rows = order[start : start + batch_size]
-        while len(rows) > 1 and len(rows) * (lengths[rows[-1]] + fixed) > MAX_CELLS:
-            rows = rows[: len(rows) // 2]
-        yield rows
-        start += len(rows)

@@ -7,15 +7,15 @@ as sparse matrices: an item's neighbours are few, however large the catalogue.
 """
 
 import logging
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from kerasrec.backend import is_installed, tf
-from kerasrec.checks import ArtifactError
+from kerasrec.backend import is_installed
 from kerasrec.recommender import itemindex
-from kerasrec.versions import itemmatrix
+from kerasrec.versions.loaded import Inputs, LoadedVersion
 
 log = logging.getLogger(__name__)
 #: how items are looked through: all of them, those an index finds, or as pays for the catalogue
@@ -32,38 +32,30 @@ _SCANNED = 4096  # new items of which the nearest are found without the index
 _WALKS = 512  # made-up histories that the recall of the index is measured on
 
 
-def check_index(index):
+def check_index(index: str) -> None:
     """Raise ValueError unless it is one of `INDEXES`."""
     if index not in INDEXES:
         raise ValueError(f"index must be one of {', '.join(INDEXES)}. Received: {index!r}.")
 
 
-def find_shortlist(index, module, manifest, version):
+def find_shortlist(index: str, loaded: LoadedVersion) -> "Shortlist | None":
     """`Shortlist` of a loaded version, or None where all its items are looked at.
 
     Args:
         index: one of `INDEXES`.
-        module, manifest, version: the loaded version, its `Manifest`, its folder.
+        loaded: `LoadedVersion`.
 
     Raises:
-        ArtifactError: "ann", but the version has no function for it.
         ImportError: "ann" without faiss.
     """
-    num_items = manifest.num_items
+    num_items = loaded.manifest.num_items
     if index == "exact" or (index == "auto" and num_items < ANN_FROM):
         return None
-    if not hasattr(module, "among_rows"):
-        if index == "auto":
-            return None
-        raise ArtifactError(
-            f"{version} was exported before there was an index of nearest items. Train it again, "
-            'or load with index="exact".'
-        )
     if index == "auto" and not is_installed("faiss"):
         log.info("%d items without an index: pip install 'kerasrec[ann]'", num_items)
         return None
     itemindex.import_faiss()  # raises before the work
-    return Shortlist(module, manifest)
+    return Shortlist(loaded)
 
 
 class Candidates(NamedTuple):
@@ -87,61 +79,67 @@ class Shortlist:
         sample: int32 `(m,)`, items drawn for `among_rows`.
 
     Args:
-        module: a loaded version (or a `ServingModule`).
-        manifest: `Manifest`, what the version says of itself.
+        loaded: `LoadedVersion`.
         folder: as for `ItemIndex.build`.
     """
 
-    def __init__(self, module, manifest, *, folder=None):
-        self._module = module
-        self._max_length = manifest.options["max_length"]
-        decays = manifest.fusion.decays
-        self._decays = [decays[name] for name in sorted(decays)]
-        self._names = sorted(decays)
+    def __init__(self, loaded: LoadedVersion, *, folder: Any = None):
+        self._loaded = loaded
+        self._max_length = loaded.manifest.options["max_length"]
+        self._names = sorted(loaded.decays)
+        self._decays = [loaded.decays[name] for name in self._names]
         self.know()
         self._tables = [self._table(name) for name in self._names]
-        vectors = itemmatrix.read_vectors(module)[1:]
+        vectors = loaded.vectors()[1:]
         rng = np.random.default_rng(0)
         drawn = rng.permutation(len(vectors))[:_SAMPLE] + 1
         self.sample = np.sort(drawn).astype(np.int32)
         queries = self.interests(self.walks(_WALKS))
         self.index = itemindex.ItemIndex.build(vectors, queries, folder=folder)
 
-    def remember(self, name):
-        """Read a neighbour table again, after it has changed in the module."""
+    def remember(self, name: str) -> None:
+        """Read a neighbour table again, after it has changed in the loaded version."""
         self.take(name, self._table(name))
 
-    def take(self, name, matrix):
+    def take(self, name: str, matrix: sparse.csr_array) -> None:
         """Use a `sparse_table` in the place of the neighbour table of this name."""
         self._tables[self._names.index(name)] = matrix
 
     def _table(self, name):
-        rows = [getattr(self._module, f"{kind}_{name}").numpy() for kind in ("neighbours", "votes")]
-        return sparse_table(*rows)
+        neighbours, votes, _ = self._loaded.table(name)
+        return sparse_table(neighbours, votes)
 
-    def know(self):
+    def know(self) -> None:
         """Read what is popular and new at every moment; again after that has changed."""
-        module = self._module
-        self._starts, first = module.starts.numpy(), module.first.numpy()
-        self._asked = np.stack([_best(row, ASKED) for row in module.prior.numpy()])
-        self._popular = _best(module.popularity.numpy(), ASKED)
-        self._first, self._selectors = first, {}
+        self._starts, first, prior, popularity = self._loaded.moments()
+        self._asked = np.stack([_best(row, ASKED) for row in prior])
+        self._popular = _best(popularity, ASKED)
+        self._first = first
+        self._selectors: dict[int, Any] = {}
         # what is new at a moment is what is new at the next one and more
         order = np.argsort(-first[1:], kind="stable") + 1
         self._num_new = (first[1:, None] > np.arange(len(self._starts))).sum(axis=0)
         self._scanned = order[: min(_SCANNED, int(self._num_new.max(initial=0)))].astype(np.int32)
-        vectors = itemmatrix.vectors_at(module, self._scanned)
+        vectors = self._loaded.vectors_at(self._scanned)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         self._scanned_vectors = vectors / np.maximum(lengths, 1e-12)
 
-    def add(self, vectors):
-        """Take in new items, which the module knows already; `vectors` `(num_new, dim)`."""
+    def add(self, vectors: np.ndarray) -> None:
+        """Take in new items, which the loaded version knows already; `vectors` `(num_new, dim)`."""
         self.index.add(vectors)
         self.know()
 
     # --- lists ---
 
-    def lists(self, inputs, asked, *, k, keep_seen=False, deny=()):
+    def lists(
+        self,
+        inputs: Inputs,
+        asked: np.ndarray,
+        *,
+        k: int,
+        keep_seen: bool = False,
+        deny: Sequence[int] | np.ndarray = (),
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lists made of candidates alone.
 
         Args:
@@ -152,24 +150,33 @@ class Shortlist:
             `enough` bool `(batch,)`, False where too few candidates are left to trust the list;
             item index int32 and score float32, `(batch, min(k, num_items + 1))`.
         """
-        interest = self._module.interest_rows(*inputs)
-        given = inputs[0].numpy(), interest.numpy(), asked
+        interest = self._loaded.interests(inputs)
+        given = np.asarray(inputs[0]), interest, asked
         found = self.candidates(*given, k=k, keep_seen=keep_seen, deny=deny)
-        answer = self._module.among_rows(
+        answer = self._loaded.among(
             inputs[0],
             interest,
-            tf.constant(found.items),
-            tf.constant(found.votes),
-            tf.constant(found.totals),
-            tf.constant(self.sample),
-            tf.constant(asked),
-            tf.constant(k),
+            found.items,
+            found.votes,
+            found.totals,
+            sample=self.sample,
+            asked=asked,
+            k=k,
         )
         width = min(k, len(self._first))
-        padded = (np.pad(part.numpy(), [(0, 0), (0, width)])[:, :width] for part in answer)
-        return found.enough, *padded
+        index, scores = (np.pad(part, [(0, 0), (0, width)])[:, :width] for part in answer)
+        return found.enough, index, scores
 
-    def candidates(self, history, interest, asked, *, k, keep_seen=False, deny=()):
+    def candidates(
+        self,
+        history: np.ndarray,
+        interest: np.ndarray,
+        asked: np.ndarray,
+        *,
+        k: int,
+        keep_seen: bool = False,
+        deny: Sequence[int] | np.ndarray = (),
+    ) -> Candidates:
         """The candidates of a batch of users.
 
         Args:
@@ -251,7 +258,7 @@ class Shortlist:
 
     # --- real queries ---
 
-    def walks(self, count, *, seed=0):
+    def walks(self, count: int, *, seed: int = 0) -> np.ndarray:
         """Made-up histories: popular items and, from each, a walk through the neighbour tables.
 
         Returns:
@@ -275,16 +282,16 @@ class Shortlist:
         walk[np.arange(10) < 10 - rng.integers(1, 11, count)[:, None]] = 0
         return walk
 
-    def interests(self, history):
+    def interests(self, history: np.ndarray) -> np.ndarray:
         """Interests of histories of item indices, `(batch, time)` -> float32 `(batch, dim)`."""
         parts = [
-            self._module.interest_rows(part, np.zeros_like(part), np.zeros_like(part)).numpy()
+            self._loaded.interests([part, np.zeros_like(part), np.zeros_like(part)])
             for part in np.array_split(history, -(-len(history) // 256))
         ]
         return np.concatenate(parts)
 
 
-def sparse_table(neighbours, votes):
+def sparse_table(neighbours: np.ndarray, votes: np.ndarray) -> sparse.csr_array:
     """A neighbour table `(num_items + 1, width)` as a matrix `(num_items + 1, num_items + 1)`."""
     real = (neighbours > 0) & (votes != 0)
     ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))])

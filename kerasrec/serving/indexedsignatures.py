@@ -7,8 +7,7 @@ allow list, or where too few candidates are left; among several rows also with a
 items kept.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,7 @@ from kerasrec.backend import tf
 from kerasrec.data.histories import Histories, model_inputs
 from kerasrec.recommender.shortlist import LONGEST, Shortlist, find_shortlist
 from kerasrec.serving.admission import SCORES_AT_ONCE
-from kerasrec.versions import folders
-from kerasrec.versions.manifest import Manifest
+from kerasrec.versions.loaded import LoadedVersion
 
 #: the signatures that an index answers
 INDEXED = ("serving_default", "recommend")
@@ -35,29 +33,24 @@ class IndexedSignatures:
 
     Args:
         shortlist: `Shortlist`.
-        module: the loaded version.
+        loaded: `LoadedVersion`.
         item_ids: of the catalogue, in its order.
     """
 
-    def __init__(self, shortlist: Shortlist, module: Any, item_ids: Sequence[str]) -> None:
+    def __init__(
+        self, shortlist: Shortlist, loaded: LoadedVersion, item_ids: Iterable[str]
+    ) -> None:
         self.report = shortlist.index.report
         self._shortlist = shortlist
-        self._exact = module.signatures
-        self._k = int(module.k.numpy())
+        self._exact, self._k = loaded.signatures, loaded.k
         self._ids = np.array([b"", *(item.encode() for item in item_ids)], object)
         self._index = pd.Index(self._ids)
 
     @classmethod
-    def of(cls, module: Any, manifest: Manifest, version: Path) -> "IndexedSignatures | None":
-        """Makes those of a loaded version; None where its graph answers.
-
-        Args:
-            module, manifest, version: as for `find_shortlist`.
-        """
-        if module.k.numpy() > LONGEST:
-            return None
-        shortlist = find_shortlist("auto", module, manifest, version)
-        return shortlist and cls(shortlist, module, folders.read_catalogue(version)["item_id"])
+    def of(cls, loaded: LoadedVersion) -> "IndexedSignatures | None":
+        """Makes those of a loaded version; None where its graph answers."""
+        shortlist = None if loaded.k > LONGEST else find_shortlist("auto", loaded)
+        return None if shortlist is None else cls(shortlist, loaded, loaded.items().ids)
 
     def know(self) -> None:
         """Reads again what is popular and new, after it has changed in the loaded version."""

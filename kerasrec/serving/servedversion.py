@@ -9,11 +9,12 @@ import numpy as np
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.recommender.loadedlog import VersionLog
+from kerasrec.recommender.loadedlog import fit_transitions, has_transitions
 from kerasrec.recommender.shortlist import sparse_table
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.indexedsignatures import INDEXED, SCORES_PER_ROW, IndexedSignatures
 from kerasrec.versions import folders
+from kerasrec.versions.loaded import LoadedVersion, MomentTables
 from kerasrec.versions.warmup import WARMUP
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -79,14 +80,12 @@ class ServedVersion:
         self.model, self.number = model, number
         self.path = folders.find_version(path)  # raises where a part is missing
         self.look = look_of(self.path)  # before it is read: what changes meanwhile is seen later
-        manifest = folders.read_manifest(self.path)
-        self.num_items = manifest.num_items
         self.definitions = _definitions(self.path)
-        self._loaded = tf.saved_model.load(str(self.path))
-        self._knowledge: Any = VersionLog(self._loaded, manifest, None)
-        self.has_transitions = self._knowledge.has_transitions()
+        self._loaded = LoadedVersion.load(self.path)
+        self.num_items = self._loaded.manifest.num_items
+        self.has_transitions = has_transitions(self._loaded)
         functions = dict(self._loaded.signatures)
-        self.indexed = IndexedSignatures.of(self._loaded, manifest, self.path)
+        self.indexed = IndexedSignatures.of(self._loaded)
         if self.indexed is not None:
             functions |= {name: getattr(self.indexed, name) for name in INDEXED}
         self.signatures = {
@@ -139,15 +138,13 @@ class ServedVersion:
 
     def moments(self) -> list[np.ndarray]:
         """Reads the arrays `starts, first, prior`, as in `recency.Moments`."""
-        return [getattr(self._loaded, name).numpy() for name in ("starts", "first", "prior")]
+        return list(self._loaded.moments()[:3])
 
     def set_moments(
         self, starts: np.ndarray, first: np.ndarray, prior: np.ndarray, popularity: np.ndarray
     ) -> None:
         """Takes other moments; no request may use the version meanwhile (`Predictor.alone`)."""
-        values = {"starts": starts, "first": first, "prior": prior, "popularity": popularity}
-        for name, value in values.items():
-            getattr(self._loaded, name).assign(value)
+        self._loaded.set_moments(MomentTables(starts, first, prior, popularity))
         if self.indexed is not None:
             self.indexed.know()
 
@@ -158,20 +155,20 @@ class ServedVersion:
             The arguments of `set_transitions`: `NeighbourTable`, and the same as a sparse matrix
             where an index answers, else None.
         """
-        table = self._knowledge.transitions(histories, self.num_items)
+        table = fit_transitions(self._loaded, histories, self.num_items)
         has_index = self.indexed is not None
         return table, sparse_table(table.neighbours, table.weights) if has_index else None
 
     def set_transitions(self, table: NeighbourTable, matrix: Any) -> None:
         """Takes another table of what follows what; no request meanwhile, as for `set_moments`."""
-        self._knowledge.set_transitions(table)
+        self._loaded.set_table("transitions", table)
         if self.indexed is not None:
             self.indexed.take("transitions", matrix)
 
     def unload(self) -> None:
         """Lets the memory go; nobody may use the version any more."""
-        self._loaded = self._knowledge = self.indexed = None
-        self.signatures = {}
+        del self._loaded
+        self.indexed, self.signatures = None, {}
 
 
 def _definitions(path: Path) -> dict[str, Any]:

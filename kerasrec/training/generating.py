@@ -15,7 +15,9 @@ from kerasrec.models.codes import fit_semantic_ids, make_trie
 from kerasrec.models.optiontypes import Count, Positive, Share, TextOrPath, Whole
 from kerasrec.models.validation import Validation, quality_per_user, some_of
 from kerasrec.recommender.loadedplans import VersionPlans
+from kerasrec.recommender.questions import Questions
 from kerasrec.training.trainer import Trainer
+from kerasrec.versions.loaded import LoadedVersion
 
 log = logging.getLogger(__name__)
 
@@ -149,11 +151,13 @@ def choose_trust(
         against what users really took next, and the standard error of its difference to the best.
     """
     some = some_of(validation, JUDGED)
-    num_items = min(num_items, int(module.planner.longest.numpy()))
-    plans, asked, found = VersionPlans(module, None), asked_of(some.histories), []
+    loaded = LoadedVersion(module, None)
+    num_items = min(num_items, loaded.longest_plan)
+    questions = Questions(some.histories, asked_of(some.histories))
+    plans, found = VersionPlans(loaded), []
     for trust, prior in TRUSTS:
-        _trust(module, trust, prior)
-        index, _ = plans.index(some.histories, asked, num_items)
+        loaded.set_trust(trust, prior)
+        index, _ = plans.index(questions, num_items)
         found.append(quality_per_user(index[:, 0], some, num_items)["ndcg"])
     best = max(found, key=np.mean)
     rows = [
@@ -162,7 +166,7 @@ def choose_trust(
     ]
     rows = [{name: float(value) for name, value in row.items()} for row in rows]
     taken = simplest_of(rows)
-    _trust(module, taken["trust"], taken["prior"])
+    loaded.set_trust(taken["trust"], taken["prior"])
     return taken["trust"], taken["prior"], rows
 
 
@@ -179,8 +183,3 @@ def simplest_of(rows: list[dict[str, float]]) -> dict[str, float]:
     """
     best = max(row["ndcg"] for row in rows)
     return next(row for row in rows if best - row["ndcg"] <= row["se"])
-
-
-def _trust(module, trust, prior):
-    module.planner.trust.assign(trust)
-    module.prior_trust.assign(prior)

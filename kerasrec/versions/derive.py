@@ -1,18 +1,29 @@
 """A new version from an existing one: other tables or export options in the same graph."""
 
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
+from kerasrec.fusion.recency import Recency
 from kerasrec.versions import folders, itemmatrix
+from kerasrec.versions.loaded import LoadedVersion
 from kerasrec.versions.modelcard import CARD, model_card
 from kerasrec.versions.warmup import TEXT_SIGNATURES, read_signatures, replay_warmup, write_warmup
 
 
-def export_again(model, *, k=None, scorer_weight=None, item_matrix=None):
+def export_again(
+    model: str | Path,
+    *,
+    k: int | None = None,
+    scorer_weight: float | None = None,
+    item_matrix: str | None = None,
+) -> Path:
     """Write a new version of a model with other export options.
 
     Args:
@@ -32,7 +43,7 @@ def export_again(model, *, k=None, scorer_weight=None, item_matrix=None):
     """
     version = folders.find_version(model)
     num_items = folders.read_manifest(version).num_items
-    changes = {}
+    changes: dict[str, Any] = {}
     if k is not None:
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= num_items:
             raise ValueError(f"k must be a whole number from 1 to {num_items}. Received: {k!r}.")
@@ -57,26 +68,27 @@ def _in_form(version, form):
     """The tables of a version's item vectors in one of `itemmatrix.FORMS`."""
     if form not in itemmatrix.FORMS:
         itemmatrix.stored(np.zeros((1, 1)), form)  # raises
-    loaded = tf.saved_model.load(str(version))
-    if not hasattr(loaded, "half_vectors"):
-        raise ArtifactError(
-            f"{version} was exported by a kerasrec that knew float32 item vectors only. Train it "
-            "again to store them in another form."
-        )
-    return itemmatrix.stored(itemmatrix.read_vectors(loaded), form)
+    return itemmatrix.stored(LoadedVersion.load(version).vectors(), form)
 
 
-def derive_version(version, changes, *, variables, frame=None, recency=None, finish=None):
+def derive_version(
+    version: Path,
+    changes: Mapping[str, Any],
+    *,
+    variables: Mapping[str, Any],
+    frame: pd.DataFrame | None = None,
+    recency: Recency | None = None,
+    finish: Callable[[Path, LoadedVersion], None] | None = None,
+) -> Path:
     """Copy a version with some variables exchanged and publish it as the next one.
 
     Args:
         version: Path of a version folder.
         changes: attribute of `Manifest` -> what the new version says differently.
-        variables: name of a variable of `ServingModule` -> its new value; one of its
-            `layer_variables` is called `layer_variables/NUMBER`.
+        variables: name in the checkpoint -> new value; `LoadedVersion` gives these names.
         frame: DataFrame of the catalogue where it has grown.
         recency: `Recency` where newer events or items have changed it.
-        finish: function of the folder and of what was loaded from it, called before the rename;
+        finish: function of the folder and of its `LoadedVersion`, called before the rename;
             what it raises leaves nothing published.
 
     Returns:
@@ -99,7 +111,7 @@ def derive_version(version, changes, *, variables, frame=None, recency=None, fin
             recency.save(folder / folders.RECENCY)
         write_warmup(folder, version.parent.name, folders.read_catalogue(folder))
         _write_variables(folder, version, variables)
-        loaded = _check(folder)
+        loaded = _check(folder, facts)
         if finish is not None:
             finish(folder, loaded)
     return result["path"]
@@ -125,17 +137,18 @@ def _write_variables(folder, version, values):
     )
 
 
-def _check(folder):
+def _check(folder, manifest):
     """Load the copy and look every id up: each must give its own row of the vectors.
 
     Its warm-up requests are sent to it too, but for those of texts: the encoder, which is a copy,
     would take longer than all others. Returns what was loaded.
     """
-    loaded = tf.saved_model.load(str(folder))
+    module = tf.saved_model.load(str(folder))
+    loaded = LoadedVersion(module, manifest, folder)
     replay_warmup(folder, loaded, without=TEXT_SIGNATURES)
     ids = (folder / folders.ITEM_IDS).read_text(encoding="utf-8").split("\n")[:-1]
     vectors = loaded.signatures["item_vectors"](item_ids=tf.constant(ids))["vectors"]
-    if not np.array_equal(vectors, itemmatrix.read_vectors(loaded)[1:]):
+    if not np.array_equal(vectors, loaded.vectors()[1:]):
         raise ArtifactError(
             f"The copy of {folder.name} does not give every item its vector; nothing was "
             "published. This is a defect of kerasrec: please report it."

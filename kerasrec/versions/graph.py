@@ -77,6 +77,8 @@ class ServingModule(tf.Module):
         # variables, so that a later version can have other values in the same graph
         self.k = tf.Variable(k, trainable=False, name="k")
         self.scorer_weight = tf.Variable(float(fusion.scorer_weight), name="scorer_weight")
+        # of the layers, in the order in which they are made: their places here are their names in a
+        # checkpoint, see `LoadedVersion.learned_variables`
         self.layer_variables: list[Any] = []
         self.memories = {name: self._memory(fusion, name) for name in sorted(fusion.tables)}
         self.weights = Weights(fusion)

@@ -6,6 +6,9 @@ int8 and a quarter as float16, and a scoring decodes them in blocks that fit the
 The graph is the same for all: the tables that are not in use are empty. Core operations only.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from kerasrec.backend import tf
@@ -21,9 +24,11 @@ TABLES = (
     "unit_scale",
 )
 _BLOCK = 4096  # items decoded together
+#: name of each of `TABLES` -> tf.Variable, as `make_variables` gives them
+Tables = Mapping[str, Any]
 
 
-def stored(vectors, form="float32"):
+def stored(vectors: np.ndarray, form: str = "float32") -> dict[str, np.ndarray]:
     """The tables of item vectors in one form; those of the other forms are empty.
 
     Args:
@@ -45,7 +50,7 @@ def stored(vectors, form="float32"):
         raise ValueError(f"item_matrix must be one of {', '.join(FORMS)}. Received: {form!r}.")
     vectors = np.asarray(vectors, np.float32)
     dim = vectors.shape[1]
-    tables = {
+    tables: dict[str, np.ndarray] = {
         "item_vectors": np.zeros((0, dim), np.float32),
         "item_matrix": np.zeros((dim, 0), np.float32),
         "half_vectors": np.zeros((0, dim), np.float16),
@@ -72,51 +77,41 @@ def stored(vectors, form="float32"):
 _HALF_RANGE = (float(np.finfo(np.float16).min), float(np.finfo(np.float16).max))
 
 
-def form_of(module):
-    """The form in which a loaded version, or a `ServingModule`, stores its vectors."""
+def form_of(tables: Tables) -> str:
+    """The form in which the tables of a version store its vectors."""
     # the static shape of a loaded variable does not know the number of items
-    if not hasattr(module, "unit_scale") or not len(module.unit_scale.numpy()):
+    if not len(tables["unit_scale"].numpy()):
         return "float32"
-    return "int8" if len(module.byte_scale.numpy()) else "float16"
+    return "int8" if len(tables["byte_scale"].numpy()) else "float16"
 
 
-def read_vectors(module):
-    """The item vectors of a loaded version in whatever form, float32 `(num_items + 1, dim)`."""
-    form = form_of(module)
+def read_vectors(tables: Tables) -> np.ndarray:
+    """The item vectors of a version in whatever form, float32 `(num_items + 1, dim)`."""
+    form = form_of(tables)
     if form == "float32":
-        return module.item_vectors.numpy()
+        return tables["item_vectors"].numpy()
     if form == "float16":
-        return module.half_vectors.numpy().astype(np.float32)
-    return module.byte_vectors.numpy() * module.byte_scale.numpy()[:, None]
+        return tables["half_vectors"].numpy().astype(np.float32)
+    return tables["byte_vectors"].numpy() * tables["byte_scale"].numpy()[:, None]
 
 
-def vectors_at(module, index):
-    """Item vectors of a loaded version in whatever form, float32 `(n, dim)`; 0 gives zeros."""
-    if form_of(module) == "float32":
-        return tf.gather(module.item_vectors, index).numpy()
-    return look_up({name: getattr(module, name) for name in TABLES}, index).numpy()
-
-
-def grown(module, vectors):
-    """The tables of a loaded version with more items, in the form that it has.
+def grown(tables: Tables, vectors: np.ndarray) -> dict[str, np.ndarray]:
+    """The tables of a version with more items, in the form that it has.
 
     Args:
+        tables: of the version.
         vectors: float32 `(num_new, dim)`, behind the others.
 
     Returns:
-        dict, as `stored`; of a version from before there were forms only what it has.
+        dict, as `stored`.
     """
-    form = form_of(module)
-    new = stored(vectors, form)
-    tables = {}
-    for name, rows in new.items():
-        if hasattr(module, name):
-            axis = 1 if name == "item_matrix" else 0
-            tables[name] = np.concatenate([getattr(module, name).numpy(), rows], axis=axis)
-    return tables
+    return {
+        name: np.concatenate([tables[name].numpy(), rows], axis=1 if name == "item_matrix" else 0)
+        for name, rows in stored(vectors, form_of(tables)).items()
+    }
 
 
-def make_variables(vectors):
+def make_variables(vectors: np.ndarray) -> dict[str, Any]:
     """Name of a table -> tf.Variable, float32 in use; every one can later take another form."""
     variables = {}
     for name, value in stored(vectors).items():
@@ -127,12 +122,8 @@ def make_variables(vectors):
     return variables
 
 
-def look_up(tables, index):
-    """Item vectors at item indices: int32 `(...)` -> float32 `(..., dim)`.
-
-    Args:
-        tables: name -> variable, as `make_variables` gives them.
-    """
+def look_up(tables: Tables, index: Any) -> Any:
+    """Item vectors at item indices: int32 `(...)` -> float32 `(..., dim)`."""
 
     def from_bytes():
         codes = tf.cast(tf.gather(tables["byte_vectors"], index), tf.float32)
@@ -146,11 +137,11 @@ def look_up(tables, index):
     )
 
 
-def cosines(tables, queries):
+def cosines(tables: Tables, queries: Any) -> Any:
     """Products of queries with every unit item vector: `(batch, dim)` -> `(batch, num_items + 1)`.
 
     Args:
-        tables: name -> variable, as `make_variables` gives them.
+        tables: see `Tables`.
         queries: float32; of unit length where cosines are wanted.
     """
     return _in_use(

@@ -7,6 +7,7 @@ import pytest
 from toys import histories_of, tiny_options
 
 from kerasrec.backend import tf
+from kerasrec.data.interactions import Items
 from kerasrec.generation.generator import read_ids
 from kerasrec.loop.child import Child, replayed
 from kerasrec.loop.updating import grown_catalogue, update
@@ -56,6 +57,9 @@ def test_a_child_plans_with_its_parents_generator(
     base = shutil.copytree(planning_version, tmp_path / "plans")
     parent = Recommender.load(base / "1")
     items = grown_catalogue(parent.items, grown_items)
+    with pytest.raises(ValueError, match="Add the new ones to the parent first"):
+        Child(parent, items)
+    parent.add_items(Items(items.frame[len(parent.items) :].reset_index(drop=True)))
     child = Child(parent, items, seed=0)
     if not has_room:  # so little that no score moves
         child.tables = {

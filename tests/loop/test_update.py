@@ -99,7 +99,7 @@ def test_weights_chosen_anew_go_into_the_graph_of_the_parent(toy_base, toy_inter
     weighed = [v.manifest["update"]["weighed"] for v in versions[1:]]
     assert 300 < weighed[0] < weighed[1] <= 4 * 239
     for version in versions:
-        module, known = version._module, version.fusion()
+        module, known = version.loaded.module, version.fusion()
         names = list(version.manifest["fusion"]["weights"])
         assert list(known.weights) == names
         np.testing.assert_allclose(

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.backend import tf
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
 from kerasrec.fusion.fusion import fit_again
 from kerasrec.fusion.recency import NEVER
-from kerasrec.recommender.loadedlog import VersionLog
+from kerasrec.recommender.loadedlog import VersionLog, fit_transitions, has_transitions
 from kerasrec.recommender.recommender import Recommender
+from kerasrec.versions.loaded import LoadedVersion
 
 
 @pytest.fixture
@@ -50,34 +50,29 @@ def test_remember_fits_the_table_on_the_whole_log(parent, week_log):
 def test_transitions_change_nothing_until_they_are_set(parent, week_log):
     known = week_log.frame["item_id"].astype(str)
     histories = parent.histories(week_log.replace(week_log.frame[parent.index_of(known) > 0]))
-    module, asked = parent._module, histories.select(range(40))
+    asked = histories.select(range(40))
     old = parent.recommend(asked, k=5)
-    version = VersionLog(module, parent.about, None)
-    assert version.has_transitions()
-    table = version.transitions(histories, len(parent.items))
+    assert has_transitions(parent.loaded)
+    table = fit_transitions(parent.loaded, histories, len(parent.items))
     assert table.decay == parent.manifest["fusion"]["decays"]["transitions"]
     np.testing.assert_array_equal(parent.recommend(asked, k=5)["score"], old["score"])
-    version.set_transitions(table)
-    np.testing.assert_array_equal(module.neighbours_transitions.numpy(), table.neighbours)
+    parent.loaded.set_table("transitions", table)
+    for found, expected in zip(parent.loaded.table("transitions"), table, strict=True):
+        np.testing.assert_array_equal(found, expected)
     assert not np.array_equal(parent.recommend(asked, k=5)["score"], old["score"])
 
 
 def test_a_version_without_the_table_has_no_transitions(parent):
     fusion = parent.about.fusion
     fusion = fusion._replace(decays={"text": fusion.decays["text"]})
-    version = VersionLog(parent._module, parent.about._replace(fusion=fusion), None)
-    assert not version.has_transitions()
-
-
-def test_a_version_of_an_old_format_has_no_transitions_to_exchange(parent):
-    """It has no neighbour tables of its own, though its manifest has their decays."""
-    version = VersionLog(tf.Module(), parent.about, None)
-    assert not version.has_transitions() and not version.remember(None, 0)
+    loaded = LoadedVersion(parent.loaded.module, parent.about._replace(fusion=fusion))
+    version = VersionLog(loaded, parent._knowledge.recency)
+    assert not has_transitions(loaded) and not version.remember(None, 0)
 
 
 def test_fusion_is_what_the_graph_computes_with(parent):
     """Weights in full, and the moments: read back from a version, they are those of its module."""
-    fusion, module = parent.fusion(), parent._module
+    fusion, module = parent.fusion(), parent.loaded.module
     np.testing.assert_array_equal(fusion.prior, module.prior.numpy())
     np.testing.assert_array_equal(fusion.starts, module.starts.numpy())
     for name, table in fusion.tables.items():

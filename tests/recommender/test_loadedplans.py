@@ -11,6 +11,7 @@ from kerasrec.generation.generator import read_ids
 from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.validation import hold_out_last, quality_per_user
 from kerasrec.recommender.loadedplans import VersionPlans
+from kerasrec.recommender.questions import Questions
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.generating import TRUSTS, choose_trust, simplest_of
 from kerasrec.versions import folders
@@ -178,7 +179,8 @@ def test_a_version_without_a_generator_says_what_to_do(exported_version):
         "This version generates no plans. Train one that does: kerasrec train --generator, or "
         "train(..., generator=True)."
     )
-    assert not toy.plans.can_plan and toy.plans.variables() == {} and toy.plans.generator() is None
+    assert not toy.plans.can_plan and toy.plans.generator() is None
+    assert not [name for name in toy.loaded.grown_variables() if name.startswith("planner")]
 
 
 # --- new items ---
@@ -242,7 +244,7 @@ def test_where_no_codes_are_left_nothing_changes(changed, ids):
 def test_choose_trust_leaves_what_it_takes(recommender, toy_histories):
     """Plans with the exponents that it leaves are as good as it says; so is the spread."""
     _, validation = hold_out_last(toy_histories)
-    module = recommender._module
+    module = recommender.loaded.module
     kept = module.planner.trust.numpy(), module.prior_trust.numpy()
 
     def asked_of(histories):
@@ -260,8 +262,9 @@ def test_choose_trust_leaves_what_it_takes(recommender, toy_histories):
         for exponents in [(trust, prior), TRUSTS[0], TRUSTS[-1]]:
             module.planner.trust.assign(exponents[0])
             module.prior_trust.assign(exponents[1])
-            plans = VersionPlans(module, None)
-            index, _ = plans.index(validation.histories, asked_of(validation.histories), 3)
+            plans = VersionPlans(recommender.loaded)
+            times = asked_of(validation.histories)
+            index, _ = plans.index(Questions(validation.histories, times), 3)
             quality.append(quality_per_user(index[:, 0], validation, 3)["ndcg"])
         places = [TRUSTS.index((trust, prior)), 0, len(TRUSTS) - 1]
         means = [rows[place]["ndcg"] for place in places]
@@ -281,13 +284,13 @@ def test_the_manifest_says_what_was_chosen(planning_version, recommender):
     taken, chosen = simplest_of(tried), facts["generator"]
     assert (chosen["trust"], chosen["prior"]) == (taken["trust"], taken["prior"])
     assert len(facts["plans"]["epochs"]) == 2 and chosen["options"]["max_items"] == 12
-    assert recommender._module.planner.trust.numpy() == pytest.approx(chosen["trust"])
+    assert recommender.loaded.module.planner.trust.numpy() == pytest.approx(chosen["trust"])
     assert [row["level"] for row in chosen["usage"]] == [1, 2]
 
 
 def test_without_trust_in_the_decoder_items_come_by_their_scores(changed, ids):
     """Weighed by the recommender alone, one item is what the fused score says of it."""
-    module = changed._module
+    module = changed.loaded.module
     module.planner.trust.assign(0.0)
     module.prior_trust.assign(1.0)
     module.scorer_weight.assign(0.0)

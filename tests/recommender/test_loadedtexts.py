@@ -14,7 +14,7 @@ def loaded(exported_version):
 
 @pytest.fixture(scope="module")
 def texts(loaded):
-    return VersionTexts(loaded._module, loaded.about, loaded.version)
+    return VersionTexts(loaded.loaded)
 
 
 def test_near_is_the_cosine_of_the_text_parts(texts, loaded, toy_items):
@@ -58,4 +58,4 @@ def test_place_refuses_what_is_no_vector_of_the_version(texts, loaded):
         texts.place(None, 2)
     with pytest.raises(ValueError, match="all finite"):
         texts.place(np.full((2, dim), np.nan), 2)
-    assert texts.place(np.zeros((2, dim)), 2).shape == (2, loaded._module.item_vectors.shape[1])
+    assert texts.place(np.zeros((2, dim)), 2).shape == (2, loaded.loaded.dim)

@@ -10,7 +10,7 @@ from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import read_interactions, read_items
-from kerasrec.recommender import recommender as recommender_module
+from kerasrec.recommender import answers
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import exporter, folders
 
@@ -41,6 +41,22 @@ def unit(vectors):
 
 
 # --- loading ---
+
+
+def test_training_code_is_not_loaded():
+    """In a fresh process: who only serves or recommends loads neither optimizers nor losses."""
+    script = (
+        "import sys, kerasrec.recommender.recommender\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('kerasrec.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "kerasrec.recommender.recommender" in loaded
+    packages = ("kerasrec.training", "kerasrec.loop", "kerasrec.generation")
+    assert not {name for name in loaded if name.startswith(packages)}
+    fitting = {"build", "losses", "interest", "itemvectors", "sequencemodels", "validation"}
+    assert not loaded & {f"kerasrec.models.{name}" for name in fitting}
 
 
 def test_load(recommender, exported_version, toy_items):
@@ -140,16 +156,16 @@ def test_a_batch_is_its_users_alone_in_any_cut(recommender, toy_interactions, mo
         assert cut["user_id"].tolist() == whole["user_id"].tolist()
         np.testing.assert_allclose(cut["score"], whole["score"], atol=1e-4)
         assert (cut["item_id"] == whole["item_id"]).mean() > 0.99  # but for near ties
-    monkeypatch.setattr(recommender_module, "MAX_CELLS", 1)
+    monkeypatch.setattr(answers, "MAX_CELLS", 1)
     pd.testing.assert_frame_equal(
         recommender.recommend(histories, k=8), recommender.recommend(histories, k=8, batch_size=1)
     )
 
 
 def test_batches_cover_all_rows_once_and_stay_small(monkeypatch):
-    monkeypatch.setattr(recommender_module, "MAX_CELLS", 1000)
+    monkeypatch.setattr(answers, "MAX_CELLS", 1000)
     lengths = np.array([3, 900, 0, 40, 3, 7, 2000, 1])
-    batches = list(recommender_module._batches(lengths, 4, 100))
+    batches = list(answers.make_batches(lengths, 4, 100))
     assert sorted(np.concatenate(batches)) == list(range(8))
     for rows in batches:
         assert len(rows) <= 4 and (
@@ -179,7 +195,7 @@ def test_k_beyond_the_catalogue(recommender, ids):
 
 
 def test_popular_items_for_an_empty_history(recommender, ids, caplog):
-    popular = recommender._log.recency.priors()[1][1:]
+    popular = recommender._knowledge.recency.priors()[1][1:]
     expected = [ids[row] for row in np.argsort(-popular, kind="stable")]  # ties: file order
     with caplog.at_level("INFO"):
         table = recommender.recommend({"x": []}, k=len(ids))
@@ -189,7 +205,7 @@ def test_popular_items_for_an_empty_history(recommender, ids, caplog):
 
 
 def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions, ids):
-    end = changed._log.recency.counts.time
+    end = changed.log_end
     before = changed.recommend([[]], k=82).set_index("item_id")["score"]
     rising = before.index[40]
     log = pd.DataFrame({"user_id": [f"v{n}" for n in range(60)], "item_id": rising})
@@ -197,7 +213,7 @@ def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions
     history = [[item for item in ids[:3] if item != rising]]
     times = (end, end + 59, end + 60, end + 10**6)
     asked = {at: changed.recommend(history, k=82, at=at) for at in times}
-    known = changed._log.recency
+    known = changed._knowledge.recency
     assert changed.observe(toy_interactions) == 0  # nothing newer
     assert changed.observe(read_interactions(log)) == 60
     assert changed.observe(log) == 0  # known by now
@@ -212,27 +228,27 @@ def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions
         then, now = (
             table.set_index("item_id")["score"][rising] for table in (asked[at], found[at])
         )
-        grown = changed._log.recency.counts.features() - known.counts.features()
+        grown = changed.counts.features() - known.counts.features()
         expected = known.weights @ grown[:, changed.index_of([rising])[0]]
         assert expected and now - then == pytest.approx(expected, abs=1e-3)
     changed.save()
     again = Recommender.load(changed.version.parent)
-    assert again._log.recency.counts.time == end + 60
+    assert again.log_end == end + 60
     pd.testing.assert_series_equal(again.recommend([[]], k=82).set_index("item_id")["score"], after)
 
 
 def test_events_of_the_future_are_not_observed(changed, caplog):
-    end = changed._log.recency.counts.time
+    end = changed.log_end
     log = pd.DataFrame({"user_id": ["v"], "item_id": [changed.items.ids[0]]})
     log["timestamp"] = int(pd.Timestamp("2096-01-01").timestamp())
     assert changed.observe(read_interactions(log)) == 0
     assert "events that lie in the future do not count as recent: 1" in caplog.text
-    assert changed._log.recency.counts.time == end
+    assert changed.log_end == end
 
 
 def test_at_chooses_the_moment(recommender, toy_interactions, ids):
-    starts = recommender._module.starts.numpy()
-    prior = recommender._module.prior.numpy()
+    starts = recommender.loaded.module.starts.numpy()
+    prior = recommender.loaded.module.prior.numpy()
     assert len(starts) > 100 and np.abs(prior[5] - prior[-1]).max() > 0
     history = [ids[:3]]
     scores = {
@@ -344,7 +360,7 @@ def test_cosine_over_the_exported_interest_layer(recommender, toy_interactions, 
     cosine = interests @ unit(recommender.item_vectors(ids)).T
     best = np.argsort(-cosine, axis=1, kind="stable")[:, :5]
     none = np.zeros((20, 0), np.int32)
-    index, scores = recommender._module.similar_rows(interests, none, tf.constant(5))
+    index, scores = recommender.loaded.module.similar_rows(interests, none, tf.constant(5))
     np.testing.assert_allclose(scores, np.take_along_axis(cosine, best, 1), atol=1e-5)
     assert (index.numpy() - 1 == best).mean() > 0.98
 

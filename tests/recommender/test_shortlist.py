@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from kerasrec.backend import tf
-from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.recommender import shortlist
+from kerasrec.recommender.questions import history_tensors, read_histories
 from kerasrec.recommender.recommender import Recommender
 
 NUM_ITEMS = 3000
@@ -46,11 +46,10 @@ def test_lists_are_those_of_the_whole_catalogue(exact, near, histories, at):
 
 def test_among_rows_is_exact_where_all_items_are_candidates(exact, histories):
     """The same numbers as `recommend_rows`, bit by bit up to rounding."""
-    module = exact._module
-    given = exact._histories(histories[:4])
-    inputs = exact._inputs(given)
+    module = exact.loaded.module
+    inputs = history_tensors(read_histories(histories[:4], exact.items))
     history = inputs[0].numpy()
-    listing = shortlist.Shortlist(module, exact.about, folder=False)
+    listing = shortlist.Shortlist(exact.loaded, folder=False)
     interest = module.interest_rows(*inputs)
     everything = np.tile(np.arange(NUM_ITEMS + 1, dtype=np.int32), (4, 1))
     for row, past in enumerate(history):
@@ -73,17 +72,13 @@ def test_among_rows_is_exact_where_all_items_are_candidates(exact, histories):
 
 
 def test_votes_and_totals_equal_the_table(exact, histories):
-    listing = shortlist.Shortlist(exact._module, exact.about, folder=False)
-    given = exact._histories(histories[:10])
-    inputs = exact._inputs(given)
-    history, interest = inputs[0].numpy(), exact._module.interest_rows(*inputs).numpy()
+    listing = shortlist.Shortlist(exact.loaded, folder=False)
+    inputs = history_tensors(read_histories(histories[:10], exact.items))
+    history, interest = inputs[0].numpy(), exact.loaded.module.interest_rows(*inputs).numpy()
     found = listing.candidates(history, interest, np.zeros(10, np.int64), k=20)
     for number, name in enumerate(("text", "transitions")):
-        table = NeighbourTable(
-            getattr(exact._module, f"neighbours_{name}").numpy(),
-            getattr(exact._module, f"votes_{name}").numpy(),
-            0.6,
-        )
+        table = exact.loaded.table(name)
+        assert table.decay == pytest.approx(0.6)
         dense = np.zeros((10, NUM_ITEMS + 1))
         for row, past in enumerate(history):
             newest = past[-12:]
@@ -137,9 +132,9 @@ def test_single_and_batch_agree(near, histories):
 
 
 def test_new_items_of_a_moment_by_brute_force(exact, monkeypatch):
-    listing = shortlist.Shortlist(exact._module, exact.about, folder=False)
-    first = exact._module.first.numpy()
-    vectors = exact._module.item_vectors.numpy()
+    listing = shortlist.Shortlist(exact.loaded, folder=False)
+    first = exact.loaded.module.first.numpy()
+    vectors = exact.loaded.module.item_vectors.numpy()
     queries = vectors[[5, 70, 900]] + vectors[[6, 71, 901]]
     cosine = (
         queries @ (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).T
@@ -176,7 +171,7 @@ def test_tune_index_on_real_histories(large_version, exact, histories):
 
 
 def test_walks_are_histories(exact):
-    listing = shortlist.Shortlist(exact._module, exact.about, folder=False)
+    listing = shortlist.Shortlist(exact.loaded, folder=False)
     walks = listing.walks(50)
     assert walks.shape == (50, 10) and walks.max() <= NUM_ITEMS and (walks[:, -1] > 0).all()
     assert (np.diff((walks > 0).astype(int), axis=1) >= 0).all()  # padded on the left

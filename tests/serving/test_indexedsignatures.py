@@ -14,7 +14,7 @@ from kerasrec.recommender.shortlist import sparse_table
 from kerasrec.serving.indexedsignatures import IndexedSignatures
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.servedversion import ServedVersion
-from kerasrec.versions.folders import read_manifest
+from kerasrec.versions.loaded import LoadedVersion
 
 DAY = 86400
 
@@ -28,9 +28,8 @@ def low_bar(monkeypatch):
 @pytest.fixture
 def pair(large_version, low_bar):
     """`(the signatures as saved, IndexedSignatures)` of one version."""
-    module = tf.saved_model.load(str(large_version))
-    lists = IndexedSignatures.of(module, read_manifest(large_version), large_version)
-    return module.signatures, lists
+    loaded = LoadedVersion.load(large_version)
+    return loaded.signatures, IndexedSignatures.of(loaded)
 
 
 def rows_of_ids(count=40, width=30, seed=0):
@@ -168,8 +167,7 @@ def test_as_recommender(large_version, pair):
 
 
 def test_small_catalogues_have_none(large_version):
-    module = tf.saved_model.load(str(large_version))
-    assert IndexedSignatures.of(module, read_manifest(large_version), large_version) is None
+    assert IndexedSignatures.of(LoadedVersion.load(large_version)) is None
 
 
 def test_a_server_takes_it(large_version, low_bar, tmp_path, caplog):
@@ -206,7 +204,7 @@ def test_one_row_with_denied_and_seen_items_needs_no_graph(pair, monkeypatch):
 
 def test_what_is_popular_is_read_again(pair):
     _, lists = pair
-    module = lists._shortlist._module
+    module = lists._shortlist._loaded.module
     popular = module.popularity.numpy()
     module.popularity.assign(-popular)
     lists.know()
@@ -241,7 +239,7 @@ def test_a_served_version_exchanges_one_table(large_version, low_bar):
 def test_neighbours_are_read_again(pair):
     """What item 5 alone is followed by becomes a candidate, and is listed as by the graph."""
     signatures, lists = pair
-    module, history = lists._shortlist._module, tf.constant([["i4"]])
+    module, history = lists._shortlist._loaded.module, tf.constant([["i4"]])
     last = lists.serving_default(history)["item_ids"].numpy()[0, -1]
     place = int(last[1:]) + 1
     for name in ("transitions", "text"):

@@ -51,7 +51,7 @@ def put_back(predictor, numbers):
             version.set_moments(**values)
             names = ("neighbours_transitions", "votes_transitions")
             for name, value in zip(names, votes, strict=True):
-                getattr(version._loaded, name).assign(value)
+                getattr(version._loaded.module, name).assign(value)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def reader(served_folder):
 
 def tables(predictor, number=1):
     with predictor.models["toy"].use(version=number) as version:
-        return {name: getattr(version._loaded, name).numpy() for name in NAMES}
+        return {name: getattr(version._loaded.module, name).numpy() for name in NAMES}
 
 
 def events_after(recommender, count=40):
@@ -106,7 +106,7 @@ def test_as_a_recommender_that_observes(served_folder, predictor, store):
     assert found["starts"][-1] == max(e["timestamp"] for e in events if e["event"] in KINDS[:2])
     for name in NAMES:
         np.testing.assert_allclose(
-            found[name], getattr(recommender._module, name).numpy(), rtol=1e-5, atol=1e-5
+            found[name], getattr(recommender.loaded.module, name).numpy(), rtol=1e-5, atol=1e-5
         )
     assert not np.array_equal(found["prior"][-1], before["prior"][-1])
     assert np.array_equal(tables(predictor, 2)["prior"], found["prior"])
@@ -324,7 +324,7 @@ def test_a_version_saved_after_observing_says_so(base, toy_interactions, store):
 def transitions(predictor, number=1):
     with predictor.models["toy"].use(version=number) as version:
         names = ("neighbours_transitions", "votes_transitions")
-        return [getattr(version._loaded, name).numpy() for name in names]
+        return [getattr(version._loaded.module, name).numpy() for name in names]
 
 
 def served(predictor, item, number=1):
@@ -382,7 +382,7 @@ def test_what_follows_what_as_a_recommender_remembers(
     assert recommender.remember(whole)
     expected = recommender.recommend([[a]], k=50, at="now")
     assert served(predictor, a) == expected["item_id"].tolist()
-    module = recommender._module
+    module = recommender.loaded.module
     neighbours, votes = transitions(predictor)
     np.testing.assert_array_equal(neighbours, module.neighbours_transitions.numpy())
     np.testing.assert_allclose(votes, module.votes_transitions.numpy(), rtol=1e-6)

@@ -137,7 +137,7 @@ def test_rebuild_gives_the_trained_model_back(made, loaded, kind):
     none = np.zeros_like(history)
     np.testing.assert_allclose(
         model.interest([vectors[history], history, none, none]),
-        recommender._module.interest_rows(history, none, none),
+        recommender.loaded.module.interest_rows(history, none, none),
         atol=1e-5,
     )
     assert (encoder is None) == (kind == "none")

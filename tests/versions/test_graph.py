@@ -146,7 +146,7 @@ def test_a_batch_answers_as_its_rows_alone(served, ids):
 
 
 def test_nothing_known_is_answered_by_what_is_popular_now(served, recommender, ids):
-    prior, popular = recommender._log.recency.priors()
+    prior, popular = recommender._knowledge.recency.priors()
     expected = np.argsort(-popular[1:], kind="stable")[:50]
     for history in (tf.zeros((2, 0), tf.string), [[""], ["?"]], [["", ""], ["", "?"]]):
         answer = call(served, "serving_default", history=history)
@@ -315,7 +315,7 @@ def test_gap_bucket_by_hand():
 
 def test_the_newest_time_of_a_request_says_when_it_is_asked(served, recommender, ids):
     """Also beside the id "": the list of a moment, whatever the events' own times."""
-    moment = int(recommender._module.starts.numpy()[5])
+    moment = int(recommender.loaded.module.starts.numpy()[5])
     rows = dict(allow=np.full((1, 0), ""), deny=np.full((1, 0), ""), keep_seen=[False])
     early = call(
         served,

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from kerasrec.backend import tf
-from kerasrec.checks import ArtifactError
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import export_again
@@ -112,7 +111,7 @@ def test_export_again_in_a_smaller_form(whole, in_forms, form):
     version, ids = in_forms[form], list(whole.items.ids)
     small = Recommender.load(version)
     assert folders.read_manifest(version).item_matrix == form
-    assert (itemmatrix.form_of(whole._module), itemmatrix.form_of(small._module)) == (
+    assert (whole.loaded.form, small.loaded.form) == (
         "float32",
         form,
     )
@@ -153,7 +152,7 @@ def test_added_items_in_a_smaller_form(in_forms, tmp_path, form):
     step = np.abs(expected).max() * (2**-11 if form == "float16" else 1 / 254) * 1.001
     np.testing.assert_allclose(small.item_vectors(["新"]), expected, atol=step)
     saved = Recommender.load(small.save())
-    assert itemmatrix.form_of(saved._module) == form and len(saved.items) == 83
+    assert saved.loaded.form == form and len(saved.items) == 83
     table = small.recommend([["新"], list(small.items.ids[:3])], k=82)
     assert "新" in set(table[table["user_id"] == 1]["item_id"])
     pd.testing.assert_frame_equal(saved.recommend([["新"], list(small.items.ids[:3])], k=82), table)
@@ -163,17 +162,3 @@ def test_export_again_refuses_an_unknown_form(base):
     with pytest.raises(ValueError, match="one of float32, float16, int8. Received: 'int4'"):
         export_again(base, item_matrix="int4")
     assert folders.versions(base) == [1]
-
-
-def test_forms_of_an_older_version(base, monkeypatch):
-    """A version without the tables of the smaller forms says so."""
-    load = tf.saved_model.load
-
-    def older(path):
-        loaded = load(path)
-        del loaded.half_vectors
-        return loaded
-
-    monkeypatch.setattr(tf.saved_model, "load", older)
-    with pytest.raises(ArtifactError, match="float32 item vectors only"):
-        export_again(base, item_matrix="int8")

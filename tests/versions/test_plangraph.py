@@ -190,7 +190,7 @@ def test_without_the_decoder_plans_are_the_reranked_lists(by_scores):
     # lists of one item, one for each item that is left; behind the first 100 nothing is re-ranked
     assert lists_of(by_scores.generate(histories, 1, 256, num_lists=150)) == expected
     # it is not the order without the MLP, and some of the others are held down
-    module = by_scores._module
+    module = by_scores.loaded.module
     module.scorer_weight.assign(0.0)
     plain = lists_of(by_scores.recommend(histories, k=150))
     assert lists_of(by_scores.generate(histories, 1, 256, num_lists=150)) == plain
