@@ -151,7 +151,7 @@ def made_anew(recommender, of):
     from kerasrec.fusion.recency import AT_THE_END, NEVER, Counts, newest_times
     from kerasrec.generation.generator import Generator
     from kerasrec.training.generating import choose_trust
-    from kerasrec.training.pipeline import no_time
+    from kerasrec.training.stages import no_time
     from kerasrec.versions import folders
     from kerasrec.versions.exporter import serving_module
     from kerasrec.versions.loaded import LoadedVersion

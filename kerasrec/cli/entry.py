@@ -118,7 +118,7 @@ def _logging(options: argparse.Namespace) -> Iterator[None]:
     """
     verbose = options.verbose or options.debug
     is_long = options.verb in ("demo", "train", "simulate") and not getattr(options, "quiet", False)
-    logger, steps = logging.getLogger("kerasrec"), logging.getLogger("kerasrec.training.pipeline")
+    logger, steps = logging.getLogger("kerasrec"), logging.getLogger("kerasrec.training.stages")
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     # a server's log is JSON to the last line, also what uvicorn, asyncio and warnings say
     whose = logging.getLogger() if options.verb == "serve" else logger

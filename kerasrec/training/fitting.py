@@ -32,12 +32,12 @@ NUM_CODE_PARTS = 32
 class Fitted(NamedTuple):
     """What `fit_models` gives back.
 
-    model: `Model`.  history: DataFrame of `fit_members`, that of the model.  build: the function
-    that builds such a model, its codes included.  facts: dict for a manifest, `codes` in it where
-    there was a choice.
+    model: `Model`; None once it is let go.  history: DataFrame of `fit_members`, that of the
+    model.  build: the function that builds such a model, its codes included.  facts: dict for a
+    manifest, `codes` in it where there was a choice.
     """
 
-    model: Model
+    model: Any
     history: pd.DataFrame
     build: Callable[[], Model]
     facts: dict[str, Any]

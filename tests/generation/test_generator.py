@@ -232,7 +232,7 @@ def test_bad_options_are_refused_before_the_work(
     def work(*_, **__):
         raise AssertionError("it has begun to work")
 
-    monkeypatch.setattr("kerasrec.training.pipeline.text_part", work)
+    monkeypatch.setattr("kerasrec.training.stages.text_part", work)
     given = dict(name="m", out=tmp_path, options={"generator": options}, progress=False)
     with pytest.raises(ValueError, match=message):
         train(toy_interactions, toy_items, generator=True, **given)

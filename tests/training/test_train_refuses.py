@@ -7,7 +7,7 @@ from toys import histories_of
 from kerasrec.backend import keras
 from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.models.validation import make_validation
-from kerasrec.training import pipeline
+from kerasrec.training import stages
 from kerasrec.training.pipeline import train
 
 # --- mistakes are found before the work ---
@@ -15,10 +15,10 @@ from kerasrec.training.pipeline import train
 
 def test_a_time_in_the_future_is_worth_a_warning(caplog):
     log = pd.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": "2024-01-01"})
-    pipeline._check_times(read_interactions(log), None)
+    stages._check_times(read_interactions(log), None)
     assert not caplog.text
     log.loc[1, "timestamp"] = "2096-01-01"
-    pipeline._check_times(read_interactions(log), None)
+    stages._check_times(read_interactions(log), None)
     assert "The newest event is of 2096-01-01 00:00:00, in the future" in caplog.text
 
 
@@ -101,7 +101,7 @@ def test_train_refuses_a_file_as_folder(small, tmp_path):
 
 def test_split_says_when_the_training_events_hold_much_of_the_validation(caplog):
     train, valid = histories_of([[1, 2, 3], [2, 3, 4]]), histories_of([[1, 2, 5], [2, 3]])
-    from kerasrec.training.pipeline import _check_not_known
+    from kerasrec.training.stages import _check_not_known
 
     with caplog.at_level("WARNING"):
         _check_not_known(make_validation(train, valid))
@@ -111,7 +111,7 @@ def test_split_says_when_the_training_events_hold_much_of_the_validation(caplog)
 
 
 def test_refit_with_a_generator_is_refused_before_the_work(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "text_part", None)  # what would be called next
+    monkeypatch.setattr(stages, "text_part", None)  # what would be called next
     with pytest.raises(ValueError) as raised:
         train(*small, name="m", out=tmp_path, refit=True, generator=True, progress=False)
     assert str(raised.value) == (

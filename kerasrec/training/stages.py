@@ -1,0 +1,438 @@
+"""The stages of `train`, in their order: read, encode, fit, choose, refit, generate, publish.
+
+Each is a function whose result has a name, so that `pipeline.train` reads as the list of them.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.data.histories import Histories, make_histories
+from kerasrec.data.interactions import (
+    Interactions,
+    Items,
+    as_interactions,
+    as_items,
+    join_interactions,
+)
+from kerasrec.data.statistics import fingerprint
+from kerasrec.fusion.choice import choose_fusion
+from kerasrec.fusion.fusion import PARTS, Fusion, fit_tables
+from kerasrec.fusion.neighbours import NeighbourTable
+from kerasrec.fusion.recency import (
+    AT_NEWEST_EVENT,
+    AT_THE_END,
+    Counts,
+    asked_at_the_end,
+    fit_moments,
+    newest_times,
+)
+from kerasrec.generation.decoder import check_decoder
+from kerasrec.generation.generator import Generator
+from kerasrec.models.build import Model, build_model
+from kerasrec.models.codes import CollapsedCodes
+from kerasrec.models.textpart import TextPart, text_part
+from kerasrec.models.validation import Ranker, Validation, hold_out_last, make_validation
+from kerasrec.training.fitting import Fitted, best_epochs, fit_members, fit_models
+from kerasrec.training.generating import choose_trust, fit_generator, text_columns
+from kerasrec.training.options import known_options
+from kerasrec.training.trainer import OPTIMIZERS
+from kerasrec.versions import folders
+from kerasrec.versions.exporter import export, serving_module
+from kerasrec.versions.plangraph import PLAN_ITEMS
+from kerasrec.versions.trainingstate import plain
+
+log = logging.getLogger(__name__)
+#: sections of options, each a dict, complete: as `options.resolve_preset` gives them
+Options = dict[str, dict[str, Any]]
+
+
+class Data(NamedTuple):
+    """Holds what a model is trained and chosen on.
+
+    interactions, valid: as they were given, `valid` None where there is none.  items: the
+    catalogue.  histories: all training events.  fitted: those of them that the first model learns
+    from.  validation: what it is stopped and weighed by.  later: the events of `valid`, none
+    without it.  only_end: whether all lists are asked for at the end of the log.
+    """
+
+    interactions: Interactions
+    valid: Interactions | None
+    items: Items
+    histories: Histories
+    fitted: Histories
+    validation: Validation
+    later: Histories
+    only_end: bool
+
+    def everything(self) -> Histories:
+        """Returns the histories of all events, those that were held out too."""
+        if self.valid is None:
+            return self.histories
+        return make_histories(join_interactions([self.interactions, self.valid]), self.items)
+
+
+class Chosen(NamedTuple):
+    """Holds how the parts of the score are weighed.
+
+    fusion: tables and weights.  metrics: quality on validation.  tables: of each part, those that
+    were tried, one for each of its decays.  places: which of these the fusion has.
+    """
+
+    fusion: Fusion
+    metrics: dict[str, float]
+    tables: Mapping[str, Sequence[NeighbourTable]]
+    places: dict[str, int]
+
+
+class Plans(NamedTuple):
+    """Holds the generator of plans, None where there is none, and what the manifest says of it."""
+
+    generator: Generator | None = None
+    facts: dict[str, Any] = {}
+
+
+# --- before the work ---
+
+
+def check_wishes(options: Options, *, refit: bool, generator: bool) -> None:
+    """Refuses options that do not go together, before anything is read.
+
+    Raises:
+        ValueError: refit, members or codes with an optimizer that is made already, members or codes
+            with an encoder that learns, or refit with a generator.
+    """
+    if generator:
+        check_decoder(**options["generator"])
+    _check_repeats(options, refit)
+    if refit and generator:
+        raise ValueError(
+            "refit trains the model anew on what the generator is weighed by. Give refit or "
+            "generator, not both."
+        )
+
+
+def _check_repeats(options: Options, refit: bool) -> None:
+    """Training more than once needs what begins anew each time."""
+    members, codes = (options["trainer"].get(name) for name in ("members", "codes"))
+    repeats = []
+    if (members or 1) > 1:
+        repeats.append((f"members={members}", "trains several times"))
+    if codes:
+        repeats.append(("codes=True", "trains twice"))
+    mode = options["encoder"].get("mode", "frozen")
+    if repeats and mode != "frozen":
+        name, given = repeats[0][0].split("=")[0], f"{repeats[0][0]}, mode={mode!r}"
+        raise ValueError(
+            f"trainer.{name} needs encoder.mode='frozen', or every model would train an encoder of "
+            f"its own. Received: {given}. Change one of them."
+        )
+    if refit:
+        repeats.append(("refit", "trains twice"))
+    if repeats and isinstance(options["trainer"].get("optimizer"), OPTIMIZERS):
+        raise ValueError(
+            f"{' '.join(repeats[0])}, and an optimizer that is made already keeps its state. Give "
+            "its name, or a function that takes the learning rate and makes one."
+        )
+
+
+# --- read ---
+
+
+def read(interactions: Any, items: Items, valid: Any) -> Data:
+    """Reads the events, and says what is learned from and what is held out.
+
+    Args:
+        interactions: `Interactions`, or what `read_interactions` takes.
+        items: `Items`.
+        valid: the same as `interactions`; None = the last event of each user is held out.
+
+    Raises:
+        ValueError: times in one of the two tables only, or nothing to validate on.
+    """
+    interactions = as_interactions(interactions)
+    valid = None if valid is None else as_interactions(valid)
+    _check_times(interactions, valid)
+    histories = make_histories(interactions, items)
+    fitted, validation, later = _split(histories, items, valid)
+    only_end = asked_at_the_end(fitted, later)
+    return Data(interactions, valid, items, histories, fitted, validation, later, only_end)
+
+
+def read_catalogue(items: Any) -> Items:
+    """Reads the catalogue, and refuses ids that the text file of a version cannot hold."""
+    items = as_items(items)
+    folders.check_item_ids(items.ids)
+    return items
+
+
+def _check_times(interactions: Interactions, valid: Interactions | None) -> None:
+    """Times in one of the two tables only are refused; one in the future is worth a warning."""
+    if valid is not None and interactions.has_time != valid.has_time:
+        kinds = ["times" if part.has_time else "no times" for part in (interactions, valid)]
+        raise ValueError(
+            "interactions and valid must both have times, or neither of them. Received: "
+            f"{kinds[0]} in interactions, {kinds[1]} in valid. Give both a time column, or leave "
+            "it out of both."
+        )
+    given = [part for part in (interactions, valid) if part is not None and part.has_time]
+    newest = max((int(part.frame["timestamp"].max()) for part in given), default=0)
+    if newest > time.time() + 86400:
+        log.warning(
+            "The newest event is of %s, in the future: what is recent is counted from there. "
+            "If that time is wrong, leave the event out.",
+            pd.Timestamp(newest, unit="s"),
+        )
+
+
+def _split(
+    histories: Histories, items: Items, valid: Interactions | None
+) -> tuple[Histories, Validation, Histories]:
+    """Gives the training histories, the validation, and the histories of `valid`."""
+    if valid is None:
+        fitted, validation = hold_out_last(histories)
+        later = histories.select([])
+    else:
+        fitted, later = histories, make_histories(valid, items)
+        validation = make_validation(histories, later)
+    if not len(validation.target_items):
+        raise ValueError(
+            "Validation needs users with a past: no validation user has a training event. "
+            "Give other events to valid, or leave it out to validate on each user's last event."
+        )
+    _check_not_known(validation)
+    return fitted, validation, later
+
+
+def _check_not_known(validation: Validation) -> None:
+    """A target that the history holds already is never listed, whatever the model."""
+    histories = validation.histories
+    width = int(max(histories.items.max(initial=0), validation.target_items.max())) + 1
+    row = np.repeat(np.arange(histories.num_users), histories.lengths)
+    known = np.isin(
+        validation.target_rows * width + validation.target_items, row * width + histories.items
+    )
+    what = f"{known.sum():,} of {len(known):,} validation events name an item that their user has"
+    if known.all():
+        raise ValueError(
+            "Validation needs items that the training events of their users do not hold. "
+            f"Received: {what} already. Give later events to valid, or keep the first of repeated "
+            "pairs only: clean(..., repeats='first'), --repeats first."
+        )
+    if known.mean() > 0.5:
+        log.warning("%s already; these can never be found", what)
+
+
+# --- encode, fit, choose ---
+
+
+def encode(data: Data, options: Options, *, progress: bool) -> TextPart:
+    """Encodes and whitens the texts of the catalogue."""
+    return text_part(data.items, **options["encoder"], progress=progress)
+
+
+def fit(data: Data, text: TextPart, options: Options, *, progress: bool) -> Fitted:
+    """Trains the model, or the models whose average or choice it is, and stops by validation."""
+    log.info("training on the histories of %s users", f"{data.fitted.num_users:,}")
+    wanted = {"progress": progress, **options["trainer"]}
+    build = _builder(data, text, options)
+    return fit_models(build, data.fitted, data.validation, text.vectors, **wanted)
+
+
+def _builder(data: Data, text: TextPart, options: Options) -> Callable[..., Model]:
+    """Gives the function that builds the model: gaps and events are inputs where there are any."""
+    inputs = {
+        "time_gaps": bool(data.histories.timestamps.any()),
+        "events": len(np.unique(data.histories.events)) > 1,
+    }
+
+    def build(**codes: Any) -> Model:
+        given = {**inputs, **options["model"], **codes}
+        return build_model(len(data.items), text=text.text, **given)
+
+    return build
+
+
+def choose(model: Model, data: Data, text: TextPart, options: Options) -> Chosen:
+    """Fits the tables and recency, and chooses the weights of all parts on validation."""
+    users = f"{data.validation.histories.num_users:,}"
+    log.info("choosing tables and weights on %s validation users", users)
+    num_items, fitted = len(data.items), data.fitted
+    tables = fit_tables(fitted, num_items, text.vectors, **options["fusion"])
+    timed = fitted if _is_timed(options) else fitted.timeless()
+    moments = fit_moments(timed, num_items, only_end=data.only_end)
+    fusion, metrics = choose_fusion(Ranker(model), data.validation, tables, moments)
+    return Chosen(fusion, metrics, tables, fusion.chosen(tables))
+
+
+def _parts(options: Options) -> list[str]:
+    return list(options["fusion"].get("parts", PARTS))
+
+
+def _is_timed(options: Options) -> bool:
+    return "recency" in _parts(options)
+
+
+# --- refit ---
+
+
+def refit_all(
+    first: Fitted, chosen: Chosen, data: Data, text: TextPart, options: Options, *, progress: bool
+) -> tuple[Fitted, Chosen, TextPart]:
+    """Fits model and tables anew on all events, for as many epochs, with the weights chosen.
+
+    What was held out is known when the version goes to work.
+
+    Args:
+        first: the first fit; its model is not read, so leave it out where it is large.
+        chosen, data, text, options, progress: as for the stages before.
+
+    Returns:
+        The same three as they are now. The table of epochs stays that of the first fit.
+    """
+    log.info("fitting anew on all events")
+    build = first.build
+    if text.encoder is not None and text.text is not text.vectors:
+        # the encoder has learned: begin again with the pretrained one
+        text = encode(data, options, progress=progress)
+        build = _builder(data, text, options)
+    events = data.everything()
+    wanted = {"progress": progress, **_elsewhere(options["trainer"])}
+    stop_after = best_epochs(first.history)
+    model, _ = fit_members(build, events, None, stop_after=stop_after, **wanted)
+    tables = fit_tables(events, len(data.items), text.vectors, **options["fusion"])
+    fusion = chosen.fusion.with_tables(chosen.tables, tables)
+    return first._replace(model=model), chosen._replace(fusion=fusion), text
+
+
+def _elsewhere(options: dict[str, Any]) -> dict[str, Any]:
+    """Trainer options of a second run: its run folder lies in that of the first."""
+    folder = options.get("run_folder")
+    rest = {name: value for name, value in options.items() if name != "codes"}
+    return rest if folder is None else {**rest, "run_folder": Path(folder) / "refit"}
+
+
+# --- generate ---
+
+
+def generate(
+    model: Model, chosen: Chosen, data: Data, text: TextPart, options: Options, *, progress: bool
+) -> Plans:
+    """Trains the generator of plans and weighs it on validation.
+
+    It is weighed by a fusion that does not know yet what was held out. Where the items are too
+    alike for semantic ids there is none, and a warning says so: the model has been trained for
+    long by then.
+    """
+    log.info("training the generator of plans")
+    begin = time.perf_counter()
+    vectors = Ranker(model).item_vectors().numpy()[1:]
+    known = text_columns(model.config, vectors.shape[1])
+    given = (vectors, text.vectors, data.fitted, data.validation)
+    wanted = {"progress": progress, **options["generator"]}
+    try:
+        found, history = fit_generator(*given, known=known, **wanted)
+    except CollapsedCodes as error:
+        log.warning("the version comes without a generator of plans. %s", error)
+        return Plans(None, {"plans": {"refused": str(error)}})
+    seconds = round(time.perf_counter() - begin, 1)
+    asked_of = no_time if data.only_end else newest_times
+    with tempfile.TemporaryDirectory() as folder:
+        ids = Path(folder) / folders.ITEM_IDS.name
+        folders.write_item_ids(ids, data.items.ids)
+        module = serving_module(model, asset=ids, fusion=chosen.fusion, k=1, generator=found)
+        trust, prior, tried = choose_trust(module, data.validation, asked_of, PLAN_ITEMS)
+    log.info("plans: trust in the decoder %s, in the recommender %s", trust, prior)
+    facts = {"tried": tried, "epochs": history.to_dict("records"), "seconds": seconds}
+    return Plans(found._replace(trust=trust, prior=prior), {"plans": facts})
+
+
+def no_time(histories: Histories) -> np.ndarray:
+    """Says that all lists are asked for at the end of the log: int64 zeros `(num_users,)`."""
+    return np.zeros(histories.num_users, np.int64)
+
+
+# --- publish ---
+
+
+def publish(
+    base: Path,
+    last: Fitted,
+    chosen: Chosen,
+    plans: Plans,
+    data: Data,
+    text: TextPart,
+    options: Options,
+    facts: dict[str, Any],
+    *,
+    started: float,
+) -> Path:
+    """Exports the version, compares what was exported, and gives its folder.
+
+    Args:
+        base: `saved_models/NAME`.
+        last, chosen, plans, data, text, options: of the stages before.
+        facts: what the manifest is to say besides; they have the last word.
+        started: when the work began, seconds of `time.perf_counter`.
+    """
+    known = [data.histories, data.later]
+    if not _is_timed(options):
+        known = [part.timeless() for part in known]
+    fusion = chosen.fusion.at_end(Counts.of(len(data.items), *known))
+    log.info("exporting, and comparing what was exported")
+    seconds = time.perf_counter() - started
+    return export(
+        last.model,
+        base,
+        items=data.items,
+        manifest={
+            "name": base.name,
+            **_described(options, plans=bool(plans.facts)),
+            "data": fingerprint(data.interactions, data.items),
+            "validation": "last event of each user" if data.valid is None else "given",
+            "asked": AT_THE_END if data.only_end else AT_NEWEST_EVENT,
+            "metrics": chosen.metrics,
+            "tables": chosen.places,
+            "parts": _parts(options),
+            "epochs": len(last.history),
+            **last.facts,
+            **plans.facts,
+            "train_seconds": round(seconds, 1),
+            "learned_since": int(time.time() - seconds),
+            **facts,
+        },
+        encoder=text.encoder,
+        whitening=text.whitening,
+        fusion=fusion,
+        history=last.history,
+        probe=_probe(data.items, data.fitted),
+        generator=plans.generator,
+    )
+
+
+def _described(options: Options, *, plans: bool) -> dict[str, Any]:
+    """Options as used, defaults included; `export` adds those of the model."""
+    used = {section: {**known, **options[section]} for section, known in known_options().items()}
+    described = {
+        "encoder_options": plain(used["encoder"]),
+        "trainer": plain(used["trainer"]),
+        "text_template": used["encoder"]["template"],
+    }
+    if plans:
+        used["generator"].pop("run_folder")  # it belongs to one run
+        described["generator_options"] = plain(used["generator"])
+    return described
+
+
+def _probe(items: Items, histories: Histories) -> list[list[str]]:
+    """A few real histories for the comparison after export, and an empty one."""
+    ids = items.ids
+    some = histories.select(np.arange(min(8, histories.num_users)))
+    rows = np.split(some.items, some.offsets[1:-1])
+    return [list(ids[row[-60:] - 1]) for row in rows] + [[]]
