@@ -12,9 +12,6 @@ PACKAGE = ROOT / "kerasrec"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FACES = [path for path in MODULES if path.name == "__init__.py" and path.parent.name != "datasets"]
 
-#: files whose public functions are not all typed yet; a file that is goes out, none comes in
-UNTYPED = {}
-
 
 def untyped(body, prefix="", in_class=False):
     """Public functions and methods in a body of code that lack a type, and what lacks one."""
@@ -42,25 +39,9 @@ def name_of(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def known_untyped():
-    return {
-        f"{package}.{name}".strip(".")
-        for package, names in UNTYPED.items()
-        for name in names.split()
-    }
-
-
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_public_functions_have_types(path):
-    found = list(untyped(ast.parse(path.read_text(encoding="utf-8")).body))
-    if name_of(path) in known_untyped():
-        assert found, f"{name_of(path)} is typed: take it out of UNTYPED"
-    else:
-        assert found == []
-
-
-def test_the_list_of_untyped_files_names_files():
-    assert known_untyped() <= {name_of(path) for path in MODULES}
+    assert list(untyped(ast.parse(path.read_text(encoding="utf-8")).body)) == []
 
 
 def test_untyped_finds_what_lacks_a_type():
