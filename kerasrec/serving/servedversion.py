@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kerasrec.backend import tf
+from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.recommender.loadedlog import fit_transitions, has_transitions
@@ -81,7 +82,7 @@ class ServedVersion:
         self.path = folders.find_version(path)  # raises where a part is missing
         self.look = look_of(self.path)  # before it is read: what changes meanwhile is seen later
         self.definitions = _definitions(self.path)
-        self._loaded = LoadedVersion.load(self.path)
+        self._loaded = _load(self.path)
         self.num_items = self._loaded.manifest.num_items
         self.has_transitions = has_transitions(self._loaded)
         functions = dict(self._loaded.signatures)
@@ -199,6 +200,16 @@ def _warmup_requests(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             request.model_spec.signature_name,
             {name: tf.constant(value) for name, value in tensors.items()},
         )
+
+
+def _load(path: Path) -> LoadedVersion:
+    """Loads a version; an error keeps its class, by which `ModelVersions` knows what may pass."""
+    try:
+        return LoadedVersion.load(path)
+    except ArtifactError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
 
 
 def look_of(path: Path) -> Look:

@@ -16,6 +16,8 @@ from places import ROOT, TESTS
 
 #: CPU seconds of an unmarked test: its call and the fixtures made for it alone
 MOST = 10
+#: CPU seconds stretch where workers share a core with other work: so much above fails
+ALLOWANCE = 1.5
 PATH = ROOT / "build" / "durations.csv"
 HEAD = ("kind", "name", "scope", "cpu", "worker")
 
@@ -76,7 +78,7 @@ class CpuTimes:
         report = (yield).get_result()
         if call.when == "teardown" and report.passed and self.worker:
             seconds = self.own.pop(item.nodeid, 0)
-            if seconds > MOST and not item.get_closest_marker("slow"):
+            if seconds > ALLOWANCE * MOST and not item.get_closest_marker("slow"):
                 report.outcome = "failed"
                 report.longrepr = (
                     f"{item.nodeid} took {seconds:.1f} CPU seconds, more than {MOST}. Make it "

@@ -47,7 +47,7 @@ def build(**options):
 
 def some_batches(batch_size=45):
     windows = histories.make_windows(planted_histories(), TINY["max_length"])
-    for batch in histories.batches(windows, batch_size=batch_size, seed=0):
+    for batch in histories.training_batches(windows, batch_size=batch_size, seed=0):
         yield [batch[name] for name in NAMES]
 
 
@@ -343,7 +343,7 @@ def test_codes_alone_train_on_the_toy_data(toy_histories, toy_items):
     losses = [
         model.training.train_on_batch([batch[name] for name in NAMES])
         for seed in range(3)
-        for batch in histories.batches(windows, batch_size=64, seed=seed)
+        for batch in histories.training_batches(windows, batch_size=64, seed=seed)
     ]
     assert np.isfinite(losses).all() and np.mean(losses[-3:]) < np.mean(losses[:3])
 
@@ -637,6 +637,6 @@ def test_every_combination_exports_and_one_fresh_process_reloads_them_all(tmp_pa
 def test_one_user_and_one_event_train():
     model = build(loss="sampled_softmax")
     windows = histories.make_windows(histories_of([[1, 2]]), 8)
-    (batch,) = histories.batches(windows, batch_size=4, seed=0)
+    (batch,) = histories.training_batches(windows, batch_size=4, seed=0)
     model.training.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
     assert np.isfinite(model.training.train_on_batch([batch[name] for name in NAMES]))

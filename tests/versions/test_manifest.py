@@ -2,7 +2,7 @@ import json
 import typing
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from manifests import TEXT, real_dict, real_manifest
 
@@ -106,6 +106,7 @@ NAMES = [*(name for name in Manifest._fields if name not in PARTS), "新", "x"]
 VALUES = st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3) | st.just([{"a": 1}])
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(
     st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=8),
     st.dictionaries(st.sampled_from([*UpdateFacts._fields, "why"]), VALUES, max_size=5),
