@@ -151,6 +151,32 @@ def test_the_table_of_verbs_is_complete(path):
     assert sorted(verbs) == sorted(VERBS)
 
 
+#: the packages from the ground up, as the architecture has them
+ORDER = re.search('^ORDER = """(.*?)"""', text_of(ROOT / "tests/test_architecture.py"), re.M | re.S)
+
+
+@pytest.mark.parametrize("path", [CONTRIBUTING, *sorted(DOCS.glob("*/packages.md"))], ids=name_of)
+def test_the_table_of_packages_is_complete(path):
+    rows = re.findall(r"^\| `(\w+)` \| .*(?:\| *\w* *)?\|$", text_of(path), re.MULTILINE)
+    packages = [name for name in rows if (ROOT / "kerasrec" / name).is_dir()]
+    assert packages == ORDER[1].split()[::-1]
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*/serving.md")), ids=name_of)
+def test_the_table_of_signatures_is_that_of_versions(path, text_version, planning_version):
+    import tensorflow as tf
+
+    signatures = {}
+    for version in (text_version, planning_version):
+        signatures |= tf.saved_model.load(str(version / "1")).signatures
+    table = re.findall(r"^\| `(\w+)` \| (.*?) \| .*\|$", text_of(path), re.MULTILINE)
+    rows = {name: inputs for name, inputs in table if name in signatures}
+    assert set(rows) == set(signatures)
+    for name in set(rows) - {"generate"}:  # its inputs are said to be those of recommend, and more
+        given = signatures[name].structured_input_signature[1]
+        assert set(re.findall(r"`(\w+)`", rows[name])) == set(given), name
+
+
 @by_name
 def test_files_linked_by_a_document_exist(path):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose_of(path))
@@ -189,6 +215,11 @@ def test_no_line_and_no_paragraph_is_a_wall(path):
     rows = re.findall(r"^\|.*\|$", prose_of(path), re.MULTILINE)
     cells = [cell for row in rows for cell in row.split(" | ")]
     assert [cell for cell in cells if len(shown(cell)) > CELL] == []
+
+
+def test_readmes_and_contributing_are_read_in_one_go():
+    most = {ENGLISH: 150, CHINESE: 150, CONTRIBUTING: 200}
+    assert [name_of(path) for path in most if len(text_of(path).splitlines()) > most[path]] == []
 
 
 # === The site ===
