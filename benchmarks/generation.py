@@ -176,7 +176,7 @@ def made_anew(recommender, of):
     asked_of = no_time if recommender.manifest["asked"] == AT_THE_END else newest_times
     trust, prior, _ = choose_trust(module, of.validation, asked_of, PLAN_ITEMS)
     generator = generator._replace(trust=trust, prior=prior)
-    loaded = LoadedVersion(graph(fusion), recommender.manifest, version)
+    loaded = LoadedVersion(graph(fusion), recommender.about, version)
     return kerasrec.Recommender(loaded, index="exact")
 
 

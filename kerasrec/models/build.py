@@ -322,7 +322,7 @@ def build_model(
 
 def _translate(model):
     """Let AutoGraph have the layers of a user's own model: what calls them is kept from it."""
-    for layer in model.submodules:
+    for layer in (model, *getattr(model, "submodules", ())):
         if isinstance(layer, keras.layers.Layer) and not layer.__module__.startswith(_KNOWN):
             layer.call = with_autograph(layer.call)
 

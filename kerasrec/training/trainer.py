@@ -428,7 +428,11 @@ class _Run(keras.callbacks.Callback):
         with whole_file(self.folder / "state.json") as beside:
             beside.write_text(json.dumps(state), encoding="utf-8")
         current = (f"epoch-{epoch + 1}.", *(f"best-{kept + 1}." for kept in self.kept))
-        for old in [*checkpoints.glob("epoch-*"), *self.folder.glob("best-*")]:
+        for old in [
+            *checkpoints.glob("epoch-*"),
+            *self.folder.glob("best-*"),
+            *self.folder.glob(".best-*"),
+        ]:
             if not old.name.startswith(current):
                 old.unlink()
 

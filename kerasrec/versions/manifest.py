@@ -251,7 +251,8 @@ class Manifest(NamedTuple):
         if missing:
             raise ArtifactError(
                 f"{version} does not say how it was trained (its manifest lacks {missing[0]!r}): "
-                "`export` without `train` wrote it. Train the model with `kerasrec train`."
+                "`export` without `train` wrote it, or an earlier kerasrec. Train the model with "
+                "`kerasrec train`."
             )
 
 

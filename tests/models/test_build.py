@@ -254,6 +254,34 @@ def test_python_control_flow_in_the_users_own_parts_is_translated():
     assert np.isfinite(losses).all()
 
 
+class Doubling(keras.Model):
+    """A user's own class whose `call` asks a tensor."""
+
+    def __init__(self, dim):
+        super().__init__(name="sequence")
+        self.dense = keras.layers.Dense(dim)
+
+    def call(self, inputs):
+        vectors, valid = inputs
+        states = self.dense(vectors)
+        if tf.reduce_any(valid):
+            states = states * 2.0
+        return states
+
+
+def test_a_sequence_model_of_ones_own_may_be_a_class_or_a_function():
+    def of_class(dim, **options):
+        return Doubling(dim)
+
+    def of_function(dim, **options):
+        dense = keras.layers.Dense(dim)
+        return lambda inputs: dense(inputs[0])
+
+    histories = planted_histories(num_users=3)
+    for made in (of_class, of_function):
+        assert Ranker(build(sequence=made)).top(histories, k=2).shape == (3, 2)
+
+
 # --- Codes ---
 
 #: two levels of 6 and 5 codes, no row twice
