@@ -11,6 +11,7 @@ import pytest
 from places import ROOT
 
 from kerasrec.cli.entry import VERBS, build_parser
+from kerasrec.training.options import option_table
 
 ENGLISH, CHINESE, CONTRIBUTING = (
     ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md")
@@ -175,6 +176,21 @@ def test_the_table_of_signatures_is_that_of_versions(path, text_version, plannin
     for name in set(rows) - {"generate"}:  # its inputs are said to be those of recommend, and more
         given = signatures[name].structured_input_signature[1]
         assert set(re.findall(r"`(\w+)`", rows[name])) == set(given), name
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*/training.md")), ids=name_of)
+def test_the_table_of_options_is_that_of_the_code(path):
+    def shown(default):
+        if isinstance(default, tuple):
+            return f"[{', '.join(default)}]"
+        return {"None": "none", "True": "true", "False": "false"}.get(str(default), str(default))
+
+    rows = re.findall(
+        r"^\| `(\w+\.\w+)` \| `(.*?)` \| (.*?) \| \S.*\|$", text_of(path), re.MULTILINE
+    )
+    wanted = [(f"{o.section}.{o.name}", shown(o.default), o.values) for o in option_table()]
+    words = 3 if path.parent.name == "en" else 2  # bounds in Chinese are words of that page
+    assert [row[:words] for row in rows] == [row[:words] for row in wanted]
 
 
 @by_name
