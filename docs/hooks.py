@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 #: files of the repository that are pages of the site; the pages include them
-PAGES = {"CHANGELOG.md": "changes.md"} | {
+PAGES = {"CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md"} | {
     f"benchmarks/{path.name}": f"benchmarks/{path.name.lower()}"
     for path in (ROOT / "benchmarks").glob("*.md")
 }
