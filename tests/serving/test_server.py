@@ -95,6 +95,7 @@ def test_swaps_under_load_fail_no_request_and_mix_no_answer(served_folder, base,
     assert wrong == [] and seen == {1, *numbers} and next(counts) > 20
 
 
+@pytest.mark.slow
 def test_two_models(served_folder, base):
     shutil.copytree(served_folder, base.parent / "课程")
     with running_server([base, base.parent / "课程"]) as server:

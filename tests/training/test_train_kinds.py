@@ -174,6 +174,7 @@ def test_new_texts_with_a_bert_encoder(loaded, kind):
     )
 
 
+@pytest.mark.slow
 def test_new_texts_with_members(made):
     """A new item under the title of an old one: its text part in both members, and no id part."""
     recommender = Recommender.load(made["members"].version)

@@ -172,6 +172,7 @@ def test_refit_begins_with_the_pretrained_encoder_again(small, tiny_bert_folder,
     np.testing.assert_allclose(Recommender.load(trained.version).encode(texts), text, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_train_takes_what_the_readers_take(tmp_path):
     ids = list("abcd")
     log = pd.DataFrame([(user, item) for user in range(6) for item in ids])

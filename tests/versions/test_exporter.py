@@ -80,6 +80,7 @@ def tiny_items(toy_items):
     return Items(toy_items.frame[:4].reset_index(drop=True))
 
 
+@pytest.mark.slow
 def test_order_is_the_formula_of_the_readme(tmp_path):
     """`Recommender` against the formula in numpy, from the parts before the export."""
     histories, num_items = planted_histories(), 30

@@ -60,6 +60,7 @@ def test_rebuild_refuses_another_encoder(copy):
         Rebuilt(copy).encoder.encode(["唐诗"])
 
 
+@pytest.mark.slow
 def test_rebuild_of_a_version_with_codes(toy_items, tmp_path):
     """Old items keep their codes, new ones have none; without the sizes there is no graph."""
     codes = np.stack(np.divmod(np.arange(len(toy_items)), 10), axis=1)
