@@ -2,8 +2,8 @@
 
 Rows go to `build/durations.csv` (those of the last run); `make times` sums
 them up by file in `tests/TIMES.md`. Under pytest-xdist a test without the mark `slow` that takes
-more than `ALLOWANCE * MOST` seconds of its own fails. Fixtures of a module or a session are not its own, nor is
-the start of TensorFlow: `conftest.started` has it.
+more than `ALLOWANCE * MOST` seconds of its own fails. Fixtures of a module or a session are not its
+own, nor is the start of TensorFlow: `conftest.started` has it.
 """
 
 import csv
@@ -82,8 +82,8 @@ class CpuTimes:
             if seconds > ALLOWANCE * MOST and not item.get_closest_marker("slow"):
                 report.outcome = "failed"
                 report.longrepr = (
-                    f"{item.nodeid} took {seconds:.1f} CPU seconds, more than {ALLOWANCE * MOST:g}. Make it "
-                    "cheaper, share a fixture, or mark it slow (see tests/TIMES.md)."
+                    f"{item.nodeid} took {seconds:.1f} CPU seconds, more than "
+                    f"{ALLOWANCE * MOST:g}. Make it cheaper, share a fixture, or mark it slow (see tests/TIMES.md)."
                 )
 
 
