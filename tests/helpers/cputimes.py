@@ -83,7 +83,8 @@ class CpuTimes:
                 report.outcome = "failed"
                 report.longrepr = (
                     f"{item.nodeid} took {seconds:.1f} CPU seconds, more than "
-                    f"{ALLOWANCE * MOST:g}. Make it cheaper, share a fixture, or mark it slow (see tests/TIMES.md)."
+                    f"{ALLOWANCE * MOST:g}. Make it cheaper, share a fixture, or mark it slow "
+                    "(see tests/TIMES.md)."
                 )
 
 
