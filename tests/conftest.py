@@ -53,11 +53,15 @@ def started(own_cache):
     """TensorFlow, in a worker of pytest-xdist: the test that is first there need not pay for it.
 
     Exported versions are compared in this process, not in one of their own: that is the subject of
-    test_exporter alone, and of `trained`.
+    test_exporter alone, and of `trained`. Grappler, which makes a graph quicker before its first
+    run, is off: the graphs here are tiny and run a few times, so it took a third of all CPU seconds
+    (test_build: 79 s with it, 49 s without). Processes that tests start have it, as users do.
     """
     name = "kerasrec.versions.exporter"
     if "PYTEST_XDIST_WORKER" in os.environ or name in sys.modules:
         exporter = importlib.import_module(name)
+        tf = importlib.import_module("tensorflow")
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         with exporter.compared_by(exporter.compare_here):
             yield
     else:
