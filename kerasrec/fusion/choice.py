@@ -29,6 +29,8 @@ from kerasrec.fusion.weights import (
 DECAYS = (0.3, 0.5, 0.7, 0.85)
 #: validation users that the choice looks at; beyond them a sample
 MAX_USERS = 4000
+#: cut of the NDCG that a choice looks at; what `train` reports is named by it
+_CUT = 10
 #: epsilon is this divided by the number of items
 SMOOTHING = 0.01
 _CANDIDATES = 20  # of every part; twice as many gave the same weights in twice the time
@@ -49,8 +51,6 @@ def choose_fusion(
     validation: Any,
     tables: Mapping[str, Sequence[NeighbourTable]],
     moments: recency.Moments,
-    *,
-    k: int = 10,
 ) -> tuple[Fusion, dict[str, float]]:
     """Chooses decays, mixture and weights on validation.
 
@@ -66,24 +66,24 @@ def choose_fusion(
         validation: `Validation`.
         tables: name -> list of `NeighbourTable`, from `fit_tables`.
         moments: `recency.Moments` of the training events.
-        k: cut of the NDCG that is reported.
 
     Returns:
-        `(Fusion, dict)`: the dict holds NDCG@k and recall@k of the fusion and NDCG@k of the model
-        alone, of at most `MAX_USERS` users. Where the fusion is no better, the model is alone.
+        `(Fusion, dict)`: the dict holds NDCG@10 and recall@10 of the fusion and NDCG@10 of the
+        model alone, of at most `MAX_USERS` users. Where the fusion is no better, the model is
+        alone.
     """
     validation = _sample(validation)
     asked = moments.of(recency.newest_times(validation.histories))
     popular_weights = _fit_prior(moments, asked, validation)
-    tables = {name: _best_table(candidates, validation, k) for name, candidates in tables.items()}
+    tables = {name: _best_table(candidates, validation) for name, candidates in tables.items()}
     prior = moments.prior(popular_weights)
     data = _collect(ranker, validation, tables, moments, asked, prior)
-    mixture = best_mixture(data, k)
+    mixture = best_mixture(data, _CUT)
     features, alone = features_of(data, mixture, _epsilon(moments)), _alone(data)
     hold_back = "users" if _many_moments(moments) else "items"
-    fit = best_way(features, data, alone, k, hold_back=hold_back)
-    weights = fit_weights(features, data, alone, k, ways=(fit,))[fit]
-    return _weighted(data, fit, (mixture, weights, popular_weights), tables, moments, k)
+    fit = best_way(features, data, alone, _CUT, hold_back=hold_back)
+    weights = fit_weights(features, data, alone, _CUT, ways=(fit,))[fit]
+    return _weighted(data, fit, (mixture, weights, popular_weights), tables, moments)
 
 
 def choose_live(
@@ -96,7 +96,6 @@ def choose_live(
     text_vectors: np.ndarray | None = None,
     *,
     before: tuple[Fusion, int] | None = None,
-    k: int = 10,
 ) -> tuple[Fusion, dict[str, float]] | None:
     """Chooses the weights for lists that are made at the moment of each event.
 
@@ -117,7 +116,6 @@ def choose_live(
         chosen: as for `fit_again`.
         text_vectors: as for `fit_tables`.
         before: `(Fusion, number of events)` of an earlier choice, or None.
-        k: cut of the NDCG that is looked at.
 
     Returns:
         As `choose_fusion`, and `events`: how many events the weights rest on. Its moments are those
@@ -149,13 +147,13 @@ def choose_live(
     if not collected:
         return None
     data = _side_by_side(collected)
-    mixture = best_mixture(data, k)
+    mixture = best_mixture(data, _CUT)
     features, alone = features_of(data, mixture, _epsilon(moments)), _alone(data)
-    fitted = fit_weights(features, data, alone, k, ways=LIVE_FITS)
+    fitted = fit_weights(features, data, alone, _CUT, ways=LIVE_FITS)
     found, count = (mixture, np.mean(list(fitted.values()), axis=0), popular_weights), len(times)
     if before is not None:
         found, count = _mean(found, count, *before, ["model", *tables])
-    fusion, quality = _weighted(data, "live", found, tables, moments, k)
+    fusion, quality = _weighted(data, "live", found, tables, moments)
     return fusion, {**quality, "events": count}
 
 
@@ -198,17 +196,17 @@ def _alone(data):
     return np.eye(2 * (parts + (parts > 1)) + len(data.prior) + 1)[parts if parts > 1 else 0]
 
 
-def _weighted(data, fit, found, tables, moments, k):
+def _weighted(data, fit, found, tables, moments):
     """`(Fusion, dict)` of a mixture, weights and popular weights, see `choose_fusion`."""
     names = ["model", *tables]
     mixture, weights, popular_weights = found
     epsilon = _epsilon(moments)
     fused = np.tensordot(weights, features_of(data, mixture, epsilon), 1)
-    alone = ndcg_of_hits(top_hits(data.shares[0], data, k), data.num_targets).mean()
-    hits = top_hits(fused, data, k)
+    alone = ndcg_of_hits(top_hits(data.shares[0], data, _CUT), data.num_targets).mean()
+    hits = top_hits(fused, data, _CUT)
     best = ndcg_of_hits(hits, data.num_targets).mean()
     if alone >= best:
-        hits, best, fit = top_hits(data.shares[0], data, k), alone, "none"
+        hits, best, fit = top_hits(data.shares[0], data, _CUT), alone, "none"
         weights = np.eye(len(weights))[0]
     parts = [*names, "mixture"] if tables else names
     of_parts, of_prior, (of_scorer,) = np.split(weights, [2 * len(parts), len(weights) - 1])
@@ -230,7 +228,7 @@ def _weighted(data, fit, found, tables, moments, k):
     )
     recall = (hits.sum(axis=1) / np.maximum(data.num_targets, 1)).mean()
     quality = {"valid_ndcg": best, "valid_recall": recall, "valid_ndcg_of_the_model_alone": alone}
-    return fusion, {f"{name}@{k}": float(value) for name, value in quality.items()}
+    return fusion, {f"{name}@{_CUT}": float(value) for name, value in quality.items()}
 
 
 def _fit_prior(moments, asked, validation):
@@ -310,7 +308,7 @@ def _normal(scores, seen):
     return scores / np.maximum(scores.sum(axis=1, keepdims=True), TINY)
 
 
-def _best_table(candidates, validation, k):
+def _best_table(candidates, validation):
     """The candidate, with the decay, that ranks validation best on its own."""
     tables = [table._replace(decay=decay) for table in candidates for decay in DECAYS]
     quality = np.zeros(len(tables))
@@ -320,7 +318,7 @@ def _best_table(candidates, validation, k):
         for number, table in enumerate(tables):
             scores = table.scores(histories)
             scores[seen] = 0
-            order = first_columns(scores, k)
+            order = first_columns(scores, _CUT)
             listed = np.take_along_axis(scores, order, axis=1) > 0
             hits = np.take_along_axis(wanted, order, axis=1) & listed
             quality[number] += ndcg_of_hits(hits, wanted.sum(axis=1)).sum()
