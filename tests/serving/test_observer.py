@@ -359,10 +359,13 @@ def pairs(recommender, first, then, users=120):
 
 @pytest.fixture(scope="module")
 def habit(reader):
-    """`(Recommender, a, b, events)`: b follows a; as many users take other items before others."""
-    ids = reader.items.ids
-    a, b, *others = (str(item) for item in ids[[3, 60, 10, 11, 12, 13, 14, 15]])
-    return reader, a, b, pairs(reader, [a, *others[::2]], [b, *others[1::2]])
+    """`(Recommender, a, b, events)`: b follows a; as many users take other items before others.
+
+    All but a are what the version lists after a: b leads once it follows a, far before the next.
+    """
+    a = str(reader.items.ids[3])
+    before, b, *others = reader.recommend([[a]], k=8)["item_id"].tolist()
+    return reader, a, b, pairs(reader, [a, *others[:3]], [b, before, *others[3:5]])
 
 
 def test_what_follows_what_as_a_recommender_remembers(
