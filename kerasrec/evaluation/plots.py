@@ -43,16 +43,13 @@ _STYLE: Any = {
 }
 
 
-def model_bars(
-    table: pd.DataFrame, models: Sequence[str], k: int, metrics: Sequence[str] = ("ndcg", "recall")
-) -> str:
-    """Draws horizontal bars with error bars, one panel per metric.
+def model_bars(table: pd.DataFrame, models: Sequence[str], k: int) -> str:
+    """Draws horizontal bars with error bars, one panel each for NDCG and recall.
 
     Args:
         table: `Evaluation.table`.
         models: names, the one to stress first.
         k: list length.
-        metrics: one panel each.
 
     Returns:
         str, an `<svg>` element.
@@ -60,8 +57,8 @@ def model_bars(
     place = np.arange(len(models))
 
     def draw(figure):
-        panels = figure.subplots(1, len(metrics), sharey=True)
-        for axes, metric in zip(np.ravel(panels), metrics, strict=True):
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, metric in zip(panels, ("ndcg", "recall"), strict=True):
             rows = table[(table["metric"] == metric) & (table["k"] == k)].set_index("model")
             rows = rows.loc[models]
             colours = [COLOURS[0]] + [COLOURS[5]] * (len(models) - 1)

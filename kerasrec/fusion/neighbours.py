@@ -21,6 +21,10 @@ MAX_EASE_ITEMS = 4000
 MAX_TEXT_ITEMS = 50_000
 #: entries of one table; with more than 200,000 items it keeps fewer than 200 neighbours of each
 MAX_TABLE_ENTRIES = 40_000_000
+#: ridge of EASE: how far its weights are held near 0
+EASE_PENALTY = 50.0
+#: power of a text cosine: how much more the nearest count than the near
+TEXT_POWER = 3.0
 _BLOCK_ENTRIES = 4_000_000  # of a sparse matrix, sorted at a time
 
 
@@ -194,12 +198,12 @@ def normalise_counts(
     return sparse.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
 
 
-def fit_ease(histories: Histories, num_items: int, *, penalty: float = 50.0) -> np.ndarray:
+def fit_ease(histories: Histories, num_items: int) -> np.ndarray:
     """Fits EASE (Steck 2019): the item-item weights that best rebuild each user's set of items.
 
     Returns:
         float32, `(num_items + 1, num_items + 1)`, zero diagonal; `B = I - P / diag(P)` with
-        `P = (X'X + penalty I)^-1`.
+        `P = (X'X + EASE_PENALTY I)^-1`.
     """
     row = np.repeat(np.arange(histories.num_users), histories.lengths)
     shape = (histories.num_users, num_items + 1)
@@ -208,20 +212,19 @@ def fit_ease(histories: Histories, num_items: int, *, penalty: float = 50.0) -> 
     users.data = np.minimum(users.data, 1)
     users.sum_duplicates()
     gram = (users.T @ users).toarray().astype(np.float64)
-    gram[np.diag_indices_from(gram)] += penalty
+    gram[np.diag_indices_from(gram)] += EASE_PENALTY
     inverse = np.linalg.inv(gram)
     weights = -inverse / np.diag(inverse)[None, :]
     weights[np.diag_indices_from(weights)] = 0
     return weights.astype(np.float32)
 
 
-def text_neighbours(vectors: np.ndarray, *, width: int, power: float = 3.0) -> sparse.csr_array:
-    """Finds items with similar texts: `max(cosine, 0) ** power` of the nearest.
+def text_neighbours(vectors: np.ndarray, *, width: int) -> sparse.csr_array:
+    """Finds items with similar texts: `max(cosine, 0) ** TEXT_POWER` of the nearest.
 
     Args:
         vectors: float32, `(num_items, text_dim)`, whitened text vectors.
         width: neighbours per item.
-        power: how much more the nearest count than the near.
 
     Returns:
         Sparse float32, `(num_items + 1, num_items + 1)`; without entries for more than
@@ -233,7 +236,7 @@ def text_neighbours(vectors: np.ndarray, *, width: int, power: float = 3.0) -> s
         return sparse.csr_array(shape, dtype=np.float32)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     near = nearest_by_cosine(unit, width)
-    near.data = (np.maximum(near.data, 0) ** power).astype(np.float32)
+    near.data = (np.maximum(near.data, 0) ** TEXT_POWER).astype(np.float32)
     return near
 
 

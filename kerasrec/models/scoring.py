@@ -8,6 +8,10 @@ from kerasrec.models.sequencemodels import gelu
 
 #: how many retrieved items the scorer looks at
 NUM_RERANKED = 100
+#: negatives of a position that the scorer trains against, the best retrieved ones
+NUM_HARD = 50
+#: positions of a step that the scorer trains on; beyond them a sample
+MAX_POSITIONS = 64
 _BLOCK = 16  # columns of which the best is looked at first
 
 
@@ -58,40 +62,31 @@ class ScorerLoss(keras.layers.Layer):
 
     Inputs: `interest (positions, dim)`, `item_vectors (items, dim)`, `positive (positions,)`,
     `negative (negatives,)`, `history (batch, time)`, all three rows of item_vectors, and
-    `batch_row (positions,)`. Of a step's positions at most `max_positions` are drawn; each is
-    scored against its `num_hard` best-retrieved unseen negatives, and counts only if its target
+    `batch_row (positions,)`. Of a step's positions at most `MAX_POSITIONS` are drawn; each is
+    scored against its `NUM_HARD` best-retrieved unseen negatives, and counts only if its target
     would be retrieved among them: otherwise the scorer would learn that retrieval is wrong, not
     where. Gradients stop at interest and item vectors: the interest loss alone trains retrieval.
     """
 
-    def __init__(
-        self,
-        scorer: Any,
-        temperature: Callable[[], Any],
-        *,
-        num_hard: int = 50,
-        max_positions: int = 64,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, scorer: Any, temperature: Callable[[], Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.scorer, self.temperature = scorer, temperature
-        self.num_hard, self.max_positions = num_hard, max_positions
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Adds the loss and returns the interests unchanged."""
         interest, item_vectors, positive, negative, history, batch_row = inputs
-        chosen = tf.random.shuffle(tf.range(tf.size(positive)))[: self.max_positions]
+        chosen = tf.random.shuffle(tf.range(tf.size(positive)))[:MAX_POSITIONS]
         target = tf.gather(positive, chosen)[:, None]  # (n, 1)
         seen = tf.gather(history, tf.gather(batch_row, chosen))  # (n, time)
         unit = tf.stop_gradient(tf.math.l2_normalize(tf.cast(item_vectors, tf.float32), axis=-1))
         users = tf.stop_gradient(tf.gather(interest, chosen))
         retrieval = tf.matmul(users, tf.gather(unit, negative), transpose_b=True)
         retrieval = tf.where(target == negative[None, :], -2.0, retrieval)
-        count = tf.minimum(self.num_hard, tf.size(negative))
-        hard = tf.gather(negative, tf.math.top_k(retrieval, count).indices)  # (n, num_hard)
+        count = tf.minimum(NUM_HARD, tf.size(negative))
+        hard = tf.gather(negative, tf.math.top_k(retrieval, count).indices)  # (n, NUM_HARD)
         known = tf.reduce_any(hard[:, :, None] == seen[:, None, :], axis=2) | (hard == target)
         candidates = tf.concat([target, hard], axis=1)
-        vectors = tf.gather(unit, candidates)  # (n, 1 + num_hard, dim)
+        vectors = tf.gather(unit, candidates)  # (n, 1 + NUM_HARD, dim)
         cosine = tf.einsum("nd,nmd->nm", users, vectors)
         retrieved = tf.cast(cosine[:, 0] >= cosine[:, -1], tf.float32)
         fused = cosine / tf.stop_gradient(self.temperature())
@@ -101,11 +96,6 @@ class ScorerLoss(keras.layers.Layer):
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, fused) * retrieved
         self.add_loss(tf.reduce_sum(loss) / tf.maximum(tf.reduce_sum(retrieved), 1.0))
         return interest
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor that are plain values."""
-        mine = {"num_hard": self.num_hard, "max_positions": self.max_positions}
-        return {**super().get_config(), **mine}
 
 
 def exclude(scores: Any, item_index: Any) -> Any:

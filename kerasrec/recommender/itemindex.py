@@ -51,9 +51,7 @@ class ItemIndex:
         vectors: np.ndarray,
         queries: np.ndarray | None = None,
         *,
-        recall: float = RECALL,
         folder: str | Path | Literal[False] | None = None,
-        seed: int = 0,
     ) -> "ItemIndex":
         """An index of item vectors, read from the folder where it was built before.
 
@@ -61,9 +59,7 @@ class ItemIndex:
             vectors: float32 `(num_items, dim)`; only their directions count.
             queries: float32 `(num_queries, dim)`, interests of users, to measure recall on; None =
                 the vectors of some items.
-            recall: goal of `tune`.
             folder: of the files; None = the user's cache folder, False = no files.
-            seed: of the k-means and of the choice of queries.
 
         Raises:
             ImportError: faiss is not installed.
@@ -79,7 +75,7 @@ class ItemIndex:
         path = folder and Path(folder) / f"{_fingerprint(vectors)}.faiss"
         if path and (found := cls._load(path)):
             if queries is not None and found.report["queries_given"] is False:
-                found.tune(vectors, queries, recall=recall)
+                found.tune(vectors, queries)
             return found
         started = time.perf_counter()
         num_items, dim = vectors.shape
@@ -88,8 +84,8 @@ class ItemIndex:
             faiss.IndexFlatIP(dim), dim, cells, faiss.ScalarQuantizer.QT_fp16,
             faiss.METRIC_INNER_PRODUCT, False,
         )  # fmt: skip
-        index.cp.seed, index.cp.niter = seed + 1, 10
-        rng = np.random.default_rng(seed)
+        index.cp.seed, index.cp.niter = 1, 10
+        rng = np.random.default_rng(0)
         chosen = rng.permutation(num_items)[: 64 * cells]
         index.train(vectors[chosen])
         index.add(vectors)
@@ -100,7 +96,7 @@ class ItemIndex:
             "build_s": round(time.perf_counter() - started, 1),
         }
         found = cls(index, report)
-        found.tune(vectors, queries, recall=recall, seed=seed)
+        found.tune(vectors, queries)
         if path:
             try:
                 found._save(path)
@@ -114,9 +110,8 @@ class ItemIndex:
         queries: np.ndarray | None = None,
         *,
         recall: float = RECALL,
-        seed: int = 0,
     ) -> float:
-        """Choose the smallest `nprobe` (a power of 2) with which recall@100 reaches a goal.
+        """Chooses the smallest `nprobe` (a power of 2) with which recall@100 reaches a goal.
 
         Args:
             vectors: the item vectors of the index, `(num_items, dim)`.
@@ -127,7 +122,7 @@ class ItemIndex:
             The recall, which `report` says too.
         """
         vectors = _unit(vectors)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         given = queries is not None
         pool = _unit(queries) if given else vectors
         queries = pool[rng.permutation(len(pool))[:_QUERIES]]

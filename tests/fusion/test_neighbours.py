@@ -4,6 +4,8 @@ from toys import histories_of
 
 from kerasrec.fusion import neighbours
 from kerasrec.fusion.neighbours import (
+    EASE_PENALTY,
+    TEXT_POWER,
     NeighbourTable,
     fit_ease,
     normalise_counts,
@@ -42,15 +44,15 @@ def test_normalise_counts_by_hand():
 def test_fit_ease_solves_its_own_least_squares():
     rng = np.random.default_rng(0)
     rows = [rng.permutation(6)[:3] + 1 for _ in range(40)]
-    weights = fit_ease(histories_of(rows), 6, penalty=2.0)[1:, 1:].astype(float)
+    weights = fit_ease(histories_of(rows), 6)[1:, 1:].astype(float)
     users = np.zeros((40, 6))
     for user, row in enumerate(rows):
         users[user, row - 1] = 1
-    # stationary point of |X - XB|^2 + penalty |B|^2 with zero diagonal: the gradient vanishes
+    # stationary point of |X - XB|^2 + EASE_PENALTY |B|^2 with zero diagonal: the gradient vanishes
     # off the diagonal
-    gradient = users.T @ (users @ weights - users) + 2.0 * weights
+    gradient = users.T @ (users @ weights - users) + EASE_PENALTY * weights
     np.fill_diagonal(gradient, 0)
-    assert np.abs(gradient).max() < 1e-3
+    assert np.abs(gradient).max() < 1e-3 < np.abs(weights).max()
     assert np.abs(np.diag(weights)).max() == 0
 
 
@@ -62,7 +64,7 @@ def test_fit_ease_counts_a_repeated_pair_once():
 
 def test_text_neighbours_are_the_largest_cosines():
     vectors = np.random.default_rng(1).normal(size=(20, 5)).astype(np.float32)
-    near = text_neighbours(vectors, width=3, power=1.0).toarray()
+    near = text_neighbours(vectors, width=3).toarray()
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosine = unit @ unit.T
     np.fill_diagonal(cosine, -1)
@@ -70,7 +72,7 @@ def test_text_neighbours_are_the_largest_cosines():
         expected = set(np.argsort(-cosine[item])[:3] + 1)
         assert set(np.flatnonzero(near[item + 1])) <= expected
         best = int(np.argmax(cosine[item]))
-        assert near[item + 1, best + 1] == pytest.approx(cosine[item, best], abs=1e-6)
+        assert near[item + 1, best + 1] == pytest.approx(cosine[item, best] ** TEXT_POWER, abs=1e-6)
 
 
 def test_to_table_keeps_the_largest_sizes_and_never_padding():

@@ -209,8 +209,8 @@ BATCH_ROW = np.array([0, 0, 1, 1, 2, 2])
 TEMPERATURE = 0.3
 
 
-def scorer_loss(scorer, **options):
-    return ScorerLoss(scorer, lambda: tf.constant(TEMPERATURE), **options)
+def scorer_loss(scorer):
+    return ScorerLoss(scorer, lambda: tf.constant(TEMPERATURE))
 
 
 def step_inputs():
@@ -219,8 +219,9 @@ def step_inputs():
 
 
 @pytest.mark.parametrize("num_hard", [4, 50])
-def test_scorer_loss_equals_loops(num_hard):
-    layer = scorer_loss(random_scorer(), num_hard=num_hard)
+def test_scorer_loss_equals_loops(monkeypatch, num_hard):
+    monkeypatch.setattr(scoring, "NUM_HARD", num_hard)
+    layer = scorer_loss(random_scorer())
     np.testing.assert_array_equal(layer(step_inputs(), training=False), USERS)
     normal = ITEMS / np.maximum(np.linalg.norm(ITEMS, axis=1, keepdims=True), 1e-9)
     values = []
@@ -255,9 +256,10 @@ def test_scorer_loss_reaches_the_scorer_alone():
     assert len(layer.trainable_weights) == len(scorer) == 5
 
 
-def test_scorer_loss_draws_at_most_max_positions():
+def test_scorer_loss_draws_at_most_max_positions(monkeypatch):
+    monkeypatch.setattr(scoring, "MAX_POSITIONS", 1)
     keras.utils.set_random_seed(0)
-    layer = scorer_loss(random_scorer(), max_positions=1)
+    layer = scorer_loss(random_scorer())
     drawn = []
     for _ in range(40):
         layer(step_inputs(), training=False)
