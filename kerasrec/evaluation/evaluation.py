@@ -19,6 +19,7 @@ from kerasrec.data.interactions import Interactions, Items
 from kerasrec.evaluation.baselines import BASELINES
 from kerasrec.evaluation.metrics import mean_and_error, paired_bootstrap, score_recommendations
 from kerasrec.evaluation.toplists import recommend_top_k
+from kerasrec.fusion.gains import discount
 
 log = logging.getLogger(__name__)
 
@@ -365,7 +366,7 @@ def _by_item_popularity(per_target, k):
     for name, frame in per_target.items():
         bucket = bucket_of(frame["train_count"], POPULARITY_EDGES)
         hit = frame["place"] <= k  # False for NaN
-        gain = pd.Series(np.where(hit, 1 / np.log2(frame["place"].fillna(1) + 1), 0.0))
+        gain = pd.Series(np.where(hit, 1 / discount(frame["place"].fillna(1)), 0.0))
         groups[name] = (bucket, {"recall": hit.astype(float), "ndcg": gain})
     return _grouped(groups, k)
 

@@ -30,6 +30,7 @@ from scipy import sparse
 
 from kerasrec.data.interactions import Interactions, Items
 from kerasrec.evaluation.encodedlists import encode_lists
+from kerasrec.fusion.gains import discount, ideal_gains
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ def ndcg_from_ranks(ranks: ArrayLike, k: int) -> np.ndarray:
     [1.0, 0.5, 0.0]
     """
     ranks = np.asarray(ranks)
-    return np.where(ranks <= k, 1 / np.log2(ranks + 1.0), 0.0)
+    return np.where(ranks <= k, 1 / discount(ranks), 0.0)
 
 
 def recall_from_ranks(ranks: ArrayLike, k: int) -> np.ndarray:
@@ -375,8 +376,7 @@ def _accuracy(lists, data, k):
     found = lists.hit_place <= k
     user, place = lists.hit_user[found], lists.hit_place[found]
     hits = np.bincount(user, minlength=size)
-    ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(k) + 2))])
-    gain = np.bincount(user, weights=1 / np.log2(place + 1.0), minlength=size)
+    gain = np.bincount(user, weights=1 / discount(place), minlength=size)
     first = np.full(size, np.inf)
     np.minimum.at(first, user, place)
     # Hits come sorted by user and place, so the hits so far are their numbers within the user.
@@ -385,7 +385,7 @@ def _accuracy(lists, data, k):
     return {
         "recall": hits / targets,
         "hr": (hits > 0).astype(float),
-        "ndcg": gain / ideal[np.minimum(targets, k)],
+        "ndcg": gain / ideal_gains(targets, k),
         "mrr": 1 / first,
         "map": precision / targets,
     }

@@ -13,6 +13,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from kerasrec.fusion.gains import discount, first_gains, ideal_gains
+
 #: ways to fit the weights: most likely; from there uphill in a smooth NDCG; uphill from the mixture
 FITS = ("likelihood", "ndcg", "ndcg near the mixture")
 #: targets that a climb looks at; beyond them a sample
@@ -223,8 +225,7 @@ def climb(
     if count > MAX_TARGETS:
         chosen = np.sort(np.random.default_rng(0).choice(count, MAX_TARGETS, replace=False))
         row, column = row[chosen], column[chosen]
-    ideal = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
-    gain = 1 / (ideal[np.minimum(data.num_targets[row], k)] * len(data.num_targets))
+    gain = 1 / (ideal_gains(data.num_targets[row], k) * len(data.num_targets))
     gain *= count / len(row)  # a sample stands for all
     # the rivals of every target: the user's other candidates
     rival = data.real[row]
@@ -247,7 +248,7 @@ def climb(
         above = expit(((standardised / deviation / _SOFTNESS).astype(np.float32)) @ ahead)
         rank = 1 + np.add.reduceat(above, starts, dtype=np.float64)
         away = standardised - first
-        value = -(gain / np.log2(1 + rank)).sum() + ridge * (away**2).sum()
+        value = -(gain / discount(rank)).sum() + ridge * (away**2).sum()
         # the slope: of the value by rank, of the rank by every rival, of the rival by the weights
         per_rank = gain * np.log(2) / (np.log1p(rank) ** 2 * (1 + rank)) / _SOFTNESS
         push = np.repeat(per_rank.astype(np.float32), counts)
@@ -341,6 +342,6 @@ def ndcg_of_hits(hits: np.ndarray, num_targets: np.ndarray) -> np.ndarray:
         hits: bool `(num_users, k)`, which of the first k are targets.
         num_targets: `(num_users,)`.
     """
-    discount = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
-    ideal = np.concatenate([[0], np.cumsum(discount)])[np.minimum(num_targets, hits.shape[1])]
-    return (hits * discount).sum(axis=1) / np.maximum(ideal, TINY)
+    k = hits.shape[1]
+    ideal = np.maximum(ideal_gains(num_targets, k), TINY)
+    return (hits * first_gains(k)).sum(axis=1) / ideal

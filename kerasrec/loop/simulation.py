@@ -24,6 +24,7 @@ from kerasrec.data.statistics import fingerprint
 from kerasrec.evaluation.baselines import fit_item_knn, fit_recent_popularity
 from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.evaluation.toplists import recommend_top_k
+from kerasrec.fusion.gains import discount
 from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.loop.updating import TooFewEvents, update
 from kerasrec.recommender.recommender import Recommender
@@ -343,7 +344,7 @@ def ndcg(ranks: np.ndarray) -> np.ndarray:
     >>> ndcg(np.array([1, 3, 0])).tolist()
     [1.0, 0.5, 0.0]
     """
-    return np.where(ranks > 0, 1 / np.log2(np.maximum(ranks, 1) + 1), 0.0)
+    return np.where(ranks > 0, 1 / discount(np.maximum(ranks, 1)), 0.0)
 
 
 # --- Results ---

@@ -7,6 +7,7 @@ import numpy as np
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories, model_inputs, pad_left
+from kerasrec.fusion.gains import first_gains, ideal_gains
 from kerasrec.models.build import Model
 from kerasrec.models.scoring import exclude, graph_top_k
 
@@ -84,10 +85,9 @@ def quality_per_user(lists: np.ndarray, validation: Validation, k: int) -> dict[
     rows = np.arange(len(lists))[:, None]
     hits = np.isin(rows * width + lists[:, :k], wanted) & (lists[:, :k] > 0)
     num_targets = np.bincount(wanted // width, minlength=len(lists))
-    discount = 1 / np.log2(np.arange(2, k + 2))
-    ideal = np.concatenate([[0], np.cumsum(discount)])[np.minimum(num_targets, k)]
     has = num_targets > 0
-    ndcg = (hits * discount[: hits.shape[1]]).sum(1)[has] / ideal[has]
+    gain = (hits * first_gains(hits.shape[1])).sum(1)
+    ndcg = gain[has] / ideal_gains(num_targets[has], k)
     return {"ndcg": ndcg, "recall": hits.sum(1)[has] / num_targets[has]}
 
 
