@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# None: the weight is the row's value
+#: event type -> its weight; None: the weight is the row's value. A new type goes to the end: see
+#: `EVENT_CODES`
 EVENT_WEIGHTS = {
     "impression": 0.0,
     "view": 1.0,
@@ -17,6 +18,9 @@ EVENT_WEIGHTS = {
     "rating": None,
     "dislike": -1.0,
 }
+#: event type -> its code in histories; 0 is an unknown or missing one. Weights of saved versions
+#: have a row for each code, so a code keeps its meaning forever
+EVENT_CODES = {name: code for code, name in enumerate(EVENT_WEIGHTS, start=1)}
 #: events that a user did not choose; they are never something to predict
 PASSIVE_EVENTS = ("impression", "dislike")
 _SYNONYMS = {

@@ -10,17 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kerasrec.data.events import PASSIVE_EVENTS
+from kerasrec.data.events import EVENT_CODES, PASSIVE_EVENTS
 from kerasrec.data.interactions import Interactions, Items
 
 PADDING = 0
-#: code of each event type; 0 is an unknown or missing one
-EVENT_CODES = {
-    name: code
-    for code, name in enumerate(
-        ["impression", "view", "click", "like", "cart", "purchase", "rating", "dislike"], start=1
-    )
-}
 #: bucket b of a time gap holds 2**(b-1) - 1 .. 2**b - 2 seconds; the last one all longer gaps
 NUM_GAP_BUCKETS = 28
 _POOL = 16  # batches whose windows are sorted by length together

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from kerasrec.data.histories import EVENT_CODES, Histories
+from kerasrec.data.events import EVENT_CODES
+from kerasrec.data.histories import Histories
 
 log = logging.getLogger(__name__)
 #: events that are kept at most

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kerasrec.backend import import_bert4keras, keras, register, tf, without_autograph
-from kerasrec.data.events import PASSIVE_EVENTS
-from kerasrec.data.histories import EVENT_CODES
+from kerasrec.data.events import EVENT_CODES, PASSIVE_EVENTS
 from kerasrec.models.codes import level_offsets
 from kerasrec.models.sequencemodels import FreshTruncatedNormal, build_bert4keras
 

@@ -7,7 +7,8 @@ import numpy as np
 from pydantic import PlainValidator
 
 from kerasrec.backend import keras, register, tf, with_autograph
-from kerasrec.data.histories import EVENT_CODES, NUM_GAP_BUCKETS
+from kerasrec.data.events import EVENT_CODES
+from kerasrec.data.histories import NUM_GAP_BUCKETS
 from kerasrec.models.interest import (
     INTERESTS,
     Interest,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from kerasrec.data.events import event_table, look_up_events
+from kerasrec.data.events import EVENT_CODES, EVENT_WEIGHTS, event_table, look_up_events
 
 
 def test_default_weights():
@@ -11,6 +11,13 @@ def test_default_weights():
     assert weights == {"impression": 0, "view": 1, "click": 1, "like": 2}
     weights = {name: table[name].weight for name in ("cart", "purchase", "rating", "dislike")}
     assert weights == {"cart": 2, "purchase": 3, "rating": None, "dislike": -1}
+
+
+def test_the_codes_of_event_types_stay():
+    """Saved weights have a row for each code: a new type goes to the end, none goes away."""
+    names = ["impression", "view", "click", "like", "cart", "purchase", "rating", "dislike"]
+    assert list(EVENT_CODES)[:8] == names and list(EVENT_CODES.values())[:8] == [*range(1, 9)]
+    assert list(EVENT_CODES) == list(EVENT_WEIGHTS)
 
 
 def test_synonyms_in_any_case_and_language():

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import histories_of
 
+from kerasrec.data.events import EVENT_CODES
 from kerasrec.data.histories import (
-    EVENT_CODES,
     gap_buckets,
     make_histories,
     make_windows,

@@ -3,7 +3,7 @@
 import numpy as np
 from toys import histories_of, planted_histories
 
-from kerasrec.data.histories import EVENT_CODES
+from kerasrec.data.events import EVENT_CODES
 from kerasrec.fusion import fusion
 from kerasrec.fusion.fusion import Fusion, fit_tables
 from kerasrec.fusion.recency import NEVER, Counts, fit_moments

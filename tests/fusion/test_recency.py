@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import histories_of
 
-from kerasrec.data.histories import EVENT_CODES
+from kerasrec.data.events import EVENT_CODES
 from kerasrec.fusion import recency
 from kerasrec.fusion.recency import (
     HALF_LIVES,

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from toys import histories_of
 
-from kerasrec.data.histories import EVENT_CODES
+from kerasrec.data.events import EVENT_CODES
 from kerasrec.evaluation.metrics import score_recommendations
 from kerasrec.models.build import build_model
 from kerasrec.models.validation import (
