@@ -4,6 +4,7 @@
 result is checked. Each way to get it wrong ends in one `SetupError` with the command that mends it.
 
 `tf` and `keras` (Keras 2) are loaded when they are first asked for, so this module itself is light.
+It also reads the settings of the environment and replaces files whole.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import os
 import re
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -291,3 +293,29 @@ def cache_dir() -> Path:
         return Path(own)
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "kerasrec"
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to, and renames what was written when all went well.
+
+    A reader never sees half a file. The bytes are on the disk before the rename: after a power cut
+    either the old file is there or the new one is whole.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "labels.json"
+    ...     with whole_file(path) as beside:
+    ...         _ = beside.write_text("{}")
+    ...         before = path.exists()
+    ...     before, path.read_text()
+    (False, '{}')
+    """
+    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
+    try:
+        yield beside
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from kerasrec import backend
 from kerasrec.client.chat import ChatEndpoint
-from kerasrec.data.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +223,7 @@ class LanguageModel:
         kept = {"text": text, "check": _sha256(text)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as beside:
+            with backend.whole_file(path) as beside:
                 beside.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
             log.warning("%s cannot be written (%s); no more answers are kept.", path, error)

@@ -14,9 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
+from kerasrec.backend import whole_file
 from kerasrec.data.cleaningreport import CleaningReport
 from kerasrec.data.csvtable import CsvTable, check_repeated, one_line
-from kerasrec.data.files import whole_file
 
 #: where a table can come from
 Source: TypeAlias = str | os.PathLike[str] | pd.DataFrame

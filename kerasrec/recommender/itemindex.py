@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from kerasrec import backend
-from kerasrec.data.files import whole_file
 
 log = logging.getLogger(__name__)
 #: items that a search must find, of those an exact search finds
@@ -188,10 +187,10 @@ class ItemIndex:
         Indexes that were not used for longest go, so that the folder does not grow for ever.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as beside:
+        with backend.whole_file(path) as beside:
             import_faiss().write_index(self._index, str(beside))
             # the report is in its place first: an index without one counts as none
-            with whole_file(path.with_suffix(".json")) as report:
+            with backend.whole_file(path.with_suffix(".json")) as report:
                 report.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
         with contextlib.suppress(OSError):  # another process does the same
             used = sorted(path.parent.glob("*.faiss"), key=lambda file: file.stat().st_mtime)

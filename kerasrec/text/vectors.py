@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from kerasrec.data.files import whole_file
+from kerasrec.backend import whole_file
 from kerasrec.data.interactions import Items
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,8 @@ import pandas as pd
 from pydantic import Field, PlainValidator
 from tqdm import tqdm
 
-from kerasrec.backend import keras, set_seed, tf
+from kerasrec.backend import keras, set_seed, tf, whole_file
 from kerasrec.data import histories as sequences
-from kerasrec.data.files import whole_file
 from kerasrec.models.optiontypes import (
     Count,
     Flag,

@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 from urllib.parse import quote
 
-from kerasrec.data.files import whole_file
+from kerasrec.backend import whole_file
 from kerasrec.evaluation import pages
 from kerasrec.versions import folders
 from kerasrec.versions.warmup import example_inputs, read_signatures

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kerasrec.backend import whole_file
 from kerasrec.checks import ArtifactError
-from kerasrec.data.files import whole_file
 from kerasrec.versions.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 
 if TYPE_CHECKING:
