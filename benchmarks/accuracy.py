@@ -221,11 +221,15 @@ def plot(results, path):
 
     # letters stay letters, and the same figures give the same bytes
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "kerasrec"})
-    figure = Figure(figsize=(2.2 + 1.5 * len(results), 3.6), layout="constrained")
-    for axes, (name, rows) in zip(
-        figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True
-    ):
-        frame = pd.DataFrame(rows).groupby("variant", sort=False)[["ndcg@10", "ndcg@10_se"]].mean()
+    columns = min(len(results), 5)  # more beside each other cannot be read on a page
+    rows = -(-len(results) // columns)
+    figure = Figure(figsize=(1 + 1.7 * columns, 0.3 + 3.1 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[len(results) :]:
+        axes.remove()
+    for axes, (name, measured) in zip(grid, results.items(), strict=False):
+        frame = pd.DataFrame(measured)
+        frame = frame.groupby("variant", sort=False)[["ndcg@10", "ndcg@10_se"]].mean()
         own = frame.index.str.startswith("baseline: ")
         best = frame[own].nlargest(1, "ndcg@10")
         best = best.rename(lambda label: label.removeprefix("baseline: "))
