@@ -1,16 +1,17 @@
 """Hooks of the documentation site: files of the repository as pages, API pages, Chinese search.
 
 A page may link to any file of the repository, `../../notebooks/01_quickstart.ipynb`; the file
-comes along into the site. `<!-- include: CHANGELOG.md -->` puts a Markdown file there,
+comes along into the site. `<!-- include: CHANGELOG.md -->` puts a Markdown file there, and
+`<!-- include: README.md results -->` what that file has between `results:begin` and `results:end`.
 `<!-- api: data -->` documents the names that the package's face lists, and `<!-- api-index -->`
 lists the public names of all packages.
 """
 
 import ast
+import json
 import os
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import griffe
 from mkdocs.plugins import event_priority
@@ -29,7 +30,10 @@ _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?(\))")
 _CODE = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
 #: from its first line to the next blank one, as Python reads it
 _DOCTEST = re.compile(r"^( *)>>> .*\n?(?:.*\S.*\n?)*", re.MULTILINE)
-_NONE = SimpleNamespace(entries=[])
+_INCLUDE = re.compile(r"^<!-- include: (\S+)(?: (\w+))? -->$", re.MULTILINE)
+_HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
+#: where a page finds the search index
+_BASE = re.compile(r'"base": "\.\./?([^"]*)"')
 _CHINESE = re.compile(r"(?<=[\u4e00-\u9fff])(?=[\u4e00-\u9fff])")
 
 
@@ -48,38 +52,40 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     """Puts in what a page includes, and leads links out of docs/ to where the file is."""
-    source = Path(page.file.abs_src_path)
+    here = Path(page.file.src_uri).parent  # en/benchmarks
     markdown = _API.sub(lambda match: _api(*match.groups()), markdown)
     markdown = markdown.replace("<!-- api-index -->", _api_index())
-    if included := re.search(r"^<!-- include: (\S+) -->$", markdown, re.MULTILINE):
-        source = ROOT / included[1]
-        text = source.read_text(encoding="utf-8")
-        markdown = markdown.replace(included[0], text)
-    here = Path(page.file.src_uri).parent  # en/benchmarks
-
-    def moved(match):
-        before, target, anchor, after = match.groups()
-        path = (source.parent / target).resolve()
-        inside = DOCS in path.parents and DOCS in source.parents
-        if ":" in target or inside or not path.exists():
-            return match[0]
-        name = PAGES.get(_name(path))
-        goal = here.parts[0] + "/" + name if name else _name(path)
-        return before + os.path.relpath(goal, here) + (anchor or "") + after
-
-    parts = _CODE.split(markdown)
-    return "".join(
-        part if index % 2 else _LINK.sub(moved, part) for index, part in enumerate(parts)
-    )
+    markdown = _moved(markdown, Path(page.file.abs_src_path), here)
+    markdown = _INCLUDE.sub(lambda match: _included(*match.groups(), here), markdown)
+    heading = _HEADING.search(markdown)
+    if heading and heading[1] != config.site_name:
+        page.meta.setdefault("title", heading[1])  # in the tab: "kerasrec.data", not "data"
+    return markdown
 
 
-@event_priority(50)  # before the index is written and joined with that of the other language
+def on_post_page(output, page, config):
+    """Gives the Chinese pages a search of their own: it begins in their folder."""
+    if page.file.dest_uri.startswith("zh/"):
+        output = _BASE.sub(lambda match: f'"base": "{match[1] or "."}"', output)
+    return output
+
+
+@event_priority(-200)  # after the index of all pages is written
 def on_post_build(config):
-    """Parts Chinese text for the search, which else takes a sentence for a word."""
-    for name in ("search", "material/search"):
-        for entry in getattr(config.plugins.get(name), "search_index", _NONE).entries:
-            for field in ("title", "text"):
-                entry[field] = _CHINESE.sub("\u200b", entry[field])
+    """Cuts the search index in two, one for each language, each beside its pages."""
+    site = Path(config.site_dir)
+    index = json.loads((site / "search/search_index.json").read_text(encoding="utf-8"))
+    english, chinese = [], []
+    for doc in index["docs"]:
+        (chinese if doc["location"].startswith("zh/") else english).append(doc)
+    for doc in chinese:
+        doc["location"] = doc["location"].removeprefix("zh/")
+        for field in ("title", "text"):  # else a sentence counts as one word
+            doc[field] = _CHINESE.sub("\u200b", doc[field])
+    _write_index(site / "search", index | {"docs": english})
+    # any character may be asked for, so none is a stop word
+    settings = index["config"] | {"pipeline": []}
+    _write_index(site / "zh/search", {"config": settings, "docs": chinese})
 
 
 class Doctests(griffe.Extension):
@@ -92,6 +98,41 @@ class Doctests(griffe.Extension):
                 lambda match: f"{match[1]}```pycon\n{match[0].rstrip()}\n{match[1]}```\n",
                 obj.docstring.value,
             )
+
+
+def _write_index(folder, index):
+    """As JSON for a server, and as a script for pages that are opened from disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(index, separators=(",", ":"))
+    (folder / "search_index.json").write_text(text, encoding="utf-8")
+    (folder / "search_index.js").write_text(f"var __index = {text}", encoding="utf-8")
+
+
+def _included(name, part, here):
+    """A file of the repository as a page, or the part of it that stands between its marks."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if part:
+        text = text.partition(f"<!-- {part}:begin -->")[2].partition(f"<!-- {part}:end -->")[0]
+    return _moved(text, ROOT / name, here)
+
+
+def _moved(text, source, here):
+    """The text of a file, with links as they are from the folder of a page."""
+
+    def moved(match):
+        before, target, anchor, after = match.groups()
+        path = (source.parent / target).resolve()
+        inside = DOCS in path.parents and DOCS in source.parents
+        if ":" in target or inside or not path.exists():
+            return match[0]
+        name = PAGES.get(_name(path))
+        goal = here.parts[0] + "/" + name if name else _name(path)
+        return before + os.path.relpath(goal, here) + (anchor or "") + after
+
+    parts = _CODE.split(text)
+    return "".join(
+        part if index % 2 else _LINK.sub(moved, part) for index, part in enumerate(parts)
+    )
 
 
 def _linked(page):

@@ -1,5 +1,6 @@
 """The documents keep their word: their code runs, what they name exists, no line is a wall."""
 
+import json
 import os
 import re
 import shlex
@@ -254,3 +255,11 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     source = r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(\S+)\""
     for page in tmp_path.rglob("*.html"):
         assert [name for name in re.findall(source, text_of(page)) if "://" in name] == [], page
+
+    # each language has a search of its own, beside its pages
+    for folder in (tmp_path, tmp_path / "zh"):
+        assert '"base": "."' in text_of(folder / "index.html")
+        text = text_of(folder / "search/search_index.js").removeprefix("var __index = ")
+        found = {doc["location"].partition("#")[0] for doc in json.loads(text)["docs"]}
+        pages = {path.relative_to(folder).as_posix() for path in folder.rglob("*.html")}
+        assert found == {name for name in pages if not name.startswith(("zh/", "404"))}
