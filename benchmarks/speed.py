@@ -87,7 +87,7 @@ def measure_train(split, preset, seed):
 
     import kerasrec
 
-    logger = logging.getLogger("kerasrec.training.trainer")
+    logger = logging.getLogger("kerasrec.training.run")
     logger.addHandler(Clock())
     logger.setLevel(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
@@ -169,15 +169,15 @@ def _first_targets(validation, count):
 
 def _clocked():
     """Wall time of the end of every step of the trainers in this process."""
-    from kerasrec.training import trainer
+    from kerasrec.training.run import Run
 
-    ends, original = [], trainer._Run.on_train_batch_end
+    ends, original = [], Run.on_train_batch_end
 
     def timed(self, batch, logs=None):
         original(self, batch, logs)
         ends.append(time.perf_counter())
 
-    trainer._Run.on_train_batch_end = timed
+    Run.on_train_batch_end = timed
     return ends
 
 

@@ -1,7 +1,7 @@
 """Tables in, version out.
 
-`pipeline` goes through the stages; `trainer` fits one model, `fitting` several, `generating` the
-generator of plans; `options` knows the sections and presets.
+`pipeline` goes through the stages; `trainer` fits one model in a `run` with `optimizers`,
+`fitting` several, `generating` the generator of plans; `options` knows the sections and presets.
 """
 
 from typing import TYPE_CHECKING

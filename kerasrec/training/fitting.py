@@ -22,7 +22,8 @@ from kerasrec.models.codes import fit_product_codes
 from kerasrec.models.ensemble import average_models
 from kerasrec.models.optiontypes import Count, Flag, TextOrPath, Whole
 from kerasrec.models.validation import Ranker, Validation, quality_per_user
-from kerasrec.training.trainer import MONITOR, Trainer
+from kerasrec.training.run import MONITOR
+from kerasrec.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 #: codes of an item at most

@@ -1,9 +1,15 @@
-"""`LazyAdam`: Adam whose step costs what the step's own items cost, however large the catalogue."""
+"""Optimizers by name, the learning rate over a run, and `LazyAdam` for large catalogues."""
 
-from typing import Any
+import math
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator
 
 from kerasrec.backend import keras, register, tf
+from kerasrec.models.optiontypes import check_function
 
+#: types of an optimizer that is made already
+OPTIMIZERS = (keras.optimizers.Optimizer, keras.optimizers.legacy.Optimizer)
 #: tables up to this many rows are updated as a whole, exactly as Adam does
 DENSE_ROWS = 50_000
 
@@ -62,3 +68,69 @@ class LazyAdam(keras.optimizers.legacy.Adam):
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "dense_rows": self.dense_rows}
+
+
+def named_optimizer(name: str, config: dict) -> Any:
+    """Makes the optimizer of a name; "adam" is `LazyAdam`.
+
+    Raises:
+        ValueError: Keras knows no such name.
+    """
+    if name.lower() == "adam":
+        return LazyAdam(**config)
+    try:
+        return keras.optimizers.get({"class_name": name, "config": config})
+    except ValueError as error:
+        raise ValueError(
+            "optimizer must be the name of a Keras optimizer, an instance or a callable. "
+            f"Received: {name!r}."
+        ) from error
+
+
+def check_optimizer(value: Any) -> Any:
+    """The value, where it names, makes or is an optimizer.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if isinstance(value, str):
+        named_optimizer(value, {})
+    return check_function(value)
+
+
+#: an optimizer, by its name, ready or as a function that makes one
+Optimizer = Annotated[
+    Any, PlainValidator(check_optimizer), Field(description="a name or a function")
+]
+
+
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then a cosine down to a tenth of the peak at `total_steps`."""
+
+    def __init__(self, peak: float, warmup_steps: int, total_steps: int):
+        self.peak = peak
+        # a variable, so that a second run needs no second trace
+        self._steps = tf.Variable([0.0, 0.0], trainable=False)
+        self.plan(warmup_steps, total_steps)
+
+    def plan(self, warmup_steps: int, total_steps: int) -> None:
+        """Take other numbers of steps."""
+        self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        self._steps.assign([warmup_steps, total_steps])
+
+    def __call__(self, step: Any) -> Any:
+        """Learning rate at a step."""
+        step = tf.cast(step, tf.float32)
+        warmup_steps, total_steps = self._steps[0], self._steps[1]
+        warm = (step + 1) / tf.maximum(warmup_steps, 1.0)
+        share = (step - warmup_steps) / tf.maximum(total_steps - warmup_steps, 1.0)
+        cosine = 0.55 + 0.45 * tf.cos(math.pi * tf.clip_by_value(share, 0.0, 1.0))
+        return self.peak * tf.minimum(warm, cosine)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {
+            "peak": self.peak,
+            "warmup_steps": self.warmup_steps,
+            "total_steps": self.total_steps,
+        }

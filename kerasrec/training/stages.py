@@ -41,8 +41,8 @@ from kerasrec.models.textpart import TextPart, text_part
 from kerasrec.models.validation import Ranker, Validation, hold_out_last, make_validation
 from kerasrec.training.fitting import Fitted, best_epochs, fit_members, fit_models
 from kerasrec.training.generating import choose_trust, fit_generator, text_columns
+from kerasrec.training.optimizers import OPTIMIZERS
 from kerasrec.training.options import known_options
-from kerasrec.training.trainer import OPTIMIZERS
 from kerasrec.versions import folders
 from kerasrec.versions.exporter import export, serving_module
 from kerasrec.versions.plangraph import PLAN_ITEMS

@@ -1,20 +1,12 @@
 """`Trainer`: fits a model with full-ranking validation, early stopping, checkpoints and resume."""
 
-import hashlib
-import json
-import logging
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from pydantic import Field, PlainValidator
-from tqdm import tqdm
 
-from kerasrec.backend import keras, set_seed, tf, whole_file
+from kerasrec.backend import keras, set_seed, tf
 from kerasrec.data import histories as sequences
 from kerasrec.models.optiontypes import (
     Count,
@@ -24,17 +16,17 @@ from kerasrec.models.optiontypes import (
     Text,
     TextOrPath,
     Whole,
-    check_function,
 )
-from kerasrec.models.validation import Ranker, Validation, ranking_quality
-from kerasrec.training.optimizers import LazyAdam
+from kerasrec.models.validation import Ranker, Validation
+from kerasrec.training.optimizers import (
+    OPTIMIZERS,
+    LazyAdam,
+    Optimizer,
+    WarmupCosine,
+    named_optimizer,
+)
+from kerasrec.training.run import Run, fingerprint
 
-log = logging.getLogger(__name__)
-MONITOR = "valid_ndcg@10"
-#: types of an optimizer that is made already
-OPTIMIZERS = (keras.optimizers.Optimizer, keras.optimizers.legacy.Optimizer)
-#: epochs whose weights are averaged at the end, if the mean ranks validation better than the best
-AVERAGED = 3
 #: an epoch has at least this many steps where the data allow it, or few users learn little
 MIN_STEPS = 50
 _MIN_BATCH = 16
@@ -42,72 +34,6 @@ _SIGNATURE = {
     name: tf.TensorSpec((None, None), tf.int32)
     for name in ("history", "time_gap", "event", "target")
 }
-
-
-def named_optimizer(name: str, config: dict) -> Any:
-    """Makes the optimizer of a name; "adam" is `LazyAdam`.
-
-    Raises:
-        ValueError: Keras knows no such name.
-    """
-    if name.lower() == "adam":
-        return LazyAdam(**config)
-    try:
-        return keras.optimizers.get({"class_name": name, "config": config})
-    except ValueError as error:
-        raise ValueError(
-            "optimizer must be the name of a Keras optimizer, an instance or a callable. "
-            f"Received: {name!r}."
-        ) from error
-
-
-def check_optimizer(value: Any) -> Any:
-    """The value, where it names, makes or is an optimizer.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if isinstance(value, str):
-        named_optimizer(value, {})
-    return check_function(value)
-
-
-#: an optimizer, by its name, ready or as a function that makes one
-Optimizer = Annotated[
-    Any, PlainValidator(check_optimizer), Field(description="a name or a function")
-]
-
-
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then a cosine down to a tenth of the peak at `total_steps`."""
-
-    def __init__(self, peak: float, warmup_steps: int, total_steps: int):
-        self.peak = peak
-        # a variable, so that a second run needs no second trace
-        self._steps = tf.Variable([0.0, 0.0], trainable=False)
-        self.plan(warmup_steps, total_steps)
-
-    def plan(self, warmup_steps: int, total_steps: int) -> None:
-        """Take other numbers of steps."""
-        self.warmup_steps, self.total_steps = warmup_steps, total_steps
-        self._steps.assign([warmup_steps, total_steps])
-
-    def __call__(self, step: Any) -> Any:
-        """Learning rate at a step."""
-        step = tf.cast(step, tf.float32)
-        warmup_steps, total_steps = self._steps[0], self._steps[1]
-        warm = (step + 1) / tf.maximum(warmup_steps, 1.0)
-        share = (step - warmup_steps) / tf.maximum(total_steps - warmup_steps, 1.0)
-        cosine = 0.55 + 0.45 * tf.cos(math.pi * tf.clip_by_value(share, 0.0, 1.0))
-        return self.peak * tf.minimum(warm, cosine)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
-        return {
-            "peak": self.peak,
-            "warmup_steps": self.warmup_steps,
-            "total_steps": self.total_steps,
-        }
 
 
 class Trainer:
@@ -216,7 +142,7 @@ class Trainer:
         batch_size = min(self.batch_size, most)
         steps = sequences.num_batches(windows, batch_size=batch_size)
         self._begin(steps)
-        run = _Run(self, validation, steps, _fingerprint(self, histories, validation))
+        run = Run(self, validation, steps, fingerprint(self, histories, validation))
         run.last = stop_after or self.epochs
         first = run.resume()
 
@@ -297,179 +223,3 @@ def _make_slots(training):
 
 def _is_factory(optimizer):
     return not isinstance(optimizer, OPTIMIZERS)
-
-
-def _fingerprint(trainer, histories, validation):
-    """What must be equal for a run to go on: options and data, the items' texts among them."""
-    digest = hashlib.sha256()
-    options = {**trainer.model.config, "optimizer": trainer.optimizer}
-    for name in ("batch_size", "epochs", "patience", "learning_rate", "clip_norm", "seed"):
-        options[name] = getattr(trainer, name)
-    kinds = {str(layer.compute_dtype) for layer in trainer.model.training.layers}
-    options["precision"] = " ".join(sorted(kinds))
-    # a function's or an object's own text holds its address, which another process changes
-    plain = (int, float, str, type(None))
-    config = {
-        key: str(v) if isinstance(v, plain) else getattr(v, "__name__", type(v).__name__)
-        for key, v in options.items()
-    }
-    digest.update(json.dumps(config, sort_keys=True).encode())
-    data = [*histories[1:]]
-    if validation is not None:
-        data += [*validation.histories[1:], validation.target_rows, validation.target_items]
-    # what never learns: texts as vectors or tokens, whitening
-    data += trainer.model.training.non_trainable_weights
-    for values in data:
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
-class _Run(keras.callbacks.Callback):
-    """Validates after each epoch, keeps the best weights, writes what a resumed run needs."""
-
-    def __init__(self, trainer, validation, steps, fingerprint):
-        super().__init__()
-        self.trainer, self.validation, self.steps = trainer, validation, steps
-        self.fingerprint = fingerprint
-        self.folder = trainer.run_folder
-        self.ranker = trainer.ranker(trainer.model)
-        self.rows, self.best, self.best_epoch = [], -1.0, -1
-        self.kept = {}  # epoch -> weights, of the best epochs
-        self.finished, self.bar, self.last = False, None, trainer.epochs
-
-    # --- progress ---
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.perf_counter()
-        self.bar = tqdm(
-            total=self.steps,
-            desc=f"epoch {epoch + 1}/{self.trainer.epochs}",
-            disable=not self.trainer.progress,
-            leave=False,
-        )
-
-    def on_train_batch_end(self, batch, logs=None):
-        loss = (logs or {}).get("loss", 0.0)
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss became {loss} at step {batch} of epoch {len(self.rows) + 1}. Lower "
-                f"learning_rate (now {self.trainer.learning_rate}) or clip_norm (now "
-                f"{self.trainer.clip_norm}), or use precision='float32'."
-            )
-        self.bar.update()
-        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-
-    def on_epoch_end(self, epoch, logs=None):
-        quality = self._quality()
-        seconds = time.perf_counter() - self.started
-        row = {"epoch": epoch + 1, "loss": float((logs or {}).get("loss", 0.0))}
-        row.update({f"valid_{name}": value for name, value in quality.items()})
-        self.rows.append({**row, "seconds": round(seconds, 2)})
-        if logs is not None:
-            logs.update({name: value for name, value in row.items() if name.startswith("valid")})
-        self.bar.close()
-        log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in self.rows[-1].items()))
-        if self.validation is None or row[MONITOR] > self.best:
-            self.best, self.best_epoch = row[MONITOR], epoch
-        elif epoch - self.best_epoch >= self.trainer.patience:
-            self.model.stop_training = True
-        self._keep(epoch)
-        self.finished = self.model.stop_training or epoch + 1 == self.last
-        self._save(epoch)
-
-    def _quality(self):
-        if self.validation is None:
-            return {"ndcg@10": float("nan"), "recall@10": float("nan")}
-        return ranking_quality(self.ranker.top(self.validation.histories), self.validation)
-
-    def _keep(self, epoch):
-        """Keep the weights of the best epochs; what does not learn is the same in all."""
-        if self.validation is None:
-            return
-        best = sorted(range(epoch + 1), key=lambda e: -self.rows[e][MONITOR])[:AVERAGED]
-        if epoch in best:
-            self.kept[epoch] = [w.numpy() for w in self.model.trainable_weights]
-        self.kept = {e: weights for e, weights in self.kept.items() if e in best}
-
-    # --- checkpoint and resume ---
-
-    def boards(self):
-        """Keras callbacks that write logs for TensorBoard."""
-        if self.folder is None:
-            return []
-        return [keras.callbacks.TensorBoard(self.folder / "tensorboard", write_graph=False)]
-
-    def _checkpoint(self):
-        training = self.trainer.model.training
-        return tf.train.Checkpoint(model=training, optimizer=training.optimizer)
-
-    def _save(self, epoch):
-        if self.folder is None:
-            return
-        checkpoints = self.folder / "checkpoints"
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        path = str(checkpoints / f"epoch-{epoch + 1}")
-        self._checkpoint().write(path)
-        if epoch in self.kept:
-            best = self.folder / f"best-{epoch + 1}.npz"
-            with whole_file(best) as beside, open(beside, "wb") as file:
-                np.savez(file, *self.kept[epoch])
-        pd.DataFrame(self.rows).to_csv(self.folder / "history.csv", index=False)
-        state = {
-            "fingerprint": self.fingerprint,
-            "epochs_done": epoch + 1,
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "kept": list(self.kept),
-            "finished": self.finished,
-            "rows": self.rows,
-        }
-        with whole_file(self.folder / "state.json") as beside:
-            beside.write_text(json.dumps(state), encoding="utf-8")
-        current = (f"epoch-{epoch + 1}.", *(f"best-{kept + 1}." for kept in self.kept))
-        for old in [
-            *checkpoints.glob("epoch-*"),
-            *self.folder.glob("best-*"),
-            *self.folder.glob(".best-*"),
-        ]:
-            if not old.name.startswith(current):
-                old.unlink()
-
-    def resume(self):
-        """Load the last whole epoch of the run folder; returns the number of epochs done."""
-        if self.folder is None or not (self.folder / "state.json").exists():
-            return 0
-        state = json.loads((self.folder / "state.json").read_text())
-        if state["fingerprint"] != self.fingerprint:
-            raise ValueError(
-                f"The run folder {self.folder} holds another run (other options or data). Choose "
-                "another run_folder, or delete it to start anew."
-            )
-        self.rows, self.finished = state["rows"], state["finished"]
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
-        path = self.folder / "checkpoints" / f"epoch-{state['epochs_done']}"
-        self._checkpoint().read(str(path)).assert_existing_objects_matched()
-        for epoch in state["kept"]:
-            with np.load(self.folder / f"best-{epoch + 1}.npz") as saved:
-                self.kept[epoch] = [saved[name] for name in saved.files]
-        log.info("resumed after epoch %d from %s", state["epochs_done"], self.folder)
-        return state["epochs_done"]
-
-    def restore_best(self):
-        """Put the best weights back: one epoch's, or the mean of the best ones'."""
-        if not self.kept:
-            return
-        if len(self.kept) > 1:
-            self._put([np.mean(values, axis=0) for values in zip(*self.kept.values(), strict=True)])
-            mean = self._quality()[MONITOR.removeprefix("valid_")]
-            epochs = ", ".join(str(epoch + 1) for epoch in sorted(self.kept))
-            log.info("mean of epochs %s: %s %.4f, best %.4f", epochs, MONITOR, mean, self.best)
-            if mean > self.best:
-                return
-        self._put(self.kept[self.best_epoch])
-
-    def _put(self, weights):
-        for variable, value in zip(
-            self.trainer.model.training.trainable_weights, weights, strict=True
-        ):
-            variable.assign(value)

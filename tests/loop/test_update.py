@@ -241,7 +241,7 @@ def test_what_became_stable_meanwhile_is_not_outranked(toy_base, week_log, grown
     path = toy_base / "2" / folders.MANIFEST
     manifest = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**manifest, "version": 2, "parent": 1}), encoding="utf-8")
-    logger, handler = logging.getLogger("kerasrec.training.trainer"), RollBack(toy_base)
+    logger, handler = logging.getLogger("kerasrec.training.run"), RollBack(toy_base)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -14,8 +14,9 @@ from kerasrec.backend import keras, set_seed, tf
 from kerasrec.data.histories import make_windows
 from kerasrec.models.build import build_model
 from kerasrec.models.validation import Ranker, Validation, hold_out_last, ranking_quality
-from kerasrec.training import trainer as trainer_module
-from kerasrec.training.trainer import Trainer, WarmupCosine
+from kerasrec.training.optimizers import WarmupCosine
+from kerasrec.training.run import Run
+from kerasrec.training.trainer import Trainer
 
 TINY = dict(id_units=16, max_length=8, scorer_units=8, dropout=0.1, input_dropout=0.1)
 
@@ -232,7 +233,7 @@ def test_interrupted_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monk
         return made.model.training, made.fit(*data)
 
     whole, history = run(tmp_path / "whole")
-    begin = trainer_module._Run.on_epoch_begin
+    begin = Run.on_epoch_begin
 
     def break_off(self, epoch, logs=None):
         if epoch == 2:
@@ -240,7 +241,7 @@ def test_interrupted_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monk
         begin(self, epoch, logs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module._Run, "on_epoch_begin", break_off)
+        patch.setattr(Run, "on_epoch_begin", break_off)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken")
     # what a kill in the middle of writing leaves behind
@@ -310,7 +311,7 @@ def test_killed_run_goes_on_and_equal_seeds_give_equal_losses(tmp_path):
 def run_of(data, rows):
     """A `_Run` with the quality of some epochs, each with other weights of its own."""
     trainer = Trainer(tiny, progress=False)
-    run = trainer_module._Run(trainer, data[1], 1, "")
+    run = Run(trainer, data[1], 1, "")
     run.set_model(trainer.model.training)
     for epoch, quality in enumerate(rows):
         for weight in trainer.model.training.trainable_weights:
@@ -338,7 +339,7 @@ def test_the_mean_of_the_best_epochs_where_it_ranks_better(data, better):
     learned = [w.numpy() for w in made.model.training.trainable_weights]
     rng = np.random.default_rng(0)
     noise = [rng.normal(0, 0.3, w.shape).astype(np.float32) for w in learned]
-    run = trainer_module._Run(made, data[1], 1, "")
+    run = Run(made, data[1], 1, "")
     run.set_model(made.model.training)
     up, down = ([w + sign * n for w, n in zip(learned, noise, strict=True)] for sign in (1, -1))
     if better == "mean":
