@@ -1,8 +1,8 @@
 """The durable log of what users did, in SQLite or PostgreSQL.
 
-Events come in checked (`intake`), are written in groups (`writer`), counted (`stats`), read back
-as one user's list (`userlists`) or as the newest events of all (`recentlog`). Loads without
-TensorFlow.
+`store` is the log. Events come in checked (`intake`), are written in groups (`writer`), asked for
+(`queries`) and counted (`stats`), read back as one user's list (`userlists`) or as the newest
+events of all (`recentlog`). Loads without TensorFlow.
 """
 
 from typing import TYPE_CHECKING

@@ -14,17 +14,17 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.cleaningreport import CleaningReport
-from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
+from kerasrec.data.events import EVENT_WEIGHTS, event_table
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import as_categories
 from kerasrec.data.tables import check_output, open_table, write_table
 from kerasrec.feedback.database import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
 from kerasrec.feedback.intake import event_rows, table_rows
+from kerasrec.feedback.queries import COLUMNS, StoredEvent, as_frame, event_names, select_events
 from kerasrec.feedback.stats import Stats, read_stats
 from kerasrec.feedback.writer import Added, Erased, Writer
 
 log = logging.getLogger(__name__)
-_COLUMNS = EVENTS.c
 _ORDERS = {
     "seq": ["seq"],
     "time": ["timestamp", "seq"],
@@ -33,22 +33,6 @@ _ORDERS = {
 _CHUNK = 50_000  # rows of one short read: a long one would keep old rows alive
 _USERS = 5_000  # users of one query
 _IMPORT = 10_000  # rows of one transaction
-
-
-class StoredEvent(NamedTuple):
-    """Holds an event as it is stored; `timestamp` is UTC seconds, a missing value is None."""
-
-    seq: int
-    event_id: str
-    user_id: str
-    item_id: str
-    event: str
-    value: float | None
-    timestamp: int
-    request_id: str | None
-    model: str | None
-    version: int | None
-    position: int | None
 
 
 class Erasure(NamedTuple):
@@ -92,10 +76,10 @@ class FeedbackStore:
     def __init__(self, url: str | os.PathLike[str], *, create: bool = True) -> None:
         self._database = open_database(url, create=create)
         self._writer = Writer(self._database)
-        latest = sa.select(*(_COLUMNS[name] for name in StoredEvent._fields)).where(
-            _COLUMNS.user_id == sa.bindparam("user"), _COLUMNS.timestamp >= sa.bindparam("since")
+        latest = sa.select(*(COLUMNS[name] for name in StoredEvent._fields)).where(
+            COLUMNS.user_id == sa.bindparam("user"), COLUMNS.timestamp >= sa.bindparam("since")
         )
-        newest_first = _COLUMNS.timestamp.desc(), _COLUMNS.seq.desc()
+        newest_first = COLUMNS.timestamp.desc(), COLUMNS.seq.desc()
         self._latest = latest.order_by(*newest_first).limit(sa.bindparam("most"))
 
     def __enter__(self):
@@ -261,8 +245,8 @@ class FeedbackStore:
             Number of rows deleted.
         """
         user_id = str(user_id)
-        mine = _COLUMNS.user_id == user_id
-        found = sa.select(sa.func.count(), sa.func.min(_COLUMNS.seq))
+        mine = COLUMNS.user_id == user_id
+        found = sa.select(sa.func.count(), sa.func.min(COLUMNS.seq))
         user_hash = Erased(self._database.salt).hash_of(user_id)
         with self._database.writing() as connection:
             count, first = connection.execute(found.where(mine)).one()
@@ -347,20 +331,20 @@ class FeedbackStore:
             raise ValueError(f"order: expected one of {', '.join(_ORDERS)}. Received: {order!r}.")
         limits = dict(until=until, since=since, before=before)
         groups = [None] if users is None else _in_parts([str(user) for user in users], _USERS)
-        names = _event_names(events)
+        names = event_names(events)
         parts = [
             part
             for some in groups
-            for part in self._chunks(_select(attribute, names, some, **limits), after)
+            for part in self._chunks(select_events(attribute, names, some, **limits), after)
         ]
-        frame = _frame([row for part in parts for row in part])
+        frame = as_frame([row for part in parts for row in part])
         if order == "seq" and len(groups) < 2:
             return frame
         return frame.sort_values(_ORDERS[order], kind="stable", ignore_index=True)
 
     def _chunks(self, query, after):
         """Rows in order of seq, in short reads."""
-        query = query.where(_COLUMNS.seq > sa.bindparam("last")).order_by(_COLUMNS.seq)
+        query = query.where(COLUMNS.seq > sa.bindparam("last")).order_by(COLUMNS.seq)
         query = query.limit(_CHUNK)
         while True:
             with self._database.reading() as connection:
@@ -408,11 +392,11 @@ class FeedbackStore:
 
     def last_seq(self) -> int:
         """Gives the largest seq; 0 in an empty store."""
-        return self._scalar(sa.func.max(_COLUMNS.seq)) or 0
+        return self._scalar(sa.func.max(COLUMNS.seq)) or 0
 
     def newest(self) -> int | None:
         """Gives the newest timestamp, UTC seconds; None in an empty store."""
-        return self._scalar(sa.func.max(_COLUMNS.timestamp))
+        return self._scalar(sa.func.max(COLUMNS.timestamp))
 
     def _scalar(self, value):
         with self._database.reading() as connection:
@@ -442,60 +426,5 @@ class FeedbackStore:
         return len(frame)
 
 
-def _select(attribute, events, users, *, until, since, before):
-    """Query of events within limits, without an order."""
-    fields: list[Any] = [_COLUMNS[name] for name in StoredEvent._fields]
-    source: Any = EVENTS
-    if attribute:
-        shown, first = EVENTS.alias("shown"), EVENTS.alias("first")
-        of_list = (
-            sa.select(sa.func.min(first.c.seq))
-            .where(first.c.request_id == _COLUMNS.request_id, first.c.item_id == _COLUMNS.item_id)
-            .where(first.c.event == "impression")
-            .scalar_subquery()
-        )
-        is_asked = _COLUMNS.request_id.is_not(None) & (_COLUMNS.event != "impression")
-        source = EVENTS.outerjoin(shown, is_asked & (shown.c.seq == of_list))
-        said = StoredEvent._fields[:-3]
-        fields = [_COLUMNS[name] for name in said] + [
-            sa.func.coalesce(_COLUMNS[name], shown.c[name]).label(name)
-            for name in ("model", "version", "position")
-        ]
-    query = sa.select(*fields).select_from(source)
-    if until is not None:
-        query = query.where(_COLUMNS.seq <= until)
-    if since is not None:
-        query = query.where(_COLUMNS.timestamp >= since)
-    if before is not None:
-        query = query.where(_COLUMNS.timestamp < before)
-    if events is not None:
-        query = query.where(_COLUMNS.event.in_(events))
-    if users is not None:
-        query = query.where(_COLUMNS.user_id.in_(users))
-    return query
-
-
-def _event_names(events):
-    """Canonical names of events that a caller asks for."""
-    if events is None:
-        return None
-    table = event_table()
-    names = [events] if isinstance(events, str) else list(events)
-    found = []
-    for name, event in zip(names, look_up_events(names, table), strict=True):
-        if event is None:
-            expected, received, _ = unknown_event_message(name, table)
-            raise ValueError(f"events: expected {expected}. Received: {received}. Correct it.")
-        found.append(event.name)
-    return found
-
-
 def _in_parts(values, size):
     return [values[start : start + size] for start in range(0, len(values), size)]
-
-
-def _frame(rows):
-    frame = pd.DataFrame(rows, columns=list(StoredEvent._fields), dtype=object)
-    kinds = dict.fromkeys(("seq", "timestamp"), "int64") | {"value": "float64"}
-    kinds |= dict.fromkeys(("version", "position"), "Int64")
-    return frame.astype(kinds)

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kerasrec.checks import ArtifactError
-from kerasrec.feedback.store import FeedbackStore, StoredEvent
+from kerasrec.feedback.queries import StoredEvent
+from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.writer import Added
 
 T = 1_700_000_000
