@@ -1,4 +1,4 @@
-"""Measures recommendation tables: full-ranking metrics, ranks of targets, a paired bootstrap.
+"""Measures recommendation tables: full-ranking metrics, single targets, a paired bootstrap.
 
 The rules are those of the project's yardstick (`score.py`): every test user counts, one without
 a list is a miss; an item that repeats in a list, or that the user has in `train`, keeps its
@@ -174,51 +174,6 @@ def gini(counts: ArrayLike) -> float:
         return 0.0
     weight = 2 * np.arange(1, len(counts) + 1) - len(counts) - 1
     return float((weight * counts).sum() / (len(counts) * counts.sum()))
-
-
-def ranks_of_targets(
-    scores: ArrayLike, targets: ArrayLike, *, exclude: ArrayLike | None = None
-) -> np.ndarray:
-    """Ranks each row's target among all items, without sorting.
-
-    The order is that of the recommendation lists: score descending, equal scores by item index
-    ascending. Column 0 is padding and never competes.
-
-    Args:
-        scores: float, `(batch, num_items + 1)`; -inf for an item that may not be listed.
-        targets: int item index, `(batch,)`, 1..num_items.
-        exclude: int item indices that may not be listed, `(batch, width)`; 0 = none.
-
-    Returns:
-        int64, `(batch,)`, from 1; `num_items + 1` (a miss at every k) for a target that is
-        excluded or scored -inf. The arguments are left as they are.
-
-    Raises:
-        ValueError: a score is NaN, or a target is no item index.
-
-    >>> ranks_of_targets([[0, .1, .9, .5], [0, .2, .2, .2]], [3, 2], exclude=[[2], [0]]).tolist()
-    [1, 2]
-    """
-    scores = np.array(scores)
-    targets = np.asarray(targets)
-    rows = np.arange(len(scores))
-    if len(targets) and not (0 < targets.min() and targets.max() < scores.shape[1]):
-        raise ValueError(
-            f"targets must be item indices in 1..{scores.shape[1] - 1}. Received: "
-            f"{targets.min()}..{targets.max()}. Count items from 1, 0 is padding."
-        )
-    if np.isnan(scores[:, 1:]).any():
-        raise ValueError(
-            f"Scores must be numbers. Received: NaN in {np.isnan(scores).any(1).sum()} of "
-            f"{len(scores)} rows. Lower the learning rate or look for NaN in the inputs."
-        )
-    scores[:, 0] = -np.inf
-    if exclude is not None and np.size(exclude):
-        np.put_along_axis(scores, np.asarray(exclude, np.int64), -np.inf, axis=1)
-    own = scores[rows, targets][:, None]  # (batch, 1)
-    earlier = np.arange(scores.shape[1]) < targets[:, None]  # (batch, num_items + 1)
-    ahead = (scores > own).sum(1) + ((scores == own) & earlier).sum(1)
-    return np.where(np.isneginf(own[:, 0]), scores.shape[1], ahead + 1)
 
 
 def ndcg_from_ranks(ranks: ArrayLike, k: int) -> np.ndarray:

@@ -19,7 +19,6 @@ from kerasrec.evaluation.metrics import (
     gini,
     ndcg_from_ranks,
     paired_bootstrap,
-    ranks_of_targets,
     recall_from_ranks,
     score_recommendations,
 )
@@ -306,43 +305,11 @@ def test_metrics_are_bounded_and_blind_to_the_order_of_rows(relevant, listed, se
     pd.testing.assert_frame_equal(per_user, scores.per_user)
 
 
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_ranks_of_targets_agree_with_a_full_sort(data):
-    batch, num_items = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 8))
-    grid = st.lists(st.integers(-2, 2), min_size=num_items + 1, max_size=num_items + 1)
-    scores = np.array([data.draw(grid) for _ in range(batch)], np.float32)
-    targets = np.array([data.draw(st.integers(1, num_items)) for _ in range(batch)])
-    exclude = np.array([[data.draw(st.integers(0, num_items))] for _ in range(batch)])
-    before = scores.copy()
-    ranks = ranks_of_targets(scores, targets, exclude=exclude)
-    assert (scores == before).all()
-    for row in range(batch):
-        allowed = [item for item in range(1, num_items + 1) if item != exclude[row, 0]]
-        order = sorted(allowed, key=lambda item: (-scores[row, item], item))  # noqa: B023
-        place = order.index(targets[row]) + 1 if targets[row] in order else num_items + 1
-        assert ranks[row] == place
-
-
-def test_ranks_of_targets_minus_infinity_is_a_miss():
-    scores = [[0, -np.inf, 3, -np.inf]]
-    assert ranks_of_targets(scores, [1]).tolist() == [4]
-    assert ranks_of_targets(scores, [2]).tolist() == [1]
-    assert ranks_of_targets(np.zeros((0, 4)), np.zeros(0, int)).tolist() == []
-
-
-def test_ranks_of_targets_errors():
-    with pytest.raises(ValueError, match="NaN in 1 of 2 rows"):
-        ranks_of_targets([[0, 1, np.nan], [0, 1, 2]], [1, 1])
-    with pytest.raises(ValueError, match="item indices in 1..2"):
-        ranks_of_targets([[0, 1, 2]], [0])
-
-
 def test_metrics_from_ranks_agree_with_the_table():
     rng = np.random.default_rng(0)
     scores, targets = rng.normal(size=(30, 13)), rng.integers(1, 13, 30)
-    ranks = ranks_of_targets(scores, targets)
     order = np.argsort(-scores[:, 1:], axis=1) + 1
+    ranks = np.nonzero(order == targets[:, None])[1] + 1
     rows = [(f"{u}", f"{i}", r) for u in range(30) for r, i in enumerate(order[u], start=1)]
     test = pd.DataFrame({"user_id": range(30), "item_id": targets})
     found = values(pd.DataFrame(rows, columns=RANKED), test, ks=[5])
