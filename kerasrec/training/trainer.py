@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kerasrec.backend import keras, set_seed, tf
-from kerasrec.data import histories as sequences
+from kerasrec.data.histories import Histories, make_windows, num_batches, training_batches
 from kerasrec.models.optiontypes import (
     Count,
     Flag,
@@ -109,7 +109,7 @@ class Trainer:
 
     def fit(
         self,
-        histories: sequences.Histories,
+        histories: Histories,
         validation: Validation | None,
         *,
         stop_after: int | None = None,
@@ -132,7 +132,7 @@ class Trainer:
             FloatingPointError: the loss became NaN or infinite.
         """
         max_length = self.model.config["max_length"]
-        windows = sequences.make_windows(histories, max_length)
+        windows = make_windows(histories, max_length)
         if not len(windows.starts):
             raise ValueError(
                 "Training needs at least one user with 2 events. Received: "
@@ -140,7 +140,7 @@ class Trainer:
             )
         most = max(len(windows.starts) // MIN_STEPS, _MIN_BATCH)
         batch_size = min(self.batch_size, most)
-        steps = sequences.num_batches(windows, batch_size=batch_size)
+        steps = num_batches(windows, batch_size=batch_size)
         self._begin(steps)
         run = Run(self, validation, steps, fingerprint(self, histories, validation))
         run.last = stop_after or self.epochs
@@ -149,7 +149,7 @@ class Trainer:
         def generate():
             for epoch in range(first, self.epochs):
                 seed = (self.seed, epoch)
-                for batch in sequences.training_batches(windows, batch_size=batch_size, seed=seed):
+                for batch in training_batches(windows, batch_size=batch_size, seed=seed):
                     if run.finished:
                         return
                     yield batch
