@@ -145,7 +145,7 @@ class _Columns:
         self.report = CleaningReport(len(frame))
 
     def keep(self, mask, what, count=None, example=""):
-        """Keep the rows of `mask`; a line in the report even when nothing went."""
+        """Keeps the rows of `mask`; a line in the report even when nothing went."""
         removed = int(mask.size - mask.sum())
         self.report = self.report.add(
             "clean", what, removed if count is None else count, removed=removed, example=example

@@ -214,7 +214,7 @@ class _Rows:
             raise ValueError(self._none_left())
 
     def check(self, mask, what, describe, *, example=None, advice=None):
-        """Take out the rows of `mask`; `describe(row)` gives (expected, received)."""
+        """Takes out the rows of `mask`; `describe(row)` gives (expected, received)."""
         mask = mask & ~self.bad
         count = int(mask.sum())
         if not count:

@@ -231,7 +231,7 @@ class FeedbackStore:
         return added
 
     def forget(self, user_id: str) -> int:
-        """Delete everything of a user, also from the disk, and refuse it when it is sent again.
+        """Deletes everything of a user, also from the disk, and refuses it when it is sent again.
 
         Kept is that somebody was forgotten, when and how many rows, with a salted hash that knows
         the user's events up to now again: what the user does later is stored, and so is an event

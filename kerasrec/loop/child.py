@@ -82,7 +82,7 @@ class Child:
         self.history = None
 
     def learn(self, interactions: Interactions, *, since: Interactions) -> None:
-        """Train on the users with events that are not in `since`, and on as many others.
+        """Trains on the users with events that are not in `since`, and on as many others.
 
         The parent must have observed the interactions: what is recent is read from it.
 
@@ -196,7 +196,7 @@ class Child:
         *,
         labels: dict[str, int],
     ) -> Path:
-        """Make the child the next version and label it; returns its path.
+        """Makes the child the next version and labels it; returns its path.
 
         `labels` are those that there were when the work began: who has moved the label stable since
         then, as by a rollback, has the last word.

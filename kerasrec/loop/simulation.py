@@ -384,12 +384,12 @@ class _Results:
         return any(r["strategy"] == name and r["step"] == END for r in self.rows)
 
     def add(self, name, number, replay, ranks, seconds):
-        """Keep one step."""
+        """Keeps one step."""
         row = {"strategy": name, "step": number, "begin": replay.steps[number][0]}
         self._write({**row, "seconds": round(seconds, 2), "ranks": ranks.tolist()})
 
     def end(self, name):
-        """Note that all steps of a strategy are done."""
+        """Notes that all steps of a strategy are done."""
         self._write({"strategy": name, "step": END, "ranks": [], "seconds": 0.0})
 
     def tables(self, strategies):

@@ -177,7 +177,7 @@ class ItemIndex:
         return import_faiss().IDSelectorBitmap(bits)
 
     def add(self, vectors: np.ndarray) -> None:
-        """Take in the vectors of new items, behind the others; the cells stay as they are."""
+        """Takes in the vectors of new items, behind the others; the cells stay as they are."""
         self._index.add(_unit(vectors))
         self.report["items"] = self._index.ntotal
 

@@ -101,7 +101,7 @@ def has_transitions(loaded: LoadedVersion) -> bool:
 
 
 def fit_transitions(loaded: LoadedVersion, histories: Histories, num_items: int) -> NeighbourTable:
-    """Fit the table "transitions" of a version on `Histories` of a whole log; it changes nothing.
+    """Fits the table "transitions" of a version on `Histories` of a whole log; it changes nothing.
 
     Its weights are 0 where there is no neighbour, as `LoadedVersion.set_table` takes them.
     """

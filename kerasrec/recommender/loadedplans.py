@@ -48,7 +48,7 @@ class VersionPlans:
         draws: Draws,
         batch_size: int = 1,
     ) -> None:
-        """Raise ValueError where `index` does not take these, or there is no generator."""
+        """Raises ValueError where `index` does not take these, or there is no generator."""
         if not self.can_plan:
             raise ValueError(
                 "This version generates no plans. Train one that does: kerasrec train --generator, "
@@ -109,7 +109,7 @@ class VersionPlans:
         return index, logs
 
     def add_items(self, vectors: np.ndarray) -> None:
-        """Code new items by their item vectors, `(num_new, dim)`, so that they are planned too."""
+        """Codes new items by their item vectors, `(num_new, dim)`, so that they are planned too."""
         if not self.can_plan:
             return
         before = self.ids
@@ -145,7 +145,7 @@ class VersionPlans:
         return Generator.load(self._path, ids=self.ids)
 
     def save_to(self, folder: Path) -> None:
-        """Write the codes of added items into the folder of a copy of the version."""
+        """Writes the codes of added items into the folder of a copy of the version."""
         generator = None if self._ids is None else self.generator()
         if generator is not None:
             generator.save(folder / folders.GENERATOR)

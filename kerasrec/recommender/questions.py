@@ -59,7 +59,7 @@ def read_questions(
     deny: Iterable[Any] | None = None,
     at: Any = None,
 ) -> Questions:
-    """Read what a caller gives.
+    """Reads what a caller gives.
 
     Args:
         given: the histories.
@@ -85,7 +85,7 @@ def read_questions(
 
 
 def read_histories(given: ManyHistories, items: Items) -> Histories:
-    """Read histories in any form; items that the catalogue lacks are skipped."""
+    """Reads histories in any form; items that the catalogue lacks are skipped."""
     if isinstance(given, Histories):
         return given
     if isinstance(given, pd.DataFrame):
@@ -111,7 +111,7 @@ def read_histories(given: ManyHistories, items: Items) -> Histories:
 def known_histories(
     interactions: Interactions, items: Items, *, users: Iterable[Any] | None = None
 ) -> Histories:
-    """Make `Histories` of the interactions whose items the catalogue has; warn of the others.
+    """Makes `Histories` of the interactions whose items the catalogue has; warns of the others.
 
     Args:
         interactions: `Interactions`.
@@ -146,7 +146,7 @@ def index_of(item_ids: Iterable[Any], items: Items) -> np.ndarray:
 
 
 def read_k(k: Any) -> int:
-    """Read the length of a list; raise ValueError where it is no whole number above 0."""
+    """Reads the length of a list; raises ValueError where it is no whole number above 0."""
     if not is_whole(k) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1. Received: {k!r}.")
     return int(k)

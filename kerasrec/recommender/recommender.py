@@ -94,7 +94,7 @@ class Recommender:
 
     @classmethod
     def load(cls, model: str | Path, *, index: str = "auto") -> "Recommender":
-        """Load `saved_models/NAME` (its stable label, else the largest version) or one version.
+        """Loads `saved_models/NAME` (its stable label, else the largest version) or one version.
 
         Args:
             model: path of it.
@@ -416,7 +416,7 @@ class Recommender:
         return self._texts.encode(texts)
 
     def add_items(self, items: Items | pd.DataFrame, *, vectors: np.ndarray | None = None) -> int:
-        """Make new items known to this loaded Recommender, without training.
+        """Makes new items known to this loaded Recommender, without training.
 
         They are listed from the next call on, by their text alone; `save()` makes it a version.
 
@@ -452,7 +452,7 @@ class Recommender:
         return len(items)
 
     def save(self) -> Path:
-        """Write this Recommender, with added items and observed events, as the next version.
+        """Writes this Recommender, with added items and observed events, as the next version.
 
         Returns its path.
 

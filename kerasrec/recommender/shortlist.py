@@ -33,7 +33,7 @@ _WALKS = 512  # made-up histories that the recall of the index is measured on
 
 
 def check_index(index: str) -> None:
-    """Raise ValueError unless it is one of `INDEXES`."""
+    """Raises ValueError unless it is one of `INDEXES`."""
     if index not in INDEXES:
         raise ValueError(f"index must be one of {', '.join(INDEXES)}. Received: {index!r}.")
 
@@ -98,11 +98,11 @@ class Shortlist:
         self.index = itemindex.ItemIndex.build(vectors, queries, folder=folder)
 
     def remember(self, name: str) -> None:
-        """Read a neighbour table again, after it has changed in the loaded version."""
+        """Reads a neighbour table again, after it has changed in the loaded version."""
         self.take(name, self._table(name))
 
     def take(self, name: str, matrix: sparse.csr_array) -> None:
-        """Use a `sparse_table` in the place of the neighbour table of this name."""
+        """Uses a `sparse_table` in the place of the neighbour table of this name."""
         self._tables[self._names.index(name)] = matrix
 
     def _table(self, name):
@@ -110,7 +110,7 @@ class Shortlist:
         return sparse_table(neighbours, votes)
 
     def know(self) -> None:
-        """Read what is popular and new at every moment; again after that has changed."""
+        """Reads what is popular and new at every moment; again after that has changed."""
         self._starts, first, prior, popularity = self._loaded.moments()
         self._asked = np.stack([_best(row, ASKED) for row in prior])
         self._popular = _best(popularity, ASKED)
@@ -125,7 +125,7 @@ class Shortlist:
         self._scanned_vectors = vectors / np.maximum(lengths, 1e-12)
 
     def add(self, vectors: np.ndarray) -> None:
-        """Take in new items, which the loaded version knows already; `vectors` `(num_new, dim)`."""
+        """Takes in new items, `(num_new, dim)`, which the loaded version knows already."""
         self.index.add(vectors)
         self.know()
 

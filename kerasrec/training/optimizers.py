@@ -114,7 +114,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         self.plan(warmup_steps, total_steps)
 
     def plan(self, warmup_steps: int, total_steps: int) -> None:
-        """Take other numbers of steps."""
+        """Takes other numbers of steps."""
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self._steps.assign([warmup_steps, total_steps])
 

@@ -114,7 +114,7 @@ class Trainer:
         *,
         stop_after: int | None = None,
     ) -> pd.DataFrame:
-        """Train until validation stops improving, then take the best weights.
+        """Trains until validation stops improving, then takes the best weights.
 
         These are the ones of the best epoch, or the mean of the three best epochs' where that ranks
         validation better (Izmailov et al. 2018).

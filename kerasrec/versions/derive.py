@@ -24,7 +24,7 @@ def export_again(
     scorer_weight: float | None = None,
     item_matrix: str | None = None,
 ) -> Path:
-    """Write a new version of a model with other export options.
+    """Writes a new version of a model with other export options.
 
     Args:
         model: `saved_models/NAME` or a version folder.
@@ -80,7 +80,7 @@ def derive_version(
     recency: Recency | None = None,
     finish: Callable[[Path, LoadedVersion], None] | None = None,
 ) -> Path:
-    """Copy a version with some variables exchanged and publish it as the next one.
+    """Copies a version with some variables exchanged and publishes it as the next one.
 
     Args:
         version: Path of a version folder.

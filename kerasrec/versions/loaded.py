@@ -94,7 +94,7 @@ class LoadedVersion:
 
     @classmethod
     def load(cls, model: str | Path) -> "LoadedVersion":
-        """Load a version folder, or the one that answers for `saved_models/NAME`.
+        """Loads a version folder, or the one that answers for `saved_models/NAME`.
 
         Raises:
             ArtifactError: nothing of the kind is there, or it is damaged.
@@ -186,7 +186,7 @@ class LoadedVersion:
         return itemmatrix.look_up(self._item_tables(), index).numpy()
 
     def add_vectors(self, vectors: np.ndarray) -> None:
-        """Put vectors of new items, float32 `(num_new, dim)`, behind the others."""
+        """Puts vectors of new items, float32 `(num_new, dim)`, behind the others."""
         tables = self._item_tables()
         for name, rows in itemmatrix.grown(tables, vectors).items():
             tables[name].assign(rows)
@@ -202,7 +202,7 @@ class LoadedVersion:
         return MomentTables(**{name: value.numpy() for name, value in variables.items()})
 
     def set_moments(self, moments: MomentTables) -> None:
-        """Take other moments."""
+        """Takes other moments."""
         variables = self._variables(MomentTables._fields)
         for name, value in moments._asdict().items():
             variables[name].assign(value)
@@ -218,7 +218,7 @@ class LoadedVersion:
         return NeighbourTable(neighbours.numpy(), votes.numpy(), self.decays[name])
 
     def set_table(self, name: str, table: NeighbourTable) -> None:
-        """Take another neighbour table, with the decay that the old one has."""
+        """Takes another neighbour table, with the decay that the old one has."""
         neighbours, votes = self._variables(_names_of_table(name)).values()
         neighbours.assign(table.neighbours)
         votes.assign(table.weights)
@@ -311,14 +311,14 @@ class LoadedVersion:
         return self.module.planner.tokens.numpy()
 
     def set_plan_codes(self, tokens: np.ndarray, trie: CodeTrie) -> None:
-        """Take the codes of a catalogue that has grown."""
+        """Takes the codes of a catalogue that has grown."""
         planner = self.module.planner
         planner.tokens.assign(tokens)
         for name, values in trie._asdict().items():
             getattr(planner, f"trie_{name}").assign(values)
 
     def set_trust(self, trust: float, prior: float) -> None:
-        """Set the exponents of the decoder and of what the recommender expects."""
+        """Sets the exponents of the decoder and of what the recommender expects."""
         self.module.planner.trust.assign(trust)
         self.module.prior_trust.assign(prior)
 

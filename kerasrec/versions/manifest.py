@@ -242,7 +242,7 @@ class Manifest(NamedTuple):
         return DEFAULT_TEMPLATE if self.text_template is None else self.text_template
 
     def check_trained(self, version: str | Path) -> None:
-        """Raise ArtifactError unless the manifest holds all that a further training needs.
+        """Raises ArtifactError unless the manifest holds all that a further training needs.
 
         Args:
             version: path of the version, for the message.
@@ -269,7 +269,7 @@ Part = TypeVar("Part", FusionFacts, EncoderFacts, GeneratorFacts, UpdateFacts, M
 
 
 def read_manifest(version: str | Path) -> Manifest:
-    """Read the manifest of a version folder.
+    """Reads the manifest of a version folder.
 
     Raises:
         ArtifactError: it is missing, damaged, incomplete or of another format.
@@ -285,14 +285,14 @@ def read_manifest(version: str | Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest into a version folder."""
+    """Writes the manifest into a version folder."""
     (folder / MANIFEST.parent).mkdir(exist_ok=True)
     text = json.dumps(manifest.as_dict(), ensure_ascii=False, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def make_manifest(found: Any, *, place: str = "the manifest") -> Manifest:
-    """Make a `Manifest` of the object that a file holds.
+    """Makes a `Manifest` of the object that a file holds.
 
     Args:
         found: any JSON value; a valid one is an object with the keys of `Manifest` and `format`.
@@ -326,7 +326,7 @@ def make_manifest(found: Any, *, place: str = "the manifest") -> Manifest:
 
 
 def make_part(kind: type[Part], found: Any, *, place: str = "the manifest") -> Part:
-    """Make one of the classes here of a dict; keys that the class does not know go to `more`.
+    """Makes one of the classes here of a dict; keys that the class does not know go to `more`.
 
     Args:
         kind: the class.
