@@ -168,6 +168,17 @@ def test_nothing_is_visible_when_the_work_fails(tiny_model, tiny_items, tmp_path
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_nothing_is_visible_when_the_version_answers_differently(tiny_model, tiny_items, tmp_path):
+    def other_vectors(module, *given):
+        assert not (tmp_path / "models" / "m").exists()  # compared before it has its place
+        module.item_vectors.assign(module.item_vectors * 1.01)
+        compare_here(module, *given)
+
+    with compared_by(other_vectors), pytest.raises(ArtifactError, match="differently"):
+        export(tiny_model, tmp_path / "models" / "m", items=tiny_items, manifest={})
+    assert list((tmp_path / "models").iterdir()) == []
+
+
 @by_comparison
 def test_compare_finds_a_version_that_answers_differently(exported_version, tmp_path, compare):
     shutil.copytree(exported_version / "1", tmp_path / "1")
