@@ -39,6 +39,7 @@ _EXPECTED = (
     TypeError,
     OSError,
     FloatingPointError,
+    OverflowError,
     ImportError,
     MemoryError,
 )
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # the one place where an error becomes a sentence
-        if debug or not isinstance(error, _EXPECTED):
+        if debug or not (isinstance(error, _EXPECTED) or _is_too_large(error)):
             raise
         print(f"{name}: {_sentence(error)}", file=sys.stderr)
         return 1 if isinstance(error, loopverbs.NotGoodEnough) else 2
@@ -145,8 +146,16 @@ def _logging(options: argparse.Namespace) -> Iterator[None]:
         steps.setLevel(level_of_steps)
 
 
+def _is_too_large(error: BaseException) -> bool:
+    """Whether TensorFlow got no memory; its class is known by name, for it may not be loaded."""
+    return type(error).__name__ == "ResourceExhaustedError"
+
+
 def _sentence(error: BaseException) -> str:
     """The message of an error on one line."""
+    if _is_too_large(error):
+        what = getattr(error, "message", "").partition("}} ")[2].partition(" on /")[0]
+        return f"there is not enough memory: {what}. Make the numbers of the options smaller."
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}."
     return " ".join(str(error).split()) or type(error).__name__

@@ -195,6 +195,8 @@ def assignments(texts: Iterable[str] | None) -> dict[str, Any]:
 
     values = {}
     for name, text in pairs_of(texts, "--set").items():
+        if text is None:
+            raise UserError(f"--set takes NAME=VALUE. Received: '{name}='. null stands for none.")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:

@@ -32,6 +32,8 @@ from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import Recency
 from kerasrec.loop.child import Child
 from kerasrec.loop.gate import decide, figures_of, judge
+from kerasrec.models.losses import LOSSES
+from kerasrec.models.sequencemodels import SEQUENCE_MODELS
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import train
 from kerasrec.versions import folders
@@ -118,7 +120,7 @@ def _update(model, interactions, items, new, label, force, facts, seed):
         raise ValueError("update needs times, to tell new events from old ones. Received: none.")
     labels = folders.read_labels(folders.find_version(model).parent)
     parent = Recommender.load(model, index="exact")
-    parent.about.check_trained(parent.version)
+    _check_trainable(parent.about, parent.version)
     items = grown_catalogue(parent.items, items)
     interactions, new = _known_events(interactions, new, items, parent)
     earlier, learned, held = _cut(interactions, new)
@@ -179,7 +181,7 @@ def update_from_store(
     with folders.alone(folders.find_version(model).parent):
         version = folders.find_version(model)
         manifest = folders.read_manifest(version)
-        manifest.check_trained(version)
+        _check_trainable(manifest, version)
         told = told_of(store, manifest) or UpdateFacts()
         last, erasures = store.last_seq(), store.erasures()
         facts = {"store": store.id, "seq": last, "erasures": len(erasures)}
@@ -210,6 +212,22 @@ def update_from_store(
             whole = join_interactions(parts)
             new = np.arange(len(whole)) >= len(parts[0])
         return _update(model, whole, items, new, label, force, facts, seed)
+
+
+def _check_trainable(manifest, version):
+    """Raises unless a further training has what it needs; a version has only names of functions."""
+    manifest.check_trained(version)
+    for option, table, known in (
+        ("loss", "LOSSES", LOSSES),
+        ("sequence", "SEQUENCE_MODELS", SEQUENCE_MODELS),
+    ):
+        name = manifest.options.get(option, next(iter(known)))
+        if name not in known:
+            raise ValueError(
+                f"{version} was trained with model.{option}={name}, a function of yours, and a "
+                "version keeps its name alone. Update it from Python, after "
+                f"kerasrec.{table}[{name!r}] = {name}."
+            )
 
 
 def _erased(told, erasures, manifest):
@@ -258,7 +276,7 @@ def _retrain(model, interactions, items, label, facts, seed):
     started = time.perf_counter()
     version = folders.find_version(model)
     base, manifest = version.parent, folders.read_manifest(version)
-    manifest.check_trained(version)
+    _check_trainable(manifest, version)
     items = grown_catalogue(Items(folders.read_catalogue(version)), items)
     known = items.index_of(interactions.frame["item_id"]) > 0
     interactions = interactions.replace(interactions.frame[known])

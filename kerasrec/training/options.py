@@ -88,6 +88,9 @@ def check_options(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: see above.
     """
+    if not isinstance(options, dict):
+        sections = ", ".join(SECTIONS)
+        raise ValueError(f"options must be a dict of sections ({sections}). Received: {options!r}.")
     checked: dict[str, dict[str, Any]] = {}
     for section, values in options.items():
         if section not in SECTIONS:
@@ -106,7 +109,7 @@ def check_options(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def resolve_preset(preset: str, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Puts the user's own options, checked, over those of a preset; all sections are there."""
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"Unknown preset {preset!r}. {did_you_mean(preset, list(PRESETS))}")
     options, chosen = check_options(options), PRESETS[preset]
     return {s: {**chosen.get(s, {}), **options.get(s, {})} for s in SECTIONS}

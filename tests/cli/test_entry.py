@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.cli.entry import VERBS, build_parser, main
+from kerasrec.cli.entry import VERBS, _sentence, build_parser, main
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 
@@ -298,3 +299,12 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 def test_debug_shows_the_traceback_of_a_mistake(tmp_path):
     with pytest.raises(ArtifactError):
         main(["inspect", "--debug", "--model", str(tmp_path)])
+
+
+def test_what_needs_more_memory_than_there_is_is_one_sentence():
+    with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
+        tf.random.normal([10**12, 64])
+    assert _sentence(caught.value) == (
+        "there is not enough memory: OOM when allocating tensor with shape[1000000000000,64] and "
+        "type float. Make the numbers of the options smaller."
+    )

@@ -50,6 +50,11 @@ def test_assignments_are_plain_values():
     }
 
 
+def test_assignments_refuse_a_name_without_a_value():
+    with pytest.raises(UserError, match="--set takes NAME=VALUE. Received: 'trainer.epochs='"):
+        assignments(["trainer.epochs="])
+
+
 def test_read_lines_as_written(tmp_path):
     path = tmp_path / "ids.txt"
     path.write_bytes("\ufeffa, b\r\n\r\n  c \na\u2028b\n".encode())

@@ -14,7 +14,7 @@ from toys import disappointing_log
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items, read_interactions
-from kerasrec.loop.updating import FEWEST, TooFewEvents, update
+from kerasrec.loop.updating import FEWEST, TooFewEvents, retrain, update
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 
@@ -259,3 +259,13 @@ def test_rollback_from_a_damaged_version(toy_base):
     folders.write_label(toy_base, "stable", 2)
     (toy_base / "2" / "saved_model.pb").unlink()
     assert folders.rollback(toy_base, 1) == (2, 1)
+
+
+def test_a_version_with_a_loss_of_ones_own_says_how_it_is_updated(toy_base, week_log):
+    path = toy_base / "1/assets.extra/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["options"]["loss"] = "margin"
+    path.write_text(json.dumps(manifest))
+    for further in (update, retrain):
+        with pytest.raises(ValueError, match=r"a function of yours.*kerasrec.LOSSES\['margin'\]"):
+            further(toy_base, week_log)

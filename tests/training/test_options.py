@@ -92,6 +92,8 @@ def test_resolve_preset_puts_the_users_options_over_it():
         ({"encoder": {"template": 5}}, "encoder.template must be a text. Received: 5"),
         ({"fusion": {"parts": "text"}}, "fusion.parts must be a list of some of transitions"),
         ({"fusion": {"parts": ["txet"]}}, "Unknown part 'txet' in fusion.parts. Did you mean"),
+        ([], r"options must be a dict of sections .encoder, .*generator.. Received: \[\]"),
+        (None, "options must be a dict of sections .* Received: None"),
     ],
 )
 def test_check_options_refuses(given, message):
@@ -120,3 +122,5 @@ def test_check_options_takes_what_fits():
 def test_resolve_preset_refuses_an_unknown_one():
     with pytest.raises(ValueError, match="Unknown preset 'fats'. Did you mean 'fast'"):
         resolve_preset("fats", {})
+    with pytest.raises(ValueError, match="Unknown preset .'fast'.. Did you mean"):
+        resolve_preset(["fast"], {})
