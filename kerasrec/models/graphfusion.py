@@ -2,8 +2,8 @@
 
     score(u, i) = prior(t, i) + sum over p of (a_p + b_p * new_i) * log(share_p(u, i) + epsilon)
 
-`ServingModule` brings the parts together, for all items or for a few candidates. Core TensorFlow
-operations only.
+`FusedScore` brings the parts together, for all items or for a few candidates; `ServingModule` holds
+its variables under their names in a version. Core TensorFlow operations only.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from kerasrec.backend import tf
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.weights import TINY
+from kerasrec.models.scoring import add_columns, ones_but
 
 
 class Memory(tf.Module):
@@ -110,6 +111,76 @@ class Weights:
         """Gives what an item's score has more while the item is new, `(batch, n)`."""
         more = self.variables["part_weights"][:, 1]
         return self._weighted(logs, more) - self._weighted(shift, more)
+
+
+class FusedScore:
+    """Computes the fused score of the parts of a `Fusion`, without the MLP.
+
+    Attributes:
+        memories: name of a neighbour table -> its `Memory`, in the order of the names.
+        weights: `Weights`.
+        starts, first, prior: variables of what is known of recency, see `Fusion`.
+    """
+
+    def __init__(self, fusion: Fusion) -> None:
+        self.memories = {
+            name: Memory(fusion.tables[name], name=name) for name in sorted(fusion.tables)
+        }
+        self.weights = Weights(fusion)
+        # of any size, so that a later version can have more items and other moments
+        self.starts = tf.Variable(fusion.starts, shape=(None,), name="starts")
+        self.first = tf.Variable(fusion.first, shape=(None,), name="first")
+        self.prior = tf.Variable(fusion.prior, shape=(None, None), name="prior")
+
+    def of_all(self, retrieval: Any, history: Any, newest: Any, asked: Any) -> Any:
+        """Gives the score of every item, float32 `(batch, num_items + 1)`.
+
+        Args:
+            retrieval: what the model gives each item, `(batch, num_items + 1)`.
+            history: item indices, `(batch, time)`, 0 = none: what was seen.
+            newest: the end of it, which the neighbour tables look at.
+            asked: UTC seconds `(batch,)`, 0 = now.
+        """
+        num_columns = tf.shape(retrieval)[1]
+        parts = {"model": retrieval}
+        for name, memory in self.memories.items():
+            parts[name] = memory.call(newest, num_columns)
+        unseen = ones_but(history, num_columns)
+        total = {
+            name: tf.reduce_sum(values * unseen, axis=1, keepdims=True)
+            for name, values in parts.items()
+        }
+        moment = self._moment(asked)
+        logs, shift = self.weights.logs(parts, total)
+        score = self.weights.score(tf.gather(self.prior, moment), logs, shift)
+        # only a few columns as a rule: those of items that are new to some row
+        column = tf.cast(tf.where(self.first > tf.reduce_min(moment))[:, 0], tf.int32)
+        is_new = tf.cast(tf.gather(self.first, column) > moment[:, None], tf.float32)
+        chosen = {name: tf.gather(values, column, axis=1) for name, values in logs.items()}
+        return add_columns(score, column, self.weights.of_new(chosen, shift) * is_new)
+
+    def of_candidates(
+        self, values: dict[str, Any], total: dict[str, Any], candidates: Any, asked: Any
+    ) -> Any:
+        """Gives the score of a few items, float32 `(batch, n)`.
+
+        Args:
+            values, total: as for `Weights.logs`.
+            candidates: item indices `(batch, n)`.
+            asked: UTC seconds `(batch,)`, 0 = now.
+        """
+        moment = self._moment(asked)
+        logs, shift = self.weights.logs(values, total)
+        row = tf.tile(moment[:, None], [1, tf.shape(candidates)[1]])
+        prior = tf.gather_nd(self.prior, tf.stack([row, candidates], axis=2))
+        scores = self.weights.score(prior, logs, shift)
+        is_new = tf.cast(tf.gather(self.first, candidates) > moment[:, None], tf.float32)
+        return scores + self.weights.of_new(logs, shift) * is_new
+
+    def _moment(self, asked):
+        """In-graph twin of `recency.Moments.of`: UTC seconds `(batch,)`, 0 = now -> int32."""
+        index = tf.maximum(tf.searchsorted(self.starts, asked, side="right") - 1, 0)
+        return tf.where(asked > 0, index, tf.size(self.starts) - 1)
 
 
 def weight_values(fusion: Fusion) -> dict[str, np.ndarray]:

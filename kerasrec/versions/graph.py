@@ -9,16 +9,9 @@ from kerasrec.backend import tf
 from kerasrec.data.histories import NUM_GAP_BUCKETS
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.models.build import Model
-from kerasrec.models.graphfusion import Memory, Weights, total_by_sample
+from kerasrec.models.graphfusion import FusedScore, total_by_sample
 from kerasrec.models.itemvectors import WhiteningLayer
-from kerasrec.models.scoring import (
-    add_columns,
-    exclude,
-    exclude_all_but,
-    graph_top_k,
-    ones_but,
-    rerank,
-)
+from kerasrec.models.scoring import exclude, exclude_all_but, graph_top_k, rerank
 from kerasrec.text.graphtokenizers import is_blank, text_vectors
 from kerasrec.text.vectors import Whitening
 from kerasrec.versions import itemmatrix
@@ -58,8 +51,8 @@ class ServingModule(tf.Module):
         encode_tokens: function of token ids and segment ids; there after `add_encoder` alone.
         tokenizer, encode_items, recommend_by_text: there where the tokenizer has a twin in the
             graph.
-        max_length, memories, weights, interest_model, scorer, text_part: what the functions call;
-            a loaded version has none of these.
+        max_length, fused_score, interest_model, scorer, text_part: what the functions call; a
+            loaded version has none of these.
     """
 
     #: set by `add_text_functions` and `add_encoder`
@@ -80,14 +73,16 @@ class ServingModule(tf.Module):
         # of the layers, in the order in which they are made: their places here are their names in a
         # checkpoint, see `LoadedVersion.learned_variables`
         self.layer_variables: list[Any] = []
-        self.memories = {name: self._memory(fusion, name) for name in sorted(fusion.tables)}
-        self.weights = Weights(fusion)
-        self.part_weights = self.weights.variables["part_weights"]
-        self.mixture = self.weights.variables["mixture"]
-        self.epsilon = self.weights.variables["epsilon"]
-        self.starts = tf.Variable(fusion.starts, shape=(None,), name="starts")
-        self.first = tf.Variable(fusion.first, shape=(None,), name="first")
-        self.prior = tf.Variable(fusion.prior, shape=(None, None), name="prior")
+        self.fused_score = fused = FusedScore(fusion)
+        for name, memory in fused.memories.items():
+            self.layer_variables = [*self.layer_variables, *memory.tables]
+            # under names of their own too, which depend on the table: a `Shortlist` reads them
+            setattr(self, f"neighbours_{name}", memory.neighbours)
+            setattr(self, f"votes_{name}", memory.votes)
+        self.part_weights = fused.weights.variables["part_weights"]
+        self.mixture = fused.weights.variables["mixture"]
+        self.epsilon = fused.weights.variables["epsilon"]
+        self.starts, self.first, self.prior = fused.starts, fused.first, fused.prior
         self.interest_model = self._plain_call(model.interest)
         self.scorer = self._plain_call(model.scorer)
         tables = itemmatrix.make_variables(np.asarray(item_vectors))
@@ -109,14 +104,6 @@ class ServingModule(tf.Module):
         self.layer_variables = [*self.layer_variables, *layer.variables]
         return lambda inputs, training=False: layer(inputs, training=training)
 
-    def _memory(self, fusion, name):
-        memory = Memory(fusion.tables[name], name=name)
-        self.layer_variables = [*self.layer_variables, *memory.tables]
-        # under names of their own too, which depend on the table: a `Shortlist` reads them
-        setattr(self, f"neighbours_{name}", memory.neighbours)
-        setattr(self, f"votes_{name}", memory.votes)
-        return memory.call
-
     def _item_tables(self):
         return {name: getattr(self, name) for name in itemmatrix.TABLES}
 
@@ -127,30 +114,10 @@ class ServingModule(tf.Module):
         return itemmatrix.cosines(self._item_tables(), queries)
 
     def _fused(self, history, interest, asked):
-        """The fused score without the MLP, `(batch, num_items + 1)`: see `fusion`."""
+        """The fused score without the MLP, `(batch, num_items + 1)`."""
         retrieval = tf.nn.softmax(self._cosines(interest / self.temperature))
-        num_columns = tf.shape(retrieval)[1]
-        parts = {"model": retrieval}
-        for name, memory in self.memories.items():
-            parts[name] = memory(history[:, -self.max_length :], num_columns)
-        unseen = ones_but(history, num_columns)
-        total = {
-            name: tf.reduce_sum(values * unseen, axis=1, keepdims=True)
-            for name, values in parts.items()
-        }
-        moment = self._moment(asked)
-        logs, shift = self.weights.logs(parts, total)
-        score = self.weights.score(tf.gather(self.prior, moment), logs, shift)
-        # only a few columns as a rule: those of items that are new to some row
-        column = tf.cast(tf.where(self.first > tf.reduce_min(moment))[:, 0], tf.int32)
-        is_new = tf.cast(tf.gather(self.first, column) > moment[:, None], tf.float32)
-        chosen = {name: tf.gather(values, column, axis=1) for name, values in logs.items()}
-        return add_columns(score, column, self.weights.of_new(chosen, shift) * is_new)
-
-    def _moment(self, asked):
-        """In-graph twin of `recency.Moments.of`: UTC seconds `(batch,)`, 0 = now -> int32."""
-        index = tf.maximum(tf.searchsorted(self.starts, asked, side="right") - 1, 0)
-        return tf.where(asked > 0, index, tf.size(self.starts) - 1)
+        newest = history[:, -self.max_length :]
+        return self.fused_score.of_all(retrieval, history, newest, asked)
 
     # --- item indices in, item indices out ---
 
@@ -283,15 +250,9 @@ class ServingModule(tf.Module):
                 tf.size(self.first) - 1,
             )
         }
-        for number, name in enumerate(self.memories):
+        for number, name in enumerate(self.fused_score.memories):
             values[name], total[name] = votes[number], totals[number][:, None]
-        moment = self._moment(asked)
-        logs, shift = self.weights.logs(values, total)
-        row = tf.tile(moment[:, None], [1, tf.shape(candidates)[1]])
-        prior = tf.gather_nd(self.prior, tf.stack([row, candidates], axis=2))
-        scores = self.weights.score(prior, logs, shift)
-        is_new = tf.cast(tf.gather(self.first, candidates) > moment[:, None], tf.float32)
-        scores += self.weights.of_new(logs, shift) * is_new
+        scores = self.fused_score.of_candidates(values, total, candidates, asked)
         known = tf.reduce_any(history > 0, axis=1)
         scores = tf.where(known[:, None], scores, tf.gather(self.popularity, candidates))
         scores = tf.where(candidates > 0, scores, -float("inf"))
