@@ -62,6 +62,7 @@ def started(own_cache):
         exporter = importlib.import_module(name)
         tf = importlib.import_module("tensorflow")
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        gc.freeze()  # what is there now stays: no collection looks through it again
         with exporter.compared_by(exporter.compare_here):
             yield
     else:

@@ -39,6 +39,12 @@ def toy(exported_version, tmp_path):
     return shutil.copytree(exported_version, tmp_path / "models" / "toy")
 
 
+@pytest.fixture(scope="module")
+def reader(exported_version):
+    """The toy model, to compare answers with."""
+    return Recommender.load(exported_version)
+
+
 NAMES = ["--columns", "item_id=course"]
 
 
@@ -113,7 +119,7 @@ def test_train(files, tmp_path, capsys, members):
         assert (tmp_path / "run" / folder / "history.csv").exists()
 
 
-def test_recommend(files, toy, tmp_path, capsys):
+def test_recommend(files, toy, reader, tmp_path, capsys):
     out = tmp_path / "new" / "recs.csv"
     run(
         "recommend",
@@ -131,7 +137,6 @@ def test_recommend(files, toy, tmp_path, capsys):
     assert printed.out == f"600 rows for 150 users in {out}\n" and printed.err == ""
     table = pd.read_csv(out, dtype={"uid": str})
     assert list(table.columns) == ["uid", "course", "rank", "score"]
-    recommender = Recommender.load(toy)
     log = pd.read_csv(files / "log.csv", dtype=str)
     for user, history in list(log.groupby("uid")["course"])[:10]:
         mine = table[table["uid"] == user]
@@ -141,12 +146,12 @@ def test_recommend(files, toy, tmp_path, capsys):
     from kerasrec.data.interactions import read_interactions
 
     interactions = read_interactions(files / "log.csv", columns={"item_id": "course"})
-    expected = recommender.recommend(interactions, k=4)
+    expected = reader.recommend(interactions, k=4)
     assert table["course"].tolist() == expected["item_id"].tolist()
 
 
-def test_recommend_for_given_users_and_candidates(files, toy, tmp_path, capsys):
-    ids = Recommender.load(toy).items.ids
+def test_recommend_for_given_users_and_candidates(files, toy, reader, tmp_path, capsys):
+    ids = reader.items.ids
     log = pd.read_csv(files / "log.csv", dtype=str)
     known = log["uid"].iloc[0]
     (tmp_path / "users.csv").write_text(f"uid\nstranger\n{known}\nstranger\n")
@@ -172,12 +177,12 @@ def test_recommend_for_given_users_and_candidates(files, toy, tmp_path, capsys):
         assert set(mine["course"]) == set(ids[:6])
 
 
-def test_similar(toy, capsys):
-    ids = Recommender.load(toy).items.ids
+def test_similar(toy, reader, capsys):
+    ids = reader.items.ids
     run("similar", "--model", toy, "--item", ids[3], "--k", 2)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["rank", "item", "title", "cosine"] and len(lines) == 3
-    expected = Recommender.load(toy).similar(ids[3], k=2)
+    expected = reader.similar(ids[3], k=2)
     assert [line.split()[1] for line in lines[1:]] == expected["item_id"].tolist()
     run("similar", "--model", toy, "--text", "大学物理 [习题]", "--k", 1)
     assert capsys.readouterr().out.splitlines()[1].split()[0] == "1"

@@ -105,15 +105,17 @@ def test_pairs_are_found_with_their_probabilities(searched, slow):
         assert not index[row, count:].any()
 
 
-def test_half_trust_in_the_decoder(small, slow):
-    half = SlowPlans(*small, trust=0.5)
-    search, run = search_of(*small[:2], trust=0.5)
+def test_half_trust_in_the_decoder(small, searched, slow):
+    half, (search, run) = SlowPlans(*small, trust=0.5), searched
     weights = weights_of([[3]], seed=4)
-    index, logs = run([[3]], weights, 2, 80)
+    try:
+        search.trust.assign(search_of(*small[:2], trust=0.5)[0].trust)
+        index, logs = run([[3]], weights, 2, 80)
+    finally:
+        search.trust.assign(1.0)
     expected = half.plans([3], 2, weights[0])
     assert index[0, : len(expected)].tolist() == [list(plan) for plan, _ in expected]
     np.testing.assert_allclose(logs[0, : len(expected)], [p for _, p in expected], atol=1e-4)
-    search.trust.assign(1.0)
     expected = slow.plans([3], 2, weights[0])
     assert run([[3]], weights, 2, 80)[0][0, : len(expected)].tolist() == [
         list(plan) for plan, _ in expected
@@ -218,24 +220,8 @@ def any_catalogue(searched_large):
 def searched_large():
     decoder, codes, _ = tiny_decoder(60, seed=3, num_blocks=1, max_items=8)
     vectors = tf.Variable(np.zeros((61, DIM), np.float32), shape=(None, DIM))
-    search, _ = search_of(decoder, codes)
+    search, run = search_of(decoder, codes)
     search.vectors_of = lambda index: tf.gather(vectors, index)
-    traced = tf.function(search.search, reduce_retracing=True)
-    draws = [tf.TensorSpec((None,), kind) for kind in (tf.float32, tf.float32, tf.int32)]
-    scalar = tf.TensorSpec((), tf.int32)
-    rows = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.float64)
-    drawn = traced.get_concrete_function(*rows, scalar, scalar, tuple(draws))
-    found = traced.get_concrete_function(*rows, scalar, scalar)
-
-    def run(history, weights, num_items, beams, draws=None):
-        given = [tf.constant(history, tf.int32), tf.constant(weights, tf.float64)]
-        given += [tf.constant(num_items), tf.constant(beams)]
-        if draws is None:
-            return [part.numpy() for part in found(*given)]
-        kinds = (tf.float32, tf.float32, tf.int32)
-        draws = tuple(tf.constant(part, kind) for part, kind in zip(draws, kinds, strict=True))
-        return [part.numpy() for part in drawn(*given, draws)]
-
     return search, run, vectors
 
 

@@ -16,8 +16,9 @@ from places import ROOT, TESTS
 
 #: CPU seconds of an unmarked test: its call and the fixtures made for it alone
 MOST = 10
-#: the same test took 5 and 11 CPU seconds in two runs on one machine: only what is this much above
-#: `MOST` fails, so tests between the two are for the reader of TIMES.md to find
+#: runs on one machine differ by half in the CPU seconds of a test (one took 5 and 11), as do
+#: machines: only what is this much above `MOST` fails, so tests between the two are for the reader
+#: of TIMES.md to find
 ALLOWANCE = 1.5
 PATH = ROOT / "build" / "durations.csv"
 HEAD = ("kind", "name", "scope", "cpu", "worker")

@@ -3,6 +3,8 @@
 Written from what the documents say a plan is, for comparison with `kerasrec.generation.beamsearch`.
 """
 
+import functools
+
 import numpy as np
 
 from kerasrec.backend import keras, tf
@@ -39,15 +41,21 @@ def search_of(decoder, codes, **options):
     search = BeamSearch(
         decoder, make_trie(codes), items.table.numpy(), vectors_of=items.vectors_of, **options
     )
-    traced = tf.function(search.search, reduce_retracing=True)
+    traced, kinds = tf.function(search.search), (tf.float32, tf.float32, tf.int32)
+    rows = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.float64)
+    scalar, each = tf.TensorSpec((), tf.int32), [tf.TensorSpec((None,), kind) for kind in kinds]
+
+    @functools.cache  # traced once, for any shapes
+    def of_draws(*draws):
+        return traced.get_concrete_function(*rows, scalar, scalar, *draws)
 
     def run(history, weights, num_items, beams, draws=None):
         given = [tf.constant(np.asarray(history, np.int32)), tf.constant(weights, tf.float64)]
-        if draws is not None:
-            kinds = (tf.float32, tf.float32, tf.int32)
-            draws = tuple(tf.constant(part, kind) for part, kind in zip(draws, kinds, strict=True))
-        found = traced(*given, tf.constant(num_items), tf.constant(beams), draws)
-        return [part.numpy() for part in found]
+        given += [tf.constant(num_items), tf.constant(beams)]
+        if draws is None:
+            return [part.numpy() for part in of_draws()(*given)]
+        draws = tuple(tf.constant(part, kind) for part, kind in zip(draws, kinds, strict=True))
+        return [part.numpy() for part in of_draws(tuple(each))(*given, draws)]
 
     return search, run
 

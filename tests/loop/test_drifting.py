@@ -1,5 +1,7 @@
 """What has changed since the toy model was made: real enrolments, shifts that are seen."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,14 @@ COLUMNS = ["user_id", "item_id", "timestamp"]
 
 
 STEP = 100 * DAY
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """`drift` changes nothing of the version that it loads, and loading takes half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recommender, "load", staticmethod(functools.cache(Recommender.load)))
+        yield
 
 
 def going_on(interactions, count=3, change=lambda frame, number: frame):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from toys import planted_histories
+from toys import newest_alone, planted_histories
 
 from kerasrec.backend import tf
 from kerasrec.models.build import TextEncoder, build_model
@@ -22,6 +22,11 @@ OPTIONS = dict(epochs=2, batch_size=32, learning_rate=2e-2, progress=False)
 
 def tiny(**options):
     return build_model(NUM_ITEMS, **{"text": TEXT, **TINY, **options})
+
+
+def plain():
+    """For tests of who is trained for how long."""
+    return tiny(sequence=newest_alone)
 
 
 def random_member(seed, **options):
@@ -121,29 +126,32 @@ def test_ranker_gives_the_geometric_mean_of_the_softmaxes(members, joined, data)
 
 def test_losses_on_plain_cosines_and_gmf():
     members = [random_member(seed, loss="mse", interest="gmf") for seed in range(2)]
-    assert float(average_models(members).loss.temperature()) == pytest.approx(1.0)
+    joined = average_models(members)
+    assert float(joined.loss.temperature()) == pytest.approx(1.0)
     expected = np.mean([parts_of(member)[2] for member in members], axis=0)
-    np.testing.assert_allclose(parts_of(average_models(members))[2], expected, atol=1e-5)
+    np.testing.assert_allclose(parts_of(joined)[2], expected, atol=1e-5)
 
 
 def test_average_of_one_is_that_one(members):
     assert average_models(members[:1]) is members[0]
 
 
-def test_average_models_refuses(tiny_bert):
+def test_average_models_refuses(members, tiny_bert):
     with pytest.raises(ValueError, match="at least one model. Received: none"):
         average_models([])
+    first = members[0]
     with pytest.raises(ValueError, match="same options. Received: .* differ in heads, max_length"):
-        average_models([tiny(), tiny(heads=1), tiny(max_length=9)])
+        average_models([first, tiny(heads=1), tiny(max_length=9)])
     codes = fit_product_codes(np.random.default_rng(0).normal(size=(NUM_ITEMS, 8)), parts=4)
-    for models in ([tiny(), tiny(codes=codes)], [tiny(codes=codes), tiny()]):
+    coded = tiny(codes=codes)
+    for models in ([first, coded], [coded, first]):
         with pytest.raises(ValueError, match="differ in code_sizes, code_units"):
             average_models(models)
     tokens = np.ones((NUM_ITEMS, 4), np.int32)
     whitening = type("W", (), {"mean": np.zeros(16), "matrix": np.eye(16)})
-    learns = TextEncoder(tiny_bert.model, tokens, tokens * 0, whitening)
+    learns = tiny(text=TextEncoder(tiny_bert.model, tokens, tokens * 0, whitening))
     with pytest.raises(ValueError, match="with an encoder in the graph. .*encoder.mode='frozen'"):
-        average_models([tiny(text=learns), tiny(text=learns)])
+        average_models([learns, learns])
 
 
 # --- training ---
@@ -168,13 +176,13 @@ def test_members_are_trained_as_alone_with_the_next_seeds(data, tmp_path):
 
 
 def test_one_member_is_a_plain_run(data, tmp_path):
-    model, history = fit_members(tiny, *data, run_folder=tmp_path, **OPTIONS)
+    model, history = fit_members(plain, *data, run_folder=tmp_path, **OPTIONS)
     assert "member" not in history and "members" not in model.config
     assert (tmp_path / "history.csv").exists()
 
 
 def test_each_member_stops_after_its_own_epochs(data):
-    history = fit_members(tiny, data[0], None, members=2, stop_after=[1, 2], **OPTIONS)[1]
+    history = fit_members(plain, data[0], None, members=2, stop_after=[1, 2], **OPTIONS)[1]
     assert history["member"].tolist() == [1, 2, 2]
 
 

@@ -150,20 +150,21 @@ def test_new_items_of_a_moment_by_brute_force(exact, monkeypatch):
             assert np.mean(share) >= (1.0 if scanned > 10 else 0.9)
 
 
-def test_load_chooses(large_version, monkeypatch):
+def test_load_chooses(large_version, exact, monkeypatch):
+    """`load` hands its choice on to the constructor, which need not load the version again."""
     assert Recommender.load(large_version).index is None  # few items
     monkeypatch.setattr("kerasrec.recommender.shortlist.ANN_FROM", 3000)
-    assert len(Recommender.load(large_version).index) == 3000
+    assert len(Recommender(exact.loaded).index) == 3000
     with pytest.raises(ValueError, match="one of auto, exact, ann. Received: 'hnsw'"):
         Recommender.load(large_version, index="hnsw")
     monkeypatch.setitem(sys.modules, "faiss", None)
-    assert Recommender.load(large_version).index is None
+    assert Recommender(exact.loaded).index is None
     with pytest.raises(ImportError, match=r"pip install 'kerasrec\[ann\]'"):
         Recommender.load(large_version, index="ann")
 
 
-def test_tune_index_on_real_histories(large_version, exact, histories):
-    near = Recommender.load(large_version, index="ann")
+def test_tune_index_on_real_histories(exact, histories):
+    near = Recommender(exact.loaded, index="ann")
     assert near.tune_index(histories) >= 0.99
     assert near.index.report["queries"] == len(histories)
     with pytest.raises(ValueError, match='Load with index="ann"'):

@@ -44,40 +44,19 @@ def test_the_newest_version_answers_and_the_one_before_goes(served_folder, base,
         model.status()
     model.refresh()
     assert (model.name, model.numbers, model.default) == ("toy", [1], 1)
-    publish(served_folder, base, 2, 2)
-    model.refresh()
-    assert model.numbers == [2] and states(model) == {2: "AVAILABLE", 1: "END"}
-    with model.use() as version:
-        assert (version.number, width(version)) == (2, 5)
-    events = [(r.message, r.version) for r in caplog.records if hasattr(r, "version")]
-    assert events == [("version loaded", 1), ("version loaded", 2), ("version unloaded", 1)]
-
-
-def test_a_version_in_use_stays_until_its_last_request_is_over(served_folder, base):
-    model = ModelVersions(base)
-    model.refresh()
     with model.use() as version, model.use(version=1):
         publish(served_folder, base, 2, 2)
         model.refresh()
-        assert model.numbers == [2] and states(model)[1] == "UNLOADING"
-        assert width(version) == 50
-    assert states(model)[1] == "END"
+        assert model.numbers == [2] and states(model) == {2: "AVAILABLE", 1: "UNLOADING"}
+        assert width(version) == 50  # it stays until its last request is over
+    assert states(model) == {2: "AVAILABLE", 1: "END"}
+    with model.use() as version:
+        assert (version.number, width(version)) == (2, 5)
     with pytest.raises(Refusal, match=r"Specific\(toy, 1\)"):
         with model.use(version=1):
             pass
-
-
-def test_a_folder_that_is_gone_for_a_moment_changes_nothing(served_folder, base):
-    publish(served_folder, base, 2, 2)
-    write_label(base, "stable", 1)
-    model = ModelVersions(base)
-    model.refresh()
-    away = base.rename(base.with_name("away"))
-    model.refresh()
-    assert model.numbers == [1, 2] and model.default == 1
-    away.rename(base)
-    model.refresh()
-    assert model.numbers == [1, 2] and model.default == 1
+    events = [(r.message, r.version) for r in caplog.records if hasattr(r, "version")]
+    assert events == [("version loaded", 1), ("version loaded", 2), ("version unloaded", 1)]
 
 
 def test_a_version_that_is_replaced_is_loaded_again(served_folder, base):
@@ -123,9 +102,8 @@ def test_labels(served_folder, base):
     assert model.numbers == [3] and model.labels == {"stable": 3}
 
 
-def test_all_versions(served_folder):
-    model = ModelVersions(served_folder, policy="all")
-    model.refresh()
+def test_all_versions(served_folder, server):
+    model = server.models["toy"]
     assert model.numbers == [1, 2] and model.default == 1  # the label stable
     with pytest.raises(ValueError, match="policy must be one of labelled, all. Received: 'some'"):
         ModelVersions(served_folder, policy="some")
@@ -141,22 +119,23 @@ def broken(version, how):
         (version / WARMUP).write_bytes(b"no record" * 20)
 
 
-@pytest.mark.parametrize("how", ["cut", pytest.param("foreign", marks=pytest.mark.slow), "warm-up"])
-def test_a_broken_version_leaves_the_old_one_serving(served_folder, base, how, caplog):
+def test_a_broken_version_leaves_the_old_one_serving(served_folder, base, caplog):
     model = ModelVersions(base)
     model.refresh()
-    beside = base.parent / "beside"
-    shutil.copytree(served_folder / "2", beside)
-    broken(beside, how)
-    beside.rename(base / "2")
-    for _ in range(3):
-        model.refresh()
-    assert model.numbers == [1] and model.default == 1
-    (number, state, code, message), _ = model.status()
-    assert (number, state, code) == (2, "END", "FAILED_PRECONDITION") and message
-    told = [r for r in caplog.records if r.message == "version does not load"]
-    assert [(r.model, r.version) for r in told] == [("toy", 2)]  # once, not at every look
-    shutil.rmtree(base / "2")
+    for how in ("cut", "foreign", "warm-up"):
+        caplog.clear()
+        beside = base.parent / "beside"
+        shutil.copytree(served_folder / "2", beside)
+        broken(beside, how)
+        beside.rename(base / "2")
+        for _ in range(3):
+            model.refresh()
+        assert model.numbers == [1] and model.default == 1, how
+        (number, state, code, message), _ = model.status()
+        assert (number, state, code) == (2, "END", "FAILED_PRECONDITION") and message, how
+        told = [r for r in caplog.records if r.message == "version does not load"]
+        assert [(r.model, r.version) for r in told] == [("toy", 2)]  # once, not at every look
+        shutil.rmtree(base / "2")
     publish(served_folder, base, 2, 2)  # mended
     model.refresh()
     assert model.numbers == [2]
@@ -208,22 +187,6 @@ def test_a_folder_that_changes_as_it_loads_is_loaded_once_a_look(base, monkeypat
         assert len(loads) == look and model.numbers == ([] if fails else [1])
 
 
-def test_a_broken_version_that_is_put_back_is_sound_again(base):
-    model = ModelVersions(base)
-    model.refresh()
-    with model.use() as loaded:
-        graph = base / "1" / "saved_model.pb"
-        graph.rename(base / "kept")
-        graph.write_bytes(b"broken")
-        model.refresh()
-        assert model.status()[0][:3] == (1, "AVAILABLE", "FAILED_PRECONDITION")
-        (base / "kept").rename(graph)
-        model.refresh()
-        assert model.status() == [(1, "AVAILABLE", "OK", "")] and model.reasons() == {}
-        with model.use() as still:
-            assert still is loaded
-
-
 def test_a_version_that_is_being_loaded_is_given_up(served_folder, base, monkeypatch):
     model, load = ModelVersions(base), tf.saved_model.load
     model.refresh()
@@ -236,28 +199,35 @@ def test_a_version_that_is_being_loaded_is_given_up(served_folder, base, monkeyp
     assert model.status(2)[0][2:] == ("CANCELLED", "given up: the server stops.")
 
 
-def test_a_label_that_moves_to_a_broken_version_stays(served_folder, base, caplog):
-    publish(served_folder, base, 2, 2)
-    write_label(base, "stable", 1)
+@pytest.fixture(scope="module")
+def one(served_folder, tmp_path_factory):
+    """`ModelVersions` that serves version 1 alone; what tests do to its folder, they undo."""
+    base = tmp_path_factory.mktemp("one") / "toy"
+    shutil.copytree(served_folder / "1", base / "1")
     model = ModelVersions(base)
     model.refresh()
-    (base / "3").mkdir()
-    write_label(base, "stable", 3)
-    model.refresh()
-    assert model.default == 1 and model.numbers == [1, 2]
-    assert any(r.message == "labels name versions that are not loaded" for r in caplog.records)
-    (base / "labels.json").write_text("{")
-    model.refresh()
-    assert model.labels == {"stable": 1}
-    assert any(r.message == "labels kept as they were" for r in caplog.records)
+    return model
 
 
-def test_a_folder_that_goes_leaves_its_last_version(base):
-    model = ModelVersions(base)
-    model.refresh()
-    shutil.rmtree(base)
-    model.refresh()
-    assert model.numbers == [1]
+def test_a_broken_version_that_is_put_back_is_sound_again(one):
+    with one.use() as loaded:
+        graph = one.base / "1" / "saved_model.pb"
+        graph.rename(one.base / "kept")
+        graph.write_bytes(b"broken")
+        one.refresh()
+        assert one.status()[0][:3] == (1, "AVAILABLE", "FAILED_PRECONDITION")
+        (one.base / "kept").rename(graph)
+        one.refresh()
+        assert one.status() == [(1, "AVAILABLE", "OK", "")] and one.reasons() == {}
+        with one.use() as still:
+            assert still is loaded
+
+
+def test_a_folder_that_goes_leaves_its_last_version(one):
+    away = one.base.rename(one.base.with_name("away"))
+    one.refresh()
+    assert one.numbers == [1]
+    away.rename(one.base)
 
 
 HALF = """
@@ -270,17 +240,15 @@ with new_version(sys.argv[1], None) as (folder, _):
 """
 
 
-def test_an_export_that_is_killed_is_never_visible(base):
-    model = ModelVersions(base)
-    model.refresh()
+def test_an_export_that_is_killed_is_never_visible(one):
     with subprocess.Popen(
-        [sys.executable, "-c", HALF, str(base)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HALF, str(one.base)], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "writing\n"
-        model.refresh()
+        one.refresh()
         process.kill()
-    model.refresh()
-    assert states(model) == {1: "AVAILABLE"}
+    one.refresh()
+    assert states(one) == {1: "AVAILABLE"}
 
 
 @pytest.mark.slow
@@ -311,13 +279,51 @@ def test_no_answer_is_mixed_while_versions_are_swapped(served_folder, base):
     assert states(model) == {1: "END", 2: "END", 3: "END", 4: "AVAILABLE"}
 
 
-def test_labels_do_not_wait_for_a_load(served_folder, base, monkeypatch):
-    """A label is moved, and another one written, while version 3 loads: both count at once."""
-    shutil.copytree(served_folder / "2", base / "2")
+@pytest.fixture(scope="module")
+def two(served_folder, tmp_path_factory):
+    """`ModelVersions` that serves versions 1, which is stable, and 2; what tests do, they undo."""
+    base = tmp_path_factory.mktemp("two") / "toy"
+    shutil.copytree(served_folder, base)
     write_label(base, "stable", 1)
     model = ModelVersions(base)
     model.refresh()
-    assert model.numbers == [1, 2] and model.default == 1
+    return model
+
+
+@pytest.fixture
+def labelled(two):
+    assert two.numbers == [1, 2] and two.default == 1
+    return two
+
+
+def test_a_folder_that_is_gone_for_a_moment_changes_nothing(labelled):
+    base = labelled.base
+    away = base.rename(base.with_name("away"))
+    labelled.refresh()
+    assert labelled.numbers == [1, 2] and labelled.default == 1
+    away.rename(base)
+    labelled.refresh()
+    assert labelled.numbers == [1, 2] and labelled.default == 1
+
+
+def test_a_label_that_moves_to_a_broken_version_stays(labelled, caplog):
+    base = labelled.base
+    (base / "3").mkdir()
+    write_label(base, "stable", 3)
+    labelled.refresh()
+    assert labelled.default == 1 and labelled.numbers == [1, 2]
+    assert any(r.message == "labels name versions that are not loaded" for r in caplog.records)
+    (base / "labels.json").write_text("{")
+    labelled.refresh()
+    assert labelled.labels == {"stable": 1}
+    assert any(r.message == "labels kept as they were" for r in caplog.records)
+    (base / "3").rmdir()
+    (base / "labels.json").write_text(json.dumps({"stable": 1}))
+
+
+def test_labels_do_not_wait_for_a_load(served_folder, labelled, monkeypatch):
+    """A label is moved, and another one written, while version 3 loads: both count at once."""
+    model, base = labelled, labelled.base
     load, begun, go_on = ModelVersions._load, threading.Event(), threading.Event()
 
     def slow(self, number):
@@ -343,3 +349,8 @@ def test_labels_do_not_wait_for_a_load(served_folder, base, monkeypatch):
         thread.join(60)
     # what got its label during the load stays when the new version has come
     assert model.numbers == [1, 2, 3] and model.labels == {"stable": 2, "canary": 1}
+    monkeypatch.undo()
+    shutil.rmtree(base / "3")
+    (base / "labels.json").write_text(json.dumps({"stable": 1}))
+    model.refresh()
+    assert model.numbers == [1, 2]

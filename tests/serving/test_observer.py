@@ -155,11 +155,11 @@ def test_a_busy_server_is_left_alone(reader, predictor, store):
     assert free == [True, True]  # every place is free again
 
 
-def test_no_request_sees_half_of_it(served_folder, reader, store):
+def test_no_request_sees_half_of_it(base, reader, store):
     """Requests while the tables grow by a moment and are exchanged all the time."""
     events, over, wrong = events_after(reader, 400), threading.Event(), []
     options = ServerOptions(feedback=FeedbackOptions(store.name, observe=0.05))
-    with running_server(served_folder, options) as server:
+    with running_server(base, options) as server:
 
         def ask(number):
             with httpx.Client(base_url=server.rest_address, timeout=30) as client:
@@ -496,12 +496,12 @@ def test_a_busy_server_keeps_its_table(habit, single, toy_interactions, store):
     assert remembered(live)["toy", 1]
 
 
-def test_a_server_learns_what_follows_what(habit, served_folder, toy_interactions, store):
+def test_a_server_learns_what_follows_what(habit, base, toy_interactions, store):
     """Over REST: events in, and the next user's list begins with what others took next."""
     _, a, b, events = habit
     store.add(toy_interactions)
     options = ServerOptions(feedback=FeedbackOptions(store.name, observe=0.1))
-    with running_server(served_folder, options) as server:
+    with running_server(base, options) as server:
         with httpx.Client(base_url=server.rest_address, timeout=30) as client:
             for start in range(0, len(events), 100):
                 answer = client.post("/v1/feedback", json={"events": events[start : start + 100]})

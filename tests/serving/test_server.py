@@ -113,9 +113,9 @@ def test_two_models(served_folder, base):
 # --- access ---
 
 
-def test_api_key(served_folder):
+def test_api_key(base):
     options = ServerOptions(access=Access(api_key="geheim"))
-    with running_server(served_folder, options) as server:
+    with running_server(base, options) as server:
         url = f"{server.rest_address}/v1/models/toy"
         for headers in ({}, {"x-api-key": "geheim2"}, {"authorization": "Bearer 密".encode()}):
             answer = httpx.post(f"{url}:predict", json=ASK, headers=headers)
@@ -137,12 +137,12 @@ def test_api_key(served_folder):
                 assert stub.Predict(grpc_request(), 20, metadata=[pair])
 
 
-def test_tls(served_folder, certificate):
+def test_tls(base, certificate):
     import ssl
 
     authority, cert, key = certificate
     options = ServerOptions(access=Access(tls_cert=cert, tls_key=key))
-    with running_server(served_folder, options) as server:
+    with running_server(base, options) as server:
         assert server.rest_address.startswith("https://")
         trusted = ssl.create_default_context(cafile=authority)
         url = f"{server.rest_address}/v1/models/toy:predict"

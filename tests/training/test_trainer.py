@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from places import HELPERS
-from toys import histories_of, planted_histories
+from toys import histories_of, newest_alone, planted_histories
 
 from kerasrec.backend import keras, set_seed, tf
 from kerasrec.data.histories import make_windows
@@ -25,12 +25,17 @@ def tiny(num_items=30, **options):
     return build_model(num_items, **{**TINY, **options})
 
 
+def plain(**options):
+    """For tests of the trainer around the model: it is built and traced sooner."""
+    return tiny(sequence=newest_alone, **options)
+
+
 @pytest.fixture(scope="module")
 def data():
     return hold_out_last(planted_histories())
 
 
-def trainer(model=tiny, **options):
+def trainer(model=plain, **options):
     defaults = dict(epochs=2, batch_size=32, learning_rate=2e-2, progress=False)
     return Trainer(model, **{**defaults, **options})
 
@@ -44,7 +49,7 @@ def test_warmup_cosine_by_hand():
 
 
 def test_fit_learns_the_pattern_and_restores_the_best_epoch(data, tmp_path):
-    made = trainer(epochs=12, patience=3, run_folder=tmp_path)
+    made = trainer(tiny, epochs=12, patience=3, run_folder=tmp_path)
     history = made.fit(*data)
     assert list(history.columns[:4]) == ["epoch", "loss", "valid_ndcg@10", "valid_recall@10"]
     best = history["valid_ndcg@10"].max()
@@ -145,7 +150,7 @@ def test_nan_stops_the_run(data):
         return positive * float("nan")
 
     with pytest.raises(FloatingPointError, match="The loss became nan .* Lower learning_rate"):
-        trainer(lambda: tiny(loss=broken)).fit(*data)
+        trainer(lambda: plain(loss=broken)).fit(*data)
 
 
 def test_users_with_one_event_cannot_train():
@@ -156,9 +161,19 @@ def test_users_with_one_event_cannot_train():
 
 
 def test_mixed_precision_trains(data):
-    made = trainer(precision="mixed_bfloat16", epochs=1)
+    made = trainer(tiny, precision="mixed_bfloat16", epochs=1)
     assert np.isfinite(made.fit(*data)["loss"]).all()
     assert keras.mixed_precision.global_policy().name == "float32"  # not left behind
+
+
+def calm():
+    return tiny(dropout=0.0, input_dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def trained_alone(data):
+    """History of a run without a strategy."""
+    return trainer(calm).fit(*data)
 
 
 @pytest.mark.parametrize(
@@ -169,15 +184,13 @@ def test_mixed_precision_trains(data):
     ],
     ids=["mirrored", "one device"],
 )
-def test_strategy_trains_like_none(data, make):
+def test_strategy_trains_like_none(data, trained_alone, make):
     strategy = make()
-    calm = dict(dropout=0.0, input_dropout=0.0)
-    made = trainer(lambda: tiny(**calm), strategy=strategy)
+    made = trainer(calm, strategy=strategy)
     history = made.fit(*data)
     assert made.model.training.distribute_strategy is strategy
-    alone = trainer(lambda: tiny(**calm)).fit(*data)
     # the same weights to start with and the same batches; the scorer's dropout is another
-    np.testing.assert_allclose(history["loss"], alone["loss"], rtol=0.05)
+    np.testing.assert_allclose(history["loss"], trained_alone["loss"], rtol=0.05)
 
 
 def test_built_model_keeps_its_strategy_and_precision():
@@ -186,21 +199,22 @@ def test_built_model_keeps_its_strategy_and_precision():
 
 
 def test_run_folder_of_another_run_is_refused(data, tmp_path):
-    trainer(epochs=1, run_folder=tmp_path).fit(*data)
-    with pytest.raises(ValueError, match="holds another run"):
-        trainer(lambda: tiny(heads=4), epochs=1, run_folder=tmp_path).fit(*data)
-    with pytest.raises(ValueError, match="holds another run"):
-        trainer(epochs=1, run_folder=tmp_path).fit(*hold_out_last(planted_histories(seed=1)))
-    with pytest.raises(ValueError, match="another run"):  # its schedule spans the epochs
-        trainer(epochs=2, run_folder=tmp_path).fit(*data)
+    text = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    first = trainer(lambda: plain(text=text), epochs=1, run_folder=tmp_path)
+    first.fit(*data)
     train, validation = data
     later = train._replace(timestamps=train.timestamps + np.arange(len(train.items)))
-    with pytest.raises(ValueError, match="another run"):
-        trainer(epochs=1, run_folder=tmp_path).fit(later, validation)
-    text = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    trainer(lambda: tiny(text=text), epochs=1, run_folder=tmp_path / "text").fit(*data)
-    with pytest.raises(ValueError, match="another run"):
-        trainer(lambda: tiny(text=-text), epochs=1, run_folder=tmp_path / "text").fit(*data)
+    same = first.model  # it need not be built anew: the weights do not say which run it is
+    for model, epochs, given in (
+        (lambda: plain(text=text, heads=4), 1, data),
+        (lambda: plain(text=-text), 1, data),
+        (same, 1, hold_out_last(planted_histories(seed=1))),
+        (same, 2, data),  # its schedule spans the epochs
+        (same, 1, (later, validation)),
+    ):
+        with pytest.raises(ValueError, match="holds another run"):
+            trainer(model, epochs=epochs, run_folder=tmp_path).fit(*given)
+    assert trainer(same, epochs=1, run_folder=tmp_path).fit(*data)["epoch"].tolist() == [1]
 
 
 def test_finished_run_is_not_trained_again(data, tmp_path):
@@ -208,7 +222,7 @@ def test_finished_run_is_not_trained_again(data, tmp_path):
     history = first.fit(*data)
     assert len(history) == 2  # it stopped early
     weights = first.model.training.get_weights()
-    again = trainer(lambda: tiny(), epochs=9, patience=1, learning_rate=0.0, run_folder=tmp_path)
+    again = trainer(epochs=9, patience=1, learning_rate=0.0, run_folder=tmp_path)
     again.model.training.set_weights([w * 0 for w in weights])
     pd.testing.assert_frame_equal(again.fit(*data), history)
     for found, expected in zip(again.model.training.get_weights(), weights, strict=True):
@@ -225,10 +239,10 @@ def test_finished_run_is_not_trained_again(data, tmp_path):
     ],
 )
 def test_interrupted_run_goes_on_as_if_nothing_had_happened(data, tmp_path, monkeypatch, optimizer):
-    def run(folder):
-        calm = dict(dropout=0.0, input_dropout=0.0)  # then nothing is drawn but for the scorer
+    def run(folder):  # nothing is drawn but for the scorer
         made = trainer(
-            lambda: tiny(**calm), optimizer=optimizer, epochs=5, run_folder=folder, clip_norm=None
+            lambda: plain(dropout=0.0, input_dropout=0.0),
+            **dict(optimizer=optimizer, epochs=5, run_folder=folder, clip_norm=None),
         )
         return made.model.training, made.fit(*data)
 
@@ -310,7 +324,7 @@ def test_killed_run_goes_on_and_equal_seeds_give_equal_losses(tmp_path):
 
 def run_of(data, rows):
     """A `_Run` with the quality of some epochs, each with other weights of its own."""
-    trainer = Trainer(tiny, progress=False)
+    trainer = Trainer(plain, progress=False)
     run = Run(trainer, data[1], 1, "")
     run.set_model(trainer.model.training)
     for epoch, quality in enumerate(rows):
@@ -328,15 +342,21 @@ def test_only_the_best_epochs_are_kept(data):
     assert {epoch: weights[0].max() for epoch, weights in run.kept.items()} == {1: 1, 3: 3, 5: 5}
 
 
+@pytest.fixture(scope="module")
+def learned_once(data):
+    """A `Trainer` that has trained, and its weights."""
+    made = trainer(epochs=6)
+    made.fit(*data)
+    return made, [w.numpy() for w in made.model.training.trainable_weights]
+
+
 @pytest.mark.parametrize("better", ["mean", "best"])
-def test_the_mean_of_the_best_epochs_where_it_ranks_better(data, better):
+def test_the_mean_of_the_best_epochs_where_it_ranks_better(data, learned_once, better):
     """Trained weights with noise added and taken away: only their mean is good, or only the best.
 
     Validation ranks for real.
     """
-    made = trainer(epochs=6)
-    made.fit(*data)
-    learned = [w.numpy() for w in made.model.training.trainable_weights]
+    made, learned = learned_once
     rng = np.random.default_rng(0)
     noise = [rng.normal(0, 0.3, w.shape).astype(np.float32) for w in learned]
     run = Run(made, data[1], 1, "")
@@ -356,13 +376,11 @@ def test_the_mean_of_the_best_epochs_where_it_ranks_better(data, better):
 
 def test_small_data_have_small_batches(data):
     """At least 50 steps an epoch where the data allow it, never under 16 histories a step."""
-    steps = []
-    for _ in range(2):
-        trainer = Trainer(tiny, batch_size=4096, epochs=1, progress=False)
-        trainer.fit(*data)
-        steps.append(int(trainer.model.training.optimizer.iterations))
-    windows = len(make_windows(data[0], trainer.model.config["max_length"]).starts)
-    assert windows < 800 and steps == [-(-windows // 16)] * 2
+    made = trainer(batch_size=4096, epochs=1)
+    made.fit(*data)
+    windows = len(make_windows(data[0], made.model.config["max_length"]).starts)
+    assert windows < 800
+    assert int(made.model.training.optimizer.iterations) == -(-windows // 16)
 
 
 def test_without_validation_the_last_weights_are_taken(data, tmp_path):
