@@ -323,7 +323,7 @@ def test_killed_run_goes_on_and_equal_seeds_give_equal_losses(tmp_path):
 
 
 def run_of(data, rows):
-    """A `_Run` with the quality of some epochs, each with other weights of its own."""
+    """A `Run` with the quality of some epochs, each with other weights of its own."""
     trainer = Trainer(plain, progress=False)
     run = Run(trainer, data[1], 1, "")
     run.set_model(trainer.model.training)
