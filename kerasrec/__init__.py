@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kerasrec.evaluation import write_report as write_report
     from kerasrec.feedback import FeedbackStore as FeedbackStore
     from kerasrec.loop import drift as drift
+    from kerasrec.loop import replay as replay
     from kerasrec.loop import simulate as simulate
     from kerasrec.loop import update as update
     from kerasrec.loop import update_from_store as update_from_store
@@ -112,7 +113,7 @@ else:
             "client": ["Client", "LanguageModel", "Plan", "describe_plans"],
             "training": ["Trainer", "fit_generator", "train"],
             "serving": ["serve"],
-            "loop": ["drift", "simulate", "update", "update_from_store"],
+            "loop": ["drift", "replay", "simulate", "update", "update_from_store"],
             "checks": ["ArtifactError"],
             "backend": ["SetupError"],
         },

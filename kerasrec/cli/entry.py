@@ -180,6 +180,7 @@ VERBS: dict[
     "update": (loopverbs.add_update, loopverbs.update_verb),
     "rollback": (loopverbs.add_rollback, loopverbs.rollback_verb),
     "drift": (loopverbs.add_drift, loopverbs.drift_verb),
+    "replay": (loopverbs.add_replay, loopverbs.replay_verb),
     "simulate": (loopverbs.add_simulate, loopverbs.simulate_verb),
 }
 if __name__ == "__main__":

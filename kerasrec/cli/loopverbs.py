@@ -1,4 +1,4 @@
-"""The verbs of the loop on the command line: update, rollback, drift, simulate."""
+"""The verbs of the loop on the command line: update, rollback, drift, simulate, replay."""
 
 import argparse
 import contextlib
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerasrec import backend
-from kerasrec.cli.parser import add_files, add_out_and_preset, add_reading
+from kerasrec.cli.parser import add_files, add_model, add_out_and_preset, add_reading
 from kerasrec.cli.printing import make_console, print_rows
 from kerasrec.cli.userinput import UserError, read_catalogue, read_events, training_options
 from kerasrec.versions.folders import find_version
@@ -319,6 +319,98 @@ def simulate_verb(options: argparse.Namespace) -> None:
     print(f"table.csv, steps.csv and curves.svg are in {found.work}")
 
 
+def add_replay(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `replay`."""
+    sub.usage = "kerasrec replay --model M --log F --requests F --out F [options]"
+    add_model(sub)
+    sub.add_argument(
+        "--log", required=True, metavar="F", help="who,item,timestamp: all events, old and new"
+    )
+    sub.add_argument(
+        "--requests",
+        required=True,
+        metavar="F",
+        help="user,who,timestamp: name of each request, its user, when it is asked",
+    )
+    sub.add_argument("--out", required=True, metavar="F", help="user,item,rank of each request")
+    sub.add_argument("--k", type=int, default=20, metavar="N", help="list length (default 20)")
+    sub.add_argument(
+        "--update",
+        metavar="TIME",
+        help="update a copy of the model before the first request and after each such time, as 1d",
+    )
+    sub.add_argument(
+        "--work",
+        metavar="DIR",
+        help="with --update: folder for the versions; a replay that was stopped goes on there",
+    )
+    group = sub.add_argument_group("what the server does")
+    group.add_argument(
+        "--lag",
+        default="0s",
+        metavar="TIME",
+        help="until others learn from an event (default 0s); its user's own lists know it at once",
+    )
+    group.add_argument(
+        "--refresh",
+        default="60s",
+        metavar="TIME",
+        help="between two looks at what is recent (default 60s)",
+    )
+    group.add_argument(
+        "--remember",
+        default="10m",
+        metavar="TIME",
+        help="between two fits of what follows what (default 10m)",
+    )
+    sub.add_argument("--seed", type=int, default=0, help="of the updates (default 0)")
+
+
+def replay_verb(options: argparse.Namespace) -> None:
+    """Answer requests of the past, each with what a server would have known then.
+
+    What `serve --store` learns by itself is known: a user's own events at once, what is recent and
+    what follows what after a moment. With --update a copy of the model is updated on the way.
+    """
+    from kerasrec.data.tables import check_output, write_table
+
+    check_output(options.out)
+    if options.work and not options.update:
+        raise UserError("--work is for the versions of --update; without it there are none.")
+    update = _seconds(options.update, "--update") if options.update else None
+    times = {
+        name: _seconds(getattr(options, name), f"--{name}") for name in ("refresh", "remember")
+    }
+    backend.load(quiet=not options.debug)
+    from kerasrec.loop.driftmetrics import moment_of
+    from kerasrec.loop.replaying import replay
+
+    found = replay(
+        options.model,
+        options.log,
+        options.requests,
+        k=options.k,
+        update=update,
+        lag=_seconds(options.lag, "--lag", least=0),
+        work=options.work,
+        seed=options.seed,
+        progress=sys.stderr.isatty(),
+        **times,
+    )
+    write_table(found.lists, options.out)
+    if len(found.updates):
+        rows = found.updates.assign(
+            begin=[moment_of(begin) for begin in found.updates["begin"]],
+            version=found.updates["version"].replace(0, "none"),
+        )
+        print_rows(tuple(rows.columns), rows.to_numpy().tolist())
+    print(
+        f"{found.lists['user'].nunique():,} lists in {found.seconds:.0f} s: "
+        f"{found.ms_per_request:.1f} ms a request, {found.events_per_second:,.0f} events a second "
+        f"learned; {options.out}"
+    )
+
+
 def _start(text: str) -> Any:
     try:
         return float(text)
@@ -328,8 +420,8 @@ def _start(text: str) -> Any:
         return read_moment(text)
 
 
-def _seconds(text: str, name: str) -> int:
+def _seconds(text: str, name: str, *, least: int = 1) -> int:
     number, unit = text[:-1], text[-1:]
-    if unit not in _SECONDS or not number.isdigit() or not int(number):
+    if unit not in _SECONDS or not number.isdigit() or int(number) < least:
         raise UserError(f"{name} takes a time such as 1d, 6h, 30m or 90s. Received: {text!r}.")
     return int(number) * _SECONDS[unit]

@@ -112,11 +112,25 @@ def before(histories: Histories, places: ArrayLike) -> Histories:
     """
     places = np.asarray(places)
     row = np.searchsorted(histories.offsets, places, side="right") - 1
-    starts = histories.offsets[row]
-    lengths = places - starts
+    return up_to(histories, row, places, places.astype(str).astype(object))
+
+
+def up_to(histories: Histories, rows: np.ndarray, ends: np.ndarray, names: np.ndarray) -> Histories:
+    """Gives the events of some rows before a place each.
+
+    Args:
+        histories: `Histories`.
+        rows: int `(n,)`; -1 = a user without a history.
+        ends: int `(n,)`, the place in `histories` behind the last event that counts.
+        names: object `(n,)`, the user ids of the result.
+
+    Returns:
+        `Histories` of `n` users.
+    """
+    starts = np.where(rows >= 0, histories.offsets[rows], 0)
+    lengths = np.where(rows >= 0, ends - starts, 0)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     take = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-    names = places.astype(str).astype(object)
     return Histories(names, offsets, *(column[take] for column in histories[2:]))
 
 

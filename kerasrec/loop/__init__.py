@@ -1,7 +1,7 @@
 """The next version, from what users did since the last one.
 
 `updating` makes it and publishes it or refuses; `drifting` says when it is time; `simulation`
-replays a log to say what all this is worth.
+replays a log to say what all this is worth, and `replaying` answers the requests of one.
 """
 
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from kerasrec.loop.drifting import drift as drift
+    from kerasrec.loop.replaying import replay as replay
     from kerasrec.loop.simulation import simulate as simulate
     from kerasrec.loop.updating import update as update
     from kerasrec.loop.updating import update_from_store as update_from_store
@@ -20,5 +21,6 @@ else:
             "updating": ["update", "update_from_store"],
             "drifting": ["drift"],
             "simulation": ["simulate"],
+            "replaying": ["replay"],
         },
     )

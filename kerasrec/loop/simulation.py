@@ -26,6 +26,7 @@ from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.evaluation.toplists import recommend_top_k
 from kerasrec.fusion.gains import discount
 from kerasrec.loop.gate import LIST_LENGTH
+from kerasrec.loop.live import Asked, LiveModel, blocks
 from kerasrec.loop.updating import TooFewEvents, update
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import train
@@ -246,16 +247,15 @@ def _frozen(replay, version, *, live):
 
 def _live(replay, recommender, begin, end):
     """A step with recent events at once: in histories and, every `refresh`, in what is recent."""
-    ranks = []
-    for start, stop in replay.blocks(begin, end):
-        places = replay.asked(start, stop)
-        if len(places):
-            known = replay.known(start)
-            recommender.observe(known)
-            recommender.remember(known)
-            lists = recommender.recommend(replay.before(places), k=LIST_LENGTH, at="now")
-            ranks.append(replay.ranks(places, lists))
-    return np.concatenate([np.zeros(0, int), *ranks])
+    every, ranks = int(replay.refresh), [np.zeros(0, int)]
+    live = LiveModel(recommender, replay.histories, begin, every)
+    places = replay.asked(begin, end)
+    times = replay.histories.timestamps[places]
+    for moment, rows in blocks(times, begin, every):
+        live.look(moment)
+        asked = Asked(replay.before(places[rows]), times[rows])
+        ranks.append(replay.ranks(places[rows], live.lists(asked, LIST_LENGTH)))
+    return np.concatenate(ranks)
 
 
 def _loop(replay, version, work, done, seed):

@@ -18,7 +18,7 @@ import pandas as pd
 from kerasrec.data.histories import Histories
 from kerasrec.feedback.recentlog import AT_ONCE, MOST_EVENTS, RecentLog, pause, told_of
 from kerasrec.feedback.store import FeedbackStore
-from kerasrec.fusion.recency import HALF_LIVES, Recency
+from kerasrec.fusion.recency import HALF_LIVES, Counts, Recency
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.predictor import Predictor
 from kerasrec.serving.servedversion import ServedVersion
@@ -154,7 +154,7 @@ class Observer:
         facts = {"model": version.model, "version": version.number, "events": len(histories.items)}
         held, trained_on = tracked.held(histories, self._recent)
         is_full = len(histories.items) >= _HELD * self._most  # older ones are not needed
-        is_held = is_full or held >= _HELD * trained_on
+        is_held = is_full or is_the_log(held, trained_on)
         found = version.transitions(histories) if is_held else ()
         seconds = time.perf_counter() - began
         self._fit_from = max(self._fit_from, time.monotonic()) + _REST * seconds
@@ -191,6 +191,34 @@ def _track(version: ServedVersion, store: FeedbackStore) -> "_Tracked | None":
     if not recency.counts.time or not len(recency.counts.recent):
         return None
     return _Tracked(version, recency, store)
+
+
+def sees_all_users(now: Counts, saved: Counts) -> bool:
+    """Whether a log after that of a version seems to have the events of all users.
+
+    Args:
+        now: `Counts` of what the version knew and of the log.
+        saved: `Counts` that the version was saved with.
+    """
+    return bool(now.recent[_DAYS].sum() >= _SHARE * saved.recent[_DAYS].sum())
+
+
+def weigh_held(histories: Histories, saved: Counts, *, erased: int = 0) -> tuple[int, int]:
+    """Weighs the events of a version's training log: those that a log holds, and all; see `held`.
+
+    Args:
+        histories: `Histories` of the log.
+        saved: `Counts` that the version was saved with.
+        erased: events of users who were forgotten since.
+    """
+    weights = histories.values[histories.chosen & (histories.timestamps <= saved.time)]
+    held = weights.sum() + erased * weights.max(initial=1)
+    return round(float(held)), round(float(saved.total.sum()))
+
+
+def is_the_log(held: int, trained_on: int) -> bool:
+    """Whether what is held (`weigh_held`) is the log that a version was trained on."""
+    return held >= _HELD * trained_on
 
 
 class _Tracked:
@@ -231,7 +259,7 @@ class _Tracked:
 
     def is_whole(self) -> bool:
         """Whether the store seems to get the events of all users."""
-        return self._counts.recent[_DAYS].sum() >= _SHARE * self._saved.counts.recent[_DAYS].sum()
+        return sees_all_users(self._counts, self._saved.counts)
 
     def held(self, histories: Histories, stored: RecentLog) -> tuple[int, int]:
         """Weighs the events of the version's training log: those that the store holds, and all.
@@ -243,10 +271,8 @@ class _Tracked:
             histories: `Histories` of the store.
             stored: `RecentLog`.
         """
-        end, total = self._saved.counts.time, self._saved.counts.total.sum()
-        weights = histories.values[histories.chosen & (histories.timestamps <= end)]
-        erased = stored.erased_since(end) * weights.max(initial=1)
-        return round(float(weights.sum() + erased)), round(float(total))
+        saved = self._saved.counts
+        return weigh_held(histories, saved, erased=stored.erased_since(saved.time))
 
     def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """`(starts, first, prior, popularity)` of the version, with one more moment: now."""

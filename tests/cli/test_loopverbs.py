@@ -11,11 +11,13 @@ from kerasrec.cli.entry import main
 from kerasrec.versions import folders
 
 DAY = 86400
+REPLAY = ["replay", "--model", "saved_models/toy", "--log", "log.csv", "--requests", "asked.csv"]
+REPLAY += ["--out", "lists.csv"]
 
 
 @pytest.fixture
 def files(exported_version, toy_interactions, toy_items, tmp_path, monkeypatch):
-    """A folder with saved_models/toy, log.csv (with a new week in it) and items.csv."""
+    """saved_models/toy, log.csv (with a new week in it), items.csv and requests in asked.csv."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(exported_version, tmp_path / "saved_models" / "toy")
     old = toy_interactions.frame[["user_id", "item_id", "timestamp"]]
@@ -25,6 +27,9 @@ def files(exported_version, toy_interactions, toy_items, tmp_path, monkeypatch):
     new["item_id"] = new["item_id"].to_numpy()[::-1]
     pd.concat([old, new]).drop_duplicates(["user_id", "item_id"]).to_csv("log.csv", index=False)
     toy_items.frame.to_csv("items.csv", index=False)
+    asked = pd.read_csv("log.csv").nlargest(40, "timestamp").rename(columns={"user_id": "who"})
+    asked["user"] = [f"r{n}" for n in range(40)]
+    asked[["user", "who", "timestamp"]].to_csv("asked.csv", index=False)
     return tmp_path
 
 
@@ -104,6 +109,14 @@ def test_refused_is_exit_code_1(files, toy_interactions, capsys):
         ),
         (["rollback", "--name", "toy"], "has no parent to go back to"),
         (["rollback", "--name", "toy", "--to", "7"], "has no version 7"),
+        ([*REPLAY, "--log", "no.csv"], "no.csv"),
+        ([*REPLAY, "--requests", "log.csv"], "requests need the columns user"),
+        ([*REPLAY, "--lag", "soon"], "--lag takes a time such as 1d"),
+        ([*REPLAY, "--refresh", "0s"], "--refresh takes a time such as 1d"),
+        ([*REPLAY, "--update", "1d"], "An update needs a folder"),
+        ([*REPLAY, "--work", "w"], "--work is for the versions of --update"),
+        ([*REPLAY, "--k", "0"], "k must be a whole number of at least 1"),
+        ([*REPLAY, "--out", "lists.txt"], "lists.txt"),
         (
             ["simulate", "--interactions", "log.csv", "--items", "items.csv", "--work", "w"]
             + ["--step", "soon"],
@@ -120,6 +133,28 @@ def test_mistakes(files, capsys, words, message):
     assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1 and "Traceback" not in error
+
+
+def test_replay(files, capsys):
+    """Lists of all requests; what was there before stays until they are whole."""
+    assert main([*REPLAY, "--k", "7", "--lag", "1h"]) == 0
+    assert "40 lists in" in capsys.readouterr().out
+    lists = pd.read_csv("lists.csv")
+    assert list(lists.columns) == ["user", "item", "rank"] and len(lists) == 280
+    before = (files / "lists.csv").read_bytes()
+    pd.read_csv("asked.csv").assign(user="same").to_csv("asked.csv", index=False)
+    assert main([*REPLAY, "--k", "7"]) == 2
+    assert "'same' twice" in capsys.readouterr().err
+    assert (files / "lists.csv").read_bytes() == before
+    assert not list(files.glob(".lists*"))
+
+
+@pytest.mark.slow
+def test_replay_with_updates(files, capsys):
+    assert main([*REPLAY, "--update", "300d", "--work", "w"]) == 0
+    shown = capsys.readouterr().out
+    assert "reason" in shown and "40 lists in" in shown
+    assert folders.versions("saved_models/toy") == [1]
 
 
 def test_simulate(files, capsys):

@@ -1,0 +1,144 @@
+"""A `Recommender` that a log brings up to date as a server with a store does: `LiveModel`.
+
+`replay` and `simulate` ask it. What it does at a look is what `serving.observer.Observer` does.
+"""
+
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.data.histories import Histories
+from kerasrec.fusion.recency import Counts
+from kerasrec.recommender.recommender import Recommender
+from kerasrec.serving.observer import is_the_log, sees_all_users, weigh_held
+
+log = logging.getLogger(__name__)
+#: seconds between two looks of a server at what is recent, between two fits of what follows what
+REFRESH, REMEMBER = 60, 600
+
+
+class Asked(NamedTuple):
+    """Holds requests for lists.
+
+    histories: `Histories`, what the user of each request did before it; its `user_ids` name the
+    requests.  times: int64 `(num_requests,)`, when they are asked, UTC seconds.
+    """
+
+    histories: Histories
+    times: np.ndarray
+
+
+class LiveModel:
+    """Answers requests with what is known at the last look, and with the user's own newest events.
+
+    Attributes:
+        events: number of events that were learned at the looks.
+
+    Args:
+        recommender: `Recommender`; it is changed.
+        histories: `Histories` of the whole log by the items of the recommender; of it a look sees
+            only what happened before.
+        begin: UTC seconds of the first look; the tables are fitted anew so many seconds later.
+        remember: seconds between two fits of what follows what.
+        lag: seconds that an event needs until others can learn from it.
+    """
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        histories: Histories,
+        begin: int,
+        remember: int,
+        lag: int = 0,
+    ) -> None:
+        self._recommender, self._histories = recommender, histories
+        self._begin, self._remember, self._lag = begin, remember, lag
+        self._saved = recommender.counts
+        order = np.argsort(histories.timestamps, kind="stable")
+        self._times = histories.timestamps[order]
+        self._columns = [column[order] for column in histories[2:]]
+        self._observed = self._known = self._place(recommender.log_end + 1)
+        self._fits = -1  # number of the last fit, on the grid of `remember`
+        self._fitted = 0  # events that the table knows
+        self.events = 0
+
+    def _place(self, time):
+        """Number of the events before a time."""
+        return int(np.searchsorted(self._times, time, side="left"))
+
+    def look(self, moment: int) -> None:
+        """Learns what happened before a moment, UTC seconds, without training."""
+        until = moment - self._lag
+        stop = max(self._place(until), self._known)
+        self.events += stop - self._known
+        self._known = stop
+        if self._saved.time and len(self._saved.recent):
+            self._observe(stop)
+            self._fit(moment, until)
+
+    def _observe(self, stop):
+        """Counts what is recent, where the log seems to have all users."""
+        if stop == self._observed:
+            return
+        part = slice(self._observed, stop)
+        offsets = np.array([0, stop - self._observed])
+        newer = Histories(np.array([""], object), offsets, *(c[part] for c in self._columns))
+        if sees_all_users(_after(self._recommender.counts, newer), self._saved):
+            self._recommender.observe(newer)
+            self._observed = stop
+
+    def _fit(self, moment, until):
+        """Learns what follows what, where the log holds what the version was trained on."""
+        number, count = (moment - self._begin) // self._remember, self._place(until)
+        if number == self._fits or count == self._fitted:
+            return
+        known = self._histories.where(self._histories.timestamps < until)
+        if is_the_log(*weigh_held(known, self._saved)):
+            self._recommender.remember(known)
+        elif not self._fitted:
+            log.warning(
+                "what follows what stays as it was trained: the log does not hold the events that "
+                "%s was trained on",
+                self._recommender.version,
+            )
+        self._fits, self._fitted = number, count
+
+    def lists(self, asked: Asked, k: int) -> pd.DataFrame:
+        """Makes the lists of some requests, as `Recommender.recommend`.
+
+        The model sees no event types: those who ask a server for a user's list give none either.
+        """
+        histories = asked.histories
+        histories = histories._replace(
+            events=np.zeros_like(histories.events), values=np.ones_like(histories.values)
+        )
+        return self._recommender.recommend(histories, k=k, at="now")
+
+
+def _after(counts: Counts, events: Histories) -> Counts:
+    """`Counts` of events that are newer."""
+    events = events.where(events.chosen)
+    until = int(events.timestamps.max(initial=counts.time))
+    return counts.after(events.items, events.timestamps, events.values, until=until)
+
+
+def blocks(times: np.ndarray, begin: int, refresh: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Groups requests by the look before them.
+
+    Args:
+        times: UTC seconds of the requests, `(n,)`, none before `begin`.
+        begin: of the first look.
+        refresh: seconds between two looks.
+
+    Yields:
+        `(moment of the look, numbers of its requests)`, in time order; none without requests.
+    """
+    number = (times - begin) // refresh
+    order = np.argsort(number, kind="stable")
+    starts = np.flatnonzero(np.diff(number[order], prepend=-1))
+    for rows in np.split(order, starts[1:]):
+        if len(rows):
+            yield int(begin + number[rows[0]] * refresh), rows
