@@ -11,7 +11,7 @@ import numpy as np
 
 from kerasrec.data.histories import Histories
 from kerasrec.fusion import recency
-from kerasrec.fusion.fusion import Fusion, fit_again
+from kerasrec.fusion.fusion import Fusion, fit_again, fit_tables
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.weights import (
     TINY,
@@ -39,6 +39,7 @@ _FEW_MOMENTS = 20
 _PRIOR_CELLS = 2**19  # moments times items that the prior alone is fitted to
 #: parts of the events of `choose_live`; each has tables of its own
 LIVE_BLOCKS = 6
+_TABLE_BLOCKS = 4  # the same for the choice of their kinds
 #: how the weights are fitted there, of `FITS`: on the day to come their mean is better than either,
 #: and than the one that was better until then
 LIVE_FITS = ("ndcg", "ndcg near the mixture")
@@ -96,6 +97,7 @@ def choose_live(
     text_vectors: np.ndarray | None = None,
     *,
     before: tuple[Fusion, int] | None = None,
+    num_items: int | None = None,
 ) -> tuple[Fusion, dict[str, float]] | None:
     """Chooses the weights for lists that are made at the moment of each event.
 
@@ -116,13 +118,14 @@ def choose_live(
         chosen: as for `fit_again`.
         text_vectors: as for `fit_tables`.
         before: `(Fusion, number of events)` of an earlier choice, or None.
+        num_items: size of the catalogue; None = read from the tables, of which there must be one.
 
     Returns:
         As `choose_fusion`, and `events`: how many events the weights rest on. Its moments are those
         of `histories`, its tables those of the last block. None where the catalogue is too large
         for more than one moment, or nobody has a history.
     """
-    num_items = len(next(iter(tables.values())).neighbours) - 1
+    num_items = num_items or len(next(iter(tables.values())).neighbours) - 1
     moments = recency.fit_moments(histories, num_items)
     if len(moments.starts) < 2:
         return None
@@ -155,6 +158,50 @@ def choose_live(
         found, count = _mean(found, count, *before, ["model", *tables])
     fusion, quality = _weighted(data, "live", found, tables, moments)
     return fusion, {**quality, "events": count}
+
+
+def choose_tables(
+    histories: Histories,
+    validation: Any,
+    times: np.ndarray,
+    num_items: int,
+    text_vectors: np.ndarray | None = None,
+    **parts: Any,
+) -> tuple[dict[str, NeighbourTable], dict[str, int]]:
+    """Chooses damping and decay of each table by how it ranks events as they come.
+
+    Args:
+        histories, validation, times: as for `choose_live`.
+        num_items, text_vectors, parts: as for `fit_tables`.
+
+    Returns:
+        `(tables, chosen)`: name -> the best table, fitted on the events before the first of
+        `times`, and name -> its place among the candidates, as `fit_again` takes it.
+    """
+    until = histories.timestamps
+    first = fit_tables(histories.where(until < times[0]), num_items, text_vectors, **parts)
+    quality = {name: 0.0 for name in first}
+    for part in np.array_split(np.arange(len(times)), _TABLE_BLOCKS):
+        part = part[validation.histories.lengths[part] > 0]
+        if not len(part):
+            continue
+        block = validation._replace(
+            histories=validation.histories.select(part),
+            target_rows=np.arange(len(part)),
+            target_items=validation.target_items[part],
+        )
+        # of the others only the decay is chosen, for which old ones serve as well
+        known = histories.where(until < times[part[0]])
+        grown = (
+            fit_tables(known, num_items, parts=("transitions",)) if "transitions" in first else {}
+        )
+        for name, candidates in {**first, **grown}.items():
+            quality[name] += _quality(candidates, block)
+    chosen, tables = {}, {}
+    for name, found in quality.items():
+        chosen[name], decay = divmod(int(np.argmax(found)), len(DECAYS))
+        tables[name] = first[name][chosen[name]]._replace(decay=DECAYS[decay])
+    return tables, chosen
 
 
 def _mean(found, count, fusion, count_before, names):
@@ -310,6 +357,12 @@ def _normal(scores, seen):
 
 def _best_table(candidates, validation):
     """The candidate, with the decay, that ranks validation best on its own."""
+    place, decay = divmod(int(_quality(candidates, validation).argmax()), len(DECAYS))
+    return candidates[place]._replace(decay=DECAYS[decay])
+
+
+def _quality(candidates, validation):
+    """Sum of NDCG of each candidate with each of `DECAYS`, candidates first."""
     tables = [table._replace(decay=decay) for table in candidates for decay in DECAYS]
     quality = np.zeros(len(tables))
     for histories, seen, (row, item) in _blocks(validation, len(tables[0].neighbours)):
@@ -322,7 +375,7 @@ def _best_table(candidates, validation):
             listed = np.take_along_axis(scores, order, axis=1) > 0
             hits = np.take_along_axis(wanted, order, axis=1) & listed
             quality[number] += ndcg_of_hits(hits, wanted.sum(axis=1)).sum()
-    return tables[int(quality.argmax())]
+    return quality
 
 
 def _collect(ranker, validation, tables, moments, asked, prior):

@@ -225,3 +225,20 @@ def test_choose_live_takes_the_mean_with_an_earlier_choice():
     alone = Fusion.alone(30)
     (found, _), *_ = chosen_live(log, since, before_it=(alone, 1000))
     assert found.weights == new.weights
+
+
+def test_tables_are_chosen_on_events_as_they_come():
+    """The kind and decay of each table: what was tried, and nothing that came later is known."""
+    log = live_log()
+    order = np.argsort(log.timestamps, kind="stable")[-400:]
+    validation = Validation(before(log, order), np.arange(400), log.items[order])
+    times = log.timestamps[order]
+    num_items = int(log.items.max())
+    tables, chosen = choice.choose_tables(log, validation, times, num_items)
+    assert list(tables) == list(chosen) == ["transitions", "ease"]
+    assert all(table.decay in choice.DECAYS for table in tables.values())
+    known = fit_tables(log.where(log.timestamps < times[0]), num_items)
+    for name, place in chosen.items():
+        np.testing.assert_array_equal(tables[name].neighbours, known[name][place].neighbours)
+    # all follow the last item: a slower decay only adds noise
+    assert tables["transitions"].decay == choice.DECAYS[0]
