@@ -102,7 +102,9 @@ def kerasrec_row(folder, work, variant, seed):
     log, models, lists = work / f"{tag}.log", work / "models", work / f"{tag}.csv"
     train = ["train", "--interactions", folder / "train.csv", "--items", folder / "items.csv"]
     train += ["--valid", folder / "valid.csv", "--name", tag, "--out", models, "--quiet"]
-    train += ["--seed", seed, *VARIANTS[variant]]
+    # the split is by time where it has cold items
+    ask = "end" if (folder / "cold_items.csv").exists() else "newest"
+    train += ["--ask", ask, "--seed", seed, *VARIANTS[variant]]
     known = [folder / "train.csv", folder / "valid.csv"]
     recommend = ["recommend", "--model", models / tag, "--histories", *known]
     recommend += ["--users", folder / "test_users.csv", "--k", 50, "--out", lists]

@@ -57,7 +57,14 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     add_files(sub, "--interactions", "what users did", required=True)
     sub.add_argument("--items", required=True, metavar="F", help="the catalogue with its texts")
     sub.add_argument("--name", required=True, help="of the model: OUT/NAME/1, OUT/NAME/2, ...")
-    add_files(sub, "--valid", "events to stop and tune on (default: the last one of each user)")
+    add_files(sub, "--valid", "events to stop and tune on (default: held out as --ask says)")
+    sub.add_argument(
+        "--ask",
+        choices=["live", "newest", "end"],
+        help="question that the weights are chosen for: live (each event of the newest tenth or of "
+        "--valid, at its moment; default where there are times), newest (the last event of each "
+        "user) or end (one list for each user, at a cut in time)",
+    )
     add_out_and_preset(sub)
     sub.add_argument(
         "--refit",
@@ -146,6 +153,7 @@ def train_verb(options: argparse.Namespace) -> None:
         options=settings,
         refit=options.refit,
         generator=options.generator,
+        ask=options.ask,
         progress=sys.stderr.isatty() and not options.quiet,
     )
     if not options.quiet:

@@ -84,18 +84,6 @@ class Fusion(NamedTuple):
             for name, table in self.tables.items()
         }
 
-    def with_tables(
-        self,
-        fitted: Mapping[str, Sequence[NeighbourTable]],
-        again: Mapping[str, Sequence[NeighbourTable]],
-    ) -> "Fusion":
-        """Replaces each table by the same one of `again`; both arguments come from `fit_tables`."""
-        tables = {
-            name: again[name][place]._replace(decay=self.tables[name].decay)
-            for name, place in self.chosen(fitted).items()
-        }
-        return self._replace(tables=tables)
-
     def arranged_as(self, other: "Fusion") -> "Fusion":
         """Brings the parts into the order of another fusion, where that one has them all.
 

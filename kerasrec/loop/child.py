@@ -11,7 +11,7 @@ import numpy as np
 
 from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError
-from kerasrec.data.histories import Histories, before, first_of_pairs, make_histories
+from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.statistics import fingerprint
 from kerasrec.fusion.choice import MAX_USERS, choose_live
@@ -19,7 +19,8 @@ from kerasrec.fusion.fusion import Fusion, fit_again
 from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.models.validation import Ranker, Validation
 from kerasrec.recommender.recommender import Recommender
-from kerasrec.training.trainer import Trainer
+from kerasrec.training.catchup import EPOCHS, gentle_trainer, replayed
+from kerasrec.training.heldout import FEWEST_TO_WEIGH
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import derive_version
 from kerasrec.versions.exporter import export
@@ -28,12 +29,6 @@ from kerasrec.versions.manifest import FusionFacts, UpdateFacts, make_part
 from kerasrec.versions.trainingstate import Rebuilt, write_training_state
 
 log = logging.getLogger(__name__)
-#: new events of first meetings, at least, that the weights of the fusion are chosen on anew
-FEWEST_TO_WEIGH = 300
-#: epochs over the users with new events and those that are replayed
-EPOCHS = 3
-#: learning rate, as a share of the parent's
-GENTLE = 0.25
 #: what `export` says of a child itself, instead of what its parent said
 _OF_EXPORT = (
     "signatures",
@@ -51,7 +46,7 @@ class Child:
 
     Attributes:
         weighed: number of events that the weights of its fusion rest on, `MAX_USERS` at most; 0 =
-            they are those of `train`.
+            they were not chosen as a live server predicts.
 
     Args:
         parent: `Recommender`, which the child reads and never changes. Whoever makes the child adds
@@ -78,7 +73,8 @@ class Child:
         self.tables = dict(parent.fusion().tables)
         self._chosen: Fusion | None = None  # a fusion with weights of its own
         self._frozen_vectors = None  # of all texts, by an encoder that is not trained
-        self.weighed: int = (self.about.update or UpdateFacts()).weighed or 0
+        told = (self.about.update or UpdateFacts()).weighed
+        self.weighed: int = told or self.about.weighed or 0
         self.history = None
 
     def learn(self, interactions: Interactions, *, since: Interactions) -> None:
@@ -102,18 +98,7 @@ class Child:
 
     @functools.cached_property
     def _trainer(self):
-        options = self.about.trainer
-        return Trainer(
-            self.model,
-            optimizer=options["optimizer"],
-            learning_rate=GENTLE * options["learning_rate"],
-            batch_size=options["batch_size"],
-            clip_norm=options["clip_norm"],
-            epochs=EPOCHS,
-            seed=self.seed,
-            deterministic=options["deterministic"],
-            progress=False,
-        )
+        return gentle_trainer(self.model, self.about.trainer, seed=self.seed)
 
     def choose_weights(self, interactions: Interactions) -> None:
         """Weigh the parts of the score anew, on the new events, as the parent predicts them live.
@@ -283,25 +268,3 @@ class Child:
             k=self.about.k,
             generator=self.parent.plans.generator(),
         )
-
-
-def replayed(histories: Histories, fresh: np.ndarray, max_length: int, seed: int) -> Histories:
-    """What a child learns from: the users with new events, and as many others.
-
-    Args:
-        histories: `Histories`, all that is known.
-        fresh: how many of each user's events are new, `(num_users,)`.
-        max_length: of the model.
-        seed: of the draw of the others.
-
-    Returns:
-        `Histories` of these users, of each the new events and `max_length` before them.
-    """
-    active = np.flatnonzero((fresh > 0) & (histories.lengths > 1))
-    others = np.flatnonzero((fresh <= 0) & (histories.lengths > 1))
-    count = min(len(active), len(others))
-    drawn = np.random.default_rng(seed).choice(others, count, replace=False)
-    rows = np.sort(np.concatenate([active, drawn]))
-    part = histories.select(rows)
-    age = np.repeat(part.offsets[1:], part.lengths) - 1 - np.arange(len(part.items))
-    return part.where(age < np.repeat(np.maximum(fresh[rows], 0), part.lengths) + max_length)

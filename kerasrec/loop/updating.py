@@ -307,6 +307,8 @@ def _retrain(model, interactions, items, label, facts, seed):
         generator=manifest.generator_options is not None,
         progress=False,
         facts={"parent": manifest.version, "update": {"decision": reason, **facts}},
+        # "live" by default: what is left of the log may be too little for it
+        ask=None if manifest.ask == "live" else manifest.ask,
     )
     instead_of = stable if label == "stable" else None  # a rollback meanwhile has the last word
     folders.write_label(base, label, int(trained.version.name), instead_of=instead_of)

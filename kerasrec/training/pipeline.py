@@ -10,6 +10,7 @@ import pandas as pd
 from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.tables import Source
 from kerasrec.training import stages
+from kerasrec.training.heldout import Ask
 from kerasrec.training.options import resolve_preset
 from kerasrec.versions import folders
 
@@ -40,6 +41,7 @@ def train(
     generator: bool = False,
     progress: bool = True,
     facts: dict[str, Any] | None = None,
+    ask: Ask | None = None,
 ) -> Trained:
     """Encodes the texts, fits a model, chooses the fusion on validation, exports a version.
 
@@ -48,7 +50,8 @@ def train(
             as they are.
         items: `Items`, or what `read_items` takes; the catalogue is all of them.
         name: of the model; versions go to `out/name/1`, `out/name/2`, ...
-        valid: the same as `interactions`, to stop and tune on; None = the last event of each user.
+        valid: the same as `interactions`, to stop and tune on; None = a part of `interactions` that
+            `ask` decides.
         out: parent folder.
         preset: "fast", "balanced" or "accurate".
         options: dict of sections `encoder`, `model`, `trainer`, `fusion`, `generator`, each a dict
@@ -62,14 +65,22 @@ def train(
             model and on the same events. It takes about as long again. Where the items are too
             alike for semantic ids the version comes without one, and a warning says so.
         facts: dict, what the manifest is to say besides.
+        ask: the question that the weights are chosen for. "live": each held-out event is a request
+            at its moment, with everything known before it, as a server is asked; held out are
+            `valid` or the newest tenth, which the version learns too at the end. "newest": the last
+            event of each user. "end": one list for each user at the cut, for all that comes after
+            it. None = "live" where the log has real times and at least `FEWEST_TO_WEIGH` held-out
+            first choices, and `valid` is later or not given; else "end" where `valid` is later,
+            else "newest".
 
     Returns:
         `Trained`.
 
     Raises:
         ValueError: unknown options, data that nothing can be learned from, times in one of
-            `interactions` and `valid` only, refit, members or codes with an optimizer that is
-            made already, members or codes with an encoder that learns, or refit with a generator.
+            `interactions` and `valid` only, a question that the data cannot answer, refit, members
+            or codes with an optimizer that is made already, members or codes with an encoder that
+            learns, or refit with a generator.
     """
     started = time.perf_counter()
     folders.check_name(name)
@@ -77,7 +88,7 @@ def train(
     folders.check_writable(out)
     wanted = resolve_preset(preset, options or {})
     stages.check_wishes(wanted, refit=refit, generator=generator)
-    data = stages.read(interactions, items, valid)
+    data = stages.read(interactions, items, valid, ask)
     text = stages.encode(data, wanted, progress=progress)
     fitted = stages.fit(data, text, wanted, progress=progress)
     chosen = stages.choose(fitted.model, data, text, wanted)
@@ -88,6 +99,8 @@ def train(
     plans = stages.Plans()
     if generator:
         plans = stages.generate(fitted.model, chosen, data, text, wanted, progress=progress)
+    if not refit:
+        fitted, chosen = stages.catch_up(fitted, chosen, data, text, wanted)
     said = {"preset": preset, "refit": bool(refit), **(facts or {})}
     base = Path(out) / name
     version = stages.publish(base, fitted, chosen, plans, data, text, wanted, said, started=started)

@@ -1,4 +1,4 @@
-"""The stages of `train`, in their order: read, encode, fit, choose, refit, generate, publish.
+"""The stages of `train`: read, encode, fit, choose, refit, generate, catch up, publish.
 
 Each is a function whose result has a name, so that `pipeline.train` reads as the list of them.
 """
@@ -6,7 +6,7 @@ Each is a function whose result has a name, so that `pipeline.train` reads as th
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +22,12 @@ from kerasrec.data.interactions import (
     join_interactions,
 )
 from kerasrec.data.statistics import fingerprint
-from kerasrec.fusion.choice import choose_fusion
-from kerasrec.fusion.fusion import PARTS, Fusion, fit_tables
-from kerasrec.fusion.neighbours import NeighbourTable
+from kerasrec.fusion.choice import choose_fusion, choose_live, choose_tables
+from kerasrec.fusion.fusion import PARTS, Fusion, fit_again, fit_tables
 from kerasrec.fusion.recency import (
     AT_NEWEST_EVENT,
     AT_THE_END,
     Counts,
-    asked_at_the_end,
     fit_moments,
     newest_times,
 )
@@ -38,9 +36,11 @@ from kerasrec.generation.generator import Generator
 from kerasrec.models.build import Model, build_model
 from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.textpart import TextPart, text_part
-from kerasrec.models.validation import Ranker, Validation, hold_out_last, make_validation
+from kerasrec.models.validation import Ranker, Validation
+from kerasrec.training.catchup import gentle_trainer, replayed
 from kerasrec.training.fitting import Fitted, best_epochs, fit_members, fit_models
 from kerasrec.training.generating import choose_trust, fit_generator, text_columns
+from kerasrec.training.heldout import Ask, HeldOut, hold_out
 from kerasrec.training.optimizers import OPTIMIZERS
 from kerasrec.training.options import known_options
 from kerasrec.versions import folders
@@ -57,19 +57,25 @@ class Data(NamedTuple):
     """Holds what a model is trained and chosen on.
 
     interactions, valid: as they were given, `valid` None where there is none.  items: the
-    catalogue.  histories: all training events.  fitted: those of them that the first model learns
-    from.  validation: what it is stopped and weighed by.  later: the events of `valid`, none
-    without it.  only_end: whether all lists are asked for at the end of the log.
+    catalogue.  histories: all training events.  held: `HeldOut`: what of them the first model
+    learns from, what it is stopped and weighed by, and for which question.
     """
 
     interactions: Interactions
     valid: Interactions | None
     items: Items
     histories: Histories
-    fitted: Histories
-    validation: Validation
-    later: Histories
-    only_end: bool
+    held: HeldOut
+
+    @property
+    def fitted(self) -> Histories:
+        """What the first model learns from."""
+        return self.held.fitted
+
+    @property
+    def validation(self) -> Validation:
+        """What the model is stopped by."""
+        return self.held.validation
 
     def everything(self) -> Histories:
         """Returns the histories of all events, those that were held out too."""
@@ -81,14 +87,15 @@ class Data(NamedTuple):
 class Chosen(NamedTuple):
     """Holds how the parts of the score are weighed.
 
-    fusion: tables and weights.  metrics: quality on validation.  tables: of each part, those that
-    were tried, one for each of its decays.  places: which of these the fusion has.
+    fusion: tables and weights.  metrics: quality on validation.  places: of each table, which of
+    those that were tried the fusion has.  weighed: number of requests that the weights rest on; 0 =
+    they were not chosen as a live server predicts.
     """
 
     fusion: Fusion
     metrics: dict[str, float]
-    tables: Mapping[str, Sequence[NeighbourTable]]
     places: dict[str, int]
+    weighed: int = 0
 
 
 class Plans(NamedTuple):
@@ -145,24 +152,31 @@ def _check_repeats(options: Options, refit: bool) -> None:
 # --- read ---
 
 
-def read(interactions: Any, items: Items, valid: Any) -> Data:
+def read(interactions: Any, items: Items, valid: Any, ask: Ask | None) -> Data:
     """Reads the events, and says what is learned from and what is held out.
 
     Args:
         interactions: `Interactions`, or what `read_interactions` takes.
         items: `Items`.
-        valid: the same as `interactions`; None = the last event of each user is held out.
+        valid: the same as `interactions`, or None.
+        ask: as for `hold_out`.
 
     Raises:
-        ValueError: times in one of the two tables only, or nothing to validate on.
+        ValueError: times in one of the two tables only, a question that the data cannot answer, or
+            nothing to validate on.
     """
     interactions = as_interactions(interactions)
     valid = None if valid is None else as_interactions(valid)
     _check_times(interactions, valid)
     histories = make_histories(interactions, items)
-    fitted, validation, later = _split(histories, items, valid)
-    only_end = asked_at_the_end(fitted, later)
-    return Data(interactions, valid, items, histories, fitted, validation, later, only_end)
+    held = hold_out(histories, items, interactions, valid, ask)
+    if not len(held.validation.target_items):
+        raise ValueError(
+            "Validation needs users with a past: no validation user has a training event. "
+            "Give other events to valid, or leave it out to validate on each user's last event."
+        )
+    _check_not_known(held.validation)
+    return Data(interactions, valid, items, histories, held)
 
 
 def read_catalogue(items: Any) -> Items:
@@ -189,25 +203,6 @@ def _check_times(interactions: Interactions, valid: Interactions | None) -> None
             "If that time is wrong, leave the event out.",
             pd.Timestamp(newest, unit="s"),
         )
-
-
-def _split(
-    histories: Histories, items: Items, valid: Interactions | None
-) -> tuple[Histories, Validation, Histories]:
-    """Gives the training histories, the validation, and the histories of `valid`."""
-    if valid is None:
-        fitted, validation = hold_out_last(histories)
-        later = histories.select([])
-    else:
-        fitted, later = histories, make_histories(valid, items)
-        validation = make_validation(histories, later)
-    if not len(validation.target_items):
-        raise ValueError(
-            "Validation needs users with a past: no validation user has a training event. "
-            "Give other events to valid, or leave it out to validate on each user's last event."
-        )
-    _check_not_known(validation)
-    return fitted, validation, later
 
 
 def _check_not_known(validation: Validation) -> None:
@@ -261,14 +256,36 @@ def _builder(data: Data, text: TextPart, options: Options) -> Callable[..., Mode
 
 def choose(model: Model, data: Data, text: TextPart, options: Options) -> Chosen:
     """Fits the tables and recency, and chooses the weights of all parts on validation."""
-    users = f"{data.validation.histories.num_users:,}"
+    timed, held = _is_timed(options), data.held
+    if timed and (found := _choose_live(model, data, text, options)):
+        return found
+    users = f"{held.validation.histories.num_users:,}"
     log.info("choosing tables and weights on %s validation users", users)
     num_items, fitted = len(data.items), data.fitted
     tables = fit_tables(fitted, num_items, text.vectors, **options["fusion"])
-    timed = fitted if _is_timed(options) else fitted.timeless()
-    moments = fit_moments(timed, num_items, only_end=data.only_end)
-    fusion, metrics = choose_fusion(Ranker(model), data.validation, tables, moments)
-    return Chosen(fusion, metrics, tables, fusion.chosen(tables))
+    moments = fit_moments(
+        fitted if timed else fitted.timeless(), num_items, only_end=held.ask != "newest"
+    )
+    fusion, metrics = choose_fusion(Ranker(model), held.validation, tables, moments)
+    return Chosen(fusion, metrics, fusion.chosen(tables))
+
+
+def _choose_live(model, data, text, options):
+    """`Chosen` on the requests, one after the other; None where that is not asked or possible."""
+    if (requests := data.held.requests) is None:
+        return None
+    known, places, times, validation = requests
+    log.info("choosing tables and weights on %s requests", f"{len(places):,}")
+    given = known, validation, times
+    num_items = len(data.items)
+    tables, chosen = choose_tables(*given, num_items, text.vectors, **options["fusion"])
+    found = choose_live(Ranker(model), *given, tables, chosen, text.vectors, num_items=num_items)
+    if found is None:
+        return None
+    fusion, quality = found
+    weighed = int(quality.pop("events"))
+    kept = {name: place for name, place in chosen.items() if name in fusion.tables}
+    return Chosen(fusion, quality, kept, weighed)
 
 
 def _parts(options: Options) -> list[str]:
@@ -306,9 +323,14 @@ def refit_all(
     wanted = {"progress": progress, **_elsewhere(options["trainer"])}
     stop_after = best_epochs(first.history)
     model, _ = fit_members(build, events, None, stop_after=stop_after, **wanted)
-    tables = fit_tables(events, len(data.items), text.vectors, **options["fusion"])
-    fusion = chosen.fusion.with_tables(chosen.tables, tables)
-    return first._replace(model=model), chosen._replace(fusion=fusion), text
+    return first._replace(model=model), _with_tables(chosen, events, data, text), text
+
+
+def _with_tables(chosen, events, data, text):
+    """`Chosen` with the same tables of other events."""
+    fusion = chosen.fusion
+    tables = fit_again(fusion.tables, chosen.places, events, len(data.items), text.vectors)
+    return chosen._replace(fusion=fusion._replace(tables=tables))
 
 
 def _elsewhere(options: dict[str, Any]) -> dict[str, Any]:
@@ -342,7 +364,8 @@ def generate(
         log.warning("the version comes without a generator of plans. %s", error)
         return Plans(None, {"plans": {"refused": str(error)}})
     seconds = round(time.perf_counter() - begin, 1)
-    asked_of = no_time if data.only_end else newest_times
+    by_ask = {"end": no_time, "newest": newest_times}
+    asked_of = data.held.requests.time_of if data.held.requests else by_ask[data.held.ask]
     with tempfile.TemporaryDirectory() as folder:
         ids = Path(folder) / folders.ITEM_IDS.name
         folders.write_item_ids(ids, data.items.ids)
@@ -358,7 +381,39 @@ def no_time(histories: Histories) -> np.ndarray:
     return np.zeros(histories.num_users, np.int64)
 
 
+# --- catch up ---
+
+
+def catch_up(
+    last: Fitted, chosen: Chosen, data: Data, text: TextPart, options: Options
+) -> tuple[Fitted, Chosen]:
+    """Teaches model and tables the requests that they were weighed by, for "live" alone.
+
+    The model learns them gently, as in an update; the tables are fitted to all events.
+
+    Returns:
+        The same two as they are now.
+    """
+    if data.held.requests is None:
+        return last, chosen
+    known = data.held.requests.known
+    log.info("learning the held-out events")
+    trainer = {**known_options()["trainer"], **options["trainer"]}
+    fresh = known.lengths - data.fitted.of_users(known.user_ids).lengths
+    part = replayed(known, fresh, last.model.config["max_length"], trainer["seed"])
+    if len(part.items):  # else newcomers alone, of one event each
+        given = dict(seed=trainer["seed"], strategy=trainer["strategy"])
+        gentle_trainer(last.model, trainer, **given).fit(part, None)
+    return last, _with_tables(chosen, known, data, text)
+
+
 # --- publish ---
+#: what a version was validated on, in the words of its manifest, where `valid` was not given
+VALIDATED = {
+    "live": "each event of the newest tenth, at its moment",
+    "newest": "last event of each user",
+    "end": "newest tenth, lists at its begin",
+}
 
 
 def publish(
@@ -381,7 +436,7 @@ def publish(
         facts: what the manifest is to say besides; they have the last word.
         started: when the work began, seconds of `time.perf_counter`.
     """
-    known = [data.histories, data.later]
+    known = [data.histories, data.held.later]
     if not _is_timed(options):
         known = [part.timeless() for part in known]
     fusion = chosen.fusion.at_end(Counts.of(len(data.items), *known))
@@ -395,10 +450,12 @@ def publish(
             "name": base.name,
             **_described(options, plans=bool(plans.facts)),
             "data": fingerprint(data.interactions, data.items),
-            "validation": "last event of each user" if data.valid is None else "given",
-            "asked": AT_THE_END if data.only_end else AT_NEWEST_EVENT,
+            "ask": data.held.ask,
+            "validation": VALIDATED[data.held.ask] if data.valid is None else "given",
+            "asked": AT_NEWEST_EVENT if data.held.ask == "newest" else AT_THE_END,
             "metrics": chosen.metrics,
             "tables": chosen.places,
+            "weighed": chosen.weighed,
             "parts": _parts(options),
             "epochs": len(last.history),
             **last.facts,

@@ -107,7 +107,8 @@ class UpdateFacts(NamedTuple):
         decision: why the version was published, in words.
         forced: whether it was published although it was worse than its parent.
         ndcg: name of a list -> its NDCG@10 on the events that were held back.
-        weighed: number of events that the weights of the fusion rest on; None = those of `train`.
+        weighed: number of events that the weights of the fusion rest on; None or 0 = they are those
+            of the parent.
         store: id of the `FeedbackStore` that the version learned from; None = it knows no store.
         seq: number of the last event of the store that it has learned; None = a child of files.
         erasures: number of the erasures of the store that it knows.
@@ -165,11 +166,15 @@ class Manifest(NamedTuple):
             it.
         data: what identifies the training data, see `fingerprint`: counts, columns and a sha256.
             `train` and `update` write it. The caller of `export` may give anything here.
+        ask: the question that the weights were chosen for: "live", "newest" or "end". `train`
+            writes it.
         validation: what the model was validated on, in words. `train` writes it.
         metrics: name of a metric -> its value on validation. `train` and `update` write it. The
             caller of `export` may give anything here.
         tables: name of a neighbour table -> which of the tables that were fitted was chosen; None =
             unknown. `train` writes it.
+        weighed: number of requests that the weights rest on where they were chosen for "live"; 0
+            = they were not. `train` writes it; of a child `update` says it.
         parts: the parts that the fusion could choose from. `train` writes it.
         refit: whether the model was fitted anew on all events. `train` writes it.
         epochs: number of the epochs, of all members. `train` and `update` write it.
@@ -210,9 +215,11 @@ class Manifest(NamedTuple):
     text_template: str | None = None
     generator_options: dict[str, Any] | None = None
     data: Any = None
+    ask: str | None = None
     validation: str | None = None
     metrics: Any = None
     tables: dict[str, int] | None = None
+    weighed: int | None = None
     parts: list[str] | None = None
     refit: bool | None = None
     epochs: int | None = None

@@ -44,20 +44,6 @@ def test_at_end_adds_the_end_of_a_longer_log_as_a_moment():
     assert same.prior[-1, 1] > brought.prior[-1, 1] and same.prior[-1, 2] == brought.prior[-1, 2]
 
 
-def test_with_tables_takes_the_same_candidates_of_another_fit():
-    first, second = planted_histories(), planted_histories(seed=1)
-    fitted, again = fit_tables(first, 30), fit_tables(second, 30)
-    chosen = {
-        "transitions": fitted["transitions"][2]._replace(decay=0.85),
-        "ease": fitted["ease"][0],
-    }
-    moved = Fusion.alone(30)._replace(tables=chosen).with_tables(fitted, again)
-    assert list(moved.tables) == ["transitions", "ease"]
-    assert moved.tables["transitions"].decay == 0.85
-    assert moved.tables["transitions"].weights is again["transitions"][2].weights
-    assert moved.tables["ease"].weights is again["ease"][0].weights
-
-
 def test_fit_again_keeps_kinds_decays_and_what_it_cannot_fit():
     log = planted_histories()
     old = {name: found[0]._replace(decay=0.4) for name, found in fit_tables(log, 30).items()}

@@ -9,9 +9,10 @@ from toys import histories_of, tiny_options
 from kerasrec.backend import tf
 from kerasrec.data.interactions import Items
 from kerasrec.generation.generator import read_ids
-from kerasrec.loop.child import Child, replayed
+from kerasrec.loop.child import Child
 from kerasrec.loop.updating import grown_catalogue, update
 from kerasrec.recommender.recommender import Recommender
+from kerasrec.training.catchup import replayed
 from kerasrec.training.pipeline import train
 from kerasrec.versions import folders
 from kerasrec.versions.manifest import read_manifest
