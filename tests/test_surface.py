@@ -20,6 +20,8 @@ BEFORE = json.loads((FILES / "surface.json").read_text(encoding="utf-8"))
 #: "Class.method" or "function" -> old keyword -> new one; tests of their own say that the old word
 #: goes on working, with a DeprecationWarning
 RENAMED = {}
+#: "function: parameter" whose default, a tuple, has more at its end than it had
+GROWN = {"simulate: strategies"}
 
 
 def same_default(old, new):
@@ -46,6 +48,9 @@ def missing_parameters(place, before, function):
         if kind.startswith("VAR") != found.kind.name.startswith("VAR"):
             wrong.append(f"{place}: {name} is {found.kind.name}, not {kind}")
         if default is None:
+            continue
+        was = default[:-1] + ", " if f"{place}: {name}" in GROWN else None
+        if was and repr(found.default).startswith(was):
             continue
         if found.default is found.empty or not same_default(default, repr(found.default)):
             wrong.append(f"{place}: {name}={found.default!r}, not {default}")

@@ -160,6 +160,7 @@ _SHOWN = (
         "NDCG@10": "ndcg@10",
         "±": "ndcg_se",
         "popular": "recent_popularity",
+        "live kNN": "live_knn",
         "recall@10": "recall@10",
         "listed": "listed",
         "sure": "confidence",
@@ -176,9 +177,10 @@ def drift_verb(options: argparse.Namespace) -> None:
     log): events, users, share of new ones, share of events on items that it never learned from
     (cold) and cannot list (outside), distance of the items from those at the end of its log, the
     most that neighbours had before, distance of the event types. How well it predicts each first
-    choice from what its user did before: NDCG@10, that of recent popularity, recall@10; and of the
-    lists of 50 that hold the item, how sure it was of the first one and how often that was right
-    (ECE: expected calibration error). Exit code 1: it has gone stale, the reasons are printed.
+    choice from what its user did before: NDCG@10, that of recent popularity and of a kNN whose
+    counts grow with every event, recall@10; and of the lists of 50 that hold the item, how sure it
+    was of the first one and how often that was right (ECE: expected calibration error). Exit code
+    1: it has gone stale, the reasons are printed.
     """
     base, given = Path(options.out) / options.name, options.interactions
     if options.store and given:
@@ -290,7 +292,8 @@ def simulate_verb(options: argparse.Namespace) -> None:
 
     Each event after --start is predicted, then learned from, by a model that never learns again
     (static), one that sees a user's newest events (history), the whole loop, models trained anew,
-    recent popularity and item-kNN. Table, steps and plot go into --work.
+    recent popularity, item-kNN and a kNN whose counts grow with every event (live_knn). Table,
+    steps and plot go into --work.
     """
     backend.load(quiet=not options.debug)
     from kerasrec.evaluation.plots import strategy_curves

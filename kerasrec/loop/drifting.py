@@ -18,6 +18,7 @@ from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Interactions, Items, as_interactions
 from kerasrec.data.tables import Source
 from kerasrec.evaluation.baselines import fit_recent_popularity
+from kerasrec.evaluation.livebaselines import LiveKnn, choose_options
 from kerasrec.evaluation.metrics import ndcg_from_ranks, recall_from_ranks
 from kerasrec.loop.driftmetrics import (
     calibration,
@@ -79,7 +80,8 @@ def drift(
     - `asked`: events with which a user met and chose an item for the first time; `judged`: how many
       of these were predicted; `ndcg@10`, `ndcg_se`, `recall@10`, `recall_se`: of the version, an
       item outside its catalogue is a miss; `recent_popularity`: NDCG@10 of what is popular,
-      fitted anew 24 times a period.
+      fitted anew 24 times a period; `live_knn`: of counts that grow with every event, also outside
+      the catalogue (`evaluation.livebaselines`).
     - `listed`: events whose item is in a list of 50; among these `confidence`, `right` and
       `calibration_error`. A score of kerasrec is a logit over the items, so that the softmax of a
       list's scores is P(item | the item that the user chooses is in the list). `confidence` is its
@@ -123,8 +125,12 @@ def drift(
         raise ValueError("drift needs times. Received: a log without them.")
     recommender = Recommender.load(model)
     seen = PeriodLog(recommender, interactions, _end(recommender, since), int(step))
+    knn = _live_knn(seen)
     judged = pd.concat(
-        [_judge(recommender, seen, number, sample, seed) for number in range(len(seen.begins))],
+        [
+            _judge(recommender, seen, knn, number, sample, seed)
+            for number in range(len(seen.begins))
+        ],
         ignore_index=True,
     )
     table = pd.DataFrame([_row(seen, number, judged, seed) for number in seen.numbers()])
@@ -219,7 +225,7 @@ class PeriodLog:
         return places[np.argsort(self.histories.timestamps[places], kind="stable")]
 
 
-def _judge(recommender, seen, number, sample, seed):
+def _judge(recommender, seen, knn, number, sample, seed):
     """How each of a sample of a period's events was predicted, one row each."""
     asked = np.flatnonzero((seen.period == number) & seen.is_asked & (number > 0))
     if len(asked) > sample:
@@ -240,10 +246,28 @@ def _judge(recommender, seen, number, sample, seed):
             "ndcg": ndcg_from_ranks(ranks, LIST_LENGTH),
             "recall": recall_from_ranks(ranks, LIST_LENGTH),
             "popularity": ndcg_from_ranks(_popularity_ranks(seen, asked, rows), LIST_LENGTH),
+            "live_knn": ndcg_from_ranks(_knn_ranks(knn, asked), LIST_LENGTH),
             "rank": ranks,
             "confidence": top_confidence(row, lists["score"], len(asked)),
         }
     )
+
+
+def _live_knn(seen):
+    """`LiveKnn`, its options chosen on the last tenth of what the version has learned."""
+    last = seen.learned[len(seen.learned) * 9 // 10 :]
+    past = seen.histories.timestamps <= seen.end
+    # the places of events in what is known until then
+    place = np.cumsum(past) - 1
+    known = seen.histories.where(past)
+    options = choose_options(known, place[last[seen.is_asked[last]]], seen.num_items)
+    return LiveKnn(seen.histories, seen.num_items, (options,))
+
+
+def _knn_ranks(knn, places):
+    """Rank of each event's item by the counts of that moment; far away where it is not listed."""
+    ranks = knn.ranks(places)[0]
+    return np.where(ranks > 0, ranks, LISTED + 1)
 
 
 def _popularity_ranks(seen, places, rows):
@@ -290,6 +314,7 @@ def _row(seen, number, judged, seed):
         f"recall@{LIST_LENGTH}": recall[0],
         "recall_se": recall[1],
         "recent_popularity": _mean(part["popularity"]),
+        "live_knn": _mean(part["live_knn"]),
         "listed": len(listed),
         "confidence": found.confidence,
         "right": found.right,

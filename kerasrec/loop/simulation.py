@@ -22,6 +22,7 @@ from kerasrec.data.histories import Histories, before, first_of_pairs, make_hist
 from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.statistics import fingerprint
 from kerasrec.evaluation.baselines import fit_item_knn, fit_recent_popularity
+from kerasrec.evaluation.livebaselines import LiveKnn, choose_options
 from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.evaluation.toplists import recommend_top_k
 from kerasrec.fusion.gains import discount
@@ -34,7 +35,15 @@ from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)
 #: what is replayed, in the order of the table
-STRATEGIES = ("static", "history", "loop", "retrained", "recent_popularity", "item_knn")
+STRATEGIES = (
+    "static",
+    "history",
+    "loop",
+    "retrained",
+    "recent_popularity",
+    "item_knn",
+    "live_knn",
+)
 #: half-lives that recent popularity chooses from, on the last tenth of the events before the start
 _HALF_LIVES = 3600 * np.array([1, 3, 6, 12, 24, 48, 96, 192])
 _ROWS = 512
@@ -79,7 +88,7 @@ def simulate(
         start: share of the events (in time order) that come before, or UTC seconds.
         step: seconds between two updates.
         refresh: seconds after which live strategies learn what is recent, without training, and
-            baselines are fitted anew.
+            baselines are fitted anew. `live_knn` counts every event at once.
         retrained: number of steps, evenly spaced, before which a model is trained anew; it predicts
             that one step.
         strategies: some of `STRATEGIES`.
@@ -114,6 +123,7 @@ def simulate(
         ),
         "recent_popularity": lambda: _baseline(replay, _recent_popularity(replay)),
         "item_knn": lambda: _baseline(replay, fit_item_knn),
+        "live_knn": lambda: _live_knn(replay),
     }
     for name in STRATEGIES:
         if name in strategies and not results.is_over(name):
@@ -330,6 +340,22 @@ def _baseline(replay, fit):
                 score = fit(replay.known(start), len(replay.items), **more)
                 ranks.append(_ranked(replay, places, score))
         yield number, np.concatenate(ranks), time.perf_counter() - started
+
+
+def _live_knn(replay):
+    """A sequential kNN whose counts grow with every event; its options are chosen before."""
+    begin, size = replay.steps[0][0], len(replay.items)
+    cut = int(np.quantile(replay.known(begin).timestamps, 0.9, method="lower"))
+    options = choose_options(replay.histories, replay.asked(cut, begin), size)
+    knn = LiveKnn(replay.histories, size, (options,))
+    for number, step in enumerate(replay.steps):
+        started = time.perf_counter()
+        ranks = knn.ranks(replay.asked(*step))[0]
+        yield (
+            number,
+            np.where(ranks <= LIST_LENGTH, ranks, 0),
+            time.perf_counter() - started,
+        )
 
 
 def _ranked(replay, places, score):

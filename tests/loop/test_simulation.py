@@ -8,6 +8,7 @@ import pytest
 
 from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.evaluation.baselines import fit_item_knn
+from kerasrec.evaluation.livebaselines import LiveKnn, choose_options
 from kerasrec.evaluation.plots import strategy_curves
 from kerasrec.loop.simulation import STRATEGIES, Replay, ndcg, simulate
 from kerasrec.versions.folders import versions
@@ -68,6 +69,12 @@ def test_ranks(replay):
     np.testing.assert_allclose(ndcg(np.array([1, 2, 0])), [1, 0.63093, 0], atol=1e-5)
 
 
+def before_cut(replay, cut, begin):
+    """Places, in the histories before a moment, of the events asked since another one."""
+    known = replay.histories.timestamps < begin
+    return (np.cumsum(known) - 1)[replay.asked(cut, begin)]
+
+
 @pytest.mark.slow
 def test_the_whole_loop(toy_interactions, toy_items, tmp_path, caplog):
     """All strategies on real enrolments; killed after a strategy, it goes on where it was."""
@@ -104,6 +111,14 @@ def test_the_whole_loop(toy_interactions, toy_items, tmp_path, caplog):
     [last] = [r for r in row if r["strategy"] == "item_knn" and r["step"] == len(replay.steps) - 1]
     expected = np.where(ranks <= 10, ranks, 0)
     np.testing.assert_array_equal(last["ranks"][-len(places) :], expected)
+    # and the kNN whose counts grow with every event, over all events at once
+    begin = replay.steps[0][0]
+    cut = int(np.quantile(replay.known(begin).timestamps, 0.9, method="lower"))
+    options = choose_options(replay.known(begin), before_cut(replay, cut, begin), len(toy_items))
+    knn = LiveKnn(replay.histories, len(toy_items), (options,))
+    ranks = knn.ranks(replay.asked(begin, replay.steps[-1][1]))[0]
+    found_ndcg = ndcg(np.where(ranks <= 10, ranks, 0)).mean()
+    np.testing.assert_allclose(table.loc["live_knn", "ndcg@10"], found_ndcg)
     # updates were made and judged
     told = [r.getMessage() for r in caplog.records if "NDCG@10" in r.getMessage()]
     published = [line for line in told if "published" in line]
