@@ -136,6 +136,7 @@ def trained(data, work, protocol, seed=0):
             options={"trainer": {"seed": seed}, "generator": {"seed": seed}},
             generator=True,
             progress=False,
+            ask="end" if protocol == "temporal" else "newest",
         )
     version = find_version(work / "models" / name)
     recommender = kerasrec.Recommender.load(version, index="exact")
