@@ -120,12 +120,13 @@ def _logging(options: argparse.Namespace) -> Iterator[None]:
     verbose = options.verbose or options.debug
     is_long = options.verb in ("demo", "train", "simulate") and not getattr(options, "quiet", False)
     logger, steps = logging.getLogger("kerasrec"), logging.getLogger("kerasrec.training.stages")
+    updates = logging.getLogger("kerasrec.loop.replaying")  # each takes long and is one line
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     # a server's log is JSON to the last line, also what uvicorn, asyncio and warnings say
     whose = logging.getLogger() if options.verb == "serve" else logger
     whose.addHandler(handler)
     logging.captureWarnings(whose is not logger)
-    level, level_of_steps = logger.level, steps.level
+    levels = {one: one.level for one in (logger, steps, updates)}
     lines = verbose or (is_long and not sys.stderr.isatty())
     if options.verb == "serve":
         from kerasrec.serving.monitor import JsonFormatter
@@ -134,6 +135,7 @@ def _logging(options: argparse.Namespace) -> Iterator[None]:
         lines = True
     logger.setLevel(logging.INFO if lines else logging.WARNING)
     steps.setLevel(logging.INFO if is_long else logging.NOTSET)
+    updates.setLevel(logging.INFO if options.verb == "replay" else logging.NOTSET)
     if not verbose:
         for name in ("absl", "tensorflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -142,8 +144,8 @@ def _logging(options: argparse.Namespace) -> Iterator[None]:
     finally:
         whose.removeHandler(handler)
         logging.captureWarnings(False)
-        logger.setLevel(level)
-        steps.setLevel(level_of_steps)
+        for one, level in levels.items():
+            one.setLevel(level)
 
 
 def _is_too_large(error: BaseException) -> bool:

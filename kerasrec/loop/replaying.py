@@ -264,17 +264,18 @@ def _with_updates(session, model, work, every, seed):
     for begin, rows in blocks(requests.times, session.begin, every):
         path = work / _STEPS / f"{begin}.csv"
         told = path.with_suffix(".json")
-        if told.is_file():
-            lists = pd.read_csv(path, dtype={"user": str, "item": str}, keep_default_na=False)
-            session.skip(rows)
-        else:
+        path.parent.mkdir(exist_ok=True)
+        if not told.is_file():  # kept before the lists are made: no update is made twice
             done = _update(session, base, begin, seed)
-            lists = session.answer(Recommender.load(base), rows, begin)
-            write_table(lists, path)
             with whole_file(told) as beside:
                 beside.write_text(json.dumps(done), encoding="utf-8")
-        parts.append(lists)
         made.append(json.loads(told.read_text(encoding="utf-8")))
+        if path.is_file():
+            parts.append(pd.read_csv(path, dtype={"user": str, "item": str}, keep_default_na=False))
+            session.skip(rows)
+            continue
+        parts.append(session.answer(Recommender.load(base), rows, begin))
+        write_table(parts[-1], path)
     return parts, made
 
 
@@ -288,7 +289,8 @@ def _update(session, base, begin, seed):
         log.info("no update: %s", error)
         return {"begin": begin, "version": 0, "reason": str(error), "seconds": 0.0}
     version = 0 if found.version is None else int(found.version.name)
-    log.info("%s in %.0f s, %s", version or "refused", found.seconds, found.reason)
+    what = f"published {found.version}" if version else "refused"
+    log.info("update in %.0f s: %s, %s", found.seconds, what, found.reason)
     seconds = round(found.seconds, 2)
     return {"begin": begin, "version": version, "reason": found.reason, "seconds": seconds}
 

@@ -152,8 +152,9 @@ def test_replay(files, capsys):
 @pytest.mark.slow
 def test_replay_with_updates(files, capsys):
     assert main([*REPLAY, "--update", "300d", "--work", "w"]) == 0
-    shown = capsys.readouterr().out
+    shown, told = capsys.readouterr()
     assert "reason" in shown and "40 lists in" in shown
+    assert "update in" in told or "no update" in told
     assert folders.versions("saved_models/toy") == [1]
 
 

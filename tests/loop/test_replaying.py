@@ -151,12 +151,18 @@ def test_updates_go_into_a_copy_and_go_on_after_a_stop(toy_base, week, tmp_path)
     own = tmp_path / "w" / "saved_models" / "toy"
     assert folders.versions(own) == [1, *made]
     assert found.lists["user"].drop_duplicates().tolist() == requests["user"].tolist()
-    # stopped in the last step: what was done stays, the rest is done again and the same
-    last = max((tmp_path / "w" / "steps").glob("*.json"), key=lambda path: int(path.stem))
+    # stopped after the last update, before its lists: no update is made again
+    last = max((tmp_path / "w" / "steps").glob("*.csv"), key=lambda path: int(path.stem))
     last.unlink()
     again = replay(toy_base, log, requests, **given)
     pd.testing.assert_frame_equal(again.lists, found.lists)
-    assert again.updates["seconds"][0] == found.updates["seconds"][0]
+    pd.testing.assert_frame_equal(again.updates, found.updates)
+    # stopped in the last update, which had published: it finds nothing new, the lists are the same
+    last.unlink()
+    last.with_suffix(".json").unlink()
+    again = replay(toy_base, log, requests, **given)
+    pd.testing.assert_frame_equal(again.lists, found.lists)
+    assert folders.versions(own) == [1, *made]
     with pytest.raises(ValueError, match="the replay of another model, log or requests"):
         replay(toy_base, log, requests.iloc[1:], **given)
     with pytest.raises(ValueError, match="work must be a folder of its own"):
