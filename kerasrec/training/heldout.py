@@ -150,15 +150,13 @@ def _cut(histories, given, items, interactions, valid):
 
 
 def _requests(known, until):
-    """`Requests` later than a moment, at most `MAX_USERS`; None where they are too few."""
+    """`Requests` later than a moment, the newest `MAX_USERS`; None where they are too few."""
     is_asked = known.chosen & first_of_pairs(known) & (known.timestamps > until)
     places = np.flatnonzero(is_asked)
     if (~np.isin(places, known.offsets)).sum() < FEWEST_TO_WEIGH:
         return None
-    if len(places) > MAX_USERS:
-        drawn = np.random.default_rng(0).choice(places, MAX_USERS, replace=False)
-        places = np.sort(drawn)
-    places = places[np.argsort(known.timestamps[places], kind="stable")]
+    # the newest: the same number, drawn from a longer time, meets older tables and trusts them less
+    places = places[np.argsort(known.timestamps[places], kind="stable")][-MAX_USERS:]
     validation = Validation(before(known, places), np.arange(len(places)), known.items[places])
     return Requests(known, places, known.timestamps[places], validation)
 
