@@ -378,7 +378,7 @@ def speed(data, work):
         "epochs": len(epochs),
         "decoder alone, next item": of.score(beam_tops(recommender, of)),
     }
-    some = Questions(of.known.select(np.arange(512)), np.zeros(512, np.int64))
+    some = Questions(of.known.select(np.arange(512)), *np.zeros((2, 512), np.int64))
     for num_items in (1, PLANNED):
         run = recommender.plans.index
         run(some.select(np.arange(1)), num_items)  # traced and warm
@@ -404,7 +404,7 @@ def beam_tops(recommender, of, beams=20):
     """The first item of plans of one, best beams first, by the decoder alone."""
     from kerasrec.recommender.questions import Questions
 
-    questions = Questions(of.known, np.zeros(of.known.num_users, np.int64))
+    questions = Questions(of.known, *np.zeros((2, of.known.num_users), np.int64))
     with exponents(recommender, 1.0, 0.0):
         index, _ = recommender.plans.index(questions, 1, beams=beams, num_lists=beams)
     return index[:, :, 0]

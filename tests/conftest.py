@@ -394,7 +394,13 @@ def large_version(common_folder):
     fusion = Fusion.alone(num_items, rng.random(num_items + 1).astype(np.float32))._replace(
         tables=tables,
         weights={"model": (0.6, 0.1), "transitions": (0.2, 0.0), "mixture": (0.4, 0.2)},
-        mixture={"model": 0.5, "transitions": 0.3, "text": 0.2},
+        mixture={
+            "model": tuple(np.linspace(0.6, 0.2, 8)),
+            "transitions": 0.2,
+            "text": 0.1,
+            "popular": tuple(np.linspace(0.1, 0.5, 8)),
+        },
+        popular_at=recency.log_shares(rng.standard_normal((4, num_items + 1))),
         scorer_weight=0.5,
         fit="items",
         epsilon=0.01 / num_items,

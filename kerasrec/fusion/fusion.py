@@ -5,9 +5,12 @@
 
 `share_p` is the score of part p for an unseen item, divided by the sum over all unseen items. The
 parts are the softmax of the model's retrieval, the votes of each neighbour table, and a mixture of
-these. `new_i` is 1 while item i has no event, and `prior(t, i)` is the sum of its recency features
-at the moment t (`recency`). The weights are chosen on validation (`choice`). A user without a
-history is answered by a prior of its own, fitted without the other parts. No TensorFlow here;
+these and of what is popular at the moment. How much each counts in the mixture depends on the time
+since the user's newest event (`weights.WAITS`): within a visit one thing follows another, after
+days what is popular now counts. `new_i` is 1 while item i has no event, and `prior(t, i)` is the
+sum of its recency features at the moment t (`recency`). The weights are chosen on validation
+(`choice`). A user without a history is answered by a prior of its own, fitted without the other
+parts. No TensorFlow here;
 `versions.graph` has the graph.
 """
 
@@ -20,13 +23,15 @@ from kerasrec.data.histories import Histories
 from kerasrec.fusion import neighbours
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.recency import Counts, Recency
-from kerasrec.fusion.weights import TINY
+from kerasrec.fusion.weights import NUM_WAITS, TINY
 
 #: the neighbour tables that can be fused with the model
 TABLES = ("transitions", "ease", "text")
 #: all that can be fused with it
 Part = Literal["transitions", "ease", "text", "recency"]
 PARTS: tuple[Part, ...] = get_args(Part)
+#: the part of the mixture that is the same for all users at a moment
+POPULAR = "popular"
 #: powers of the event counts that transitions are divided by, see `normalise_counts`
 DAMPING = ((0.7, 0.4), (0.5, 0.25), (0.3, 0.1))
 _WIDTH = 200  # neighbours per item
@@ -36,13 +41,15 @@ class Fusion(NamedTuple):
     """Holds what is fused with the model's own retrieval, and how much each part counts.
 
     tables: name -> `NeighbourTable`.  weights: name of the part ("model", a table, "mixture") ->
-    `(weight, added weight for new items)`.  mixture: name of the part -> its share of the mixture.
+    `(weight, added weight for new items)`.  mixture: name of the part, "popular" too -> its share
+    of the mixture in each bucket of the wait, `(NUM_WAITS,)`, or one number for all of them.
     scorer_weight: weight of the MLP.  fit: how the weights were fitted, a name of
     `weights.FITS`, "live" (`choice.choose_live`) or "none".  epsilon: see the module.
     starts: int64 `(num_moments,)`.  first: int32 `(num_items + 1,)`, as in `recency.Moments`.
-    prior: float32 `(num_moments, num_items + 1)`.  popular: float32 `(num_items + 1,)`, the scores
-    for users without a history at the last moment.  recency: `recency.Recency`, to bring the last
-    moment up to date.
+    prior: float32 `(num_moments, num_items + 1)`.  popular_at: the same, logarithm of the share of
+    each item in what is popular; None where the mixture has no such part.  popular: float32
+    `(num_items + 1,)`, the scores for users without a history at the last moment.  recency:
+    `recency.Recency`, to bring the last moment up to date.
     """
 
     tables: dict
@@ -56,6 +63,7 @@ class Fusion(NamedTuple):
     prior: np.ndarray
     popular: np.ndarray
     recency: Recency
+    popular_at: np.ndarray | None = None
 
     @classmethod
     def alone(cls, num_items: int, popular: np.ndarray | None = None) -> "Fusion":
@@ -96,24 +104,48 @@ class Fusion(NamedTuple):
             mixture={name: self.mixture.get(name, 0.0) for name in other.mixture},
         )
 
+    def mixture_rows(self, names: Sequence[str] | None = None) -> np.ndarray:
+        """Gives the mixture by bucket of the wait, float64 `(NUM_WAITS, number of names)`.
+
+        Args:
+            names: parts, in this order; one that is not mixed has 0. None = those of `mixture`.
+        """
+        names = list(self.mixture) if names is None else names
+        rows = [np.broadcast_to(self.mixture.get(name, 0.0), NUM_WAITS) for name in names]
+        return np.stack(rows, axis=1) if rows else np.zeros((NUM_WAITS, 0))
+
     def at_end(self, counts: Counts) -> "Fusion":
         """Brings the fusion to the end of a longer log, by its `Counts`; see `Recency.at_end`."""
         known = self.recency._replace(counts=counts)
-        starts, first, prior, popular = known.at_end(self.starts, self.first, self.prior)
-        return self._replace(
-            starts=starts, first=first, prior=prior, popular=popular, recency=known
-        )
+        ended = known.at_end(self.starts, self.first, self.prior, self.popular_at)
+        return self._replace(**ended._asdict(), recency=known)
 
     def description(self) -> dict[str, Any]:
         """Describes the weight of each part, as plain data for the manifest."""
         return {
             "fit": self.fit,
             "weights": {name: [_short(w) for w in pair] for name, pair in self.weights.items()},
-            "mixture": {name: _short(share) for name, share in self.mixture.items()},
+            "mixture": {name: _short_all(share) for name, share in self.mixture.items()},
             "decays": {name: table.decay for name, table in self.tables.items()},
             "epsilon": _short(self.epsilon),
             **self.recency.description(),
         }
+
+
+def mixture_of(names: Sequence[str], rows: np.ndarray) -> dict[str, tuple[float, ...] | float]:
+    """Gives the `Fusion.mixture` of shares `(NUM_WAITS, number of names)`; the inverse of
+    `Fusion.mixture_rows`.
+    """
+    return {n: _one_or_all(column.tolist()) for n, column in zip(names, rows.T, strict=True)}
+
+
+def _one_or_all(shares):
+    """A number where all shares are equal, else the tuple of them."""
+    return shares[0] if len(set(shares)) == 1 else tuple(shares)
+
+
+def _short_all(shares):
+    return _short(shares) if np.ndim(shares) == 0 else [_short(share) for share in shares]
 
 
 def _short(number):

@@ -100,6 +100,11 @@ class Moments(NamedTuple):
     first: np.ndarray
     end: Counts
 
+    @property
+    def only_end(self) -> bool:
+        """Whether its one moment is the end of a log with times."""
+        return len(self.starts) == 1 and self.end.time > 0
+
     def prior(self, weights: ArrayLike) -> np.ndarray:
         """Sums the weighted features: float32 `(num_moments, num_items + 1)`."""
         return np.asarray(weights, np.float32) @ self.features
@@ -152,6 +157,30 @@ def fit_moments(histories: Histories, num_items: int, *, only_end: bool = False)
     return Moments(starts.astype(np.int64), np.stack(features), first, counts)
 
 
+class Ended(NamedTuple):
+    """Holds what `Recency.at_end` makes; the fields are those of `Fusion` of the same names."""
+
+    starts: np.ndarray
+    first: np.ndarray
+    prior: np.ndarray
+    popular: np.ndarray
+    popular_at: np.ndarray | None = None
+
+
+def log_shares(scores: np.ndarray) -> np.ndarray:
+    """Computes log softmax over the items, float32 `(..., num_items + 1)`; padding has -inf.
+
+    >>> np.exp(log_shares(np.array([9.0, 0.0, np.log(3)]))).tolist()
+    [0.0, 0.25, 0.75]
+    """
+    scores = np.asarray(scores, np.float32).copy()
+    scores[..., 0] = -np.inf
+    scores -= scores.max(axis=-1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True, dtype=np.float64)).astype(
+        np.float32
+    )
+
+
 class Recency(NamedTuple):
     """Holds the counts at the end of a log and the weights of their features.
 
@@ -181,8 +210,12 @@ class Recency(NamedTuple):
         }
 
     def at_end(
-        self, starts: np.ndarray, first: np.ndarray, prior: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        self,
+        starts: np.ndarray,
+        first: np.ndarray,
+        prior: np.ndarray,
+        popular_at: np.ndarray | None = None,
+    ) -> "Ended":
         """Brings what a server looks up to the end of the log that these counts know.
 
         A later end becomes one more moment, because the moments before must not know it. There are
@@ -191,22 +224,27 @@ class Recency(NamedTuple):
         of moments has reached its limit, the oldest is removed.
 
         Args:
-            starts, first, prior: as in `Moments`, prior `(num_moments, num_items + 1)`.
+            starts, first, prior, popular_at: as in `Fusion`.
 
         Returns:
-            `(starts, first, prior, popular)`; popular float32 `(num_items + 1,)`.
+            `Ended`.
         """
         row, popular = self.priors()
         end = max(int(starts[-1]), self.counts.time)
-        if len(starts) == 1 or end == starts[-1]:
-            starts, prior = starts[:-1], prior[:-1]
-        starts, prior = np.append(starts, end), np.concatenate([prior, row[None]])
+        tables = [(prior, row)]
+        if popular_at is not None:
+            tables.append((popular_at, log_shares(popular)))
+        kept = len(starts) - (len(starts) == 1 or end == starts[-1])
+        starts = np.append(starts[:kept], end)
+        grown = [np.concatenate([table[:kept], new[None]]) for table, new in tables]
         last = len(starts) - 1
         first = np.where(self.counts.total > 0, np.minimum(first, last), first)
         if len(starts) > most_moments(len(row)):
-            starts, prior = starts[1:], prior[1:]
+            starts, grown = starts[1:], [table[1:] for table in grown]
             first = np.where(first == NEVER, NEVER, np.maximum(first - 1, 0))
-        return starts.astype(np.int64), first.astype(np.int32), prior, popular
+        prior, *rest = grown
+        popular_at = rest[0] if rest else None
+        return Ended(starts.astype(np.int64), first.astype(np.int32), prior, popular, popular_at)
 
     def after(self, histories: Histories) -> tuple["Recency", int]:
         """Adds the events of `Histories` that are later than the end.

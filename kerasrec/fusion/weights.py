@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -22,6 +23,13 @@ MAX_TARGETS = 4000
 #: users among whom the way is chosen; beyond them a sample
 MAX_COMPARED = 2000
 TINY = 1e-12
+#: seconds between a user's newest event and a question that part one bucket from the next: within
+#: a visit, a pause, another visit of the day, of another day, of another week
+WAITS = (60, 300, 1800, 7200, 72_000, 604_800)
+#: buckets of the wait, see `wait_buckets`
+NUM_WAITS = len(WAITS) + 2
+_KNOWN = 30  # targets that the mixture of all users counts as in that of a bucket
+_FEWEST_TO_CLIMB = 200  # users of a bucket; fewer are moved by chance
 #: weight moved between two parts of the mixture at a time
 _STEPS = (0.2, 0.1, 0.05)
 _FOLDS = 3
@@ -35,10 +43,12 @@ class FitData(NamedTuple):
     """Holds what the fit needs of every validation user: candidates, their features, the targets.
 
     items: int `(num_users, n)`, item index.  shares: float32 `(num_parts, num_users, n)`, what each
-    part gives the candidates; the model is part 0.  is_new: bool `(num_users, n)`.  prior:
-    float32 `(num_features, num_users, n)`.  scorer: float32 `(num_users, n)`, the MLP.  real: bool,
-    False where the place is empty.  hits: bool, True where the candidate is a target.  num_targets:
-    `(num_users,)`.  target_shares: float32 `(num_targets, num_parts)`.
+    part of the mixture gives the candidates; the model is part 0, what is popular the last.
+    is_new: bool `(num_users, n)`.  prior: float32 `(num_features, num_users, n)`.  scorer: float32
+    `(num_users, n)`, the MLP.  real: bool, False where the place is empty.  hits: bool, True where
+    the candidate is a target.  num_targets: `(num_users,)`.  waited: int `(num_users,)`, see
+    `wait_buckets`.  target_shares: float32 `(num_targets, num_parts)`.  target_waited: int
+    `(num_targets,)`, `waited` of its user.
     """
 
     items: np.ndarray
@@ -49,29 +59,51 @@ class FitData(NamedTuple):
     real: np.ndarray
     hits: np.ndarray
     num_targets: np.ndarray
+    waited: np.ndarray
     target_shares: np.ndarray
+    target_waited: np.ndarray
+
+
+def wait_buckets(waited: ArrayLike) -> np.ndarray:
+    """Puts the seconds between a user's newest event and a question into a bucket, int32.
+
+    0 = unknown, or no second; 1, 2, ... = below the first, the second, ... of `WAITS`.
+
+    >>> wait_buckets([0, 30, 60, 86400]).tolist()
+    [0, 1, 2, 6]
+    """
+    waited = np.asarray(waited)
+    bucket = 1 + np.searchsorted(WAITS, waited, side="right")
+    return np.where(waited > 0, bucket, 0).astype(np.int32)
 
 
 def features_of(data: FitData, mixture: np.ndarray, epsilon: float) -> np.ndarray:
     """Makes the features: log shares, log shares of new items, prior, MLP.
 
+    What is popular has no share of its own here, only in the mixture: the prior says it already.
+
     Returns:
         float32 `(num_features, num_users, n)`.
     """
-    shares = data.shares
-    if len(shares) > 1:
-        mixed = np.tensordot(mixture.astype(np.float32), shares, 1)
-        shares = np.concatenate([shares, mixed[None]])
+    shares = np.concatenate([data.shares[:-1], mixed(data, mixture)[None]])
     logs = np.log(shares + np.float32(epsilon))
     return np.concatenate([logs, logs * data.is_new, data.prior, data.scorer[None]])
 
 
-def most_likely(target_parts: np.ndarray, steps: int = 100) -> np.ndarray:
+def mixed(data: FitData, mixture: np.ndarray) -> np.ndarray:
+    """Mixes the shares of the parts, float32 `(num_users, n)`: each user by the row of its wait."""
+    return np.einsum("up,pun->un", mixture[data.waited].astype(np.float32), data.shares)
+
+
+def most_likely(
+    target_parts: np.ndarray, steps: int = 100, *, known: np.ndarray | None = None
+) -> np.ndarray:
     """Finds the mixture that makes the targets most likely, by expectation maximisation.
 
     Args:
         target_parts: probability of every target under every part, `(num_targets, num_parts)`.
         steps: of the maximisation.
+        known: a mixture that counts as much as `_KNOWN` targets, `(num_parts,)`; None = nothing.
 
     Returns:
         Weights `(num_parts,)` that sum to 1.
@@ -83,18 +115,47 @@ def most_likely(target_parts: np.ndarray, steps: int = 100) -> np.ndarray:
         return weights
     for _ in range(steps):
         joint = target_parts * weights + TINY
-        weights = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
+        counts = (joint / joint.sum(axis=1, keepdims=True)).sum(axis=0)
+        counts += 0 if known is None else _KNOWN * known
+        weights = counts / counts.sum()
     return weights
 
 
 def best_mixture(data: FitData, k: int) -> np.ndarray:
-    """Finds the shares of the parts, `(num_parts,)`: from the most likely ones uphill in NDCG."""
+    """Finds the shares of the parts, `(NUM_WAITS, num_parts)`: a row for each bucket of the wait.
+
+    Somebody who was here a minute ago goes on; somebody who comes back after days asks what is
+    there now. Each row begins where its targets are most likely and goes uphill in NDCG. Row 0,
+    for an unknown wait, is fitted to all users; a bucket with few users stays near it.
+    """
+    pooled = _uphill(most_likely(data.target_shares), data, k)
+    rows = np.tile(pooled, (NUM_WAITS, 1))
+    for bucket in np.unique(data.waited[data.waited > 0]):
+        users, targets = data.waited == bucket, data.target_waited == bucket
+        likely = most_likely(data.target_shares[targets], known=pooled)
+        if users.sum() >= _FEWEST_TO_CLIMB:
+            likely = _uphill(likely, _of_users(data, users), k)
+        rows[bucket] = likely
+    return rows
+
+
+def _of_users(data, users):
+    """`FitData` of some users, for `_uphill`."""
+    return data._replace(
+        shares=data.shares[:, users],
+        real=data.real[users],
+        hits=data.hits[users],
+        num_targets=data.num_targets[users],
+    )
+
+
+def _uphill(mixture, data, k):
+    """Moves weight between two parts of a mixture `(num_parts,)` as long as NDCG grows."""
 
     def quality(mixture):
-        mixed = np.tensordot(mixture.astype(np.float32), data.shares, 1)
-        return ndcg_of_hits(top_hits(mixed, data, k), data.num_targets).mean()
+        scores = np.tensordot(mixture.astype(np.float32), data.shares, 1)
+        return ndcg_of_hits(top_hits(scores, data, k), data.num_targets).mean()
 
-    mixture = most_likely(data.target_shares)
     best = quality(mixture)
     for step in _STEPS:
         improved = True
@@ -151,7 +212,7 @@ def _part(features, data, mask):
     real, hits = data.real & mask, data.hits & mask
     data = data._replace(real=real, hits=hits, num_targets=hits.sum(axis=1))
     used = real.any(axis=1)
-    one_axis = ("items", "real", "hits", "num_targets")
+    one_axis = ("items", "real", "hits", "num_targets", "waited")
     return features[:, used], data._replace(**{n: getattr(data, n)[used] for n in one_axis})
 
 
@@ -212,7 +273,8 @@ def climb(
     Args:
         start: weights to start from, `(num_features,)`.
         features, data, k: as in `fit_weights`.
-        ridge: how firmly the weights are held to the start.
+        ridge: how firmly the weights are held to the start, where there are `MAX_TARGETS`; with
+            fewer targets they are held the firmer.
 
     Returns:
         Weights `(num_features,)`.
@@ -222,6 +284,7 @@ def climb(
     count = len(row)
     if not count:
         return start
+    ridge *= max(MAX_TARGETS / count, 1)  # few targets prove little
     if count > MAX_TARGETS:
         chosen = np.sort(np.random.default_rng(0).choice(count, MAX_TARGETS, replace=False))
         row, column = row[chosen], column[chosen]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from kerasrec.backend import tf
-from kerasrec.fusion.fusion import Fusion
+from kerasrec.fusion.fusion import POPULAR, Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.fusion.weights import TINY
+from kerasrec.fusion.weights import TINY, WAITS
 from kerasrec.models.scoring import add_columns, ones_but
 
 
@@ -62,23 +62,26 @@ class Weights:
 
     Attributes:
         variables: name -> `tf.Variable`; see `weight_values`.
+        has_popular: whether what is popular is a part of the mixture.
     """
 
     def __init__(self, fusion: Fusion) -> None:
         self._names, self._mixed = list(fusion.weights), list(fusion.mixture)
+        self.has_popular = POPULAR in self._mixed
         self.variables = {
             name: tf.Variable(value, trainable=False, name=name)
             for name, value in weight_values(fusion).items()
         }
 
     def logs(
-        self, values: dict[str, Any], total: dict[str, Any]
+        self, values: dict[str, Any], total: dict[str, Any], waited: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Gives the logarithms of the shares of the parts, up to one number per row.
 
         Args:
             values: name -> float32 `(batch, n)`, what a part gives each of n items.
             total: name -> float32 `(batch, 1)`, what it gives all unseen items.
+            waited: int64 `(batch,)`, seconds since the newest event of the user; 0 = unknown.
 
         Returns:
             Two dicts, name -> `(batch, n)` and name -> `(batch, 1)`: their difference is
@@ -91,8 +94,12 @@ class Weights:
         scaled = {name: part + epsilon * total[name] for name, part in values.items()}
         if self._mixed:
             # its parts sum to 1, so epsilon is in it already
+            share = tf.gather(mixture, wait_bucket(waited))  # (batch, num_mixed)
             scaled["mixture"] = tf.add_n(
-                [scaled[name] * (mixture[i] / total[name]) for i, name in enumerate(self._mixed)]
+                [
+                    scaled[name] * (share[:, i : i + 1] / total[name])
+                    for i, name in enumerate(self._mixed)
+                ]
             )
             total["mixture"] = tf.ones_like(total["model"])
         logs = {name: tf.math.log(scaled[name]) for name in self._names}
@@ -119,7 +126,7 @@ class FusedScore:
     Attributes:
         memories: name of a neighbour table -> its `Memory`, in the order of the names.
         weights: `Weights`.
-        starts, first, prior: variables of what is known of recency, see `Fusion`.
+        starts, first, prior, popular_at: variables of what is known of recency, see `Fusion`.
     """
 
     def __init__(self, fusion: Fusion) -> None:
@@ -131,8 +138,12 @@ class FusedScore:
         self.starts = tf.Variable(fusion.starts, shape=(None,), name="starts")
         self.first = tf.Variable(fusion.first, shape=(None,), name="first")
         self.prior = tf.Variable(fusion.prior, shape=(None, None), name="prior")
+        popular_at = fusion.popular_at
+        if popular_at is None:  # no part of the mixture: nobody looks it up
+            popular_at = np.zeros((1, 1), np.float32)
+        self.popular_at = tf.Variable(popular_at, shape=(None, None), name="popular_at")
 
-    def of_all(self, retrieval: Any, history: Any, newest: Any, asked: Any) -> Any:
+    def of_all(self, retrieval: Any, history: Any, newest: Any, asked: Any, waited: Any) -> Any:
         """Gives the score of every item, float32 `(batch, num_items + 1)`.
 
         Args:
@@ -140,18 +151,21 @@ class FusedScore:
             history: item indices, `(batch, time)`, 0 = none: what was seen.
             newest: the end of it, which the neighbour tables look at.
             asked: UTC seconds `(batch,)`, 0 = now.
+            waited: as for `Weights.logs`.
         """
         num_columns = tf.shape(retrieval)[1]
         parts = {"model": retrieval}
         for name, memory in self.memories.items():
             parts[name] = memory.call(newest, num_columns)
+        moment = self._moment(asked)
+        if self.weights.has_popular:
+            parts[POPULAR] = tf.exp(tf.gather(self.popular_at, moment))
         unseen = ones_but(history, num_columns)
         total = {
             name: tf.reduce_sum(values * unseen, axis=1, keepdims=True)
             for name, values in parts.items()
         }
-        moment = self._moment(asked)
-        logs, shift = self.weights.logs(parts, total)
+        logs, shift = self.weights.logs(parts, total, waited)
         score = self.weights.score(tf.gather(self.prior, moment), logs, shift)
         # only a few columns as a rule: those of items that are new to some row
         column = tf.cast(tf.where(self.first > tf.reduce_min(moment))[:, 0], tf.int32)
@@ -160,20 +174,29 @@ class FusedScore:
         return add_columns(score, column, self.weights.of_new(chosen, shift) * is_new)
 
     def of_candidates(
-        self, values: dict[str, Any], total: dict[str, Any], candidates: Any, asked: Any
+        self,
+        values: dict[str, Any],
+        total: dict[str, Any],
+        candidates: Any,
+        history: Any,
+        asked: Any,
+        waited: Any,
     ) -> Any:
         """Gives the score of a few items, float32 `(batch, n)`.
 
         Args:
-            values, total: as for `Weights.logs`.
+            values, total, waited: as for `Weights.logs`; what is popular is added here.
             candidates: item indices `(batch, n)`.
+            history: item indices `(batch, time)`, ascending: what was seen.
             asked: UTC seconds `(batch,)`, 0 = now.
         """
         moment = self._moment(asked)
-        logs, shift = self.weights.logs(values, total)
-        row = tf.tile(moment[:, None], [1, tf.shape(candidates)[1]])
-        prior = tf.gather_nd(self.prior, tf.stack([row, candidates], axis=2))
-        scores = self.weights.score(prior, logs, shift)
+        if self.weights.has_popular:
+            seen = seen_share(history, _at(self.popular_at, moment, history))
+            values = {**values, POPULAR: tf.exp(_at(self.popular_at, moment, candidates))}
+            total = {**total, POPULAR: 1 - seen}
+        logs, shift = self.weights.logs(values, total, waited)
+        scores = self.weights.score(_at(self.prior, moment, candidates), logs, shift)
         is_new = tf.cast(tf.gather(self.first, candidates) > moment[:, None], tf.float32)
         return scores + self.weights.of_new(logs, shift) * is_new
 
@@ -183,17 +206,41 @@ class FusedScore:
         return tf.where(asked > 0, index, tf.size(self.starts) - 1)
 
 
+def _at(table, row, columns):
+    """Cells `(batch, n)` of a table, at a row `(batch,)` and columns `(batch, n)` of each."""
+    rows = tf.tile(row[:, None], [1, tf.shape(columns)[1]])
+    return tf.gather_nd(table, tf.stack([rows, columns], axis=2))
+
+
 def weight_values(fusion: Fusion) -> dict[str, np.ndarray]:
     """Gives the values of the variables of `Weights`: name -> float32 array.
 
     part_weights: `(num_parts, 2)`, of an item with events, and more while it is new.
-    mixture: `(num_mixed,)`.  epsilon: `()`.
+    mixture: `(NUM_WAITS, num_mixed)`.  epsilon: `()`.
     """
     return {
         "part_weights": np.array(list(fusion.weights.values()), np.float32),
-        "mixture": np.array(list(fusion.mixture.values()), np.float32),
+        "mixture": fusion.mixture_rows().astype(np.float32),
         "epsilon": np.array(fusion.epsilon, np.float32),
     }
+
+
+def wait_bucket(waited: Any) -> Any:
+    """Computes `fusion.weights.wait_buckets` in the graph: int64 `(batch,)` -> int32."""
+    bucket = 1 + tf.searchsorted(tf.constant(WAITS, tf.int64), waited, side="right")
+    return tf.where(waited > 0, bucket, 0)
+
+
+def seen_share(history: Any, log_share: Any) -> Any:
+    """Sums the shares of the items of each history, each item once: float32 `(batch, 1)`.
+
+    Args:
+        history: `(batch, time)`, ascending.
+        log_share: of these items, `(batch, time)`.
+    """
+    once = tf.pad(history[:, 1:] > history[:, :-1], [[0, 0], [1, 0]])
+    once |= tf.pad(history[:, :1] > 0, [[0, 0], [0, tf.shape(history)[1] - 1]])
+    return tf.reduce_sum(tf.where(once, tf.exp(log_share), 0.0), axis=1, keepdims=True)
 
 
 def total_by_sample(

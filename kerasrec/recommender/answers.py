@@ -65,7 +65,13 @@ def make_lists(
 
     def exact(part):
         return loaded.recommend(
-            part.inputs(), part.allow, part.deny, part.times, k=k, keep_seen=keep_seen
+            part.inputs(),
+            part.allow,
+            part.deny,
+            part.times,
+            part.waited,
+            k=k,
+            keep_seen=keep_seen,
         )
 
     def answer(rows):
@@ -73,7 +79,7 @@ def make_lists(
         if shortlist is None:
             return exact(part)
         given = dict(k=k, keep_seen=keep_seen, deny=part.deny)
-        enough, index, scores = shortlist.lists(part.inputs(), part.times, **given)
+        enough, index, scores = shortlist.lists(part.inputs(), part.times, part.waited, **given)
         rest = np.flatnonzero(~enough)
         if len(rest):
             index[rest], scores[rest] = exact(part.select(rest))

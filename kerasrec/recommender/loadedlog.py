@@ -8,7 +8,7 @@ import numpy as np
 from kerasrec.data.histories import Histories
 from kerasrec.fusion.fusion import Fusion, fit_again
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.fusion.recency import NEVER, Recency
+from kerasrec.fusion.recency import NEVER, Recency, log_shares
 from kerasrec.versions.loaded import LoadedVersion, MomentTables
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,9 @@ class VersionLog:
             histories = histories.where(~ahead)
         self.recency, count = self.recency.after(histories)
         if count:
-            starts, first, prior, _ = self._loaded.moments()
-            self._loaded.set_moments(MomentTables(*self.recency.at_end(starts, first, prior)))
+            starts, first, prior, _, popular_at = self._loaded.moments()
+            ended = self.recency.at_end(starts, first, prior, popular_at)
+            self._loaded.set_moments(MomentTables(*ended))
         return count
 
     def remember(self, histories: Histories, num_items: int) -> bool:
@@ -54,20 +55,24 @@ class VersionLog:
         """See `Recommender.has_room_for`."""
         facts = self._manifest.fusion
         return (
-            list(fusion.weights) == list(facts.weights)
+            "waits" in self._loaded.abilities  # an older graph has one row of the mixture
+            and list(fusion.weights) == list(facts.weights)
             and list(fusion.mixture) == list(facts.mixture)
             and {name: table.decay for name, table in fusion.tables.items()} == facts.decays
         )
 
     def add_items(self, count: int) -> None:
         """Know of new items that nobody has chosen yet."""
-        starts, first, prior, _ = self._loaded.moments()
+        starts, first, prior, _, popular_at = self._loaded.moments()
         self.recency = self.recency._replace(counts=self.recency.counts.grown(count))
         newest, popularity = self.recency.priors()
         first = np.concatenate([first, np.full(count, NEVER, np.int32)])
         # no event at any moment: the same prior at all of them
         prior = np.concatenate([prior, np.tile(newest[-count:], (len(starts), 1))], axis=1)
-        self._loaded.set_moments(MomentTables(starts, first, prior, popularity))
+        if popular_at is not None:
+            newest = log_shares(popularity)[-count:]
+            popular_at = np.concatenate([popular_at, np.tile(newest, (len(starts), 1))], axis=1)
+        self._loaded.set_moments(MomentTables(starts, first, prior, popularity, popular_at))
 
     def fusion(self, num_items: int) -> Fusion:
         """See `Recommender.fusion`."""
@@ -79,7 +84,7 @@ class VersionLog:
             tables[name] = table._replace(
                 neighbours=np.pad(table.neighbours, missing), weights=np.pad(table.weights, missing)
             )
-        starts, first, prior, popular = self._loaded.moments()
+        starts, first, prior, popular, popular_at = self._loaded.moments()
         return Fusion(
             tables=tables,
             weights={name: tuple(pair) for name, pair in facts.weights.items()},
@@ -91,6 +96,7 @@ class VersionLog:
             first=first,
             prior=prior,
             popular=popular,
+            popular_at=popular_at,
             recency=self.recency,
         )
 

@@ -99,6 +99,7 @@ class VersionPlans:
                 part.allow,
                 part.deny,
                 part.times,
+                part.waited,
                 diversity=float(diversity),
                 num_items=num_items,
                 beams=beams,

@@ -27,12 +27,15 @@ class Questions(NamedTuple):
 
     histories: `Histories`, one for each question.
     times: int64 `(num_users,)`, when a list is asked for, UTC seconds; 0 = at the end of the log.
+    waited: int64 `(num_users,)`, seconds between a user's newest event and that moment; 0 =
+    unknown, or no time passed.
     allow: int32 `(n,)`, indices of the items that alone may be listed; empty = all of them.
     deny: int32 `(n,)`, indices of items that may not be listed.
     """
 
     histories: Histories
     times: np.ndarray
+    waited: np.ndarray
     allow: np.ndarray = NO_ITEMS
     deny: np.ndarray = NO_ITEMS
 
@@ -43,7 +46,9 @@ class Questions(NamedTuple):
 
     def select(self, rows: np.ndarray) -> "Questions":
         """Those of some rows; the rules for items are the same for all."""
-        return self._replace(histories=self.histories.select(rows), times=self.times[rows])
+        return self._replace(
+            histories=self.histories.select(rows), times=self.times[rows], waited=self.waited[rows]
+        )
 
     def inputs(self) -> list[Any]:
         """Tensors `history, time_gap, event`; see `history_tensors`."""
@@ -55,6 +60,7 @@ def read_questions(
     items: Items,
     *,
     asked: str,
+    log_end: int = 0,
     candidates: Iterable[Any] | None = None,
     deny: Iterable[Any] | None = None,
     at: Any = None,
@@ -65,20 +71,25 @@ def read_questions(
         given: the histories.
         items: `Items`, the catalogue.
         asked: what the manifest of the version says: the time of a list when `at` is None.
+        log_end: the newest event that the version knows, UTC seconds; 0 = unknown.
         candidates, deny, at: as for `Recommender.recommend`.
 
     Raises:
         ValueError: as for `Recommender.recommend`.
     """
     histories = read_histories(given, items)
-    times = np.zeros(histories.num_users, np.int64)
+    times, newest = np.zeros(histories.num_users, np.int64), newest_times(histories)
     if at is None and asked != AT_THE_END:
-        times = newest_times(histories)
+        times = newest
+    elif isinstance(at, (np.ndarray, pd.Series)):
+        times = _moments(at, histories.num_users)
     elif at not in (None, "now"):
         times = np.full(histories.num_users, read_moment(at), np.int64)
+    waited = np.where(times > 0, times, log_end) - newest
     return Questions(
         histories,
         times,
+        np.where(newest > 0, np.maximum(waited, 0), 0),
         allow=_listed(candidates, items, "candidates"),
         deny=_listed(deny, items, "deny"),
     )
@@ -150,6 +161,17 @@ def read_k(k: Any) -> int:
     if not is_whole(k) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1. Received: {k!r}.")
     return int(k)
+
+
+def _moments(at, num_users):
+    """int64 `(num_users,)`, a moment for each user."""
+    times = np.asarray(at)
+    if times.shape != (num_users,) or times.dtype.kind not in "iu" or (times < 0).any():
+        raise ValueError(
+            f"at must be one moment, or an array of {num_users} of them, whole UTC seconds, one "
+            f"for each history. Received: an array of shape {times.shape}, {times.dtype}."
+        )
+    return times.astype(np.int64)
 
 
 def _listed(item_ids, items, what):

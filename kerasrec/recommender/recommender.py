@@ -179,7 +179,9 @@ class Recommender:
             deny: item ids that may not be listed.
             at: when the lists are asked for, a time in any form that a log may have (a date, UTC
                 seconds): what is recent and new then has its say. A time before or after those
-                that the version knows counts as the first or last of them.
+                that the version knows counts as the first or last of them. An array of int UTC
+                seconds gives each history a moment of its own. How long before that moment the
+                newest event of a user was has its say too.
                 "now" = the end of the log. None = as the version was validated: at the end of the
                 log after a split by time, else at each user's newest event (where it has a time).
             batch_size: users per call of the model at most.
@@ -208,9 +210,9 @@ class Recommender:
 
     def _questions(self, histories, candidates, deny, at):
         """`Questions`; the arguments are those of `recommend`."""
-        asked = self.about.asked
+        told = dict(asked=self.about.asked, log_end=self.log_end)
         rules = dict(candidates=candidates, deny=deny, at=at)
-        return read_questions(histories, self.items, asked=asked, **rules)
+        return read_questions(histories, self.items, **told, **rules)
 
     # --- plans ---
 

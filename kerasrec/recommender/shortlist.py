@@ -111,8 +111,12 @@ class Shortlist:
 
     def know(self) -> None:
         """Reads what is popular and new at every moment; again after that has changed."""
-        self._starts, first, prior, popularity = self._loaded.moments()
-        self._asked = np.stack([_best(row, ASKED) for row in prior])
+        self._starts, first, prior, popularity, popular_at = self._loaded.moments()
+        of_moments = [table for table in (prior, popular_at) if table is not None]
+        self._asked = [
+            np.concatenate([_best(row, ASKED) for row in rows])
+            for rows in zip(*of_moments, strict=True)
+        ]
         self._popular = _best(popularity, ASKED)
         self._first = first
         self._selectors: dict[int, Any] = {}
@@ -135,6 +139,7 @@ class Shortlist:
         self,
         inputs: Inputs,
         asked: np.ndarray,
+        waited: np.ndarray,
         *,
         k: int,
         keep_seen: bool = False,
@@ -144,6 +149,7 @@ class Shortlist:
 
         Args:
             inputs: tensors `history, time_gap, event` of whole histories, int32 `(batch, time)`.
+            waited: int64 `(batch,)`, as for `LoadedVersion.recommend`.
             asked, k, keep_seen, deny: as for `candidates`.
 
         Returns:
@@ -161,6 +167,7 @@ class Shortlist:
             found.totals,
             sample=self.sample,
             asked=asked,
+            waited=waited,
             k=k,
         )
         width = min(k, len(self._first))

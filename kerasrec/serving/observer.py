@@ -23,6 +23,7 @@ from kerasrec.serving.admission import Refusal
 from kerasrec.serving.predictor import Predictor
 from kerasrec.serving.servedversion import ServedVersion
 from kerasrec.versions import folders
+from kerasrec.versions.loaded import MomentTables
 from kerasrec.versions.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class Observer:
         if not tracked.is_whole():
             log.debug("too few events to say what is recent", extra=facts)
             return 0
-        if not self._exchange(facts, version.set_moments, *tracked.tables()):
+        if not self._exchange(facts, version.set_moments, tracked.tables()):
             return 0
         count, tracked.waiting = tracked.waiting, 0
         log.debug("recent events observed", extra=facts)
@@ -274,9 +275,11 @@ class _Tracked:
         saved = self._saved.counts
         return weigh_held(histories, saved, erased=stored.erased_since(saved.time))
 
-    def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """`(starts, first, prior, popularity)` of the version, with one more moment: now."""
-        return self._saved._replace(counts=self._counts).at_end(*self._moments)
+    def tables(self) -> MomentTables:
+        """What is new and popular at the moments of the version, and at one more: now."""
+        starts, first, prior, _, popular_at = self._moments
+        known = self._saved._replace(counts=self._counts)
+        return MomentTables(*known.at_end(starts, first, prior, popular_at))
 
 
 def _begin(manifest: Manifest, end: int, store: FeedbackStore) -> tuple[int, int | None]:

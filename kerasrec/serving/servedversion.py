@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
@@ -137,15 +135,13 @@ class ServedVersion:
             count += 1
         return count
 
-    def moments(self) -> list[np.ndarray]:
-        """Reads the arrays `starts, first, prior`, as in `recency.Moments`."""
-        return list(self._loaded.moments()[:3])
+    def moments(self) -> MomentTables:
+        """Reads what is new and popular at every moment."""
+        return self._loaded.moments()
 
-    def set_moments(
-        self, starts: np.ndarray, first: np.ndarray, prior: np.ndarray, popularity: np.ndarray
-    ) -> None:
+    def set_moments(self, moments: MomentTables) -> None:
         """Takes other moments; no request may use the version meanwhile (`Predictor.alone`)."""
-        self._loaded.set_moments(MomentTables(starts, first, prior, popularity))
+        self._loaded.set_moments(moments)
         if self.indexed is not None:
             self.indexed.know()
 

@@ -153,7 +153,8 @@ def choose_trust(
     some = some_of(validation, JUDGED)
     loaded = LoadedVersion(module, None)
     num_items = min(num_items, loaded.longest_plan)
-    questions = Questions(some.histories, asked_of(some.histories))
+    asked = asked_of(some.histories)
+    questions = Questions(some.histories, asked, np.zeros_like(asked))
     plans, found = VersionPlans(loaded), []
     for trust, prior in TRUSTS:
         loaded.set_trust(trust, prior)

@@ -41,7 +41,9 @@ class ServingModule(tf.Module):
         neighbours_NAME, votes_NAME: for each neighbour table, int32 and float32
             `(num_items + 1, width)`, see `Memory`.
         part_weights, mixture, epsilon: how much the parts of the score count, see `Weights`.
-        starts, first, prior: what is known of recency, see `Fusion`.
+        starts, first, prior, popular_at: what is known of recency, see `Fusion`. Versions of before
+            2026-12 have no `popular_at`, and one row in `mixture`; their functions take no
+            `waited`.
         popularity: scores for users without a history, float32 `(num_items + 1,)`.
         layer_variables: list of the variables of the neighbour tables, the sequence model, the
             scorer, the text part, the whitening and the encoder, in this order, as far as there
@@ -83,6 +85,7 @@ class ServingModule(tf.Module):
         self.mixture = fused.weights.variables["mixture"]
         self.epsilon = fused.weights.variables["epsilon"]
         self.starts, self.first, self.prior = fused.starts, fused.first, fused.prior
+        self.popular_at = fused.popular_at
         self.interest_model = self._plain_call(model.interest)
         self.scorer = self._plain_call(model.scorer)
         tables = itemmatrix.make_variables(np.asarray(item_vectors))
@@ -113,11 +116,11 @@ class ServingModule(tf.Module):
     def _cosines(self, queries):
         return itemmatrix.cosines(self._item_tables(), queries)
 
-    def _fused(self, history, interest, asked):
+    def _fused(self, history, interest, asked, waited):
         """The fused score without the MLP, `(batch, num_items + 1)`."""
         retrieval = tf.nn.softmax(self._cosines(interest / self.temperature))
         newest = history[:, -self.max_length :]
-        return self.fused_score.of_all(retrieval, history, newest, asked)
+        return self.fused_score.of_all(retrieval, history, newest, asked, waited)
 
     # --- item indices in, item indices out ---
 
@@ -146,6 +149,7 @@ class ServingModule(tf.Module):
             tf.TensorSpec((None, None), tf.int32),
             tf.TensorSpec((None,), tf.bool),
             _TIMES,
+            _TIMES,
             tf.TensorSpec((), tf.int32),
         ],
     )
@@ -158,17 +162,19 @@ class ServingModule(tf.Module):
         deny: Any,
         keep_seen: Any,
         asked: Any,
+        waited: Any,
         k: Any,
     ) -> tuple[Any, Any]:
         """Finds the best items: index int32 and score float32, `(batch, k)`; 0, -inf = none left.
 
         `allow` and `deny` hold item indices (0 = none; an all-zero row of `allow` allows all).
-        `asked` is when a list is asked for, UTC seconds, 0 = now, the last moment of the log.
+        `asked` is when a list is asked for, UTC seconds, 0 = now, the last moment of the log;
+        `waited` how many seconds after the newest event of the user, 0 = unknown.
         A history without a known item is answered by what is popular now.
         """
         history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
         interest = self.interest_rows(history[:, 1:], time_gap, event)
-        scores = self._fused(history, interest, asked)
+        scores = self._fused(history, interest, asked, waited)
         scores, known = self._or_popular(scores, history)
         seen = tf.where(keep_seen[:, None], 0, history)
         scores = exclude(scores, tf.concat([seen, deny], axis=1))
@@ -204,6 +210,7 @@ class ServingModule(tf.Module):
             tf.TensorSpec((None, None), tf.float32),
             tf.TensorSpec((None,), tf.int32),
             _TIMES,
+            _TIMES,
             tf.TensorSpec((), tf.int32),
         ],
     )
@@ -216,6 +223,7 @@ class ServingModule(tf.Module):
         totals: Any,
         sample: Any,
         asked: Any,
+        waited: Any,
         k: Any,
     ) -> tuple[Any, Any]:
         """Finds the best of a few candidates: index and fused score `(batch, k)`, as
@@ -252,7 +260,7 @@ class ServingModule(tf.Module):
         }
         for number, name in enumerate(self.fused_score.memories):
             values[name], total[name] = votes[number], totals[number][:, None]
-        scores = self.fused_score.of_candidates(values, total, candidates, asked)
+        scores = self.fused_score.of_candidates(values, total, candidates, history, asked, waited)
         known = tf.reduce_any(history > 0, axis=1)
         scores = tf.where(known[:, None], scores, tf.gather(self.popularity, candidates))
         scores = tf.where(candidates > 0, scores, -float("inf"))
@@ -269,14 +277,14 @@ class ServingModule(tf.Module):
         index = tf.gather(candidates, column, batch_dims=1)
         return tf.where(tf.math.is_inf(best), 0, index), best
 
-    @tf.function(input_signature=[_ROWS, _ROWS, _ROWS, _ROWS, _TIMES], autograph=False)
+    @tf.function(input_signature=[_ROWS, _ROWS, _ROWS, _ROWS, _TIMES, _TIMES], autograph=False)
     def score_rows(
-        self, history: Any, time_gap: Any, event: Any, candidates: Any, asked: Any
+        self, history: Any, time_gap: Any, event: Any, candidates: Any, asked: Any, waited: Any
     ) -> Any:
         """Gives the fused score, float32 `(batch, c)`, of candidate item indices; index 0: -inf."""
         interest = self.interest_rows(history, time_gap, event)
         vectors = tf.math.l2_normalize(self._vectors(candidates), axis=-1)
-        fused = self._fused(tf.pad(history, [[0, 0], [1, 0]]), interest, asked)
+        fused = self._fused(tf.pad(history, [[0, 0], [1, 0]]), interest, asked, waited)
         scores = tf.gather(fused, candidates, batch_dims=1)
         scores += self.scorer_weight * self.scorer([interest, vectors], training=False)
         known = tf.reduce_any(history > 0, axis=1)
@@ -359,7 +367,8 @@ class ServingModule(tf.Module):
         vectors = self._vectors_of_texts(tf.reshape(texts, [-1]))
         vectors = tf.reshape(vectors, [batch, tf.shape(texts)[1], vectors.shape[1]])
         interest = self.interest_model([vectors, history, none, none])
-        scores = self._fused(none, interest, tf.zeros([batch], tf.int64))
+        now = tf.zeros([batch], tf.int64)
+        scores = self._fused(none, interest, now, now)
         scores, known = self._or_popular(scores, history)
         return self._named(*self._best(exclude(scores, none), interest, known, self.k))
 
@@ -378,9 +387,9 @@ class ServingModule(tf.Module):
         ids = self.id_of_index.lookup(tf.cast(index, tf.int64) - 1)
         return {"item_ids": ids, "scores": scores}
 
-    def _recommend(self, history, time_gap, allow, deny, keep_seen, asked):
-        inputs = (history, time_gap, tf.zeros_like(history), allow, deny, keep_seen, asked, self.k)
-        return self._named(*self.recommend_rows(*inputs))
+    def _recommend(self, history, time_gap, allow, deny, keep_seen, asked, waited):
+        inputs = (history, time_gap, tf.zeros_like(history), allow, deny, keep_seen, asked, waited)
+        return self._named(*self.recommend_rows(*inputs, self.k))
 
     @tf.function(input_signature=[_IDS], autograph=False)
     def serving_default(self, history: Any) -> dict[str, Any]:
@@ -389,7 +398,7 @@ class ServingModule(tf.Module):
         batch = tf.shape(index)[0]
         none, now = tf.zeros((batch, 0), tf.int32), tf.zeros([batch], tf.int64)
         kept = tf.fill([batch], False)
-        return self._recommend(index, tf.zeros_like(index), none, none, kept, now)
+        return self._recommend(index, tf.zeros_like(index), none, none, kept, now, now)
 
     @tf.function(
         autograph=False,
@@ -408,16 +417,19 @@ class ServingModule(tf.Module):
 
         The newest time of a row, also one beside the id `""`, is when the list is asked for.
         """
-        index, gaps, asked = self._timed(history, timestamps)
+        index, gaps, asked, waited = self._timed(history, timestamps)
         wanted, denied = self._wanted(allow), self._index(deny)
-        return self._recommend(index, gaps, wanted, denied, keep_seen, asked)
+        return self._recommend(index, gaps, wanted, denied, keep_seen, asked, waited)
 
     def _timed(self, history, timestamps):
-        """Item indices, buckets of time gaps, and the newest time, when a list is asked for."""
+        """Item indices, buckets of time gaps, the newest time, when a list is asked for, and how
+        long after the newest event that is; 0 = unknown.
+        """
         index, order = self._history(history)
         times = tf.where(index > 0, tf.gather(timestamps, order, batch_dims=1), 0)
         asked = tf.reduce_max(tf.pad(timestamps, [[0, 0], [1, 0]]), axis=1)
-        return index, gap_bucket(times), asked
+        newest = tf.reduce_max(tf.pad(times, [[0, 0], [1, 0]]), axis=1)
+        return index, gap_bucket(times), asked, tf.where(newest > 0, asked - newest, 0)
 
     def _wanted(self, allow):
         """Item indices of an allow list; one of unknown ids only must not mean "all"."""
@@ -440,7 +452,7 @@ class ServingModule(tf.Module):
         """Fused score of candidate item ids; -inf for an unknown one."""
         index, _ = self._history(history)
         none, now = tf.zeros_like(index), tf.zeros([tf.shape(index)[0]], tf.int64)
-        return {"scores": self.score_rows(index, none, none, self._index(candidates), now)}
+        return {"scores": self.score_rows(index, none, none, self._index(candidates), now, now)}
 
     @tf.function(input_signature=[_ONE_ID], autograph=False)
     def similar(self, item_ids: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ ABILITIES = {
     "text_vectors": "place_text",  # vectors of texts become item vectors
     "tokens": "encode_tokens",  # the text encoder is in the graph
     "texts": "encode_items",  # its tokenizer too
+    "waits": "popular_at",  # the mixture knows how long ago the user's newest event was
 }
 _PARTS_OF_TABLE = ("neighbours", "votes")  # each with the name of the table behind it
 _WEIGHTS = ("part_weights", "mixture", "epsilon")
@@ -43,16 +44,20 @@ class MomentTables(NamedTuple):
 
     starts: int64 `(num_moments,)`.  first: int32 `(num_items + 1,)`.  prior: float32
     `(num_moments, num_items + 1)`.  popularity: float32 `(num_items + 1,)`, for who has no history.
+    popular_at: as in `fusion.Fusion`; None where the score does not look at it.
     """
 
     starts: np.ndarray
     first: np.ndarray
     prior: np.ndarray
     popularity: np.ndarray
+    popular_at: np.ndarray | None = None
 
 
+#: variables of these names that every version has
+_OF_MOMENTS = ("starts", "first", "prior", "popularity")
 #: what every version holds; a SavedModel without it comes from another program
-_NEEDED: tuple[str, ...] = ("k", "scorer_weight", "temperature", *MomentTables._fields)
+_NEEDED: tuple[str, ...] = ("k", "scorer_weight", "temperature", *_OF_MOMENTS)
 _NEEDED += (*_WEIGHTS, *itemmatrix.TABLES)
 
 
@@ -198,14 +203,22 @@ class LoadedVersion:
 
     def moments(self) -> MomentTables:
         """What is new and popular at every moment."""
-        variables = self._variables(MomentTables._fields)
+        variables = self._variables(self._of_moments())
         return MomentTables(**{name: value.numpy() for name, value in variables.items()})
+
+    def _of_moments(self):
+        """Names of the variables that a newer event changes."""
+        return [*_OF_MOMENTS, "popular_at"] if self._has_popular else list(_OF_MOMENTS)
+
+    @property
+    def _has_popular(self):
+        """Whether what is popular at a moment is a part of the mixture."""
+        return "waits" in self.abilities and int(tf.size(self.module.popular_at)) > 1
 
     def set_moments(self, moments: MomentTables) -> None:
         """Takes other moments."""
-        variables = self._variables(MomentTables._fields)
-        for name, value in moments._asdict().items():
-            variables[name].assign(value)
+        for name, variable in self._variables(self._of_moments()).items():
+            variable.assign(getattr(moments, name))
 
     @property
     def decays(self) -> dict[str, float]:
@@ -235,6 +248,7 @@ class LoadedVersion:
         allow: np.ndarray,
         deny: np.ndarray,
         asked: np.ndarray,
+        waited: np.ndarray,
         *,
         k: int,
         keep_seen: bool = False,
@@ -246,13 +260,14 @@ class LoadedVersion:
             allow, deny: int32 `(n,)`, item indices that alone, or that never, are listed for the
                 whole batch; an empty `allow` allows all.
             asked: int64 `(batch,)`, when each list is asked for, UTC seconds, 0 = now.
+            waited: int64 `(batch,)`, how many seconds after the user's newest event, 0 = unknown.
         """
         size = len(asked)
         found = self.module.recommend_rows(
             *inputs,
             *_for_all(size, allow, deny),
             tf.fill([size], bool(keep_seen)),
-            tf.constant(asked),
+            *self._when(asked, waited),
             tf.constant(k),
         )
         return _arrays(found)
@@ -266,11 +281,17 @@ class LoadedVersion:
         totals: np.ndarray,
         sample: np.ndarray,
         asked: np.ndarray,
+        waited: np.ndarray,
         k: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Best of a few candidates; see `ServingModule.among_rows`."""
-        given = (interest, candidates, votes, totals, sample, asked, k)
-        return _arrays(self.module.among_rows(history, *map(tf.constant, given)))
+        given = map(tf.constant, (interest, candidates, votes, totals, sample))
+        when = self._when(asked, waited)
+        return _arrays(self.module.among_rows(history, *given, *when, tf.constant(k)))
+
+    def _when(self, *times):
+        """`asked` and, where the version looks at it, `waited`."""
+        return [tf.constant(part) for part in (times if "waits" in self.abilities else times[:1])]
 
     def similar(
         self, vectors: np.ndarray, deny: np.ndarray, k: int
@@ -328,6 +349,7 @@ class LoadedVersion:
         allow: np.ndarray,
         deny: np.ndarray,
         asked: np.ndarray,
+        waited: np.ndarray,
         *,
         earlier: np.ndarray,
         diversity: float,
@@ -340,14 +362,14 @@ class LoadedVersion:
         """Plans, the likeliest first: index and log p `(batch, beams, num_items)`.
 
         Args:
-            inputs, allow, deny, asked: as for `recommend`.
+            inputs, allow, deny, asked, waited: as for `recommend`.
             others: see `PlanningModule.generate_rows`.
         """
         size = len(asked)
         found = self.module.generate_rows(
             *inputs,
             *_for_all(size, allow, deny),
-            tf.constant(asked),
+            *self._when(asked, waited),
             tf.constant(earlier),
             tf.constant(diversity, tf.float32),
             tf.constant(num_items, tf.int32),
@@ -367,7 +389,7 @@ class LoadedVersion:
 
     def grown_variables(self) -> dict[str, Any]:
         """Name in the checkpoint -> variable, of what new items and newer events change."""
-        found = self._variables([*MomentTables._fields, *itemmatrix.TABLES])
+        found = self._variables([*self._of_moments(), *itemmatrix.TABLES])
         return found | (self.plan_variables() if "plans" in self.abilities else {})
 
     def plan_variables(self) -> dict[str, Any]:
@@ -383,7 +405,8 @@ class LoadedVersion:
         the layers.
         """
         tables = self._variables([n for table in self.decays for n in _names_of_table(table)])
-        named = self._variables([*MomentTables._fields, "temperature", "scorer_weight", *_WEIGHTS])
+        names = [*self._of_moments(), "temperature", "scorer_weight", *_WEIGHTS]
+        named = self._variables(names)
         places: dict[Any, str] = {}  # one that is listed twice is stored under its first place
         for place, variable in enumerate(self.module.layer_variables):
             places.setdefault(variable.ref(), f"layer_variables/{place}")

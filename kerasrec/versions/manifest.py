@@ -32,7 +32,9 @@ class FusionFacts(NamedTuple):
     Attributes:
         fit: how the weights were chosen, in words.
         weights: name of a part -> its two weights `[a, b]`; b counts for new items.
-        mixture: name of a part -> its share of the mixture.
+        mixture: name of a part -> its share of the mixture; a list where the share depends on the
+            time since the user's newest event: a share for each bucket of `fusion.weights.WAITS`,
+            that of an unknown time first.
         decays: name of a neighbour table -> what one step back in the history keeps of a vote.
         epsilon: what is added to a share before its logarithm.
         prior: feature of an item's recency -> its weight in the prior.
@@ -42,7 +44,7 @@ class FusionFacts(NamedTuple):
 
     fit: str
     weights: dict[str, list[float]]
-    mixture: dict[str, float]
+    mixture: dict[str, float | list[float]]
     decays: dict[str, float]
     epsilon: float
     prior: dict[str, float]

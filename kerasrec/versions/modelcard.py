@@ -11,7 +11,8 @@ _PARTS = {
     "transitions": "what follows what in the training events",
     "ease": "a closed-form linear model of the training events",
     "text": "what reads like the history",
-    "mixture": "the parts above, mixed",
+    "popular": "what is popular at the moment; in the mixture alone",
+    "mixture": "the parts above, mixed by the time since the user's newest event",
 }
 _DATA = {
     "interactions": "events",
@@ -68,9 +69,14 @@ def _weights(fusion):
     names = [name for name in _PARTS if name in weights or name in mixture]
     names += [name for name in weights if name not in _PARTS]
     return [
-        (name, *weights.get(name, ("", "")), mixture.get(name, ""), _PARTS.get(name, ""))
+        (name, *weights.get(name, ("", "")), _share(mixture.get(name, "")), _PARTS.get(name, ""))
         for name in names
     ]
+
+
+def _share(share):
+    """A share of the mixture; where it depends on the wait, from the smallest to the largest."""
+    return f"{min(share):.3f} to {max(share):.3f}" if isinstance(share, list) else share
 
 
 def _licence(encoder):

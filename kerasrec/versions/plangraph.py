@@ -60,6 +60,7 @@ class PlanningModule(ServingModule):
             _ROWS,
             _ROWS,
             tf.TensorSpec((None,), tf.int64),
+            tf.TensorSpec((None,), tf.int64),
             _ROWS,
             tf.TensorSpec((), tf.float32),
             tf.TensorSpec((), tf.int32),
@@ -77,6 +78,7 @@ class PlanningModule(ServingModule):
         allow: Any,
         deny: Any,
         asked: Any,
+        waited: Any,
         earlier: Any,
         diversity: Any,
         num_items: Any,
@@ -89,14 +91,15 @@ class PlanningModule(ServingModule):
         first.
 
         Args:
-            history, time_gap, event, allow, deny, asked: as in `recommend_rows`.
+            history, time_gap, event, allow, deny, asked, waited: as in `recommend_rows`.
             earlier: item indices `(batch, n)` of other plans for the same row; an item that m of
                 them hold weighs exp(-diversity * m) of what it would.
             num_items, beams, temperature, top_p, seed: as in `BeamSearch.search`.
         """
         history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
         interest = self.interest_rows(history[:, 1:], time_gap, event)
-        scores, known = self._or_popular(self._fused(history, interest, asked), history)
+        scores = self._fused(history, interest, asked, waited)
+        scores, known = self._or_popular(scores, history)
         scores = exclude(scores, tf.concat([history, deny], axis=1))
         scores = self._reranked(exclude_all_but(scores, allow), interest, known)
         scores = tf.cast(scores, tf.float64)
@@ -158,7 +161,7 @@ class PlanningModule(ServingModule):
         With a temperature above 0 they are drawn, else searched for. Times, allow and deny lists as
         in `recommend`.
         """
-        index, gaps, asked = self._timed(history, timestamps)
+        index, gaps, asked, waited = self._timed(history, timestamps)
         plans, logs = self.generate_rows(
             index,
             gaps,
@@ -166,6 +169,7 @@ class PlanningModule(ServingModule):
             self._wanted(allow),
             self._index(deny),
             asked,
+            waited,
             index[:, :0],
             0.0,
             self.plan_items,

@@ -13,6 +13,7 @@ from kerasrec.fusion.recency import (
     Recency,
     asked_at_the_end,
     fit_moments,
+    log_shares,
     newest_times,
 )
 
@@ -152,7 +153,8 @@ def test_at_end_appends_replaces_and_forgets(monkeypatch):
     table = moments.starts, moments.first, np.zeros((len(moments.starts), 4), np.float32)
     count = len(moments.starts)
     assert count > 1
-    starts, first, prior, popular = known.at_end(*table)
+    starts, first, prior, popular, none = known.at_end(*table)
+    assert none is None
     assert starts.tolist() == [*moments.starts, START + 90] and not prior[:-1].any()
     assert first[3] == count and first[:3].tolist() == moments.first[:3].tolist()
     np.testing.assert_allclose(prior[-1], later.features().sum(axis=0), rtol=1e-6)
@@ -169,3 +171,9 @@ def test_at_end_appends_replaces_and_forgets(monkeypatch):
     shifted = known.at_end(*table)
     assert shifted[0].tolist() == [*moments.starts[1:], START + 90] and len(shifted[2]) == count
     assert shifted[1].tolist() == [NEVER, *np.maximum(first[1:3] - 1, 0), count - 1]
+    # the shares of what is popular go the same way, as logarithms
+    before = log_shares(np.zeros((count, 4)))
+    ended = known.at_end(*table, before)
+    np.testing.assert_array_equal(ended.popular_at[:-1], before[1:])
+    shares = np.exp(popular[1:].astype(float))
+    np.testing.assert_allclose(np.exp(ended.popular_at[-1, 1:]), shares / shares.sum(), rtol=1e-5)

@@ -4,6 +4,7 @@ import pytest
 from kerasrec.fusion import weights as fusionweights
 from kerasrec.fusion.weights import (
     FITS,
+    NUM_WAITS,
     FitData,
     _part,
     best_mixture,
@@ -12,9 +13,11 @@ from kerasrec.fusion.weights import (
     climb,
     fit_logit,
     fit_weights,
+    mixed,
     most_likely,
     ndcg_of_hits,
     top_hits,
+    wait_buckets,
 )
 
 
@@ -58,7 +61,9 @@ def candidates_of(hits, real=None):
         real=np.ones_like(hits) if real is None else real,
         hits=hits,
         num_targets=hits.sum(axis=1),
+        waited=np.zeros(len(hits), int),
         target_shares=np.ones((int(hits.sum()), 1)),
+        target_waited=np.zeros(int(hits.sum()), int),
     )
 
 
@@ -168,7 +173,42 @@ def test_the_best_mixture_leaves_out_a_part_that_knows_nothing():
     noise = rng.dirichlet(np.full(8, 0.2), 60).astype(np.float32)
     shares = np.stack([noise, knows])
     data = candidates_of(hits)._replace(shares=shares, target_shares=shares[:, hits].T)
-    mixture = best_mixture(data, 1)
+    rows = best_mixture(data, 1)
+    mixture = rows[0]
     assert mixture.sum() == pytest.approx(1) and mixture[1] > 0.6
-    found = top_hits(np.tensordot(mixture, shares, 1), data, 1)
+    found = top_hits(mixed(data, rows), data, 1)
+    np.testing.assert_array_equal(found, top_hits(np.tensordot(mixture, shares, 1), data, 1))
     assert ndcg_of_hits(found, data.num_targets).mean() > 0.95
+    np.testing.assert_array_equal(rows, np.tile(mixture, (NUM_WAITS, 1)))  # nobody has waited
+
+
+def test_the_best_mixture_follows_the_wait():
+    """Users of bucket 1 take what part 0 knows, those of bucket 6 what part 1 knows."""
+    rng = np.random.default_rng(1)
+    hits = np.zeros((600, 8), bool)
+    hits[np.arange(600), rng.integers(0, 8, 600)] = True
+    waited = np.where(np.arange(600) < 300, 1, 6)
+    knows = np.where(hits, 0.3, 0.7 / 7).astype(np.float32)
+    wrong = rng.dirichlet(np.full(8, 0.2), 600).astype(np.float32)
+    of_first = (waited == 1)[:, None]
+    shares = np.stack([np.where(of_first, knows, wrong), np.where(of_first, wrong, knows)])
+    data = candidates_of(hits)._replace(
+        shares=shares, waited=waited, target_shares=shares[:, hits].T, target_waited=waited
+    )
+    rows = best_mixture(data, 1)
+    np.testing.assert_allclose(rows.sum(axis=1), 1)
+    assert rows[1, 0] > 0.6 and rows[6, 1] > 0.6 and rows[1, 0] > rows[0, 0] > rows[6, 0]
+    np.testing.assert_array_equal(rows[3], rows[0])  # a bucket without users
+    assert ndcg_of_hits(top_hits(mixed(data, rows), data, 1), data.num_targets).mean() > 0.9
+
+
+def test_a_few_users_of_a_bucket_move_little():
+    """EM by hand: 10 targets that part 0 alone names, and 30 of the mixture (.25, .75) of all."""
+    parts = np.tile([[1.0, 0.0]], (10, 1))
+    found = most_likely(parts, known=np.array([0.25, 0.75]))
+    np.testing.assert_allclose(found, [(10 + 7.5) / 40, 22.5 / 40])
+
+
+def test_wait_buckets_at_the_bounds():
+    seconds = [-5, 0, 1, 59, 60, 299, 300, 1799, 1800, 7199, 7200, 71_999, 72_000, 604_800, 10**9]
+    assert wait_buckets(seconds).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 7]

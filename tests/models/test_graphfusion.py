@@ -1,13 +1,19 @@
 """The fused score in the graph, against the numpy twin and numbers worked by hand."""
 
-import types
-
 import numpy as np
 import tensorflow as tf
 from toys import histories_of
 
+from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.models.graphfusion import Memory, Weights, total_by_sample
+from kerasrec.fusion.weights import NUM_WAITS, wait_buckets
+from kerasrec.models.graphfusion import (
+    Memory,
+    Weights,
+    seen_share,
+    total_by_sample,
+    wait_bucket,
+)
 
 
 def test_memory_is_the_twin_of_the_table():
@@ -42,18 +48,21 @@ def test_memory_is_the_twin_of_the_table():
 
 
 def weights_of(weights, mixture=(), epsilon=0.01):
-    return Weights(types.SimpleNamespace(weights=weights, mixture=dict(mixture), epsilon=epsilon))
+    alone = Fusion.alone(2)
+    return Weights(alone._replace(weights=weights, mixture=dict(mixture), epsilon=epsilon))
 
 
 def test_weights_give_the_formula_of_the_module():
     """Two items, two parts: shares .6 and .1 of one, .25 and .5 of the other; worked in numpy."""
+    shares = np.full((2, NUM_WAITS), np.nan)
+    shares[:, 2] = 0.75, 0.25  # who was away for one to five minutes
     weights = weights_of(
         {"model": (1.5, 0.0), "text": (0.5, 2.0), "mixture": (0.3, 0.0)},
-        {"model": 0.75, "text": 0.25},
+        {"model": tuple(shares[0]), "text": tuple(shares[1])},
     )
     values = {"model": tf.constant([[6.0, 1.0]]), "text": tf.constant([[0.5, 1.0]])}
     total = {"model": tf.constant([[10.0]]), "text": tf.constant([[2.0]])}
-    logs, shift = weights.logs(values, total)
+    logs, shift = weights.logs(values, total, tf.constant([100], tf.int64))
     model, text = np.array([0.6, 0.1]), np.array([0.25, 0.5])
     mixed = 0.75 * model + 0.25 * text
     np.testing.assert_allclose((logs["text"] - shift["text"])[0], np.log(text + 0.01), atol=1e-6)
@@ -64,7 +73,7 @@ def test_weights_give_the_formula_of_the_module():
     # other numbers in the same graph
     weights.variables["part_weights"].assign([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
     weights.variables["epsilon"].assign(0.02)
-    logs, shift = weights.logs(values, total)
+    logs, shift = weights.logs(values, total, tf.constant([100], tf.int64))
     score = weights.score(tf.constant([[3.0, 4.0]]), logs, shift)[0]
     np.testing.assert_allclose(score, [3, 4] + 2 * np.log(text + 0.02), atol=1e-5)
     np.testing.assert_allclose(weights.of_new(logs, shift)[0], np.log(model + 0.02), atol=1e-6)
@@ -73,10 +82,25 @@ def test_weights_give_the_formula_of_the_module():
 def test_weights_of_the_model_alone():
     weights = weights_of({"model": (1.0, 0.0)}, epsilon=0.0)
     logs, shift = weights.logs(
-        {"model": tf.constant([[6.0, 1.0]])}, {"model": tf.constant([[8.0]])}
+        {"model": tf.constant([[6.0, 1.0]])},
+        {"model": tf.constant([[8.0]])},
+        tf.zeros([1], tf.int64),
     )
     found = weights.score(tf.zeros((1, 2)), logs, shift)[0]
     np.testing.assert_allclose(found, np.log([6 / 8, 1 / 8]), atol=1e-6)
+
+
+def test_seen_share_by_hand():
+    """Items 1 and 2 are seen, 1 twice; padding has no share."""
+    log_share = np.log([[1e-30, 0.1, 0.1, 0.3], [0.2, 0.25, 0.5, 0.125]]).astype(np.float32)
+    history = tf.constant([[0, 1, 1, 2], [3, 4, 5, 6]])
+    np.testing.assert_allclose(seen_share(history, log_share), [[0.4], [1.075]], rtol=1e-6)
+    assert seen_share(tf.zeros((1, 1), tf.int32), tf.fill([1, 1], -float("inf"))).numpy() == 0
+
+
+def test_the_buckets_of_the_graph_are_those_of_the_fit():
+    seconds = np.array([-5, 0, 1, 59, 60, 1799, 1800, 71_999, 72_000, 604_800, 10**10])
+    np.testing.assert_array_equal(wait_bucket(tf.constant(seconds)), wait_buckets(seconds))
 
 
 def test_total_by_sample_by_hand():

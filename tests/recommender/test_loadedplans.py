@@ -264,7 +264,7 @@ def test_choose_trust_leaves_what_it_takes(recommender, toy_histories):
             module.prior_trust.assign(exponents[1])
             plans = VersionPlans(recommender.loaded)
             times = asked_of(validation.histories)
-            index, _ = plans.index(Questions(validation.histories, times), 3)
+            index, _ = plans.index(Questions(validation.histories, times, np.zeros_like(times)), 3)
             quality.append(quality_per_user(index[:, 0], validation, 3)["ndcg"])
         places = [TRUSTS.index((trust, prior)), 0, len(TRUSTS) - 1]
         means = [rows[place]["ndcg"] for place in places]

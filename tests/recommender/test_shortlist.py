@@ -63,10 +63,18 @@ def test_among_rows_is_exact_where_all_items_are_candidates(exact, histories):
         totals.append(np.where(everything > 0, rows, 0).sum(axis=1))
     asked, k = np.array([0, DAY * 18001, DAY * 18000, 0]), 30
     index, scores = module.among_rows(
-        history, interest, everything, np.stack(votes), np.stack(totals), listing.sample, asked, k
+        history,
+        interest,
+        everything,
+        np.stack(votes),
+        np.stack(totals),
+        listing.sample,
+        asked,
+        asked,
+        k,
     )
     none, kept = tf.zeros((4, 0), tf.int32), tf.fill([4], False)
-    expected = module.recommend_rows(*inputs, none, none, kept, asked, k)
+    expected = module.recommend_rows(*inputs, none, none, kept, asked, asked, k)
     np.testing.assert_array_equal(index, expected[0])
     np.testing.assert_allclose(scores, expected[1], atol=1e-3)
 

@@ -23,8 +23,9 @@ from kerasrec.serving.observer import Observer, _begin
 from kerasrec.serving.predictor import Predictor
 from kerasrec.serving.server import FeedbackOptions, ServerOptions, running_server
 from kerasrec.versions import folders
+from kerasrec.versions.loaded import MomentTables
 
-NAMES = ("starts", "first", "prior", "popularity")
+NAMES = ("starts", "first", "prior", "popularity", "popular_at")
 KINDS = ("click", "purchase", "dislike", "impression")
 NOW = 1_700_000_000
 
@@ -48,7 +49,7 @@ def put_back(predictor, numbers):
     yield predictor
     for number, (values, votes) in zip(numbers, before, strict=True):
         with predictor.models["toy"].use(version=number) as version:
-            version.set_moments(**values)
+            version.set_moments(MomentTables(**values))
             names = ("neighbours_transitions", "votes_transitions")
             for name, value in zip(names, votes, strict=True):
                 getattr(version._loaded.module, name).assign(value)

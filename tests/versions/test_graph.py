@@ -10,6 +10,7 @@ from kerasrec.backend import tf
 from kerasrec.data.histories import gap_buckets, pad_left
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
+from kerasrec.fusion.recency import log_shares
 from kerasrec.models.build import build_model
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions.graph import ServingModule, gap_bucket
@@ -351,9 +352,16 @@ def fused(tmp_path_factory):
     fusion = Fusion.alone(NUM_ITEMS)._replace(
         tables=tables,
         weights={"model": (0.5, 0.3), "text": (0.2, 0.0), "mixture": (0.9, -0.4)},
-        mixture={"model": 0.2, "text": 0.0, "transitions": 0.8},
+        # by the wait: unknown, below a minute, ...
+        mixture={
+            "model": (0.2, 0.1, 0.3, 0.4, 0.2, 0.2, 0.2, 0.2),
+            "text": 0.0,
+            "transitions": (0.5, 0.8, 0.3, 0.1, 0.5, 0.5, 0.5, 0.5),
+            "popular": (0.3, 0.1, 0.4, 0.5, 0.3, 0.3, 0.3, 0.3),
+        },
         epsilon=1e-3,
         starts=np.array([100, 200, 300]),
+        popular_at=log_shares(rng.normal(size=(3, width))),
         first=rng.integers(0, 5, width).astype(np.int32),
         prior=rng.normal(size=(3, width)).astype(np.float32),
         popular=rng.normal(size=width).astype(np.float32),
@@ -375,7 +383,7 @@ HISTORIES = {
 }
 
 
-def by_hand(module, fusion, history, interest, moment):
+def by_hand(module, fusion, history, interest, moment, bucket=0):
     """The formula of `fusion` for one user, in float64; `history` is not empty."""
     width = NUM_ITEMS + 1
     cosine = interest.astype(float) @ module.item_matrix.numpy() / module.temperature.numpy()
@@ -387,17 +395,22 @@ def by_hand(module, fusion, history, interest, moment):
                 real = np.where(table.neighbours[item] > 0, table.weights[item], 0)
                 np.add.at(votes, table.neighbours[item], real * table.decay**age)
         values[name] = np.maximum(votes, 0)
+    values["popular"] = np.exp(fusion.popular_at[moment].astype(float))
     unseen = np.setdiff1d(np.arange(1, width), history)
     shares = {name: v / max(v[unseen].sum(), 1e-12) for name, v in values.items()}
-    shares["mixture"] = sum(shares[name] * part for name, part in fusion.mixture.items())
+    row = fusion.mixture_rows()[bucket]
+    shares["mixture"] = sum(shares[n] * part for n, part in zip(fusion.mixture, row, strict=True))
     score = fusion.prior[moment].astype(float)
     for name, (weight, more) in fusion.weights.items():
         score += (weight + more * (fusion.first > moment)) * np.log(shares[name] + fusion.epsilon)
     return score
 
 
-@pytest.mark.parametrize("asked, moment", [(0, 2), (99, 0), (250, 1)])
-def test_fused_scores_equal_the_formula(fused, asked, moment):
+@pytest.mark.parametrize(
+    "asked, moment, waited, bucket",
+    [(0, 2, 0, 0), (99, 0, 59, 1), (250, 1, 60, 2), (0, 2, 1799, 3), (0, 2, 10**9, 7)],
+)
+def test_fused_scores_equal_the_formula(fused, asked, moment, waited, bucket):
     module, fusion = fused
     width = max(map(len, HISTORIES.values()))
     history = np.zeros((len(HISTORIES), width), np.int32)
@@ -406,19 +419,19 @@ def test_fused_scores_equal_the_formula(fused, asked, moment):
     none = np.zeros((len(history), 0), np.int32)
     zeros = np.zeros_like(history)
     every = np.tile(np.arange(1, NUM_ITEMS + 1, dtype=np.int32), (len(history), 1))
-    at = np.full(len(history), asked)
+    at, waits = np.full(len(history), asked), np.full(len(history), waited)
     interests = module.interest_rows(history, zeros, zeros).numpy()
-    scores = module.score_rows(history, zeros, zeros, every, at).numpy()
+    scores = module.score_rows(history, zeros, zeros, every, at, waits).numpy()
     lists = {
         keep: module.recommend_rows(
-            history, zeros, zeros, none, none, np.full(len(history), keep), at, NUM_ITEMS
+            history, zeros, zeros, none, none, np.full(len(history), keep), at, waits, NUM_ITEMS
         )
         for keep in (False, True)
     }
     for row, (name, items) in enumerate(HISTORIES.items()):
         expected = fusion.popular.astype(float)
         if items:
-            expected = by_hand(module, fusion, items, interests[row], moment)
+            expected = by_hand(module, fusion, items, interests[row], moment, bucket)
         np.testing.assert_allclose(scores[row], expected[1:], atol=2e-5, err_msg=name)
         for keep, (index, values) in lists.items():
             listed = index.numpy()[row][index.numpy()[row] > 0]

@@ -24,8 +24,9 @@ def loaded(exported_version):
 
 def test_abilities_are_those_of_the_version(exported_version, planning_version, text_version):
     found = [LoadedVersion.load(v).abilities for v in (exported_version, planning_version)]
-    assert found == [{"text_vectors"}, {"text_vectors", "plans"}]
-    assert LoadedVersion.load(text_version).abilities == {"text_vectors", "tokens", "texts"}
+    assert found == [{"waits", "text_vectors"}, {"waits", "text_vectors", "plans"}]
+    of_texts = {"waits", "text_vectors", "tokens", "texts"}
+    assert LoadedVersion.load(text_version).abilities == of_texts
 
 
 def test_a_module_of_another_program_is_refused(tmp_path):
@@ -55,7 +56,7 @@ def test_a_module_in_memory_is_asked_in_the_same_way(text_parts, text_version, t
     history = np.array([[0, 4, 9], [0, 0, 0]], np.int32)
     inputs, none = [history, np.zeros_like(history), np.zeros_like(history)], np.zeros(0, np.int32)
     lists = [
-        version.recommend(inputs, none, none, np.zeros(2, np.int64), k=5)
+        version.recommend(inputs, none, none, *np.zeros((2, 2), np.int64), k=5)
         for version in (made, saved)
     ]
     np.testing.assert_array_equal(lists[0][0], lists[1][0])
