@@ -391,6 +391,7 @@ def large_version(common_folder):
         )  # some are below 0
         near[0], votes[0], votes[:, 15:] = 0, 0, 0
         tables[name] = NeighbourTable(near, votes, 0.6)
+    prior = 0.3 * rng.standard_normal((4, num_items + 1)).astype(np.float32)
     fusion = Fusion.alone(num_items, rng.random(num_items + 1).astype(np.float32))._replace(
         tables=tables,
         weights={"model": (0.6, 0.1), "transitions": (0.2, 0.0), "mixture": (0.4, 0.2)},
@@ -400,13 +401,13 @@ def large_version(common_folder):
             "text": 0.1,
             "popular": tuple(np.linspace(0.1, 0.5, 8)),
         },
-        popular_at=recency.log_shares(rng.standard_normal((4, num_items + 1))),
+        popular_at=recency.log_shares(3 * prior),  # both come from the same counts
         scorer_weight=0.5,
         fit="items",
         epsilon=0.01 / num_items,
         starts=day * np.arange(18000, 18004),
         first=rng.choice([0, 0, 0, 1, 2, 3, recency.NEVER], num_items + 1).astype(np.int32),
-        prior=0.3 * rng.standard_normal((4, num_items + 1)).astype(np.float32),
+        prior=prior,
     )
     model = build_model(
         num_items,

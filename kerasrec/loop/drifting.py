@@ -233,7 +233,7 @@ def _judge(recommender, seen, knn, number, sample, seed):
         asked = np.sort(rng.choice(asked, sample, replace=False))
     rows, targets = before(seen.histories, asked), seen.histories.items[asked]
     known = rows.where(rows.items <= seen.num_known)
-    lists = recommender.recommend(known, k=LISTED, at="now")
+    lists = recommender.recommend(known, k=LISTED, at=seen.histories.timestamps[asked])
     row = pd.Index(rows.user_ids).get_indexer(lists["user_id"])
     is_hit = recommender.index_of(lists["item_id"]) == targets[row]
     ranks = np.full(len(asked), LISTED + 1)  # not listed

@@ -115,7 +115,7 @@ class LiveModel:
         histories = histories._replace(
             events=np.zeros_like(histories.events), values=np.ones_like(histories.values)
         )
-        return self._recommender.recommend(histories, k=k, at="now")
+        return self._recommender.recommend(histories, k=k, at=asked.times)
 
 
 def _after(counts: Counts, events: Histories) -> Counts:

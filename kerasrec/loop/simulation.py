@@ -248,11 +248,9 @@ def _frozen(replay, version, *, live):
     for number, (begin, end) in enumerate(replay.steps):
         places = replay.asked(begin, end)
         histories = replay.before(places, until=None if live else replay.steps[0][0])
-        yield (
-            number,
-            replay.ranks(places, recommender.recommend(histories, k=LIST_LENGTH, at="now")),
-            0.0,
-        )
+        times = replay.histories.timestamps[places]
+        lists = recommender.recommend(histories, k=LIST_LENGTH, at=times)
+        yield number, replay.ranks(places, lists), 0.0
 
 
 def _live(replay, recommender, begin, end):

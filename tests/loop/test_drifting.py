@@ -64,7 +64,8 @@ def test_a_log_that_goes_on_as_before(exported_version, toy_interactions):
     recommender = Recommender.load(exported_version)
     replay = Replay(log, recommender.items, end + 1, step, step // 24)
     places = replay.asked(end + 1, end + 1 + step)
-    lists = recommender.recommend(replay.before(places), k=10, at="now")
+    at = replay.histories.timestamps[places]
+    lists = recommender.recommend(replay.before(places), k=10, at=at)
     ranks = replay.ranks(places, lists)
     assert table.loc[1, "asked"] == table.loc[1, "judged"] == len(places) > 500
     assert table.loc[1, "ndcg@10"] == pytest.approx(ndcg(ranks).mean())
@@ -79,7 +80,8 @@ def test_a_log_that_goes_on_as_before(exported_version, toy_interactions):
     assert table.loc[1, "recent_popularity"] == pytest.approx(popular.mean())
     # confidence among the lists of 50, list by list
     confidence, right = [], []
-    lists = recommender.recommend(replay.before(places), k=50, at="now")
+    at = replay.histories.timestamps[places]
+    lists = recommender.recommend(replay.before(places), k=50, at=at)
     wanted = dict(zip(places.astype(str), replay.histories.items[places], strict=True))
     for place, part in lists.groupby("user_id"):
         items = replay.items.index_of(part["item_id"])
