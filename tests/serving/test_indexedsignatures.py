@@ -114,9 +114,9 @@ def counted(pair, monkeypatch):
         by_graph.append(len(given["history"]))
         return signatures["recommend"](**given)
 
-    def index(tensors, asked, **options):
+    def index(tensors, asked, waited, **options):
         by_index.append(len(asked))
-        return find(tensors, asked, **options)
+        return find(tensors, asked, waited, **options)
 
     monkeypatch.setattr(lists, "_exact", {"recommend": graph})
     monkeypatch.setattr(lists._shortlist, "lists", index)
@@ -144,9 +144,11 @@ def test_the_graph_takes_a_few_rows_at_once(counted, pair, monkeypatch):
 def test_times_of_another_width(counted, pair):
     """What comes of them is for the graph to say, as in TF Serving."""
     lists, by_graph, by_index = counted
-    for width in (5, 1):
-        found, exact = lists.recommend(**wishes(2, width)), pair[0]["recommend"](**wishes(2, width))
-        np.testing.assert_array_equal(found["item_ids"], exact["item_ids"])
+    found, exact = (answer(**wishes(2, 5)) for answer in (lists.recommend, pair[0]["recommend"]))
+    np.testing.assert_array_equal(found["item_ids"], exact["item_ids"])
+    for answer in (lists.recommend, pair[0]["recommend"]):
+        with pytest.raises(tf.errors.InvalidArgumentError):  # an event without a time
+            answer(**wishes(2, 1))
     assert by_graph == [2, 2] and by_index == []
 
 
