@@ -86,7 +86,7 @@ def run(arguments, log):
 
 def made_of(folder, variant):
     """Digest of what a row depends on: kerasrec's code, the split, the arguments."""
-    paths = sorted((HERE.parent / "kerasrec").glob("*.py")) + sorted(folder.glob("*.csv"))
+    paths = sorted((HERE.parent / "kerasrec").rglob("*.py")) + sorted(folder.glob("*.csv"))
     digest = hashlib.sha256(json.dumps(VARIANTS[variant]).encode())
     for path in paths:
         digest.update(path.read_bytes())
