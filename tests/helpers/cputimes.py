@@ -16,10 +16,10 @@ from places import ROOT, TESTS
 
 #: CPU seconds of an unmarked test: its call and the fixtures made for it alone
 MOST = 10
-#: runs on one machine differ by half in the CPU seconds of a test (one took 5 and 11), as do
-#: machines: only what is this much above `MOST` fails, so tests between the two are for the reader
-#: of TIMES.md to find
-ALLOWANCE = 1.5
+#: the same test took 5 CPU seconds in one run and 17 in another, late in a worker and beside other
+#: work; machines differ too: only what is this much above `MOST` fails, so tests between the two
+#: are for the reader of TIMES.md to find
+ALLOWANCE = 3
 PATH = ROOT / "build" / "durations.csv"
 HEAD = ("kind", "name", "scope", "cpu", "worker")
 
