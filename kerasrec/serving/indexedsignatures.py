@@ -15,7 +15,6 @@ import pandas as pd
 
 from kerasrec.backend import tf
 from kerasrec.data.histories import Histories, model_inputs
-from kerasrec.fusion.recency import newest_times
 from kerasrec.recommender.shortlist import LONGEST, Shortlist, find_shortlist
 from kerasrec.serving.admission import SCORES_AT_ONCE
 from kerasrec.versions.loaded import LoadedVersion
@@ -140,7 +139,7 @@ class IndexedSignatures:
         )
         inputs = model_inputs(histories, int(lengths.max(initial=1)))
         tensors = [tf.constant(inputs[name]) for name in ("history", "time_gap", "event")]
-        newest = newest_times(histories)
+        newest = np.where(known, times, 0).max(axis=1, initial=0)  # as in the graph, in any order
         waited = np.where(newest > 0, np.maximum(asked - newest, 0), 0)
         enough, index, scores = self._shortlist.lists(tensors, asked, waited, k=self._k, **options)
         return enough, self._ids[index], scores

@@ -92,6 +92,20 @@ def test_recommend_with_times_and_wishes(pair):
     assert overlap(near, later) < 0.9  # what is recent has its say
 
 
+def test_the_wait_is_counted_from_the_newest_event(pair):
+    """Times in any order; the moment of asking stands beside the id ""."""
+    signatures, lists = pair
+    newest, found = DAY * 18003 + 500, []
+    for waited in (30, 10**6):
+        times = tf.constant([[newest - 400, newest, newest - 100, newest + waited]], tf.int64)
+        given = wishes(1, history=tf.constant([["i1", "i2", "i3", ""]]), timestamps=times)
+        exact, near = signatures["recommend"](**given), lists.recommend(**given)
+        np.testing.assert_array_equal(exact["item_ids"][:, :10], near["item_ids"][:, :10])
+        np.testing.assert_allclose(exact["scores"][:, :10], near["scores"][:, :10], atol=0.01)
+        found.append(exact["scores"].numpy())
+    assert np.abs(found[0] - found[1]).max() > 0.05
+
+
 def wishes(rows, width=3, **changed):
     """Inputs of `recommend` without a wish, but for what is given."""
     given = {
