@@ -70,8 +70,11 @@ class VersionLog:
         # no event at any moment: the same prior at all of them
         prior = np.concatenate([prior, np.tile(newest[-count:], (len(starts), 1))], axis=1)
         if popular_at is not None:
-            newest = log_shares(popularity)[-count:]
-            popular_at = np.concatenate([popular_at, np.tile(newest, (len(starts), 1))], axis=1)
+            last = log_shares(popularity)
+            newest = np.tile(last[-count:], (len(starts), 1))
+            # shares of all items sum to 1, also with the new ones
+            popular_at = log_shares(np.concatenate([popular_at, newest], axis=1))
+            popular_at[-1] = last
         self._loaded.set_moments(MomentTables(starts, first, prior, popularity, popular_at))
 
     def fusion(self, num_items: int) -> Fusion:

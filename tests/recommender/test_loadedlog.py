@@ -7,7 +7,7 @@ import pytest
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
 from kerasrec.fusion.fusion import fit_again
-from kerasrec.fusion.recency import NEVER
+from kerasrec.fusion.recency import NEVER, log_shares
 from kerasrec.recommender.loadedlog import VersionLog, fit_transitions, has_transitions
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions.loaded import LoadedVersion
@@ -86,6 +86,10 @@ def test_new_items_have_no_neighbours_and_no_event(parent):
     parent.add_items(Items(pd.DataFrame({"item_id": ["n1", "n2"], "title": ["新课", "另一门"]})))
     fusion = parent.fusion()
     assert (fusion.first[-2:] == NEVER).all() and fusion.prior.shape[1] == len(parent.items) + 1
+    # what is popular is shared among all items, the new ones too
+    if fusion.popular_at is not None:
+        np.testing.assert_allclose(np.exp(fusion.popular_at).sum(axis=1), 1, rtol=1e-5)
+        np.testing.assert_allclose(fusion.popular_at[-1], log_shares(fusion.popular), atol=1e-4)
     for table in fusion.tables.values():
         assert len(table.neighbours) == len(parent.items) + 1
         assert not table.neighbours[-2:].any()
