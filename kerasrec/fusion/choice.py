@@ -38,9 +38,12 @@ _CANDIDATES = 20  # of every part; twice as many gave the same weights in twice 
 _NEW_CANDIDATES = 8  # new items of every part
 _FEW_MOMENTS = 20
 _PRIOR_CELLS = 2**19  # moments times items that the prior alone is fitted to
-#: parts of the events of `choose_live`; each has a table of transitions of its own. On caixin-news
-#: 40 parts instead of 6 were worth .013 NDCG@10 on the events that came after
+#: parts of the events of `choose_live` at most; each has a table of transitions of its own. With
+#: few parts these are older than a server's, and the weights trust them too little
 LIVE_BLOCKS = 36
+#: parts at least, and events that the tables of all parts are fitted to together: large logs have
+#: fewer parts, or the fits would take longer than the training
+_FEWEST_BLOCKS, _FITTED_EVENTS = 6, 2**22
 _REST = 6  # parts between two fits of "ease", which is dear and changes slowly
 _TABLE_BLOCKS = 4  # the same for the choice of their kinds
 #: how the weights are fitted there, of `FITS`: on the day to come their mean is better than either,
@@ -128,8 +131,8 @@ def choose_live(
 
     Returns:
         As `choose_fusion`, and `events`: how many events the weights rest on. Its moments are those
-        of `histories`, its tables those of the last block. None where the catalogue is too large
-        for more than one moment, or nobody has a history.
+        of `histories`, its transitions those of the last block. None where the catalogue is too
+        large for more than one moment, or nobody has a history.
     """
     num_items = num_items or len(next(iter(tables.values())).neighbours) - 1
     moments = recency.fit_moments(histories, num_items)
@@ -142,7 +145,7 @@ def choose_live(
     waited = wait_buckets(times - recency.newest_times(validation.histories))
     lengths = validation.histories.lengths
     collected: list[FitData] = []
-    for number, part in enumerate(np.array_split(np.arange(len(times)), LIVE_BLOCKS)):
+    for number, part in enumerate(np.array_split(np.arange(len(times)), _num_blocks(histories))):
         if not len(part):
             continue
         known = histories.where(histories.timestamps < times[part[0]])
@@ -169,6 +172,12 @@ def choose_live(
         found, count = _mean(found, count, *before, ["model", *tables])
     fusion, quality = _weighted(data, "live", found, tables, moments)
     return fusion, {**quality, "events": count}
+
+
+def _num_blocks(histories):
+    """Gives the number of parts of `choose_live`."""
+    affordable = _FITTED_EVENTS // max(len(histories.items), 1)
+    return int(np.clip(affordable, _FEWEST_BLOCKS, LIVE_BLOCKS))
 
 
 def choose_tables(
@@ -270,7 +279,7 @@ def _weighted(data, fit, found, tables, moments):
     of_parts, of_prior, (of_scorer,) = np.split(weights, [2 * len(parts), len(weights) - 1])
     pairs = zip(*of_parts.reshape(2, -1).tolist(), strict=True)
     used = {name: pair for name, pair in zip(parts, pairs, strict=True) if any(pair)}
-    is_fused = len(used) > 1
+    is_fused = list(used) != ["model"]
     fusion = Fusion(
         tables=tables if is_fused else {},
         weights=used,
@@ -281,7 +290,7 @@ def _weighted(data, fit, found, tables, moments):
         starts=moments.starts,
         first=moments.first,
         prior=moments.prior(of_prior),
-        popular_at=recency.log_shares(moments.prior(popular_weights)),
+        popular_at=recency.log_shares(moments.prior(popular_weights)) if is_fused else None,
         popular=(popular_weights @ moments.features[-1]).astype(np.float32),
         recency=recency.Recency(moments.end, of_prior, popular_weights),
     )

@@ -47,7 +47,7 @@ def test_choose_fusion_leaves_a_perfect_model_alone():
         FixedRanker(perfect), validation, fit_tables(train, 6), fit_moments(train, 6)
     )
     assert chosen.weights == {"model": (1.0, 0.0)} and not chosen.tables
-    assert not chosen.prior.any()
+    assert not chosen.prior.any() and chosen.popular_at is None and not chosen.mixture
     assert quality["valid_ndcg@10"] == pytest.approx(1)
 
 
@@ -236,3 +236,13 @@ def test_tables_are_chosen_on_events_as_they_come():
         np.testing.assert_array_equal(tables[name].neighbours, known[name][place].neighbours)
     # all follow the last item: a slower decay only adds noise
     assert tables["transitions"].decay == choice.DECAYS[0]
+
+
+def test_a_large_log_has_fewer_parts(monkeypatch):
+    """The tables of a part are fitted to all events before it: 100 events, 1,500 may be fitted."""
+    log = histories_of([range(1, 11)] * 10)
+    assert choice._num_blocks(log) == choice.LIVE_BLOCKS
+    monkeypatch.setattr(choice, "_FITTED_EVENTS", 1500)
+    assert choice._num_blocks(log) == 15
+    monkeypatch.setattr(choice, "_FITTED_EVENTS", 50)
+    assert choice._num_blocks(log) == 6
