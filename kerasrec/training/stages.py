@@ -173,7 +173,8 @@ def read(interactions: Any, items: Items, valid: Any, ask: Ask | None) -> Data:
     if not len(held.validation.target_items):
         raise ValueError(
             "Validation needs users with a past: no validation user has a training event. "
-            "Give other events to valid, or leave it out to validate on each user's last event."
+            "Give other events to valid, or leave it out and take ask='newest' (--ask newest) to "
+            "validate on each user's last event."
         )
     _check_not_known(held.validation)
     return Data(interactions, valid, items, histories, held)
