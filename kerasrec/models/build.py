@@ -28,7 +28,7 @@ from kerasrec.models.itemvectors import (
 from kerasrec.models.losses import LOSSES, NEGATIVES
 from kerasrec.models.optiontypes import Count, Flag, NameOf, Share, Whole
 from kerasrec.models.scoring import Scorer, ScorerLoss
-from kerasrec.models.sequencemodels import SEQUENCE_MODELS
+from kerasrec.models.sequencemodels import SEQUENCE_MODELS, UNKNOWN_SHARE
 
 #: a sequence model, by its name or as a function
 Sequence = Annotated[str | Callable, PlainValidator(NameOf(SEQUENCE_MODELS))]
@@ -40,8 +40,6 @@ FULL_SOFTMAX_ITEMS = 4000
 CODE_UNITS = 64
 #: whose layers have no Python control flow over tensors
 _KNOWN = ("kerasrec.", "tf_keras.", "bert4keras.")
-#: share of training histories whose time gaps and event types are hidden
-UNKNOWN_SHARE = 0.1
 
 
 class Model(NamedTuple):
@@ -189,7 +187,7 @@ def build_model(
         code_sizes: values that each code may have; None = as many as codes has.
         code_units: width of that part; None = 64, or the next multiple of heads.
         sequence: the sequence model: a name of `SEQUENCE_MODELS` or a function with their
-            signature.
+            signature, see `kerasrec.models.sequencemodels`.
         interest: how an interest is made of a state: "mf" = by a matrix, "gmf" = with a weight per
             column too.
         loss: a name of `LOSSES` or a function with their signature; None = softmax over the whole
@@ -287,7 +285,10 @@ def build_model(
     scorer_loss = ScorerLoss(scorer, interest_loss.temperature, name="scorer_loss", dtype="float32")
 
     def states_of(vectors, valid, time_gap, event):
-        states = sequence_model([features([drop(vectors), time_gap, event]), valid])
+        given = [features([drop(vectors), time_gap, event]), valid]
+        if len(getattr(sequence_model, "inputs", None) or ()) > len(given):
+            given.append(time_gap if time_gaps else tf.zeros_like(time_gap))
+        states = sequence_model(given)
         return fusion([states, vectors, valid]) if residual else states
 
     # Functional model: training

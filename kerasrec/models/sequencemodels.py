@@ -2,14 +2,21 @@
 
 Each builder returns a Keras model `[vectors (batch, time, dim), valid_mask (batch, time)]` ->
 `states (batch, time, dim)`; state t has seen events 0..t and nothing later. `valid_mask` is True at
-real events; histories are padded on the left.
+real events; histories are padded on the left. One that looks at times has a third input, `time_gap
+(batch, time)`: the bucket of the seconds since the event before, as `gap_buckets` makes it, and 0
+where it is unknown.
 """
 
 from typing import Any
 
+import numpy as np
+
 from kerasrec.backend import import_bert4keras, keras, register, tf, without_autograph
+from kerasrec.data.histories import NUM_GAP_BUCKETS
 
 layers = keras.layers
+#: share of training histories whose times and event types are hidden
+UNKNOWN_SHARE = 0.1
 
 
 @register
@@ -54,6 +61,14 @@ class ReversePositions(keras.layers.Layer):
         return {**super().get_config(), "max_length": self.max_length}
 
 
+def _check_heads(dim, heads):
+    if dim % heads:
+        raise ValueError(
+            f"The model width must be a multiple of heads={heads}. Received: {dim}. "
+            "Choose another number of heads."
+        )
+
+
 @register
 class CausalAttention(keras.layers.Layer):
     """Attends to earlier, real events alone: multi-head self-attention.
@@ -68,23 +83,20 @@ class CausalAttention(keras.layers.Layer):
     def build(self, input_shapes: Any) -> None:
         """Creates the projections."""
         dim = input_shapes[0][-1]
-        if dim % self.heads:
-            raise ValueError(
-                f"The model width must be a multiple of heads={self.heads}. Received: {dim}. "
-                "Choose another number of heads."
-            )
+        _check_heads(dim, self.heads)
         self.inward = self.add_weight("inward", (dim, 3 * dim), initializer="glorot_uniform")
         self.outward = self.add_weight("outward", (dim, dim), initializer="glorot_uniform")
 
     def call(self, inputs: Any) -> Any:
         """See the class."""
-        vectors, valid_mask = inputs
+        vectors, valid_mask, *bias = inputs
         dim = vectors.shape[-1]
         batch, time = tf.unstack(tf.shape(vectors)[:2])
         joined = tf.tensordot(vectors, self.inward, 1)  # (batch, time, 3 * dim)
         joined = tf.reshape(joined, (batch, time, 3, self.heads, dim // self.heads))
         query, key, value = tf.unstack(tf.transpose(joined, (2, 0, 3, 1, 4)))
         logits = tf.matmul(query, key, transpose_b=True) * (dim // self.heads) ** -0.5
+        logits = tf.add_n([logits, *bias])
         place = tf.range(time)
         visible = (place[None, :] <= place[:, None]) & tf.cast(valid_mask, tf.bool)[:, None, None]
         logits = tf.where(visible, tf.cast(logits, tf.float32), -1e9)
@@ -95,6 +107,113 @@ class CausalAttention(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "heads": self.heads}
+
+
+@register
+class TimeBetween(keras.layers.Layer):
+    """Puts the time between any two events of a history into the buckets of `gap_buckets`.
+
+    Call: `time_gap (batch, time)`, the bucket of the seconds since the event before -> int32
+    `(batch, time, time)`: `[b, t, s]` is the bucket of the seconds from event s to a later event t.
+    It is 0 where a gap between the two is unknown, and where s is not before t. Each gap counts as
+    the middle of its bucket. In training a tenth of the histories loses its times, since a server
+    may be asked without them.
+    """
+
+    def call(self, time_gap: Any, training: bool | None = False) -> Any:
+        """See the class."""
+        if training:
+            kept = tf.random.uniform((tf.shape(time_gap)[0], 1)) >= UNKNOWN_SHARE
+            time_gap = tf.where(kept, time_gap, 0)
+        # float64: years and seconds in one sum
+        gap = 1.5 * (2.0 ** (tf.cast(time_gap, tf.float64) - 1) - 1)
+        since = tf.cumsum(tf.where(time_gap > 0, gap, 0.0), axis=1)
+        unknown = tf.cumsum(tf.cast(time_gap == 0, tf.int32), axis=1)
+        between = tf.cast(since[:, :, None] - since[:, None], tf.float32)
+        bucket = 1 + tf.cast(tf.math.log(tf.maximum(between, 0.0) + 1) / np.log(2.0), tf.int32)
+        place = tf.range(tf.shape(time_gap)[1])
+        known = unknown[:, :, None] == unknown[:, None]
+        known &= place[None, :] < place[:, None]
+        return tf.where(known, tf.minimum(bucket, NUM_GAP_BUCKETS), 0)
+
+
+@register
+class TimeBias(keras.layers.Layer):
+    """Learns one number per head and bucket of the time between two events.
+
+    Call: int32 `(batch, time, time)`, of `TimeBetween` -> `(batch, heads, time, time)`: zero where
+    the time is unknown, and everywhere at the start of training.
+    """
+
+    def __init__(self, heads: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the table, one row per bucket."""
+        shape = (NUM_GAP_BUCKETS, self.heads)
+        self.table = self.add_weight("table", shape, initializer="zeros")
+
+    def call(self, between: Any) -> Any:
+        """See the class."""
+        table = tf.pad(tf.cast(self.table, self.compute_dtype), [[1, 0], [0, 0]])
+        return tf.transpose(tf.gather(table, between), (0, 3, 1, 2))
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "heads": self.heads}
+
+
+@register
+class GatedAttention(keras.layers.Layer):
+    """Attends to earlier, real events alone: each by itself, without a softmax, and gated.
+
+    u, v, q, k = silu(x W) and y_t = sum of silu(q_t . k_s + p[t - s] + bias[t, s]) v_s over the
+    visible s; the result is (norm(y) * u) W'. Zhai et al. divide y by the number of events, which
+    the norm undoes.
+
+    Call: `[vectors (batch, time, dim), valid_mask (batch, time), bias (batch, heads, time, time)]`
+    -> `(batch, time, dim)`.
+    """
+
+    def __init__(self, heads: int, max_length: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads, self.max_length = heads, max_length
+
+    def build(self, input_shapes: Any) -> None:
+        """Creates the projections and the table p of distances, the nearest first."""
+        dim = input_shapes[0][-1]
+        _check_heads(dim, self.heads)
+        self.inward = self.add_weight("inward", (dim, 4 * dim), initializer="glorot_uniform")
+        self.outward = self.add_weight("outward", (dim, dim), initializer="glorot_uniform")
+        shape = (self.heads, self.max_length)
+        self.distances = self.add_weight("distances", shape, initializer="zeros")
+        self.normalize = Normalization(name="normalize")
+
+    def call(self, inputs: Any) -> Any:
+        """See the class."""
+        vectors, valid_mask, bias = inputs
+        dim = vectors.shape[-1]
+        batch, time = tf.unstack(tf.shape(vectors)[:2])
+        joined = tf.nn.silu(tf.tensordot(vectors, self.inward, 1))  # (batch, time, 4 * dim)
+        gate, joined = joined[..., :dim], joined[..., dim:]
+        joined = tf.reshape(joined, (batch, time, 3, self.heads, dim // self.heads))
+        value, query, key = tf.unstack(tf.transpose(joined, (2, 0, 3, 1, 4)))
+        place = tf.range(time)
+        distance = place[:, None] - place[None, :]
+        visible = (distance >= 0) & tf.cast(valid_mask, tf.bool)[:, None, None]
+        logits = tf.matmul(query, key, transpose_b=True) + bias
+        distances = tf.cast(self.distances, logits.dtype)
+        logits += tf.gather(distances, tf.maximum(distance, 0), axis=1)
+        weights = tf.where(visible, tf.nn.silu(logits), tf.zeros_like(logits))
+        states = tf.transpose(tf.matmul(weights, value), (0, 2, 1, 3))
+        states = self.normalize(tf.reshape(states, (batch, time, dim)))
+        return tf.tensordot(states * gate, self.outward, 1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        mine = {"heads": self.heads, "max_length": self.max_length}
+        return {**super().get_config(), **mine}
 
 
 @register
@@ -152,6 +271,23 @@ def build_transformer(
         states = layers.Add()([states, layers.Dropout(dropout)(inner)])
     states = Normalization()(states)
     return keras.Model([vectors, valid], states, name="sequence")
+
+
+def build_hstu(
+    dim: int, *, max_length: int, num_blocks: int = 1, heads: int = 2, dropout: float = 0.2
+) -> Any:
+    """Builds gated attention that knows distances and times (HSTU, Zhai et al. 2024)."""
+    # Layers and functional model
+    vectors, valid = _inputs(dim)
+    time_gap = keras.Input((None,), name="time_gap", dtype="int32")
+    between = TimeBetween()(time_gap)
+    states = vectors
+    for _ in range(num_blocks):
+        given = [Normalization()(states), valid, TimeBias(heads)(between)]
+        attended = GatedAttention(heads, max_length)(given)
+        states = layers.Add()([states, layers.Dropout(dropout)(attended)])
+    states = Normalization()(states)
+    return keras.Model([vectors, valid, time_gap], states, name="sequence")
 
 
 @register
@@ -261,4 +397,9 @@ def build_bert(
     )
 
 
-SEQUENCE_MODELS = {"rnn": build_rnn, "transformer": build_transformer, "bert": build_bert}
+SEQUENCE_MODELS = {
+    "rnn": build_rnn,
+    "transformer": build_transformer,
+    "bert": build_bert,
+    "hstu": build_hstu,
+}

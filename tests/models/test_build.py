@@ -128,8 +128,8 @@ def test_training_output_is_the_interest_of_each_position_with_a_target(sequence
     none = np.zeros_like(history)
     outputs = model.training([history, none, none, target]).numpy()
     expected = [interest_of(model, np.array([row]))[0] for row in ([3], [3, 4], [7], [7, 8, 9])]
-    # positions are counted from the newest event, so there only the last states are the same
-    same = slice(None) if sequence == "rnn" else [1, 3]
+    # where positions are counted from the newest event only the last states are the same
+    same = slice(None) if sequence in ("rnn", "hstu") else [1, 3]
     np.testing.assert_allclose(outputs[same], np.array(expected)[same], atol=1e-5)
     assert len(outputs) == 4
     assert len(model.training.losses) == 2  # of the interest and of the scorer
@@ -400,7 +400,7 @@ def test_bad_codes_are_refused(codes, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"sequence": "lstm"}, "sequence must be one of rnn, transformer, bert. Received: 'lstm'"),
+        ({"sequence": "lstm"}, "sequence must be one of rnn, .*, hstu. Received: 'lstm'"),
         ({"interest": "ncf"}, "interest must be one of mf, gmf. Received: 'ncf'"),
         ({"loss": "hinge"}, "loss must be one of mse, .*Received: 'hinge'"),
         ({"text_units": 0, "id_units": 0}, "need a text part, an id part or codes"),
@@ -521,7 +521,12 @@ LEARNS = [
     for names in GRID
 ]
 #: these go through `export` itself (as the fixture `exported_version` does)
-EXPORTED = [("rnn", "gmf", "bpr"), ("transformer", "mf", "gbce"), ("bert", "gmf", "infonce")]
+EXPORTED = [
+    ("rnn", "gmf", "bpr"),
+    ("transformer", "mf", "gbce"),
+    ("bert", "gmf", "infonce"),
+    ("hstu", "mf", "softmax"),
+]
 
 
 def train(model, *, steps=6, rate=0.05):
@@ -615,7 +620,7 @@ def answers_of(model):
 
 @pytest.mark.slow
 def test_every_combination_exports_and_one_fresh_process_reloads_them_all(tmp_path):
-    """All 42 as the parts that differ (item vectors, U, MLP); one of each sequence model by
+    """All 56 as the parts that differ (item vectors, U, MLP); one of each sequence model by
     `export` itself."""
     ids = [f"i{number}" for number in range(1, NUM_ITEMS + 1)]
     items = read_items(pd.DataFrame({"item_id": ids, "title": ids}))

@@ -2,18 +2,25 @@ import numpy as np
 import pytest
 
 from kerasrec.backend import import_bert4keras, keras
+from kerasrec.data.histories import NUM_GAP_BUCKETS, gap_buckets
 from kerasrec.models.sequencemodels import (
     SEQUENCE_MODELS,
     CausalAttention,
+    GatedAttention,
     HistoryMask,
     Normalization,
     ReversePositions,
+    TimeBetween,
+    TimeBias,
     WithMask,
     build_bert,
+    build_hstu,
     build_transformer,
 )
 
 DIM, MAX_LENGTH = 8, 12
+#: buckets of the time before each of the newest events; 0 = unknown
+GAPS = np.array([1, 9, 28, 0, 2, 17, 5, 1, 12, 12, 3, 20], np.int32)
 RNG = np.random.default_rng(0)
 
 
@@ -32,30 +39,37 @@ def history(time, batch=3):
     return RNG.normal(size=(batch, time, DIM)).astype(np.float32), np.ones((batch, time), bool)
 
 
+def states_of(model, vectors, valid_mask, gaps=GAPS):
+    """States; of the models that look at times, with those that `GAPS` says."""
+    time_gap = np.tile(gaps[len(gaps) - vectors.shape[1] :], (len(vectors), 1))
+    return model([vectors, valid_mask, time_gap][: len(model.inputs)]).numpy()
+
+
 def test_states_are_of_the_shape_of_the_history(model):
     for time in (1, 2, 7, MAX_LENGTH):
         vectors, valid_mask = history(time)
-        states = model([vectors, valid_mask]).numpy()
+        states = states_of(model, vectors, valid_mask)
         assert states.shape == (3, time, DIM) and np.isfinite(states).all()
-        np.testing.assert_array_equal(model([vectors, valid_mask]), states)  # no dropout here
+        again = states_of(model, vectors, valid_mask)  # no dropout here
+        np.testing.assert_array_equal(again, states)
 
 
 def test_a_later_event_changes_no_earlier_state(model):
     vectors, valid_mask = history(9)
-    states = model([vectors, valid_mask]).numpy()
+    states = states_of(model, vectors, valid_mask)
     for changed in (0, 4, 8):
         other = vectors.copy()
         other[:, changed] += RNG.normal(size=(3, DIM))
-        moved = np.abs(model([other, valid_mask]).numpy() - states).max(axis=(0, 2))
+        moved = np.abs(states_of(model, other, valid_mask) - states).max(axis=(0, 2))
         assert (moved[:changed] < 1e-6).all()
         assert (moved[changed:] > 1e-4).all()  # and every later one hears of it
 
 
 def test_a_masked_later_event_changes_no_earlier_state_either(model):
     vectors, valid_mask = history(6)
-    states = model([vectors, valid_mask]).numpy()
+    states = states_of(model, vectors, valid_mask)
     valid_mask[:, 5] = False
-    masked = model([vectors, valid_mask]).numpy()
+    masked = states_of(model, vectors, valid_mask)
     np.testing.assert_allclose(masked[:, :5], states[:, :5], atol=1e-6)
 
 
@@ -65,26 +79,44 @@ def test_padding_on_the_left_changes_no_state(model, padding):
     noise, _ = history(padding)  # whatever stands in a padded slot
     padded = np.concatenate([noise, vectors], axis=1)
     mask = np.concatenate([np.zeros((3, padding), bool), valid_mask], axis=1)
-    states = model([padded, mask]).numpy()[:, padding:]
-    np.testing.assert_allclose(states, model([vectors, valid_mask]), atol=1e-5)
+    states = states_of(model, padded, mask)[:, padding:]
+    np.testing.assert_allclose(states, states_of(model, vectors, valid_mask), atol=1e-5)
 
 
 def test_rows_of_different_lengths_do_not_meet(model):
     vectors, valid_mask = history(7)
     valid_mask[1, :5] = False
     valid_mask[2] = False  # an empty history
-    states = model([vectors, valid_mask]).numpy()
+    states = states_of(model, vectors, valid_mask)
     assert np.isfinite(states).all()
     for row, start in ((0, 0), (1, 5)):
-        alone = model([vectors[row : row + 1, start:], valid_mask[row : row + 1, start:]])
+        alone = states_of(model, vectors[row : row + 1, start:], valid_mask[row : row + 1, start:])
         np.testing.assert_allclose(states[row, start:], alone[0], atol=1e-5)
 
 
 def test_order_counts(model):
     vectors, valid_mask = history(5)
     swapped = vectors[:, [1, 0, 2, 3, 4]]
-    difference = model([vectors, valid_mask]) - model([swapped, valid_mask])
+    difference = states_of(model, vectors, valid_mask) - states_of(model, swapped, valid_mask)
     assert np.abs(difference[:, -1]).max() > 1e-3
+
+
+def test_the_time_between_events_counts_from_the_later_one_on():
+    keras.utils.set_random_seed(0)
+    model = build_hstu(DIM, max_length=MAX_LENGTH, num_blocks=2)
+    vectors, valid_mask = history(7)
+    timeless = np.zeros(7, np.int32)
+    states = states_of(model, vectors, valid_mask, timeless)
+    np.testing.assert_array_equal(states_of(model, vectors, valid_mask), states)  # not learned yet
+    for weight in model.weights:
+        if weight.name.endswith("table:0"):
+            weight.assign(RNG.normal(size=weight.shape))
+    np.testing.assert_array_equal(states_of(model, vectors, valid_mask, timeless), states)
+    gaps = np.array([0, 3, 3, 3, 3, 3, 3])
+    known = states_of(model, vectors, valid_mask, gaps)
+    gaps[4] = 22
+    moved = np.abs(states_of(model, vectors, valid_mask, gaps) - known).max(axis=(0, 2))
+    assert (moved[:4] == 0).all() and (moved[4:] > 1e-4).all()
 
 
 def test_bert_is_made_of_bert4keras_layers():
@@ -136,6 +168,72 @@ def test_causal_attention_equals_loops():
             np.testing.assert_allclose(found[row, now], expected, atol=1e-5)
 
 
+def test_gated_attention_equals_loops():
+    layer = GatedAttention(heads=2, max_length=6)
+    vectors, valid_mask = history(5, batch=2)
+    valid_mask[1, :2] = False
+    bias = RNG.normal(size=(2, 2, 5, 5)).astype(np.float32)
+    layer([vectors, valid_mask, bias])
+    for weight in (layer.distances, *layer.normalize.weights):
+        weight.assign(weight + RNG.normal(size=weight.shape))
+    found = layer([vectors, valid_mask, bias]).numpy()
+    gain, shift = layer.normalize.get_weights()
+    silu = lambda x: x / (1 + np.exp(-x))  # noqa: E731
+    gate, value, query, key = np.split(silu(vectors @ layer.inward.numpy()), 4, axis=2)
+    distances = layer.distances.numpy()
+    for row in range(2):
+        for now in range(5):
+            joined = np.zeros(8)
+            for head in range(2):
+                part = slice(4 * head, 4 * head + 4)
+                for t in range(now + 1):
+                    if valid_mask[row, t]:
+                        logit = query[row, now, part] @ key[row, t, part]
+                        logit += distances[head, now - t] + bias[row, head, now, t]
+                        joined[part] += silu(logit) * value[row, t, part]
+            joined = (joined - joined.mean()) / np.sqrt(joined.var() + layer.normalize.epsilon)
+            expected = (joined * gain + shift) * gate[row, now] @ layer.outward.numpy()
+            np.testing.assert_allclose(found[row, now], expected, atol=1e-4)
+
+
+def test_time_between_by_hand():
+    # buckets 2 and 4 count as 1.5 and 10.5 seconds, which is 12 together: bucket 4 again
+    found = TimeBetween()(np.array([[7, 2, 4, 0, 1]]))[0].numpy()
+    assert found.tolist() == [
+        [0, 0, 0, 0, 0],
+        [2, 0, 0, 0, 0],
+        [4, 4, 0, 0, 0],
+        [0, 0, 0, 0, 0],
+        [0, 0, 0, 1, 0],
+    ]
+
+
+def test_time_between_is_that_of_the_clock_or_the_bucket_beside_it():
+    every = np.arange(1, NUM_GAP_BUCKETS + 1)[None]
+    found = TimeBetween()(every)[0].numpy()
+    np.testing.assert_array_equal(np.diagonal(found, -1), every[0, 1:])
+    seconds = np.concatenate([[10**9], (2.0 ** RNG.uniform(0, 22, size=19)).astype(int)]).cumsum()
+    gaps = gap_buckets(seconds, np.array([0, 20]))[None]
+    found = TimeBetween()(gaps)[0].numpy()
+    exact = 1 + np.floor(np.log2(np.maximum(seconds[:, None] - seconds[None], 0) + 1))
+    earlier = np.tri(20, k=-1, dtype=bool)
+    assert np.abs(found - exact)[earlier].max() <= 1 and (found[~earlier] == 0).all()
+
+
+def test_some_training_histories_lose_their_times_as_a_whole():
+    found = TimeBetween()(np.full((3000, 3), 5), training=True).numpy()
+    lost = (found == 0).all(axis=(1, 2))
+    assert (found[~lost, 1:, 0] > 0).all() and 0.02 < lost.mean() < 0.3
+
+
+def test_time_bias_by_hand():
+    layer = TimeBias(heads=2)
+    between = np.array([[[0, 0], [3, 0]]])
+    assert (layer(between).numpy() == 0).all()
+    layer.table.assign(np.arange(1, 2 * NUM_GAP_BUCKETS + 1).reshape(-1, 2))  # 1, 2; 3, 4; 5, 6
+    assert layer(between).numpy().tolist() == [[[[0, 0], [5, 0]], [[0, 0], [6, 0]]]]
+
+
 def test_reverse_positions_count_from_the_newest_event():
     layer = ReversePositions(4)
     layer(np.zeros((1, 4, 1), np.float32))
@@ -158,13 +256,23 @@ def test_history_mask_by_hand():
     assert found.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
 
 
-def test_heads_must_divide_the_width():
+@pytest.mark.parametrize("build", [build_transformer, build_hstu])
+def test_heads_must_divide_the_width(build):
     with pytest.raises(ValueError, match="multiple of heads=3. Received: 8. Choose another"):
-        build_transformer(8, max_length=5, heads=3)
+        build(8, max_length=5, heads=3)
 
 
 @pytest.mark.parametrize(
-    "layer", [WithMask(), HistoryMask(), ReversePositions(7), CausalAttention(4)]
+    "layer",
+    [
+        WithMask(),
+        HistoryMask(),
+        ReversePositions(7),
+        CausalAttention(4),
+        TimeBetween(),
+        TimeBias(4),
+        GatedAttention(4, 7),
+    ],
 )
 def test_config_round_trip(layer):
     again = keras.layers.deserialize(keras.layers.serialize(layer))
@@ -175,7 +283,7 @@ def test_models_round_trip_through_their_config(model):
     again = keras.Model.from_config(model.get_config())
     again.set_weights(model.get_weights())
     inputs = history(6)
-    np.testing.assert_allclose(again([*inputs]), model([*inputs]), atol=1e-6)
+    np.testing.assert_allclose(states_of(again, *inputs), states_of(model, *inputs), atol=1e-6)
 
 
 def test_normalization_is_that_of_keras():
