@@ -39,7 +39,7 @@ def exported(small, tiny_bert_folder, tmp_path_factory):
     more = {
         "none": {"sequence": "rnn"},
         "lora": {"loss": "bpr", "interest": "gmf"},
-        "members": {"members": 2, "sequence": "rnn"},
+        "members": {"members": 2, "sequence": "hstu"},
     }
     # compared below, all versions in one fresh process
     with exporter.compared_by(lambda module, *_: modules.append(module)):
@@ -70,17 +70,21 @@ def loaded(made):
 
 HISTORIES = [["a,b", "书 籍", "中,文"], ["  spaced  "], [], ["?", "a\u2028b", 'say "hi"', "0"]]
 TEXT = "机器学习与大学物理"
+#: item indices, buckets of time gaps and event types
+TIMED = [[[0, 0, 3, 7], [2, 9, 8, 1]], [[0, 0, 0, 9], [4, 1, 20, 7]], [[0] * 4] * 2]
 
 
 def check_answers(made, exported, answers):
-    """Whether answers (ids and scores of lists, a text's vector) are those of what was saved."""
+    """Whether answers (ids and scores of lists, a text's vector, interests of histories with times)
+    are those of what was saved."""
     history = tf.constant([[""] * (4 - len(row)) + row for row in HISTORIES])
     for kind, module in exported[1].items():
         with exporter._as_saved():  # the traces of the export are used again
             expected = module.serving_default(history)
         expected = {key: value.numpy() for key, value in expected.items()}
         listed = expected["scores"] > -np.inf
-        items, scores, vectors = answers[kind]
+        items, scores, vectors, interests = answers[kind]
+        np.testing.assert_allclose(interests, module.interest_rows(*TIMED), atol=1e-5)
         np.testing.assert_allclose(scores, expected["scores"][listed], atol=1e-4)
         assert items == [i.decode() for i in expected["item_ids"][listed]]
         if kind in ("frozen", "lora", "members"):
@@ -97,7 +101,8 @@ def test_loaded_versions_answer_as_what_was_saved(made, exported, loaded):
         table = recommender.recommend(HISTORIES, k=30)
         encodes = recommender.manifest["encodes_texts"]
         vectors = encodes and recommender.encode([TEXT])
-        answers[kind] = (list(table["item_id"]), table["score"].tolist(), vectors)
+        interests = recommender.loaded.module.interest_rows(*TIMED)
+        answers[kind] = (list(table["item_id"]), table["score"].tolist(), vectors, interests)
     check_answers(made, exported, answers)
 
 
@@ -113,7 +118,8 @@ def test_a_fresh_process_agrees(made, exported):
         "    answers[recommender.manifest['name']] = [\n"
         "        list(table['item_id']), table['score'].tolist(),\n"
         "        recommender.manifest['encodes_texts']\n"
-        f"        and recommender.encode([{TEXT!r}]).tolist()]\n"
+        f"        and recommender.encode([{TEXT!r}]).tolist(),\n"
+        f"        recommender.loaded.module.interest_rows(*{TIMED}).numpy().tolist()]\n"
         "print(json.dumps(answers))\n"
     )
     paths = [str(trained.version) for trained in made.values()]
@@ -133,13 +139,13 @@ def test_rebuild_gives_the_trained_model_back(made, loaded, kind):
     np.testing.assert_allclose(
         vectors[1:], recommender.item_vectors(recommender.items.ids), atol=1e-5
     )
-    history = np.array([[0, 0, 3, 7], [2, 9, 9, 1]], np.int32)
-    none = np.zeros_like(history)
-    np.testing.assert_allclose(
-        model.interest([vectors[history], history, none, none]),
-        recommender.loaded.module.interest_rows(history, none, none),
-        atol=1e-5,
-    )
+    history, gaps, none = np.array(TIMED, np.int32)
+    interests = {}
+    for name, known in (("timed", gaps), ("timeless", none)):
+        interests[name] = model.interest([vectors[history], history, known, none]).numpy()
+        found = recommender.loaded.module.interest_rows(history, known, none)
+        np.testing.assert_allclose(interests[name], found, atol=1e-5)
+    assert np.abs(interests["timed"] - interests["timeless"]).max() > 1e-4
     assert (encoder is None) == (kind == "none")
     if kind in ("frozen", "lora", "members"):
         tokens = encoder.tokenizer.encode_batch([TEXT])
