@@ -153,6 +153,18 @@ def test_time_gaps_and_events_count_where_the_data_has_them():
     assert build().training.get_layer("event_features").weights == []
 
 
+@pytest.mark.parametrize("time_gaps", [True, False])
+def test_hstu_sees_the_time_between_events_where_the_model_does(time_gaps):
+    model = build(sequence="hstu", time_gaps=time_gaps)
+    (table,) = [w for w in model.interest.weights if w.name.startswith("time_bias")]
+    table.assign(np.random.default_rng(0).normal(size=table.shape))
+    history = np.array([[3, 4, 5]], np.int32)
+    none, vectors = np.zeros_like(history), tf.gather(model.item_vectors(ALL_ITEMS), history)
+    timed = model.interest([vectors, history, np.array([[0, 9, 2]], np.int32), none])
+    moved = np.abs(timed - model.interest([vectors, history, none, none])).max()
+    assert (moved > 1e-4) if time_gaps else (moved == 0)
+
+
 def test_some_training_histories_lose_their_gaps_and_events_as_a_whole():
     layer = EventFeatures(time_gaps=True, events=True)
     given = [np.zeros((3000, 2, 1), np.float32), *np.ones((2, 3000, 2), np.int32)]
