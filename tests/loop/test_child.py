@@ -105,7 +105,7 @@ def test_a_child_whose_encoder_has_learned_can_be_a_parent(
     toy_interactions, toy_items, week_log, grown_items, tiny_bert_folder, tmp_path
 ):
     """Its manifest names the encoder as it is by now: else the next update would refuse it."""
-    options = tiny_options({"name": str(tiny_bert_folder), "mode": "lora"})
+    options = tiny_options({"name": str(tiny_bert_folder), "mode": "lora"}, sequence="hstu")
     given = dict(name="lora", out=tmp_path, options=options, progress=False)
     parent = train(toy_interactions, toy_items, **given)
     child = update(tmp_path / "lora", week_log, grown_items, force=True).version

@@ -42,7 +42,8 @@ def check_plans(recommender):
 @pytest.mark.slow
 def test_a_generator_for_an_average_of_two_models_without_texts(small, tmp_path, monkeypatch):
     monkeypatch.setattr("kerasrec.training.generating.TRUSTS", ((0.5, 0.5),))
-    trained = train_plans(*small, tmp_path, tiny_options({"name": "none"}, members=2))
+    options = tiny_options({"name": "none"}, members=2, sequence="hstu")
+    trained = train_plans(*small, tmp_path, options)
     recommender = Recommender.load(trained.version)
     check_plans(recommender)
     facts = trained.manifest
