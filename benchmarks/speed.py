@@ -9,9 +9,11 @@ is skipped. Parts:
 
 - peer: RecTools SASRec on caixin-news, leave-one-out (`speed_peer.py`).
 - train: `kerasrec.train` with default options on the same split: seconds from the call, reading,
-  encoding (empty cache) and tracing included, to the peer's best validation NDCG@10 and to the end.
+  encoding (empty cache) and tracing included, to the peer's best validation NDCG@10 and to the end;
+  and where the seconds go, stage by stage.
 - growth: an epoch on generated data, and with 10x the users, the items, the length.
-- million: steps with 1,000,000 items and 10,000,000 events, beside those with 12,000 items.
+- million: steps with 1,000,000 items and 10,000,000 events, beside those with 12,000 items; with
+  --whole-epoch a whole epoch over the million items.
 - scoring: users/s of `Recommender.recommend(k=20)` on amazon-beauty.
 
 Every measurement is a process of its own, so that its peak memory is true; nothing else should run
@@ -24,6 +26,7 @@ import json
 import logging
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -71,6 +74,89 @@ def generated(users, items, length, seed=0):
     return Histories(ids, offsets, codes, zeros, zeros.astype(np.int16), np.ones(count, np.float32))
 
 
+def processor_seconds():
+    """Of this process and of those that it has waited for, user and system."""
+    kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
+
+
+class Stages:
+    """Seconds of functions: label -> [wall, processor], a call within another counted in both."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    def add(self, label, since):
+        """Add what has passed since a pair that `clock` gave."""
+        spent = self.seconds.setdefault(label, [0.0, 0.0])
+        for place, (end, begin) in enumerate(zip(self.clock(), since, strict=True)):
+            spent[place] += end - begin
+
+    def clock(self):
+        """Wall and processor seconds by now."""
+        return time.perf_counter(), processor_seconds()
+
+    def watch(self, owner, name, label):
+        """Have a function, wherever it is looked up in `owner`, add its seconds to a label."""
+        function = getattr(owner, name)
+
+        def watched(*given, **named):
+            since = self.clock()
+            try:
+                return function(*given, **named)
+            finally:
+                self.add(label, since)
+
+        self.seconds.setdefault(label, [0.0, 0.0])
+        setattr(owner, name, watched)
+
+
+def watched_stages():
+    """Imports kerasrec and watches the stages of `train`; what is indented is a part of the above.
+
+    The check runs in a process of its own beside this one: its processor seconds are in those of
+    "check", its wall seconds only as far as this one waits.
+    """
+    stages = Stages()
+    since = stages.clock()
+    from kerasrec.training import stages as of_train
+    from kerasrec.training.run import Run
+    from kerasrec.versions import exporter
+
+    stages.add("import", since)
+    for name, label in {
+        "read_catalogue": "read",
+        "read": "read",
+        "encode": "encode the texts",
+        "fit": "train",
+        "build_model": "- build the model",
+    }.items():
+        stages.watch(of_train, name, label)
+    begun = []
+    end_of_step = Run.on_train_batch_end
+
+    def begin(self, batch, logs=None):
+        begun.append(stages.clock())
+
+    def end(self, batch, logs=None):
+        stages.add("- first step (trace)" if len(begun) == 1 else "- other steps", begun[-1])
+        end_of_step(self, batch, logs)
+
+    Run.on_train_batch_begin, Run.on_train_batch_end = begin, end
+    stages.watch(Run, "_quality", "- validate")
+    for owner, name, label in (
+        (of_train, "choose", "choose tables and weights"),
+        (of_train, "catch_up", "catch up"),
+        (of_train, "publish", "export"),
+        (exporter, "serving_module", "- make the graph"),
+        (exporter.tf.saved_model, "save", "- save it"),
+        (exporter, "_answers", "- own answers"),
+        (exporter.FreshProcess, "answers", "- check"),
+    ):
+        stages.watch(owner, name, label)
+    return stages
+
+
 # --- One measurement each, in a process of its own ---
 
 
@@ -85,6 +171,7 @@ def measure_train(split, preset, seed):
             if record.getMessage().startswith("epoch"):
                 rows.append(round(time.perf_counter() - started, 1))
 
+    stages = watched_stages()
     import kerasrec
 
     logger = logging.getLogger("kerasrec.training.run")
@@ -111,7 +198,8 @@ def measure_train(split, preset, seed):
         ],
         "total_s": round(time.perf_counter() - started, 1),
         "fused_valid_ndcg@10": trained.metrics["valid_ndcg@10"],
-        "cpu_s": round(time.process_time(), 1),
+        "cpu_s": round(processor_seconds(), 1),
+        "stages": {name: [round(v, 1) for v in pair] for name, pair in stages.seconds.items()},
     }
 
 
@@ -270,8 +358,9 @@ def measure(options):
                 arguments = dict(users=users, items=items, length=length)
                 ours(work, f"growth {name}", "measure_growth", **arguments)
         elif part == "million":
-            steps = None if options.whole_epoch else _STEPS
             for name, items in MILLION.items():
+                whole = options.whole_epoch and items == max(MILLION.values())
+                steps = None if whole else _STEPS
                 ours(work, f"million {name}", "measure_million", items=items, steps=steps)
         elif part == "scoring":
             split = folders["amazon-beauty"]
@@ -283,7 +372,7 @@ def measure(options):
 def table(work):
     """Markdown of every result that is in the work folder."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(work.glob("*.json"))}
-    parts = [_training_table(found)]
+    parts = [_training_table(found), *_stage_table(found)]
     rows = [f"growth {name}" for name in GROWTH], [f"million {name}" for name in MILLION]
     for title, names in zip(("As the data grow", "A million items"), rows, strict=True):
         kept = {name: found[name] for name in names if name in found}
@@ -330,6 +419,21 @@ def _training_table(found):
     return "\n".join(lines)
 
 
+def _stage_table(found):
+    """Where the seconds of each `train` go."""
+    tables = []
+    for name, row in found.items():
+        if name.startswith("train-") and "stages" in row:
+            lines = [
+                f"## Where the seconds go, kerasrec {name[6:]}\n",
+                "| stage | wall s | processor s |\n| --- | --- | --- |",
+                *(f"| {label} | {w} | {cpu} |" for label, (w, cpu) in row["stages"].items()),
+                f"| all | {row['total_s']} | {row['cpu_s']} |",
+            ]
+            tables.append("\n".join(lines))
+    return tables
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -339,7 +443,7 @@ def main():
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--preset", default="balanced")
-    parser.add_argument("--whole-epoch", action="store_true", help="for million: all the steps")
+    parser.add_argument("--whole-epoch", action="store_true", help="all the steps of the million")
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "speed")
     parser.add_argument("--write", action="store_true", help="write SPEED.md too")
     parser.add_argument("--call", help=argparse.SUPPRESS)

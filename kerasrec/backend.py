@@ -62,6 +62,34 @@ def share_cores(calls: int) -> None:
             load()[0].config.threading.set_intra_op_parallelism_threads(max(cores // calls, 1))
 
 
+@contextlib.contextmanager
+def without_grappler() -> Iterator[None]:
+    """A context in which this thread runs graphs as they are, without Grappler.
+
+    Grappler is TensorFlow's optimizer of graphs. It works before the first run of a graph and
+    changes no answer; where a graph runs a few times it takes longer than it saves. TensorFlow's
+    public setting is one of the whole process, so the options of this thread are changed instead,
+    and are as they were at the end. Do not trace a graph for export here: it would keep them. A
+    TensorFlow without such options keeps Grappler.
+    """
+    load()
+    try:
+        from tensorflow.core.protobuf.config_pb2 import ConfigProto
+        from tensorflow.python.eager.context import FunctionCallOptions, context
+
+        before = context().function_call_options
+        config = ConfigProto.FromString(before.config_proto_serialized)
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+        context().function_call_options = FunctionCallOptions(before.executor_type, config)
+    except (ImportError, AttributeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        context().function_call_options = before
+
+
 def load(*, quiet: bool = False) -> tuple[Any, Any]:
     """Imports TensorFlow under Keras 2; costs nothing the second time.
 

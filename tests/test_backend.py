@@ -187,6 +187,34 @@ def test_set_seed_repeats():
     assert (tf.random.uniform((3,)).numpy() == first).all()
 
 
+def test_grappler_is_off_in_the_context_and_in_this_thread_alone():
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tensorflow.core.protobuf.config_pb2 import ConfigProto
+    from tensorflow.python.eager.context import context
+
+    from kerasrec.backend import tf, without_grappler
+
+    def options():
+        return context().function_call_options.config_proto_serialized
+
+    def is_off():
+        config = ConfigProto.FromString(options())
+        return config.graph_options.rewrite_options.disable_meta_optimizer
+
+    with ThreadPoolExecutor(1) as pool:
+        before, other = options(), pool.submit(is_off).result()
+        squared = tf.function(lambda x: x * x + 0.0)
+        with pytest.raises(KeyError), without_grappler():
+            assert is_off() and pool.submit(is_off).result() == other
+            with without_grappler():
+                assert is_off()
+            assert is_off() and squared(tf.constant(3.0)).numpy() == 9
+            raise KeyError
+        assert options() == before and squared(tf.constant(3.0)).numpy() == 9
+        assert pool.submit(is_off).result() == other
+
+
 def test_unknown_attribute():
     with pytest.raises(AttributeError, match="no attribute 'torch'"):
         _ = backend.torch

@@ -388,17 +388,22 @@ def no_time(histories: Histories) -> np.ndarray:
 def catch_up(
     last: Fitted, chosen: Chosen, data: Data, text: TextPart, options: Options
 ) -> tuple[Fitted, Chosen]:
-    """Teaches model and tables the requests that they were weighed by, for "live" alone.
+    """Teaches the version what it was weighed by, where that is known to help.
 
-    The model learns them gently, as in an update; the tables are fitted to all events.
+    For "live" the model learns the requests gently, as in an update, and the tables are fitted to
+    all events. For "newest" the tables alone are: each user has one more event in them. For "end"
+    both stay: the events behind the cut are of another time, and with tables of them the weights
+    would be those of another question.
 
     Returns:
         The same two as they are now.
     """
-    if data.held.requests is None:
+    if data.held.ask == "end":
         return last, chosen
-    known = data.held.requests.known
     log.info("learning the held-out events")
+    if data.held.requests is None:
+        return last, _with_tables(chosen, data.everything(), data, text)
+    known = data.held.requests.known
     trainer = {**known_options()["trainer"], **options["trainer"]}
     fresh = known.lengths - data.fitted.of_users(known.user_ids).lengths
     part = replayed(known, fresh, last.model.config["max_length"], trainer["seed"])

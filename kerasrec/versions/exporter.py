@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import importlib.metadata
 import logging
 import platform
@@ -10,12 +11,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
-from kerasrec.backend import tf
+from kerasrec.backend import tf, without_grappler
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
 from kerasrec.fusion.fusion import Fusion
@@ -96,7 +97,11 @@ def export(
     }
     can_do: dict[str, tuple] = {}
     documents = {CARD: lambda facts: model_card(facts, can_do)}
-    with tempfile.TemporaryDirectory() as scratch:
+    compare = _comparing.get(compare_in_a_process)
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        if compare is compare_in_a_process:  # it loads TensorFlow while the version is written
+            process = stack.enter_context(fresh_process())
+            compare = functools.partial(compare, process=process)
         asset = Path(scratch) / folders.ITEM_IDS.name
         folders.write_item_ids(asset, ids)
         module = serving_module(model, asset=asset, fusion=fusion, k=k, generator=generator)
@@ -118,7 +123,7 @@ def export(
             if generator is not None:
                 generator.save(folder / folders.GENERATOR)
             texts = [*items.frame["title"][:3], _PROBE_TEXT, ""]
-            _comparing.get(compare_in_a_process)(module, folder, probe, texts)
+            compare(module, folder, probe, texts)
     return result["path"]
 
 
@@ -172,10 +177,12 @@ for name in ("bert4keras", "tf_keras", "keras", "kerasrec"):
     sys.modules[name] = None
 import numpy as np
 import tensorflow as tf
-folder, probe, answers = sys.argv[1:]
+folder = sys.stdin.readline()[:-1]
+if not folder:  # there is nothing to compare
+    sys.exit()
 loaded = tf.saved_model.load(folder)
 calls = {name: {} for name in loaded.signatures}
-with np.load(probe) as given:
+with np.load("probe.npz") as given:
     for place in given.files:
         name, key = place.split("/")
         calls[name][key] = tf.constant(given[place])
@@ -186,9 +193,9 @@ for name, inputs in calls.items():
         if value.dtype == object:
             value = np.array([i.decode() for i in value.flat], str).reshape(value.shape)
         result[f"{name}/{key}"] = value
-np.savez(answers, **result)
+np.savez("answers.npz", **result)
 requests = {name: {} for name in loaded.signatures}  # each must have one, and answer it
-with np.load(os.path.join(os.path.dirname(probe), "requests.npz")) as asked:
+with np.load("requests.npz") as asked:
     for place in asked.files:
         name, key = place.split("/")
         requests[name][key] = tf.constant(asked[place])
@@ -229,26 +236,81 @@ def compared_by(compare: Callable[..., None]) -> Iterator[None]:
         _comparing.reset(token)
 
 
-def compare_in_a_process(module: Any, folder: Path, probe: Sequence, texts: Sequence[str]) -> None:
+class FreshProcess(NamedTuple):
+    """Holds a process that has TensorFlow alone, and waits for the folder of a version.
+
+    process: `subprocess.Popen`.  errors: what it says where it fails.  folder: its working folder,
+    where it finds what to ask and leaves the answers.
+    """
+
+    process: subprocess.Popen
+    errors: IO[bytes]
+    folder: Path
+
+    def begin(self, version: Path) -> None:
+        """Says which version it is to answer for."""
+        with contextlib.suppress(BrokenPipeError):  # it is gone: `answers` says why
+            assert self.process.stdin is not None
+            self.process.stdin.write(f"{version.resolve()}\n".encode())
+            self.process.stdin.close()
+
+    def answers(self) -> dict[str, np.ndarray]:
+        """Waits for the answers: "signature/output" -> values."""
+        if self.process.wait():
+            self.errors.seek(0)
+            last = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise ArtifactError(f"The exported version does not load: {last}.")
+        with np.load(self.folder / "answers.npz") as saved:
+            return {name: saved[name] for name in saved.files}
+
+
+@contextlib.contextmanager
+def fresh_process() -> Iterator[FreshProcess]:
+    """Starts a `FreshProcess`; at the end of the context there is none any more."""
+    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryFile() as errors:
+        command = [sys.executable, "-c", _RELOAD]
+        none, pipe = subprocess.DEVNULL, subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=scratch, stdin=pipe, stdout=none, stderr=errors
+        ) as process:
+            try:
+                yield FreshProcess(process, errors, Path(scratch))
+            finally:
+                process.kill()
+
+
+def compare_in_a_process(
+    module: Any,
+    folder: Path,
+    probe: Sequence,
+    texts: Sequence[str],
+    process: FreshProcess | None = None,
+) -> None:
     """Compares the answers of a saved version, in a process with TensorFlow alone, with `module`s.
+
+    Both answer at the same time.
+
+    Args:
+        module: what was saved.
+        folder: of the version.
+        probe, texts: what is asked.
+        process: `FreshProcess` that was started before; None = one is started.
 
     Raises:
         ArtifactError: they differ, or the version does not load.
     """
+    if process is None:
+        with fresh_process() as started:
+            compare_in_a_process(module, folder, probe, texts, started)
+        return
     calls = _calls_of(module, probe, texts)
-    with tempfile.TemporaryDirectory() as scratch:
-        requests = {f"{n}/{key}": v for n, keys in read_warmup(folder) for key, v in keys.items()}
-        np.savez(Path(scratch) / "requests.npz", **cast(Any, requests))
-        given, answers = Path(scratch) / "probe.npz", Path(scratch) / "answers.npz"
-        inputs = {f"{n}/{key}": value for n, keys in calls.items() for key, value in keys.items()}
-        np.savez(given, **cast(Any, inputs))
-        command = [sys.executable, "-c", _RELOAD, str(folder.resolve()), str(given), str(answers)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
-        if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:]
-            raise ArtifactError(f"The exported version does not load: {last}.")
-        with np.load(answers) as saved:
-            _check(module, calls, {name: saved[name] for name in saved.files})
+    asked = {f"{n}/{key}": value for n, keys in calls.items() for key, value in keys.items()}
+    requests = {f"{n}/{key}": v for n, keys in read_warmup(folder) for key, v in keys.items()}
+    np.savez(process.folder / "probe.npz", **cast(Any, asked))
+    np.savez(process.folder / "requests.npz", **cast(Any, requests))
+    process.begin(folder)
+    expected = _answers(module, calls)
+    _check(expected, process.answers())
 
 
 def compare_here(module: Any, folder: Path, probe: Sequence, texts: Sequence[str]) -> None:
@@ -262,7 +324,7 @@ def compare_here(module: Any, folder: Path, probe: Sequence, texts: Sequence[str
             if value.dtype == object:
                 value = np.array([i.decode() for i in value.flat], str).reshape(value.shape)
             answers[f"{name}/{key}"] = value
-    _check(module, calls, answers)
+    _check(_answers(module, calls), answers)
 
 
 def _calls_of(module, probe, texts):
@@ -271,15 +333,24 @@ def _calls_of(module, probe, texts):
     return {name: calls[name] for name in calls if hasattr(module, _FUNCTIONS.get(name, name))}
 
 
-def _check(module, calls, answers):
-    """Raise `ArtifactError` where a module answers otherwise than its saved version did."""
+def _answers(module, calls):
+    """Signature -> what the functions of a module answer, as arrays."""
+    answers = {}
     for signature, inputs in calls.items():
         function = getattr(module, _FUNCTIONS.get(signature, signature))
         given = {key: tf.constant(value) for key, value in inputs.items()}
-        with _as_saved():
+        # each function is called once, so that Grappler would take longer than the calls
+        with _as_saved(), without_grappler():
             outputs = function(**given)
+        answers[signature] = {key: value.numpy() for key, value in outputs.items()}
+    return answers
+
+
+def _check(expected, answers):
+    """Raise `ArtifactError` where a saved version answered otherwise than is expected."""
+    for signature, outputs in expected.items():
         got = {key: answers[f"{signature}/{key}"] for key in outputs}
-        if not _same(got, {key: value.numpy() for key, value in outputs.items()}):
+        if not _same(got, outputs):
             raise ArtifactError(
                 f"The exported version answers {signature} differently after reloading; "
                 "nothing was published. This is a defect of kerasrec: please report it."

@@ -211,3 +211,16 @@ def test_the_version_learns_at_the_end_what_it_was_weighed_by(by_ask, tmp_path, 
     assert again.metrics == pytest.approx(first.metrics, abs=1e-6)
     same = Recommender.load(first.version).item_vectors(items.ids)
     np.testing.assert_allclose(found, same, atol=1e-4)
+
+
+def test_tables_learn_at_the_end_the_newest_event_of_each_user(by_ask):
+    """For "end" they do not: what comes after the cut is of another time."""
+    log = log_of_days(range(DAYS - 1))
+    for ask in ("newest", "end"):
+        data = read(log, ask)
+        events = data.histories if ask == "newest" else data.fitted
+        assert len(data.fitted.items) < len(data.histories.items) == len(log)
+        place = by_ask[ask].manifest["tables"]["transitions"]
+        expected = fit_tables(events, len(ITEMS))["transitions"][place]
+        table = Recommender.load(by_ask[ask].version).fusion().tables["transitions"]
+        np.testing.assert_allclose(table.weights, expected.weights, atol=1e-6)

@@ -23,6 +23,7 @@ from kerasrec.versions.exporter import (
     compare_in_a_process,
     compared_by,
     export,
+    fresh_process,
 )
 
 
@@ -185,6 +186,22 @@ def test_compare_finds_a_version_that_answers_differently(exported_version, toy_
     loaded.item_vectors.assign(loaded.item_vectors * 1.01)
     with pytest.raises(ArtifactError, match="answers .* differently after reloading"):
         compare(loaded, exported_version / "1", [[], list(toy_items.ids[:3])], [])
+
+
+@pytest.mark.slow
+def test_compare_says_what_a_version_that_does_not_load_said(exported_version, tmp_path):
+    shutil.copytree(exported_version / "1", tmp_path / "1")
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"no graph")
+    with pytest.raises(ArtifactError, match="does not load: .*parse"):
+        compare_in_a_process(loaded, tmp_path / "1", [[], []], [])
+
+
+def test_a_fresh_process_that_nobody_asks_is_gone_at_the_end():
+    with pytest.raises(KeyError), fresh_process() as started:
+        assert started.process.poll() is None and started.folder.is_dir()
+        raise KeyError
+    assert started.process.poll() is not None and not started.folder.exists()
 
 
 @pytest.mark.parametrize(
