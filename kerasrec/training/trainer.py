@@ -17,7 +17,7 @@ from kerasrec.models.optiontypes import (
     TextOrPath,
     Whole,
 )
-from kerasrec.models.validation import Ranker, Validation
+from kerasrec.models.validation import Ranker, Validation, some_of
 from kerasrec.training.optimizers import (
     OPTIMIZERS,
     LazyAdam,
@@ -30,6 +30,8 @@ from kerasrec.training.run import Run, fingerprint
 #: an epoch has at least this many steps where the data allow it, or few users learn little
 MIN_STEPS = 50
 _MIN_BATCH = 16
+#: validation users that an epoch is judged by, at most: as many as the weights are chosen on
+VALIDATED = 4000
 _SIGNATURE = {
     name: tf.TensorSpec((None, None), tf.int32)
     for name in ("history", "time_gap", "event", "target")
@@ -121,7 +123,8 @@ class Trainer:
 
         Args:
             histories: `Histories` of the training events.
-            validation: `Validation`; None = nothing is held out, the last weights are taken.
+            validation: `Validation`; of more than `VALIDATED` users a sample is looked at. None =
+                nothing is held out, the last weights are taken.
             stop_after: epochs after which it stops, on the schedule of `epochs`; None = `epochs`.
 
         Returns:
@@ -142,7 +145,8 @@ class Trainer:
         batch_size = min(self.batch_size, most)
         steps = num_batches(windows, batch_size=batch_size)
         self._begin(steps)
-        run = Run(self, validation, steps, fingerprint(self, histories, validation))
+        judged_by = validation and some_of(validation, VALIDATED)
+        run = Run(self, judged_by, steps, fingerprint(self, histories, validation))
         run.last = stop_after or self.epochs
         first = run.resume()
 

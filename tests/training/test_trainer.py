@@ -13,7 +13,13 @@ from toys import histories_of, newest_alone, planted_histories
 from kerasrec.backend import keras, set_seed, tf
 from kerasrec.data.histories import make_windows
 from kerasrec.models.build import build_model
-from kerasrec.models.validation import Ranker, Validation, hold_out_last, ranking_quality
+from kerasrec.models.validation import (
+    Ranker,
+    Validation,
+    hold_out_last,
+    ranking_quality,
+    some_of,
+)
 from kerasrec.training.optimizers import WarmupCosine
 from kerasrec.training.run import Run
 from kerasrec.training.trainer import Trainer
@@ -372,6 +378,16 @@ def test_the_mean_of_the_best_epochs_where_it_ranks_better(data, learned_once, b
     for weight, expected in zip(made.model.training.trainable_weights, learned, strict=True):
         np.testing.assert_allclose(weight, expected, atol=1e-6)
     assert run._quality()["ndcg@10"] > 0.5  # chance is about 0.15
+
+
+def test_of_many_validation_users_a_sample_judges_an_epoch(data, monkeypatch):
+    monkeypatch.setattr("kerasrec.training.trainer.VALIDATED", 10)
+    made = trainer(epochs=1)
+    history = made.fit(*data)
+    some = some_of(data[1], 10)
+    assert some.histories.num_users == 10 < data[1].histories.num_users
+    found = ranking_quality(Ranker(made.model).top(some.histories), some)
+    assert history["valid_ndcg@10"].item() == pytest.approx(found["ndcg@10"], abs=1e-6)
 
 
 def test_small_data_have_small_batches(data):
