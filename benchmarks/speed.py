@@ -132,6 +132,8 @@ def watched_stages():
         "build_model": "- build the model",
     }.items():
         stages.watch(of_train, name, label)
+    first, others = "- first step (trace)", "- other steps"
+    stages.seconds |= {first: [0.0, 0.0], others: [0.0, 0.0]}
     begun = []
     end_of_step = Run.on_train_batch_end
 
@@ -139,7 +141,7 @@ def watched_stages():
         begun.append(stages.clock())
 
     def end(self, batch, logs=None):
-        stages.add("- first step (trace)" if len(begun) == 1 else "- other steps", begun[-1])
+        stages.add(first if len(begun) == 1 else others, begun[-1])
         end_of_step(self, batch, logs)
 
     Run.on_train_batch_begin, Run.on_train_batch_end = begin, end
