@@ -89,14 +89,13 @@ class CausalAttention(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """See the class."""
-        vectors, valid_mask, *bias = inputs
+        vectors, valid_mask = inputs
         dim = vectors.shape[-1]
         batch, time = tf.unstack(tf.shape(vectors)[:2])
         joined = tf.tensordot(vectors, self.inward, 1)  # (batch, time, 3 * dim)
         joined = tf.reshape(joined, (batch, time, 3, self.heads, dim // self.heads))
         query, key, value = tf.unstack(tf.transpose(joined, (2, 0, 3, 1, 4)))
         logits = tf.matmul(query, key, transpose_b=True) * (dim // self.heads) ** -0.5
-        logits = tf.add_n([logits, *bias])
         place = tf.range(time)
         visible = (place[None, :] <= place[:, None]) & tf.cast(valid_mask, tf.bool)[:, None, None]
         logits = tf.where(visible, tf.cast(logits, tf.float32), -1e9)
