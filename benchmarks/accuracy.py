@@ -1,7 +1,7 @@
 """Accuracy by the neutral yardstick: full ranking, tuned on valid, scored on test by score.py.
 
     .venv/bin/python benchmarks/accuracy.py --data DATA [--only NAME ...] [--out benchmarks]
-        [--protocol loo] [--seeds 0 1 2] [--variants default text-only ...]
+        [--protocol loo] [--seeds 0 1 2] [--variants default text-only ...] [--update 1d]
         [--peers PEERS] [--peer-name NAME]
 
 DATA holds a folder per data set, with interactions.csv.gz and items.csv.gz. `yardstick/` holds
@@ -10,8 +10,14 @@ recommend` in a process of its own, with the defaults but for what the variant s
 train.csv, stopped and fused on valid.csv, history at test = train + valid. Under each table stands
 the difference to the best baseline over the same users, with its interval. Split by time, cold
 items are targets without an event before the test, asked by users who have one, ranked among the
-whole catalogue. Rows that are done are not run again unless code, data or arguments have changed;
-the tables go to standard output and, with --out, to OUT/ACCURACY.md and OUT/accuracy.svg.
+whole catalogue.
+
+In the live protocol each event after the cut is a request of its own: a row is `kerasrec train` on
+train.csv and valid.csv and `kerasrec replay` over the requests, with --update also with an update
+every so often. Beside it stands `live_knn`, whose counts grow with every event (`live.py`).
+
+Rows that are done are not run again unless code, data or arguments have changed; the tables go to
+standard output and, with --out, to OUT/ACCURACY.md and OUT/accuracy.svg.
 
 PEERS may hold lists of a program that is not kerasrec, one file per split: PEERS/SPLIT.csv with the
 columns user, item, rank, e.g. those of `speed_peer.py --lists`. They are scored as all other lists
@@ -23,20 +29,20 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
 import pandas as pd
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "yardstick"))
+sys.path[:0] = [str(HERE), str(HERE / "yardstick")]
+import live  # noqa: E402
 import score as yardstick  # noqa: E402
 import split  # noqa: E402
+from live import METRICS, run  # noqa: E402
 
-PROTOCOLS = ["loo", "temporal"]
+PROTOCOLS = ["loo", "temporal", "live"]
 LOSSES = ("softmax", "sampled_softmax", "bce", "gbce", "bpr", "infonce", "mse")
 #: variant -> arguments of `kerasrec train`; --set options of the variants are joined
 VARIANTS = {
@@ -50,6 +56,7 @@ VARIANTS = {
     "no-recency": ["--set", "fusion.parts=[transitions,ease,text]"],
     "no-residual": ["--set", "model.residual=false"],
     "refit": ["--refit"],
+    "no-refit": ["--no-refit"],
     "fast": ["--preset", "fast"],
     "accurate": ["--preset", "accurate"],
     "codes": ["--set", "trainer.codes=true"],
@@ -59,7 +66,6 @@ VARIANTS = {
     "tfidf": ["--encoder", "tfidf"],
     **{f"loss-{name}": ["--set", f"model.loss={name}"] for name in LOSSES},
 }
-METRICS = ["ndcg@10", "ndcg@10_se", "recall@10", "recall@10_se"]
 FEW_USERS, MANY_SEEDS = 1000, 5  # one seed says little of the default on few users
 #: split -> (who, NDCG@10, Recall@10): the best known on the same split before kerasrec, measured
 #: with the same scorer, one seed; their lists are not here (for a paired comparison: --peers)
@@ -71,17 +77,6 @@ PEERS = {
     "caixin-news-temporal": ("popularity of the last 24 h", 0.0665, 0.0523),
     "mooccube-courses-temporal": ("kNN x recency + TF-IDF", 0.126, 0.188),
 }
-
-
-def run(arguments, log):
-    """One kerasrec process; its output goes to a log file. Returns its wall seconds."""
-    started = time.perf_counter()
-    command = [sys.executable, "-m", "kerasrec.cli.entry", *map(str, arguments)]
-    with open(log, "a") as out:
-        done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed; see {log}")
-    return time.perf_counter() - started
 
 
 def made_of(folder, variant):
@@ -122,6 +117,23 @@ def kerasrec_row(folder, work, variant, seed):
     row["scorer_weight"] = manifest["scorer_weight"]
     done.write_text(json.dumps(row))
     return row
+
+
+def live_rows(folder, work, variant, seed, update):
+    """Train, replay and score one variant: a dict of figures, and another one with updates."""
+    tag, arguments = f"{folder.name}-{variant}-{seed}", ["--seed", seed, *VARIANTS[variant]]
+    done, key = work / f"{tag}.json", made_of(folder, variant)
+    rows = json.loads(done.read_text()) if done.exists() else []
+    wanted = ["", *([f", update {update}"] if update else [])]
+    if [row["label"] for row in rows if row["made_of"] == key][: len(wanted)] != wanted:
+        given = dict(tag=tag, arguments=arguments)
+        facts = {"made_of": key, "date": str(date.today()), "seed": seed}
+        rows = [
+            {**facts, "variant": f"{variant}{label}", "label": label, **row}
+            for label, row in live.kerasrec_rows(folder, work, update, **given)
+        ]
+        done.write_text(json.dumps(rows))
+    return rows[: len(wanted)]
 
 
 def judge(lists, folder):
@@ -275,7 +287,7 @@ def main():
         nargs="+",
         choices=PROTOCOLS,
         default=PROTOCOLS,
-        help="leave-one-out, split by time; default: both",
+        help="leave-one-out, split by time, live; default: all",
     )
     seeds = f"0; the default over {MANY_SEEDS} where fewer than {FEW_USERS} users are tested"
     parser.add_argument("--seeds", nargs="+", type=int, help=f"default: {seeds}")
@@ -287,6 +299,7 @@ def main():
         metavar="NAME",
         help=f"of {', '.join(VARIANTS)}; default: default",
     )
+    parser.add_argument("--update", help="live: also with an update every so often, such as 1d")
     parser.add_argument("--peers", type=Path, help="a folder with lists of a peer, SPLIT.csv each")
     parser.add_argument("--peer-name", default="RecTools SASRec", help="default: %(default)s")
     parser.add_argument(
@@ -331,8 +344,20 @@ def write(out, parts, results):
     plot(results, out / "accuracy.svg")
 
 
+def measure_live(folder, options):
+    """As `measure`, in the live protocol."""
+    rows = [{"variant": "baseline: live_knn", "seed": "", **live.knn_row(folder)}]
+    for variant in options.variants:
+        for seed in options.seeds or [0]:
+            rows += live_rows(folder, options.work, variant, seed, options.update)
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return rows, table(rows)
+
+
 def measure(folder, options):
     """Rows of a split, the baselines, the peer, then the variants; and the text on them."""
+    if (folder / "requests.csv").exists():
+        return measure_live(folder, options)
     baselines = baseline_lists(folder)
     peer = peer_lists(folder, options.peers, options.peer_name)
     labelled = {f"baseline: {name}": lists for name, lists in baselines.items()} | peer

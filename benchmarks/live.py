@@ -6,10 +6,12 @@ SPLITS/NAME-live is what the yardstick's split.py writes for --protocol live: ea
 cut is a request of its own. Every row is `kerasrec train` on the events before the cut (train.csv
 and valid.csv, default options, seed 0), `kerasrec replay` over the requests and score.py, each in a
 process of its own; beside it `live_knn`, whose counts grow with every event, with options chosen
-before the cut. The table goes to standard output.
+before the cut. The table goes to standard output. `accuracy.py --protocol live` makes the splits
+too, runs variants, and keeps what is done.
 """
 
 import argparse
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,9 +24,21 @@ from kerasrec.data.histories import make_histories
 from kerasrec.evaluation.livebaselines import LiveKnn, choose_options
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "yardstick")]
+sys.path.insert(0, str(HERE / "yardstick"))
 import score as yardstick  # noqa: E402
-from accuracy import METRICS, run  # noqa: E402
+
+METRICS = ["ndcg@10", "ndcg@10_se", "recall@10", "recall@10_se"]
+
+
+def run(arguments, log):
+    """One kerasrec process; its output goes to a log file. Returns its wall seconds."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "kerasrec.cli.entry", *map(str, arguments)]
+    with open(log, "a") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed; see {log}")
+    return time.perf_counter() - started
 
 
 def judged(lists, folder):
@@ -35,21 +49,22 @@ def judged(lists, folder):
     return {m: yardstick.score(lists, test, known, (10,), items["item"])[m] for m in METRICS}
 
 
-def kerasrec_rows(folder, work, update):
-    """A version of the default options, without and with updates."""
-    models, log = work / "models", work / f"{folder.name}.log"
+def kerasrec_rows(folder, work, update=None, *, tag=None, arguments=()):
+    """Figures of a version, without and with updates: `(label, figures)`, with the seconds."""
+    tag = tag or folder.name
+    models, log, out = work / "models", work / f"{tag}.log", work / f"{tag}.csv"
     train = ["train", "--interactions", folder / "train.csv", folder / "valid.csv"]
-    train += ["--items", folder / "items.csv", "--name", folder.name, "--out", models, "--quiet"]
-    seconds = run(train, log)
-    for label, more in {"kerasrec": [], f"kerasrec, update {update}": ["--update", update]}.items():
+    train += ["--items", folder / "items.csv", "--name", tag, "--out", models, "--quiet"]
+    train_s = run([*train, *arguments], log)
+    for label, more in {"": [], f", update {update}": ["--update", update]}.items():
         if more and not update:
             continue
-        out = work / f"{folder.name}-lists.csv"
-        replay = ["replay", "--model", models / folder.name, "--log", folder / "log.csv", "--k", 10]
+        replay = ["replay", "--model", models / tag, "--log", folder / "log.csv", "--k", 10]
         replay += ["--requests", folder / "requests.csv", "--out", out, *more]
-        replay += ["--work", work / f"{folder.name}-replay"] if more else []
-        asked = run(replay, log)
-        yield label, judged(yardstick.read(out), folder), f"{seconds:.0f} + {asked:.0f}"
+        replay += ["--work", work / f"{tag}-replay"] if more else []
+        replay_s = run(replay, log)
+        row = judged(yardstick.read(out), folder)
+        yield label, {**row, "train_s": train_s, "recommend_s": replay_s}
 
 
 def knn_row(folder):
@@ -68,7 +83,7 @@ def knn_row(folder):
     found = {"ndcg@10": np.where(hits, 1 / np.log2(np.maximum(ranks, 1) + 1), 0), "recall@10": hits}
     row = {name: values.mean() for name, values in found.items()}
     row |= {f"{n}_se": v.std(ddof=1) / len(v) ** 0.5 for n, v in found.items()}
-    return "live_knn", row, f"{time.perf_counter() - started:.0f}"
+    return {**row, "train_s": time.perf_counter() - started}
 
 
 def main():
@@ -82,8 +97,11 @@ def main():
     args.work.mkdir(parents=True, exist_ok=True)
     print("| data | | NDCG@10 | Recall@10 | seconds |\n| --- | --- | --- | --- | --- |")
     for folder in args.splits:
-        for name, row, seconds in [knn_row(folder), *kerasrec_rows(folder, args.work, args.update)]:
+        found = kerasrec_rows(folder, args.work, args.update)
+        rows = [("live_knn", knn_row(folder)), *((f"kerasrec{name}", row) for name, row in found)]
+        for name, row in rows:
             figures = [f"{row[m]:.4f} ({row[f'{m}_se']:.4f})" for m in ("ndcg@10", "recall@10")]
+            seconds = " + ".join(f"{row[s]:.0f}" for s in ("train_s", "recommend_s") if s in row)
             print("|", " | ".join([folder.name, name, *figures, seconds]), "|", flush=True)
 
 

@@ -72,6 +72,12 @@ def add_train(sub: argparse.ArgumentParser) -> None:
         help="at the end fit anew on all events, those to validate on too (about twice the time)",
     )
     sub.add_argument(
+        "--no-refit",
+        action="store_true",
+        help="learn nothing of what was held out (default: learn it gently where that pays; with "
+        "--ask live it is learned in any case)",
+    )
+    sub.add_argument(
         "--generator",
         action="store_true",
         help="train a generator of plans too, for `generate` (about twice the time)",
@@ -151,7 +157,7 @@ def train_verb(options: argparse.Namespace) -> None:
         out=options.out,
         preset=options.preset,
         options=settings,
-        refit=options.refit,
+        refit=True if options.refit else False if options.no_refit else None,
         generator=options.generator,
         ask=options.ask,
         progress=sys.stderr.isatty() and not options.quiet,

@@ -5,7 +5,7 @@ them, one after the other. No TensorFlow here.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,18 @@ _OF_CANDIDATES = ("items", "shares", "is_new", "prior", "scorer", "real", "hits"
 _BLOCK_CELLS = 2**25  # scores of a block of users at most
 
 
+class Lifted(NamedTuple):
+    """Holds how good lists are, by how much the score of new items is lifted.
+
+    ndcg: `(num_lifts, num_users)`.  cold: `(num_lifts, number of users who took something new)`,
+    share of it that is listed.  listed: `(num_lifts,)`, share of the places that new items have.
+    """
+
+    ndcg: np.ndarray
+    cold: np.ndarray
+    listed: np.ndarray
+
+
 def choose_fusion(
     ranker: Any,
     validation: Any,
@@ -80,10 +92,7 @@ def choose_fusion(
         alone.
     """
     validation = _sample(validation)
-    newest = recency.newest_times(validation.histories)
-    asked = moments.of(newest)
-    # lists at the newest event of each user are asked for without waiting
-    waited = wait_buckets(np.where(newest > 0, moments.end.time - newest, 0) * moments.only_end)
+    asked, waited = _asked_at(validation, moments)
     popular_weights = _fit_prior(moments, asked, validation)
     tables = {name: _best_table(candidates, validation) for name, candidates in tables.items()}
     prior = moments.prior(popular_weights)
@@ -94,6 +103,51 @@ def choose_fusion(
     fit = best_way(features, data, alone, _CUT, hold_back=hold_back)
     weights = fit_weights(features, data, alone, _CUT, ways=(fit,))[fit]
     return _weighted(data, fit, (mixture, weights, popular_weights), tables, moments)
+
+
+def quality_by_lift(
+    ranker: Any,
+    validation: Any,
+    fusion: Fusion,
+    moments: recency.Moments,
+    lifts: Sequence[float] = (0.0,),
+) -> Lifted:
+    """Measures a fusion on validation as it is, and with more or less weight on what is new.
+
+    Args:
+        ranker: `Ranker` of the model, which may have learned more since the weights were chosen.
+        validation: `Validation`; beyond `MAX_USERS` users a sample, the same each time.
+        fusion: `Fusion`, with the tables that are to be used.
+        moments: `recency.Moments` at which the lists are asked for.
+        lifts: numbers that are added to the score of an item without an event.
+    """
+    validation = _sample(validation)
+    when = _asked_at(validation, moments)
+    prior = moments.prior(fusion.recency.popular_weights)
+    data = _collect(ranker, validation, fusion.tables, moments, when, prior)
+    names = ["model", *fusion.tables]
+    features = features_of(data, fusion.mixture_rows([*names, POPULAR]), fusion.epsilon)
+    scores = np.tensordot(_weights_of(fusion, names), features, 1)
+    is_cold = moments.first[validation.target_items] > when[0][validation.target_rows]
+    num_cold = np.bincount(validation.target_rows[is_cold], minlength=len(scores))
+    cold, found = data._replace(hits=data.hits & data.is_new), []
+    for lift in lifts:
+        lifted = scores + np.float32(lift) * data.is_new
+        hits, cold_hits = (top_hits(lifted, part, _CUT) for part in (data, cold))
+        listed = top_hits(lifted, data._replace(hits=data.is_new & data.real), _CUT)
+        recall = cold_hits.sum(axis=1)[num_cold > 0] / num_cold[num_cold > 0]
+        found.append((ndcg_of_hits(hits, data.num_targets), recall, listed.mean()))
+    return Lifted(*map(np.array, zip(*found, strict=True)))
+
+
+def quality_of_tables(tables: Mapping[str, NeighbourTable], validation: Any) -> dict[str, float]:
+    """Measures each table alone by NDCG@10: name -> mean over at most `MAX_USERS` users."""
+    validation = _sample(validation)
+    count = validation.histories.num_users
+    return {
+        name: float(_quality([table], validation, (table.decay,))[0] / count)
+        for name, table in tables.items()
+    }
 
 
 def choose_live(
@@ -224,10 +278,22 @@ def choose_tables(
     return tables, chosen
 
 
+def _asked_at(validation, moments):
+    """The moment and the wait of each list: at the end, or at the newest event without waiting."""
+    newest = recency.newest_times(validation.histories)
+    waited = wait_buckets(np.where(newest > 0, moments.end.time - newest, 0) * moments.only_end)
+    return moments.of(newest), waited
+
+
+def _weights_of(fusion, names):
+    """The weights of a `Fusion` in the order of `weights.features_of`."""
+    pairs = np.array([fusion.weights.get(name, (0.0, 0.0)) for name in [*names, "mixture"]])
+    return np.array([*pairs.T.ravel(), *fusion.recency.weights, fusion.scorer_weight])
+
+
 def _mean(found, count, fusion, count_before, names):
     """`found` and what a `Fusion` has of it, in the mean by numbers of events, and their sum."""
-    pairs = np.array([fusion.weights.get(name, (0.0, 0.0)) for name in [*names, "mixture"]])
-    weights = np.array([*pairs.T.ravel(), *fusion.recency.weights, fusion.scorer_weight])
+    weights = _weights_of(fusion, names)
     mixture = fusion.mixture_rows([*names, POPULAR])
     known = mixture, weights, fusion.recency.popular_weights
     if not mixture.any() or len(weights) != len(found[1]):
@@ -382,9 +448,9 @@ def _best_table(candidates, validation):
     return candidates[place]._replace(decay=DECAYS[decay])
 
 
-def _quality(candidates, validation):
-    """Sum of NDCG of each candidate with each of `DECAYS`, candidates first."""
-    tables = [table._replace(decay=decay) for table in candidates for decay in DECAYS]
+def _quality(candidates, validation, decays=DECAYS):
+    """Sum of NDCG of each candidate with each of the decays, candidates first."""
+    tables = [table._replace(decay=decay) for table in candidates for decay in decays]
     quality = np.zeros(len(tables))
     for histories, seen, (row, item) in _blocks(validation, len(tables[0].neighbours)):
         wanted = np.zeros((histories.num_users, len(tables[0].neighbours)), bool)

@@ -22,7 +22,7 @@ import numpy as np
 from kerasrec.data.histories import Histories
 from kerasrec.fusion import neighbours
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.fusion.recency import Counts, Recency
+from kerasrec.fusion.recency import Counts, Moments, Recency, log_shares
 from kerasrec.fusion.weights import NUM_WAITS, TINY
 
 #: the neighbour tables that can be fused with the model
@@ -113,6 +113,26 @@ class Fusion(NamedTuple):
         names = list(self.mixture) if names is None else names
         rows = [np.broadcast_to(self.mixture.get(name, 0.0), NUM_WAITS) for name in names]
         return np.stack(rows, axis=1) if rows else np.zeros((NUM_WAITS, 0))
+
+    def lifted(self, lift: float) -> "Fusion":
+        """Adds a number to the score of items without an event, for users with a history.
+
+        It holds for the end of a log, so from `at_end` on; new is the last feature of recency.
+        """
+        weights = np.array(self.recency.weights, float)
+        weights[-1] += lift
+        return self._replace(recency=self.recency._replace(weights=weights))
+
+    def at_moments(self, moments: Moments) -> "Fusion":
+        """Takes other `recency.Moments`, such as those of a longer log, with the same weights."""
+        popular = moments.prior(self.recency.popular_weights)
+        return self._replace(
+            starts=moments.starts,
+            first=moments.first,
+            prior=moments.prior(self.recency.weights),
+            popular_at=None if self.popular_at is None else log_shares(popular),
+            recency=self.recency._replace(counts=moments.end),
+        )
 
     def at_end(self, counts: Counts) -> "Fusion":
         """Brings the fusion to the end of a longer log, by its `Counts`; see `Recency.at_end`."""

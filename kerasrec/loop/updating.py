@@ -303,7 +303,7 @@ def _retrain(model, interactions, items, label, facts, seed):
         out=base.parent,
         preset=manifest.preset,
         options=options,
-        refit=bool(manifest.refit),
+        refit=bool(manifest.refit) or (None if manifest.learned else False),
         generator=manifest.generator_options is not None,
         progress=False,
         facts={"parent": manifest.version, "update": {"decision": reason, **facts}},

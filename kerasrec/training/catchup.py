@@ -40,6 +40,20 @@ def gentle_trainer(
     )
 
 
+def learn_gently(trainer: Trainer, known: Histories, fitted: Histories) -> None:
+    """Teaches the model of a `gentle_trainer` what is new in `known`.
+
+    Args:
+        trainer: `Trainer`, see `gentle_trainer`.
+        known: `Histories` of all that is to be known afterwards.
+        fitted: `Histories` of what the model has learned already.
+    """
+    fresh = known.lengths - fitted.of_users(known.user_ids).lengths
+    part = replayed(known, fresh, trainer.model.config["max_length"], trainer.seed)
+    if len(part.items):  # else newcomers alone, of one event each
+        trainer.fit(part, None)
+
+
 def replayed(histories: Histories, fresh: np.ndarray, max_length: int, seed: int) -> Histories:
     """Gives what is learned from: the users with new events, and as many others.
 

@@ -37,7 +37,7 @@ def train(
     out: str | Path = "saved_models",
     preset: str = "balanced",
     options: dict[str, dict[str, Any]] | None = None,
-    refit: bool = False,
+    refit: bool | None = None,
     generator: bool = False,
     progress: bool = True,
     facts: dict[str, Any] | None = None,
@@ -58,9 +58,11 @@ def train(
             of options that override the preset. With `trainer.members` above 1 the model is trained
             with that many seeds, and their average is one version (`ensemble`). With
             `trainer.codes` it is trained once more with codes of the items (`fitting`).
-        refit: whether, once epochs and weights are chosen, model and tables are fitted anew on all
-            events, those of `valid` too, for as many epochs. The metrics stay those of the first
-            fit. It takes about as long again.
+        refit: what is learned of the held-out events once epochs and weights are chosen. True: all,
+            by fitting model and tables anew for as many epochs, which takes about as long again.
+            False: nothing, but for "live", which learns them gently. None: for "live" the same; for
+            "end" and "newest" what pays on a part of them (`learning`), and `learned` in the
+            manifest says what that is and why. The metrics stay those of the first fit.
         generator: whether a generator of plans is trained too (`Recommender.generate`), after the
             model and on the same events. It takes about as long again. Where the items are too
             alike for semantic ids the version comes without one, and a warning says so.
@@ -99,9 +101,11 @@ def train(
     plans = stages.Plans()
     if generator:
         plans = stages.generate(fitted.model, chosen, data, text, wanted, progress=progress)
+    learned: dict[str, Any] = {}
     if not refit:
-        fitted, chosen = stages.catch_up(fitted, chosen, data, text, wanted)
-    said = {"preset": preset, "refit": bool(refit), **(facts or {})}
+        given = (fitted, chosen, data, text, wanted)
+        fitted, chosen, learned = stages.catch_up(*given, learn=refit is None)
+    said = {"preset": preset, "refit": bool(refit), **learned, **(facts or {})}
     base = Path(out) / name
     version = stages.publish(base, fitted, chosen, plans, data, text, wanted, said, started=started)
     manifest = folders.read_manifest(version).as_dict()

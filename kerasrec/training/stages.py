@@ -37,10 +37,11 @@ from kerasrec.models.build import Model, build_model
 from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.textpart import TextPart, text_part
 from kerasrec.models.validation import Ranker, Validation
-from kerasrec.training.catchup import gentle_trainer, replayed
+from kerasrec.training.catchup import gentle_trainer, learn_gently
 from kerasrec.training.fitting import Fitted, best_epochs, fit_members, fit_models
 from kerasrec.training.generating import choose_trust, fit_generator, text_columns
 from kerasrec.training.heldout import Ask, HeldOut, hold_out
+from kerasrec.training.learning import try_at_the_end, try_by_users
 from kerasrec.training.optimizers import OPTIMIZERS
 from kerasrec.training.options import known_options
 from kerasrec.versions import folders
@@ -49,6 +50,8 @@ from kerasrec.versions.plangraph import PLAN_ITEMS
 from kerasrec.versions.trainingstate import plain
 
 log = logging.getLogger(__name__)
+#: the best epoch is early where there were this many times as many in all
+EARLY = 3
 #: sections of options, each a dict, complete: as `options.resolve_preset` gives them
 Options = dict[str, dict[str, Any]]
 
@@ -108,7 +111,7 @@ class Plans(NamedTuple):
 # --- before the work ---
 
 
-def check_wishes(options: Options, *, refit: bool, generator: bool) -> None:
+def check_wishes(options: Options, *, refit: bool | None, generator: bool) -> None:
     """Refuses options that do not go together, before anything is read.
 
     Raises:
@@ -117,7 +120,7 @@ def check_wishes(options: Options, *, refit: bool, generator: bool) -> None:
     """
     if generator:
         check_decoder(**options["generator"])
-    _check_repeats(options, refit)
+    _check_repeats(options, bool(refit))
     if refit and generator:
         raise ValueError(
             "refit trains the model anew on what the generator is weighed by. Give refit or "
@@ -386,31 +389,81 @@ def no_time(histories: Histories) -> np.ndarray:
 
 
 def catch_up(
-    last: Fitted, chosen: Chosen, data: Data, text: TextPart, options: Options
-) -> tuple[Fitted, Chosen]:
-    """Teaches the version what it was weighed by, where that is known to help.
+    last: Fitted, chosen: Chosen, data: Data, text: TextPart, options: Options, *, learn: bool
+) -> tuple[Fitted, Chosen, dict[str, Any]]:
+    """Teaches model and tables the events that they were weighed by.
 
-    For "live" the model learns the requests gently, as in an update, and the tables are fitted to
-    all events. For "newest" the tables alone are: each user has one more event in them. For "end"
-    both stay: the events behind the cut are of another time, and with tables of them the weights
-    would be those of another question.
+    For "live" both learn them: the model gently, as in an update, and the tables are fitted to all
+    events. For "end" and "newest" it is tried what that is worth (`learning`).
+
+    Args:
+        last, chosen, data, text, options: of the stages before.
+        learn: whether it is tried; if not, only "live" is learned.
 
     Returns:
-        The same two as they are now.
+        The first two as they are now, and what the manifest is to say of it.
     """
-    if data.held.ask == "end":
-        return last, chosen
-    log.info("learning the held-out events")
-    if data.held.requests is None:
-        return last, _with_tables(chosen, data.everything(), data, text)
-    known = data.held.requests.known
+    requests = data.held.requests
+    if requests is None and not learn:
+        return last, chosen, {}
+    known = data.everything() if requests is None else requests.known
+    if requests is not None:
+        log.info("learning the held-out events")
+        learn_gently(_gentle(last.model, options), known, data.fitted)
+        return last, _with_tables(chosen, known, data, text), {}
+    log.info("trying what learning the held-out events is worth")
+    teach = _teacher(last, data, options)
+    given = last.model, teach, chosen.fusion, chosen.places, data.held, known, text.vectors
+    tried = try_by_users if data.held.ask == "newest" else try_at_the_end
+    decision = tried(*given, timed=_is_timed(options))
+    if teach is not None:
+        last = last._replace(model=teach(known if decision.model else data.fitted))
+    if decision.tables:
+        chosen = _with_tables(chosen, known, data, text)
+        if data.held.ask == "newest":
+            moments = fit_moments(
+                known if _is_timed(options) else known.timeless(), len(data.items)
+            )
+            chosen = chosen._replace(fusion=chosen.fusion.at_moments(moments))
+    chosen = chosen._replace(fusion=chosen.fusion.lifted(decision.lift))
+    return last, chosen, {"learned": decision._asdict()}
+
+
+def _gentle(model, options):
     trainer = {**known_options()["trainer"], **options["trainer"]}
-    fresh = known.lengths - data.fitted.of_users(known.user_ids).lengths
-    part = replayed(known, fresh, last.model.config["max_length"], trainer["seed"])
-    if len(part.items):  # else newcomers alone, of one event each
-        given = dict(seed=trainer["seed"], strategy=trainer["strategy"])
-        gentle_trainer(last.model, trainer, **given).fit(part, None)
-    return last, _with_tables(chosen, known, data, text)
+    return gentle_trainer(model, trainer, seed=trainer["seed"], strategy=trainer["strategy"])
+
+
+def _teacher(last, data, options):
+    """A function of the events that are to be known, which gives the model that knows them.
+
+    It learns them gently; where its best epoch came early it would so be trained past its best,
+    and is fitted anew for as many epochs. Told the events it has learned it is what it was. None
+    where it cannot begin again: an encoder that learns, an optimizer that keeps its state.
+    """
+    wanted = options["trainer"]
+    if options["encoder"].get("mode", "frozen") != "frozen":
+        return None
+    if isinstance(wanted.get("optimizer"), OPTIMIZERS):
+        return None
+    epochs, given = best_epochs(last.history), {**_elsewhere(wanted), "run_folder": None}
+    first, before = last.model, last.model.training.get_weights()
+
+    def anew(known):
+        if known is data.fitted:
+            return first
+        return fit_members(last.build, known, None, stop_after=epochs, progress=False, **given)[0]
+
+    def gently(known):
+        first.training.set_weights(before)
+        if known is not data.fitted:
+            learn_gently(trainer, known, data.fitted)
+        return first
+
+    if sum(epochs) * EARLY <= len(last.history):
+        return anew
+    trainer = _gentle(first, options)
+    return gently
 
 
 # --- publish ---

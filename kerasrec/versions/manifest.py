@@ -179,6 +179,8 @@ class Manifest(NamedTuple):
             = they were not. `train` writes it; of a child `update` says it.
         parts: the parts that the fusion could choose from. `train` writes it.
         refit: whether the model was fitted anew on all events. `train` writes it.
+        learned: what `train` decided on the held-out events, and why: `{"tables", "model",
+            "lift", ...}`; None = it did not decide.
         epochs: number of the epochs, of all members. `train` and `update` write it.
         codes: `{"taken", "without", "with", "se"}`: whether codes of the items were worth it;
             None = they were not tried. `train` writes it.
@@ -224,6 +226,7 @@ class Manifest(NamedTuple):
     weighed: int | None = None
     parts: list[str] | None = None
     refit: bool | None = None
+    learned: dict[str, Any] | None = None
     epochs: int | None = None
     codes: dict[str, Any] | None = None
     plans: dict[str, Any] | None = None

@@ -6,7 +6,12 @@ from toys import histories_of, planted_histories
 
 from kerasrec.data.histories import before
 from kerasrec.fusion import choice
-from kerasrec.fusion.choice import choose_fusion, choose_live
+from kerasrec.fusion.choice import (
+    choose_fusion,
+    choose_live,
+    quality_by_lift,
+    quality_of_tables,
+)
 from kerasrec.fusion.fusion import Fusion, fit_tables
 from kerasrec.fusion.recency import fit_moments
 from kerasrec.models.validation import Validation, hold_out_last, make_validation, ranking_quality
@@ -106,6 +111,27 @@ def test_one_moment_is_not_many():
     log = histories_of(rows, times)
     assert not choice._many_moments(fit_moments(log, 30, only_end=True))
     assert choice._many_moments(fit_moments(log.timeless(), 30))
+
+
+def test_new_items_rise_by_the_lift():
+    """Both users have items 1 and 2; item 3 comes before item 4, which is new, by log(5 / 3)."""
+    log = histories_of([[1, 2], [1, 2], [3]])
+    asked = Validation(log.select([0, 1]), np.arange(2), np.array([3, 4], np.int32))
+    ranker = FixedRanker([0, 0.1, 0.1, 0.5, 0.3])
+    found = quality_by_lift(ranker, asked, Fusion.alone(4), fit_moments(log, 4), (0.0, 0.5, 0.6))
+    second = 1 / np.log2(3)
+    np.testing.assert_allclose(found.ndcg, [[1, second], [1, second], [second, 1]])
+    assert found.cold.tolist() == [[1], [1], [1]]  # of the user who took item 4
+    assert found.listed.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_table_is_measured_alone():
+    """After item 1 comes item 2, then item 3; nothing is known of item 4."""
+    log = histories_of([[1, 2]] * 3 + [[1, 3]])
+    tables = fit_tables(log, 4, parts=("transitions",))["transitions"]
+    asked = Validation(histories_of([[1], [1], [4]]), np.arange(3), np.array([2, 3, 1], np.int32))
+    found = quality_of_tables({"transitions": tables[0]._replace(decay=0.5)}, asked)
+    assert found == {"transitions": pytest.approx((1 + 1 / np.log2(3)) / 3)}
 
 
 def popular_for_newcomers(histories, validation):

@@ -54,3 +54,25 @@ def test_fit_again_keeps_kinds_decays_and_what_it_cannot_fit():
     unknown = fusion.fit_again(old, None, log, 30, parts=("transitions",))  # the middle one
     expected = fit_tables(log, 30)["transitions"][1]
     np.testing.assert_array_equal(unknown["transitions"].weights, expected.weights)
+
+
+def test_a_lift_adds_to_items_without_an_event():
+    lifted = Fusion.alone(3).lifted(2.0).at_end(Counts.of(3, histories_of([[1, 2]])))
+    assert lifted.prior[:, 1:].tolist() == [[0, 0, 2]]
+    assert lifted.popular[1:].tolist() == [0, 0, 0]
+
+
+def test_other_moments_have_the_same_weights():
+    log = histories_of([[1, 2], [2]], [[1_400_000_000, 1_400_003_600], [1_400_003_600]])
+    moments = fit_moments(log, 3)
+    fusion = Fusion.alone(3)
+    weights = np.zeros(len(moments.end.features()))
+    weights[-1] = 1.0  # what is new
+    fusion = fusion._replace(
+        recency=fusion.recency._replace(weights=weights, popular_weights=weights)
+    )
+    found = fusion.at_moments(moments)
+    assert found.starts.tolist() == [1_400_000_000, 1_400_003_600]
+    assert found.prior[:, 1:].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert found.first[1:3].tolist() == [1, 1] and found.popular_at is None
+    assert found.recency.counts.total[1:].tolist() == [1, 2, 0]

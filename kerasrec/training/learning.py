@@ -1,0 +1,275 @@
+"""Decides what of the held-out events a version learns at the end: tables, model, both or neither.
+
+For "live" all is learned. For "end" it is tried: weights are chosen on the earlier half of the
+held-out events, that half is learned, and lists for the later half, made at its begin, are compared
+with those of a version that has not learned it. What gives all users the best NDCG@10 is learned,
+where the lists hold as much of what was new, but for one standard error, as without learning. Then
+new items are lifted as far as it costs all users next to nothing: else what was just learned stands
+before them.
+
+For "newest" tables with and without the last event of each user that they are fitted to are asked
+for the held-out events; where the fresher ones are no worse, the tables, and what is counted at
+each moment, learn the held-out events too. The model is taught those of one half of the users, and
+asked for those of the other half.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kerasrec.data.histories import Histories
+from kerasrec.evaluation.metrics import mean_and_error
+from kerasrec.fusion.choice import Lifted, choose_fusion, quality_by_lift, quality_of_tables
+from kerasrec.fusion.fusion import Fusion, fit_again
+from kerasrec.fusion.recency import fit_moments
+from kerasrec.models.validation import Ranker, Validation, hold_out_last, make_validation
+from kerasrec.training.heldout import HeldOut
+
+log = logging.getLogger(__name__)
+#: users asked, at least; fewer prove nothing, and nothing is learned
+FEWEST_TO_DECIDE = 100
+#: what is tried as an addition to the score of new items where all lists are made at one moment
+LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0)
+#: standard errors of the difference that a lift may cost
+_COSTS = 0.5
+
+
+class Tried(NamedTuple):
+    """Holds how good lists were: whether the tables and the model had learned, and `Lifted`."""
+
+    tables: bool
+    model: bool
+    quality: Lifted
+
+
+class Decision(NamedTuple):
+    """Says what is learned.
+
+    tables, model: whether they learn.  lift: what is added to the score of new items.  why: what
+    was measured, as plain data.
+    """
+
+    tables: bool = False
+    model: bool = False
+    lift: float = 0.0
+    why: dict[str, Any] = {}
+
+
+class Halves(NamedTuple):
+    """Holds the held-out events in two halves.
+
+    first: `Validation` of the half that is learned.  second: that of the half that is asked for.
+    known: `Histories`, what is known once the first half is learned.
+    """
+
+    first: Validation
+    second: Validation
+    known: Histories
+
+    @property
+    def are_few(self) -> bool:
+        """Whether one half has fewer than `FEWEST_TO_DECIDE` users with a past."""
+        return min(part.histories.num_users for part in self[:2]) < FEWEST_TO_DECIDE
+
+
+def halves_by_time(held: HeldOut, known: Histories) -> Halves:
+    """Cuts what is held out for "end" in two, at the moment in its middle.
+
+    Args:
+        held: `HeldOut`.
+        known: `Histories` of all events, those that are held out too.
+    """
+    later = held.later
+    if not later.num_users:
+        later = known.where(known.timestamps > held.fitted.timestamps.max())
+    middle = np.quantile(later.timestamps, 0.5, method="lower")
+    until = _filled(known.where(known.timestamps <= middle))
+    first = make_validation(held.fitted, _filled(later.where(later.timestamps <= middle)))
+    second = make_validation(until, _filled(later.where(later.timestamps > middle)))
+    return Halves(first, second, until)
+
+
+def halves_by_user(held: HeldOut, known: Histories) -> Halves:
+    """Cuts what is held out for "newest" in two: the users of the one half and of the other.
+
+    Args:
+        held, known: as for `halves_by_time`.
+    """
+    is_first = np.random.default_rng(0).random(known.num_users) < 0.5
+    users, fitted, validation = known.user_ids[is_first], held.fitted, held.validation
+    others = fitted.select(np.flatnonzero(~np.isin(fitted.user_ids, users)))
+    learned = _stacked(known.select(np.flatnonzero(is_first)), others)
+    asked = np.isin(validation.histories.user_ids, users)
+    return Halves(_rows(validation, asked), _rows(validation, ~asked), learned)
+
+
+def _rows(validation, mask):
+    """`Validation` of some of its users."""
+    keep, row = mask[validation.target_rows], np.cumsum(mask) - 1
+    return Validation(
+        validation.histories.select(np.flatnonzero(mask)),
+        row[validation.target_rows[keep]],
+        validation.target_items[keep],
+    )
+
+
+def _stacked(*parts):
+    """`Histories` of different users in one."""
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate([part.lengths for part in parts]))])
+    columns = [np.concatenate(column) for column in zip(*(part[2:] for part in parts), strict=True)]
+    return Histories(np.concatenate([part.user_ids for part in parts]), offsets, *columns)
+
+
+def _filled(histories):
+    """Without the users who have no event."""
+    return histories.select(np.flatnonzero(histories.lengths > 0))
+
+
+def try_at_the_end(
+    model: Any,
+    teach: Callable[[Histories], Any] | None,
+    fusion: Fusion,
+    places: dict[str, int],
+    held: HeldOut,
+    known: Histories,
+    text_vectors: np.ndarray,
+    *,
+    timed: bool,
+) -> Decision:
+    """Tries, for "end", what learning the earlier held-out events is worth for the later ones.
+
+    Args:
+        model: `Model`.
+        teach: function of the `Histories` that are to be known; gives the model that knows them.
+            None = the model does not learn.
+        fusion: `Fusion` that was chosen on all held-out events.
+        places: as for `fit_again`.
+        held: `HeldOut`.
+        known: `Histories` of all events, those that are held out too.
+        text_vectors: as for `fit_again`.
+        timed: whether recency is a part of the fusion.
+    """
+    halves = halves_by_time(held, known)
+    if halves.are_few:
+        return Decision(why={"refused": "too few held-out events"})
+    num_items = len(fusion.popular) - 1
+
+    def moments_of(histories):
+        return fit_moments(histories if timed else histories.timeless(), num_items, only_end=True)
+
+    def grown(tables, histories):
+        return fit_again(tables, places, histories, num_items, text_vectors)
+
+    kinds = {name: [table] for name, table in grown(fusion.tables, held.fitted).items()}
+    plain, _ = choose_fusion(Ranker(model), halves.first, kinds, moments_of(held.fitted))
+    learned, moments = grown(plain.tables, halves.known), moments_of(halves.known)
+    found = []
+
+    def try_with(model, *, taught):
+        for tables, is_grown in ((plain.tables, False), (learned, True)):
+            used = plain._replace(tables=tables)
+            quality = quality_by_lift(Ranker(model), halves.second, used, moments, LIFTS)
+            found.append(Tried(is_grown, taught, quality))
+
+    try_with(model, taught=False)
+    if teach is not None:
+        try_with(teach(halves.known), taught=True)
+    return decide(found)
+
+
+def try_by_users(
+    model: Any,
+    teach: Callable[[Histories], Any] | None,
+    fusion: Fusion,
+    places: dict[str, int],
+    held: HeldOut,
+    known: Histories,
+    text_vectors: np.ndarray,
+    *,
+    timed: bool,
+) -> Decision:
+    """Tries, for "newest", what fresher tables and a model that has learned more are worth.
+
+    Args:
+        model, teach, fusion, places, held, known, text_vectors, timed: as for `try_at_the_end`.
+    """
+    halves = halves_by_user(held, known)
+    if halves.are_few:
+        return Decision(why={"refused": "too few held-out events"})
+    num_items = len(fusion.popular) - 1
+
+    def grown(tables, histories):
+        return fit_again(tables, places, histories, num_items, text_vectors)
+
+    older, fresher = (
+        quality_of_tables(grown(fusion.tables, histories), held.validation)
+        for histories in (hold_out_last(held.fitted)[0], held.fitted)
+    )
+    tables = sum(fresher.values()) >= sum(older.values())
+    why: dict[str, Any] = {
+        "tables, ndcg@10": {
+            "as fitted": _short(fresher),
+            "an event of each user less": _short(older),
+        }
+    }
+    if teach is None:
+        return Decision(tables=tables, why=why)
+    first = held.fitted if timed else held.fitted.timeless()
+    kinds = {name: [table] for name, table in grown(fusion.tables, held.fitted).items()}
+    moments = fit_moments(first, num_items)
+    used, _ = choose_fusion(Ranker(model), halves.first, kinds, moments)
+    if tables:
+        then = halves.known if timed else halves.known.timeless()
+        used = used._replace(tables=grown(used.tables, halves.known))
+        moments = fit_moments(then, num_items)
+    plain, taught = (
+        quality_by_lift(Ranker(one()), halves.second, used, moments).ndcg[0]
+        for one in (lambda: model, lambda: teach(halves.known))
+    )
+    gain, error = mean_and_error(taught - plain)
+    why["model, ndcg@10"] = _short({"as fitted": plain.mean(), "with half of them": taught.mean()})
+    return Decision(tables, gain >= 0, why={**why, **_short({"gain": gain, "se": error})})
+
+
+def _short(numbers):
+    return {name: round(float(number), 4) for name, number in numbers.items()}
+
+
+def decide(tried: Sequence[Tried], lifts: Sequence[float] = LIFTS) -> Decision:
+    """Decides by what was tried for "end", see the module; of equals the one that learns more.
+
+    Args:
+        tried: list of `Tried`, that without learning first.
+        lifts: numbers, 0 first, as in the `Lifted` of all.
+    """
+    nothing, best = tried[0].quality, None
+    facts: dict[str, Any] = {"ndcg@10": {}, "recall of new@10": {}}
+    for one in tried:
+        quality = one.quality
+        allowed = np.ones(len(lifts), bool)
+        if nothing.cold.size:
+            differences = [mean_and_error(row - nothing.cold[0]) for row in quality.cold]
+            allowed = np.array([gain >= -error for gain, error in differences])
+            facts["recall of new@10"][_name(one)] = round(float(quality.cold[0].mean()), 4)
+        ndcg = np.where(allowed, quality.ndcg.mean(axis=1), -np.inf)
+        facts["ndcg@10"][_name(one)] = round(float(quality.ndcg[0].mean()), 4)
+        if best is None or ndcg.max() >= best[0]:
+            best = ndcg.max(), one, ndcg
+    highest, one, ndcg = best or (0.0, tried[0], np.zeros(1))
+    top = one.quality.ndcg[ndcg.argmax()]
+    losses = [mean_and_error(top - row) for row in one.quality.ndcg]
+    cheap = np.isfinite(ndcg) & [loss <= _COSTS * error for loss, error in losses]
+    # the most places for new items, in per cent; of equals the smallest lift
+    listed = np.where(cheap, np.round(one.quality.listed, 2), -1)
+    place = int(listed.argmax())
+    gain, error = mean_and_error(top - nothing.ndcg[0])
+    facts |= {"gain": round(gain, 4), "se": round(error, 4)}
+    log.info("learned: %s; new items lifted by %s", _name(one), lifts[place])
+    return Decision(one.tables, one.model, lifts[place], facts)
+
+
+def _name(tried):
+    names = [name for name, learns in zip(("tables", "model"), tried[:2], strict=True) if learns]
+    return " and ".join(names) or "nothing"
