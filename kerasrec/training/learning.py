@@ -3,9 +3,10 @@
 For "live" all is learned. For "end" it is tried: weights are chosen on the earlier half of the
 held-out events, that half is learned, and lists for the later half, made at its begin, are compared
 with those of a version that has not learned it. What gives all users the best NDCG@10 is learned,
-where the lists hold as much of what was new, but for one standard error, as without learning. Then
-new items are lifted as far as it costs all users next to nothing: else what was just learned stands
-before them.
+where new items have as many places in the lists, and as much of what was new is found but for one
+standard error, as without learning. New items are lifted for that, and then as far as it costs all
+users next to nothing: else what was just learned stands before them. The lift is raised where, once
+all is learned, new items would have fewer places than without.
 
 For "newest" tables with and without the last event of each user that they are fitted to are asked
 for the held-out events; where the fresher ones are no worse, the tables, and what is counted at
@@ -248,10 +249,10 @@ def decide(tried: Sequence[Tried], lifts: Sequence[float] = LIFTS) -> Decision:
     facts: dict[str, Any] = {"ndcg@10": {}, "recall of new@10": {}}
     for one in tried:
         quality = one.quality
-        allowed = np.ones(len(lifts), bool)
+        allowed = _as_many(quality.listed, nothing.listed[0])
         if nothing.cold.size:
             differences = [mean_and_error(row - nothing.cold[0]) for row in quality.cold]
-            allowed = np.array([gain >= -error for gain, error in differences])
+            allowed &= [gain >= -error for gain, error in differences]
             facts["recall of new@10"][_name(one)] = round(float(quality.cold[0].mean()), 4)
         ndcg = np.where(allowed, quality.ndcg.mean(axis=1), -np.inf)
         facts["ndcg@10"][_name(one)] = round(float(quality.ndcg[0].mean()), 4)
@@ -268,6 +269,49 @@ def decide(tried: Sequence[Tried], lifts: Sequence[float] = LIFTS) -> Decision:
     facts |= {"gain": round(gain, 4), "se": round(error, 4)}
     log.info("learned: %s; new items lifted by %s", _name(one), lifts[place])
     return Decision(one.tables, one.model, lifts[place], facts)
+
+
+def lift_that_keeps(before: float, listed: np.ndarray, least: float = 0.0) -> float:
+    """Finds the smallest lift with which new items have as many places as before, or the largest.
+
+    Args:
+        before: share of the places that they had.
+        listed: `(len(LIFTS),)`, the share that they have now, by lift.
+        least: the smallest lift that is wanted.
+    """
+    kept = _as_many(listed, before) & (np.array(LIFTS) >= least)
+    return max(LIFTS[int(kept.argmax())] if kept.any() else LIFTS[-1], least)
+
+
+def _as_many(listed, before):
+    """Whether shares of places are as large as another one, in per cent."""
+    return np.round(listed, 2) >= np.round(before, 2)
+
+
+def places_of_new(
+    model: Any,
+    fusion: Fusion,
+    held: HeldOut,
+    known: Histories,
+    lifts: Sequence[float] = LIFTS,
+    *,
+    timed: bool,
+) -> np.ndarray:
+    """Measures which share of the first ten places new items have, by lift, `(num_lifts,)`.
+
+    The lists are those of the users of the validation at the end of all that is known.
+
+    Args:
+        model: `Model`.
+        fusion, held, known, timed: as for `try_at_the_end`.
+        lifts: as in `quality_by_lift`.
+    """
+    moments = fit_moments(
+        known if timed else known.timeless(), len(fusion.popular) - 1, only_end=True
+    )
+    users = known.of_users(held.validation.histories.user_ids)
+    asked = Validation(users, np.zeros(0, np.int64), np.zeros(0, np.int32))
+    return quality_by_lift(Ranker(model), asked, fusion, moments, lifts).listed
 
 
 def _name(tried):

@@ -41,7 +41,12 @@ from kerasrec.training.catchup import gentle_trainer, learn_gently
 from kerasrec.training.fitting import Fitted, best_epochs, fit_members, fit_models
 from kerasrec.training.generating import choose_trust, fit_generator, text_columns
 from kerasrec.training.heldout import Ask, HeldOut, hold_out
-from kerasrec.training.learning import try_at_the_end, try_by_users
+from kerasrec.training.learning import (
+    lift_that_keeps,
+    places_of_new,
+    try_at_the_end,
+    try_by_users,
+)
 from kerasrec.training.optimizers import OPTIMIZERS
 from kerasrec.training.options import known_options
 from kerasrec.versions import folders
@@ -412,19 +417,23 @@ def catch_up(
         learn_gently(_gentle(last.model, options), known, data.fitted)
         return last, _with_tables(chosen, known, data, text), {}
     log.info("trying what learning the held-out events is worth")
-    teach = _teacher(last, data, options)
+    teach, timed, is_end = _teacher(last, data, options), _is_timed(options), data.held.ask == "end"
     given = last.model, teach, chosen.fusion, chosen.places, data.held, known, text.vectors
-    tried = try_by_users if data.held.ask == "newest" else try_at_the_end
-    decision = tried(*given, timed=_is_timed(options))
+    decision = (try_at_the_end if is_end else try_by_users)(*given, timed=timed)
+    asked, new = (data.held, known), 0.0
+    is_learned = decision.tables or decision.model
+    if is_end and is_learned:
+        (new,) = places_of_new(last.model, chosen.fusion, *asked, (0.0,), timed=timed)
     if teach is not None:
         last = last._replace(model=teach(known if decision.model else data.fitted))
     if decision.tables:
         chosen = _with_tables(chosen, known, data, text)
-        if data.held.ask == "newest":
-            moments = fit_moments(
-                known if _is_timed(options) else known.timeless(), len(data.items)
-            )
-            chosen = chosen._replace(fusion=chosen.fusion.at_moments(moments))
+    if is_end and is_learned:
+        listed = places_of_new(last.model, chosen.fusion, *asked, timed=timed)
+        decision = decision._replace(lift=lift_that_keeps(new, listed, decision.lift))
+    elif decision.tables:
+        moments = fit_moments(known if timed else known.timeless(), len(data.items))
+        chosen = chosen._replace(fusion=chosen.fusion.at_moments(moments))
     chosen = chosen._replace(fusion=chosen.fusion.lifted(decision.lift))
     return last, chosen, {"learned": decision._asdict()}
 

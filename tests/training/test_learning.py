@@ -9,7 +9,14 @@ from kerasrec.fusion.choice import Lifted
 from kerasrec.models.validation import make_validation
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.heldout import HeldOut
-from kerasrec.training.learning import Tried, decide, halves_by_time, halves_by_user
+from kerasrec.training.learning import (
+    LIFTS,
+    Tried,
+    decide,
+    halves_by_time,
+    halves_by_user,
+    lift_that_keeps,
+)
 from kerasrec.training.pipeline import train
 
 START, DAY = 1_400_000_000, 86400
@@ -65,6 +72,20 @@ def test_new_items_are_lifted_where_it_costs_next_to_nothing():
     assert lift([0.0, 0.1, 0.2, 0.9]) == 1.0
     assert lift([0.0, 0.1, 0.104, 0.9]) == 0.5  # the same in per cent: the smaller lift
     assert lift([0.0, 0.0, 0.0, 0.0]) == 0.0
+
+
+def test_new_items_keep_their_places():
+    one = lifted([[0.3, 0.3], [0.3, 0.3]], np.zeros((2, 0)), [0.5, 0.5])
+    fewer = lifted([[0.9, 0.9], [0.4, 0.4]], np.zeros((2, 0)), [0.1, 0.5])
+    assert decide([Tried(False, False, one), Tried(True, False, fewer)], (0.0, 1.0))[:3] == (
+        True,
+        False,
+        1.0,
+    )
+    grows = np.linspace(0, 0.7, len(LIFTS))  # 0.05 by lift
+    assert lift_that_keeps(0.1, grows) == LIFTS[2] and lift_that_keeps(0.9, grows) == LIFTS[-1]
+    assert lift_that_keeps(0.104, grows) == LIFTS[2]  # the same in per cent
+    assert lift_that_keeps(0.1, grows, least=1.0) == 1.0
 
 
 def test_the_end_is_cut_in_the_middle_of_its_events():
