@@ -29,7 +29,7 @@ from kerasrec.models.validation import Ranker, Validation, hold_out_last, make_v
 from kerasrec.training.heldout import HeldOut
 
 log = logging.getLogger(__name__)
-#: users asked, at least; fewer prove nothing, and nothing is learned
+#: users asked, at least; fewer prove nothing: tables learn for "newest", and nothing for "end"
 FEWEST_TO_DECIDE = 100
 #: what is tried as an addition to the score of new items where all lists are made at one moment
 LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0)
@@ -197,8 +197,8 @@ def try_by_users(
         model, teach, fusion, places, held, known, text_vectors, timed: as for `try_at_the_end`.
     """
     halves = halves_by_user(held, known)
-    if halves.are_few:
-        return Decision(why={"refused": "too few held-out events"})
+    if halves.are_few:  # an event more of each user is known to help tables
+        return Decision(tables=True, why={"refused": "too few held-out events"})
     num_items = len(fusion.popular) - 1
 
     def grown(tables, histories):
