@@ -214,7 +214,7 @@ def test_the_version_learns_at_the_end_what_it_was_weighed_by(by_ask, tmp_path, 
 
 
 def test_tables_learn_at_the_end_the_newest_event_of_each_user(by_ask):
-    """For "end" they do not: what comes after the cut is of another time."""
+    """For "end" they do not here: too few are asked to prove that it pays."""
     log = log_of_days(range(DAYS - 1))
     for ask in ("newest", "end"):
         data = read(log, ask)
