@@ -1,5 +1,9 @@
-"""Turns times of the usual forms into UTC seconds: unix numbers, ISO dates, timestamps."""
+"""Turns times of the usual forms into UTC seconds: unix numbers, ISO dates, timestamps; zones."""
 
+import difflib
+import time
+import zoneinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +24,10 @@ _CALENDAR_FORMS = {
     "201403011830": "%Y%m%d%H%M",
     "20140301183059": "%Y%m%d%H%M%S",
 }
+DAY = 86_400
+#: how far ahead of the clock an event may lie, seconds: the clocks of two machines differ a little
+MAX_AHEAD = DAY
+_EPOCH = datetime(1970, 1, 1)
 _EMPTY_WORDS = ("", "nan", "null", "none", "nat", "<na>", "\\n")
 
 
@@ -28,27 +36,34 @@ class Times(NamedTuple):
 
     `seconds` is int64, `(num_rows,)`, 0 where a row is bad. `problems` maps a reason to a bool mask
     `(num_rows,)`. `nanoseconds` is int64 when the source is finer than seconds, else None.
-    `form` says how the column was read.
+    `form` says how the column was read. `local` is a bool mask `(num_rows,)` of the dates that name
+    no zone (None = there is none); `twice` and `never` count those of them that a change of the
+    clock made doubtful, see `LocalTimes`.
     """
 
     seconds: np.ndarray
     problems: dict
     nanoseconds: np.ndarray | None
     form: str
+    local: np.ndarray | None = None
+    twice: int = 0
+    never: int = 0
 
 
-def parse_times(column: Any, name: str = "timestamp") -> Times:
+def parse_times(column: Any, name: str = "timestamp", *, zone: tzinfo = UTC) -> Times:
     """Reads a column of numbers, texts or timestamps as UTC seconds.
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds, by their size, and one column
     must hold one unit; when all are below 1e8 they are positions, not times. Numbers that all read
     as dates (20140301, also with hour, minute and second behind it) are dates. Texts are ISO dates,
-    with or without a time and a zone (UTC when there is none); `2014/3/1 9:05` and `2014年3月1日`
-    are understood as well.
+    with or without a time and a zone; `2014/3/1 9:05` and `2014年3月1日` are understood as well.
+    Dates and times that name no zone are local times of `zone`; `to_utc` says how they are read
+    when the clock is set forward or back.
 
     Args:
         column: pandas Series or Arrow array.
         name: the column's name in its source, for messages.
+        zone: as `read_zone` gives it; of no use for unix numbers, which know no zone.
 
     Returns:
         `Times`. Rows without a time, and times before 1973 or after 2099, are in `problems`.
@@ -64,26 +79,33 @@ def parse_times(column: Any, name: str = "timestamp") -> Times:
     if pd.api.types.is_bool_dtype(series.dtype):
         raise ValueError(_kind_message(name, "true and false"))
     if pd.api.types.is_numeric_dtype(series.dtype):
-        return _from_numbers(series, name)
+        return _from_numbers(series, name, zone)
     if isinstance(series.dtype, pd.DatetimeTZDtype) or series.dtype.kind == "M":
-        return _from_datetimes(series, "timestamps")
-    return _from_texts(series, name)
+        return _from_datetimes(series, "timestamps", zone)
+    return _from_texts(series, name, zone)
 
 
-def read_moment(at: Any) -> int | str | None:
+def read_moment(at: Any, *, timezone: str | tzinfo | None = None) -> int | str | None:
     """Reads one time as UTC seconds, in any form that `parse_times` takes; keeps None and "now".
+
+    Args:
+        at: the time.
+        timezone: of a date that names none, such as `"Asia/Shanghai"`; None = UTC.
 
     Raises:
         ValueError: anything else.
 
     >>> read_moment("2014-03-01"), read_moment(1393632000000), read_moment("now")
     (1393632000, 1393632000, 'now')
+    >>> read_moment("2014-03-01T08:00", timezone="Asia/Shanghai")
+    1393632000
     """
+    zone = read_zone(timezone)
     if at is None or isinstance(at, str) and at == "now":
         return at
     is_number = isinstance(at, str) and at.isdecimal() and len(at) > 8  # 20140301 is a date
     try:
-        times = parse_times(pd.Series([int(at) if is_number else at]), "at")
+        times = parse_times(pd.Series([int(at) if is_number else at]), "at", zone=zone)
         bad = any(rows.any() for rows in times.problems.values()) or isinstance(at, bool)
         # pandas reads "today" as this moment
         bad |= isinstance(at, str) and not any(letter.isdigit() for letter in at)
@@ -91,8 +113,8 @@ def read_moment(at: Any) -> int | str | None:
         bad = True
     if bad or times.seconds[0] < FIRST_SECOND:
         raise ValueError(
-            'at must be "now" or a time: a date such as 2026-11-24T08:00 (UTC unless it names a '
-            f"zone), or UTC seconds. Received: {at!r}."
+            'at must be "now" or a time: a date such as 2026-11-24T08:00 '
+            f"({zone_name(zone)} unless it names a zone), or UTC seconds. Received: {at!r}."
         )
     return int(times.seconds[0])
 
@@ -125,7 +147,7 @@ def _kind_message(name, received):
     )
 
 
-def _from_numbers(series, name):
+def _from_numbers(series, name, zone):
     empty = series.isna().to_numpy()
     nanoseconds = None
     if pd.api.types.is_integer_dtype(series.dtype):
@@ -143,7 +165,7 @@ def _from_numbers(series, name):
     if form:
         text = pd.Series(values.astype(str)).where(written)
         dates = pd.to_datetime(text, format=_CALENDAR_FORMS[form], errors="coerce")
-        return _from_datetimes(dates, f"dates such as {form}", empty | (good & ~written))
+        return _from_datetimes(dates, f"dates such as {form}", zone, empty | (good & ~written))
     unit = _one_unit(values, good, name)
     scale = UNITS[unit]
     if scale > 1:
@@ -194,7 +216,7 @@ def _one_unit(values, good, name):
     return names[present[0]] if len(present) else "seconds"
 
 
-def _from_texts(series, name):
+def _from_texts(series, name, zone):
     text = series.astype("str").str.strip()
     empty = series.isna().to_numpy() | text.str.lower().isin(_EMPTY_WORDS).to_numpy()
     present = series[~empty]
@@ -211,21 +233,30 @@ def _from_texts(series, name):
             raise ValueError(_kind_message(name, f"values such as {present.iloc[0]!r}"))
     numbers = pd.to_numeric(text.where(~empty), errors="coerce")
     numeric = numbers.notna().to_numpy()
-    dates = _to_datetime(text.mask(empty | numeric))
+    dates, local = _to_datetime(text.mask(empty | numeric))
     if numeric.sum() >= max(dates.notna().sum(), 1):
         if np.all(numbers[numeric] == np.floor(numbers[numeric])):
             numbers = pd.to_numeric(text.where(numeric)).astype("Int64")
-        times = _from_numbers(numbers, name)
+        times = _from_numbers(numbers, name, zone)
         unparsable = ~empty & ~numeric
         problems = {**times.problems, "no time": empty, "unparsable time": unparsable}
         return times._replace(problems=problems)
-    return _from_datetimes(dates, "ISO dates and times", empty)
+    return _from_datetimes(dates, "ISO dates and times", zone, empty, local)
 
 
 def _to_datetime(text):
-    """UTC datetimes from texts; NaT where a text is no date."""
-    parsed = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
-    rest = text[parsed.isna() & text.notna()]
+    """UTC datetimes from texts, NaT where a text is no date; a bool mask of those without a zone.
+
+    Those without a zone are what the local clock showed.
+    """
+    # Java's [Asia/Shanghai] repeats the offset before it; BigQuery writes UTC; log4j a comma
+    plain = text.str.replace(r"(?<=[\dZz])\[[\w/+-]+\]$", "", regex=True)
+    plain = plain.str.replace(r"(?<=\d)\s*(UTC|GMT|z)$", "Z", regex=True)
+    plain = plain.str.replace(r"(?<=:\d\d),(?=\d+)", ".", regex=True)
+    # pandas reads "now" and "today" as this moment
+    plain = plain.where(plain.str.contains(r"^\d", na=False))
+    parsed = pd.to_datetime(plain, format="ISO8601", utc=True, errors="coerce")
+    rest = plain[parsed.isna() & plain.notna()]
     if len(rest):
         parts = rest.str.extract(
             r"^(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[ T]*(\d{1,2}):(\d{1,2})(.*))?$"
@@ -234,22 +265,37 @@ def _to_datetime(text):
         day = parts[0] + "-" + parts[1].str.zfill(2) + "-" + parts[2].str.zfill(2)
         padded = day + ("T" + clock).fillna("")
         parsed[rest.index] = pd.to_datetime(padded, format="ISO8601", utc=True, errors="coerce")
-    return parsed
+    # the clock (or a day and its T) comes before a zone: the -01 of 2014-03-01 is none
+    with_zone = plain.str.contains(r"(?::|T)\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)$", na=False)
+    return parsed, (parsed.notna() & ~with_zone).to_numpy()
 
 
-def _from_datetimes(series, form, empty=None):
-    """`Times` from pandas datetimes; NaT rows that are not in `empty` are unparsable."""
+def _from_datetimes(series, form, zone, empty=None, local=None):
+    """`Times` from pandas datetimes; NaT rows that are not in `empty` are unparsable.
+
+    `local` is a bool mask of the rows that hold what a clock in `zone` showed; None = all, unless
+    the datetimes have a zone.
+    """
+    missing = series.isna().to_numpy()
+    if local is None:
+        has_zone = getattr(series.dtype, "tz", None) is not None
+        local = np.zeros(len(series), bool) if has_zone else ~missing
     if getattr(series.dtype, "tz", None) is not None:
         series = series.dt.tz_convert("UTC").dt.tz_localize(None)
-    missing = series.isna().to_numpy()
     empty = missing if empty is None else empty
     unit = np.datetime_data(series.dtype)[0]
     scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
     ticks = np.where(missing, 0, series.to_numpy().astype(np.int64))
     seconds, fraction = ticks // scale, ticks % scale
     nanoseconds = fraction * (10**9 // scale) if fraction.any() else None
+    # a clock is asked only for times that a log can have: calendars end at the year 9999
+    shown = np.flatnonzero(local & (seconds > -DAY) & (seconds < LAST_SECOND + DAY))
+    moments = to_utc(seconds[shown], zone)
+    seconds[shown] = moments.seconds
     # Dates before 1973 that were written as dates are absurd, never positions.
-    return _checked(seconds, empty, missing & ~empty, nanoseconds, form)
+    times = _checked(seconds, empty, missing & ~empty, nanoseconds, form)
+    twice, never = int(moments.twice.sum()), int(moments.never.sum())
+    return times._replace(local=local if local.any() else None, twice=twice, never=never)
 
 
 def _checked(seconds, empty, unparsable, nanoseconds, form):
@@ -261,3 +307,146 @@ def _checked(seconds, empty, unparsable, nanoseconds, form):
         problems["time after 2099"] = ~bad & (seconds >= LAST_SECOND)
     wrong = np.logical_or.reduce(list(problems.values()))
     return Times(np.where(wrong, 0, seconds), problems, nanoseconds, form)
+
+
+# --- zones and the clock ---
+
+
+class LocalTimes(NamedTuple):
+    """Holds the UTC seconds of local times, and which of them a change of the clock made doubtful.
+
+    `seconds` is int64 `(n,)`. `twice` is bool `(n,)`: the clock was set back and showed this time
+    twice; `never`: the clock was set forward and never showed it.
+    """
+
+    seconds: np.ndarray
+    twice: np.ndarray
+    never: np.ndarray
+
+
+def read_zone(name: str | tzinfo | None) -> tzinfo:
+    """Finds a time zone by its name, such as `Asia/Shanghai` or `+08:00`; None is UTC.
+
+    Raises:
+        ValueError: no such zone.
+
+    >>> read_zone("Asia/Shanghai"), read_zone(None)
+    (zoneinfo.ZoneInfo(key='Asia/Shanghai'), datetime.timezone.utc)
+    """
+    if name is None or isinstance(name, tzinfo):
+        return name or UTC
+    if isinstance(name, str):
+        text = name.strip()
+        if text.upper() in ("UTC", "Z", "GMT"):
+            return UTC
+        offset = _offset(text)
+        if offset is not None:
+            return offset
+        try:
+            return zoneinfo.ZoneInfo(text)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            pass
+    known = sorted(zoneinfo.available_timezones())
+    close = difflib.get_close_matches(str(name), known, n=1)
+    close = ["Asia/Shanghai"] if "beijing" in str(name).lower() else close
+    hint = f"Did you mean {close[0]!r}?" if close else "Others are such as Europe/Berlin or +08:00."
+    if not known:
+        hint = "This machine knows no zones by name: pip install tzdata, or give +08:00."
+    raise ValueError(
+        f"timezone: expected the name of a time zone such as Asia/Shanghai. Received: {name!r}. "
+        f"{hint}"
+    )
+
+
+def _offset(text):
+    """The zone of `+08:00`, `-0330` or `UTC+8`; None for another text."""
+    digits = text.upper().removeprefix("UTC").removeprefix("GMT")
+    sign, digits = digits[:1], digits[1:].replace(":", "")
+    if sign not in ("+", "-") or not digits.isdecimal() or len(digits) not in (1, 2, 4):
+        return None
+    hours, minutes = int(digits[:2]), int(digits[2:] or 0)
+    if hours > 14 or minutes > 59:
+        return None
+    return timezone((1 if sign == "+" else -1) * timedelta(hours=hours, minutes=minutes))
+
+
+def zone_name(zone: tzinfo) -> str:
+    """Writes the name of a zone, as `read_zone` reads it.
+
+    >>> zone_name(read_zone("Asia/Shanghai")), zone_name(read_zone("+8"))
+    ('Asia/Shanghai', 'UTC+08:00')
+    """
+    return str(getattr(zone, "key", None) or zone)
+
+
+def to_utc(local: np.ndarray, zone: tzinfo) -> LocalTimes:
+    """Turns what a clock in a zone showed into UTC seconds.
+
+    When the clock is set back, it shows the times of an hour twice: the first of the two moments is
+    taken. When it is set forward, an hour is never shown: such a time is read as if the clock had
+    not been set yet, so 02:30 is the moment that the clock showed as 03:30. (Python says `fold=0`.)
+
+    Args:
+        local: int64 `(n,)`, seconds from 1970-01-01 00:00 by the local clock.
+        zone: as `read_zone` gives it.
+
+    >>> local = np.array([np.datetime64("2024-03-01T08:00", "s").astype(int)])
+    >>> to_utc(local, read_zone("Asia/Shanghai")).seconds.astype("M8[s]")[0]
+    np.datetime64('2024-03-01T00:00:00')
+    """
+    local = np.asarray(local, np.int64)
+    no = np.zeros(local.shape, bool)
+    if zone is UTC or not local.size:
+        return LocalTimes(local, no, no)
+    # The clock is set on few days: only the times of these days are looked up one by one.
+    days, day_of = np.unique(local // DAY, return_inverse=True)
+    begins, ends = _offsets(days * DAY, zone), _offsets((days + 1) * DAY, zone)
+    is_set = (begins[:, 0] != begins[:, 1]) | (begins[:, 0] != ends[:, 0])
+    first, second = begins[day_of, 0], begins[day_of, 0]
+    doubtful = np.flatnonzero(is_set[day_of])
+    if doubtful.size:
+        moments, moment_of = np.unique(local[doubtful], return_inverse=True)
+        both = _offsets(moments, zone)[moment_of]
+        first[doubtful], second = both[:, 0], second.copy()
+        second[doubtful] = both[:, 1]
+    return LocalTimes(local - first, first > second, first < second)
+
+
+def _offsets(local, zone):
+    """int64 `(n, 2)`: seconds east of UTC by the first and by the second showing of each time."""
+    found = np.zeros((len(local), 2), np.int64)
+    for row, seconds in enumerate(local.tolist()):
+        shown = _EPOCH + timedelta(seconds=seconds)
+        for fold in (0, 1):
+            offset = shown.replace(tzinfo=zone, fold=fold).utcoffset()
+            found[row, fold] = int(offset.total_seconds()) if offset else 0
+    return found
+
+
+def show_time(seconds: int, zone: tzinfo = UTC) -> str:
+    """Writes UTC seconds as a clock in a zone shows them; `read_zone` gives the zone.
+
+    >>> show_time(1393632000), show_time(1393632000, read_zone("Asia/Shanghai"))
+    ('2014-03-01 00:00:00', '2014-03-01 08:00:00')
+    """
+    return datetime.fromtimestamp(int(seconds), zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def latest_moment(max_ahead: float | None = MAX_AHEAD, *, now: float | None = None) -> float:
+    """Gives the last UTC second that an event may have: the clock and `max_ahead` seconds.
+
+    Later events come from a wrong clock; one of them would make all others look long ago. None as
+    `max_ahead` takes every time.
+
+    >>> latest_moment(60, now=1393632000), latest_moment(None)
+    (1393632060, inf)
+    """
+    if max_ahead is None:
+        return float("inf")
+    is_number = isinstance(max_ahead, int | float | np.number) and not isinstance(max_ahead, bool)
+    if not is_number or not max_ahead >= 0:
+        raise ValueError(
+            "max_ahead: expected seconds from 0, or None to take every time. Received: "
+            f"{max_ahead!r}. A day is 86400."
+        )
+    return (time.time() if now is None else now) + max_ahead

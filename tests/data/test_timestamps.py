@@ -4,8 +4,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from kerasrec.data.timestamps import parse_times
+from kerasrec.data.timestamps import (
+    FIRST_SECOND,
+    latest_moment,
+    parse_times,
+    read_moment,
+    read_zone,
+    show_time,
+    to_utc,
+)
 
 # 2014-03-01 00:00:00 UTC = 16130 days after 1970-01-01
 MIDNIGHT = 16130 * 86400
@@ -157,3 +167,186 @@ def test_a_zero_among_calendar_dates_is_a_missing_one():
 
 def test_unix_seconds_are_no_calendar():
     assert parse_times(pd.Series([1_393_632_000, 2_014_030_199])).form == "unix seconds"
+
+
+# --- zones ---
+
+OTHERS = "Others are such as Europe/Berlin or +08:00."
+
+
+def seconds_of(text):
+    return int(np.datetime64(text, "s").astype(int))
+
+
+def local_times(*texts, zone):
+    found = to_utc(np.array([seconds_of(text) for text in texts]), read_zone(zone))
+    return found._replace(seconds=[str(one) for one in found.seconds.astype("M8[s]")])
+
+
+def test_shanghai_is_eight_hours_before_utc():
+    found = local_times("2024-03-01T08:00:00", "2024-07-01T00:00:00", zone="Asia/Shanghai")
+    assert found.seconds == ["2024-03-01T00:00:00", "2024-06-30T16:00:00"]
+    assert not found.twice.any() and not found.never.any()
+
+
+def test_a_clock_that_is_set():
+    # Berlin 2024: on March 31 at 02:00 it shows 03:00; on October 27 at 03:00 it shows 02:00
+    found = local_times(
+        "2024-03-31T01:59:59",  # +1
+        "2024-03-31T02:30:00",  # never shown: as if still +1
+        "2024-03-31T03:30:00",  # +2: the same moment
+        "2024-10-27T01:59:59",  # +2
+        "2024-10-27T02:30:00",  # shown twice: +2, the first
+        "2024-10-27T03:00:00",  # +1
+        zone="Europe/Berlin",
+    )
+    assert found.seconds == [
+        "2024-03-31T00:59:59",
+        "2024-03-31T01:30:00",
+        "2024-03-31T01:30:00",
+        "2024-10-26T23:59:59",
+        "2024-10-27T00:30:00",
+        "2024-10-27T02:00:00",
+    ]
+    assert found.never.tolist() == [False, True, False, False, False, False]
+    assert found.twice.tolist() == [False, False, False, False, True, False]
+
+
+def test_a_clock_that_is_set_at_midnight():
+    # Sao Paulo: on 2018-02-18 at 00:00 (-2) it shows 23:00 of the day before (-3), and on
+    # 2018-11-04 at 00:00 (-3) it shows 01:00 (-2)
+    found = local_times(
+        "2018-02-17T23:30:00",
+        "2018-02-18T00:00:00",
+        "2018-11-03T23:59:59",
+        "2018-11-04T00:30:00",
+        "2018-11-04T01:00:00",
+        zone="America/Sao_Paulo",
+    )
+    assert found.seconds == [
+        "2018-02-18T01:30:00",
+        "2018-02-18T03:00:00",
+        "2018-11-04T02:59:59",
+        "2018-11-04T03:30:00",
+        "2018-11-04T03:00:00",
+    ]
+    assert found.twice.tolist() == [True, False, False, False, False]
+    assert found.never.tolist() == [False, False, False, True, False]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.integers(FIRST_SECOND, 2_000_000_000), max_size=20),
+    st.sampled_from(
+        ["Asia/Shanghai", "Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns", "+05:30"]
+    ),
+)
+def test_what_a_clock_showed_gives_its_moment(moments, name):
+    """Either the moment itself or, where the clock showed it twice, the first such moment."""
+    zone = read_zone(name)
+    shown = [np.datetime64(show_time(one, zone).replace(" ", "T"), "s") for one in moments]
+    found = to_utc(np.array(shown, "M8[s]").astype(np.int64), zone)
+    exact = ~found.twice
+    assert found.seconds[exact].tolist() == np.array(moments, np.int64)[exact].tolist()
+    assert not found.never.any()
+    assert [show_time(one, zone) for one in found.seconds] == [
+        show_time(one, zone) for one in moments
+    ]
+
+
+@pytest.mark.parametrize("text", ["+08:00", "+0800", "+08", "UTC+8", "GMT+08:00", "Asia/Shanghai"])
+def test_forms_of_a_zone(text):
+    assert local_times("2024-03-01T08:00:00", zone=text).seconds == ["2024-03-01T00:00:00"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("asia/shanghai", "Did you mean 'Asia/Shanghai'?"),
+        ("Asia/Beijing", "Did you mean 'Asia/Shanghai'?"),
+        ("", OTHERS),
+        ("../etc/passwd", OTHERS),
+        ("+25:00", OTHERS),
+        (8, OTHERS),
+    ],
+)
+def test_an_unknown_zone_is_one_sentence(name, hint):
+    with pytest.raises(ValueError) as error:
+        read_zone(name)
+    assert str(error.value) == (
+        f"timezone: expected the name of a time zone such as Asia/Shanghai. Received: {name!r}. "
+        f"{hint}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "local"),
+    [
+        (pd.Series(["2014-03-01 08:00:00", "2014-03-01T08:00:01"]), [True, True]),
+        (pd.Series(["2014/3/1 8:00", "2014年3月1日 8:00:01"]), [True, True]),
+        (pd.Series(["2014-03-01 08:00:00", "2014-03-01T00:00:01Z"]), [True, False]),
+        (pd.Series(["2014-03-01T01:00:00+01:00", "2014-02-28T19:00:01-0500"]), None),
+        (pd.Series(["2014-03-01 00:00:00 UTC", "2014-03-01T00:00:01z"]), None),
+        (pd.Series(["2014-03-01T01:00+01:00[Europe/Berlin]", "2014-03-01 00:00:01 GMT"]), None),
+        (pd.Series(["2014-03-01T08", "2014-03-01 08:00:01,000"]), [True, True]),
+        (pd.Series(pd.to_datetime(["2014-03-01 08:00:00", "2014-03-01 08:00:01"])), [True, True]),
+        (pd.Series(pd.to_datetime(["2014-03-01 00:00:00Z", "2014-03-01 00:00:01Z"])), None),
+        (pd.Series([20140301080000, 20140301080001]), [True, True]),
+        (pd.Series([MIDNIGHT, MIDNIGHT + 1]), None),
+        (
+            pa.chunked_array([pa.array([MIDNIGHT, MIDNIGHT + 1], pa.timestamp("s", "UTC"))]),
+            None,
+        ),
+        (
+            pa.chunked_array([pa.array([MIDNIGHT + 28800, MIDNIGHT + 28801], pa.timestamp("s"))]),
+            [True, True],
+        ),
+    ],
+)
+def test_every_form_in_a_zone(column, local):
+    times = parse_times(column, zone=read_zone("Asia/Shanghai"))
+    assert times.seconds.tolist() == [MIDNIGHT, MIDNIGHT + 1]
+    assert bad(times) == {}
+    assert (None if times.local is None else times.local.tolist()) == local
+
+
+def test_a_date_alone_is_midnight_of_the_zone():
+    for column in (["2014-03-01"], [datetime.date(2014, 3, 1)], [20140301]):
+        times = parse_times(pd.Series(column), zone=read_zone("Asia/Shanghai"))
+        assert times.seconds.tolist() == [MIDNIGHT - 8 * 3600]
+
+
+def test_doubtful_local_times_are_counted():
+    texts = pd.Series(["2024-03-31 02:30", "2024-10-27 02:30", "2024-10-27T02:30+01:00"])
+    times = parse_times(texts, zone=read_zone("Europe/Berlin"))
+    assert (times.never, times.twice) == (1, 1)
+    assert times.seconds.tolist() == [
+        seconds_of("2024-03-31T01:30"),
+        seconds_of("2024-10-27T00:30"),
+        seconds_of("2024-10-27T01:30"),  # its own zone says which of the two it is
+    ]
+
+
+@pytest.mark.parametrize("word", ["now", "today"])
+def test_words_for_this_moment_are_no_times(word):
+    assert bad(parse_times(pd.Series(["2014-03-01", word]))) == {"unparsable time": [1]}
+
+
+def test_read_moment_in_a_zone():
+    zone = "Asia/Shanghai"
+    assert read_moment("2014-03-01T08:00", timezone=zone) == MIDNIGHT
+    assert read_moment("2014-03-01T08:00Z", timezone=zone) == MIDNIGHT + 8 * 3600
+    assert read_moment("20140301", timezone=zone) == MIDNIGHT - 8 * 3600
+    assert read_moment(str(MIDNIGHT), timezone=zone) == MIDNIGHT
+    assert read_moment("now", timezone=zone) == "now"
+    with pytest.raises(ValueError, match=r"\(Asia/Shanghai unless it names a zone\)"):
+        read_moment("soon", timezone=zone)
+
+
+def test_the_latest_moment():
+    assert latest_moment(now=MIDNIGHT) == MIDNIGHT + 86400
+    assert latest_moment(3600, now=MIDNIGHT) == MIDNIGHT + 3600
+    assert latest_moment(None) == np.inf
+    for value in (-1, "1d", float("nan"), True):
+        with pytest.raises(ValueError, match="max_ahead: expected seconds from 0"):
+            latest_moment(value)
