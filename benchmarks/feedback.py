@@ -16,7 +16,8 @@ started it is left out and said. Parts:
 - kill-update: kill -9 at random moments of `kerasrec update` and of an ingest beside it: events as
   above, versions that are not whole, labels that name none, starts that failed afterwards.
 - same: the first 100,000 events of --log (a folder with interactions.csv.gz and items.csv.gz) sent
-  once in order to one store, three times in random order to another; what both have stored, and how
+  once in order to one store, three times in random order (but for those of a user in one second) to
+  another; what both have stored, and how
   far the next versions of the same model differ, and those after them. Left out without --log.
 """
 

@@ -162,8 +162,12 @@ def _event_of(line: str, where: str) -> Any:
 def _store(
     store: "FeedbackStore", batch: Sequence[tuple[int, Any]], name: str, before: "Added"
 ) -> "Added":
+    from kerasrec.feedback.intake import check_json
+
+    events = [event for _, event in batch]
     try:
-        return store.add([event for _, event in batch])
+        check_json(events)
+        return store.add(events)
     except (ValueError, TypeError) as error:
         problem = re.sub(
             r"^event (\d+)", lambda m: f"{name}, line {batch[int(m[1]) - 1][0]}", str(error)

@@ -195,7 +195,7 @@ def drift_verb(options: argparse.Namespace) -> None:
         from kerasrec.feedback.store import FeedbackStore
 
         with FeedbackStore(options.store or backend.store_url(), create=False) as store:
-            interactions = store.interactions(order="content")
+            interactions = store.interactions(order="users")
     settings = dict(step=step, since=since, sample=options.sample, seed=options.seed)
     found = drift(base, interactions, **settings)
     for heads in _SHOWN:

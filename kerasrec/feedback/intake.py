@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from kerasrec.checks import did_you_mean
 from kerasrec.data.cleaningreport import CleaningReport
@@ -18,7 +19,7 @@ from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unk
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import MISSING_IDS, read_interaction_table
 from kerasrec.data.tables import FrameTable, Table
-from kerasrec.data.timestamps import FIRST_SECOND, LAST_SECOND, read_moment
+from kerasrec.data.timestamps import FIRST_SECOND, LAST_SECOND, parse_times, read_moment
 
 #: fields of a stored event, beside its seq
 FIELDS = (
@@ -36,7 +37,15 @@ FIELDS = (
 #: columns that tables of interactions do not have elsewhere
 EXTRAS = ("event_id", "request_id", "model", "version", "position")
 MAX_LENGTH = 256  # of an id; an index entry of PostgreSQL ends at 2,700 bytes
+_SHOWN = 60  # characters of a wrong value in a message
 _TABLE = event_table()
+
+
+class Intake(NamedTuple):
+    """Holds checked events: the rows to store, in their order, and the number of each as sent."""
+
+    rows: list[dict[str, Any]]
+    numbers: list[int]
 
 
 def event_rows(events: Any, *, now: int | None = None) -> list[dict[str, Any]]:
@@ -47,7 +56,8 @@ def event_rows(events: Any, *, now: int | None = None) -> list[dict[str, Any]]:
         now: UTC seconds of events without a time; None = the clock.
 
     Returns:
-        list of dicts with the keys `FIELDS`.
+        list of dicts with the keys `FIELDS`, in the order given; times that are finer than seconds
+        decide the order where there are some.
 
     Raises:
         ValueError, TypeError: names the row and the field.
@@ -57,11 +67,16 @@ def event_rows(events: Any, *, now: int | None = None) -> list[dict[str, Any]]:
     'view', 'value': None, 'timestamp': 1393632000, 'request_id': None, 'model': None, 'version':
     None, 'position': None}]
     """
+    return numbered_rows(events, now=now).rows
+
+
+def numbered_rows(events: Any, *, now: int | None = None) -> Intake:
+    """Checks like `event_rows`; tells for each row which event it was, from 1."""
     now = int(time.time()) if now is None else now
     if isinstance(events, Interactions):
-        return _interaction_rows(events)
+        return _as_sent(_interaction_rows(events))
     if isinstance(events, pd.DataFrame):
-        return table_rows(FrameTable(events), now=now)[0] if len(events) else []
+        return _as_sent(table_rows(FrameTable(events), now=now)[0] if len(events) else [])
     if isinstance(events, dict):
         events = [events]
     if not isinstance(events, list | tuple):
@@ -69,10 +84,21 @@ def event_rows(events: Any, *, now: int | None = None) -> list[dict[str, Any]]:
             "events: expected a list of dicts, a DataFrame or Interactions. Received: "
             f"{type(events).__name__}. Pass one of these."
         )
-    return [_row(event, number, now) for number, event in enumerate(events, 1)]
+    found = [_row(event, number, now) for number, event in enumerate(events, 1)]
+    rows = [row for row, _ in found]
+    if not any(fraction for _, fraction in found):
+        return _as_sent(rows)
+    # a store keeps whole seconds: within one, the order of storing is the order of events
+    order = sorted(range(len(rows)), key=lambda n: (rows[n]["timestamp"], found[n][1]))
+    return Intake([rows[n] for n in order], [n + 1 for n in order])
+
+
+def _as_sent(rows):
+    return Intake(rows, list(range(1, len(rows) + 1)))
 
 
 def _row(event, number, now):
+    """A row, and the nanoseconds of its time within the second."""
     where = f"event {number}"
     if not isinstance(event, dict):
         raise TypeError(
@@ -81,15 +107,18 @@ def _row(event, number, now):
         )
     for key in event:
         if key not in FIELDS:
-            raise ValueError(f"{where}: unknown field {key!r}. {did_you_mean(key, FIELDS)}")
+            raise ValueError(
+                f"{where}: unknown field {_short(key)}. {did_you_mean(str(key)[:_SHOWN], FIELDS)}"
+            )
     get = event.get
+    seconds, fraction = _time(get("timestamp"), where, now)
     row = {
         "event_id": _optional_text(get("event_id"), where, "event_id"),
         "user_id": _text(get("user_id"), where, "user_id"),
         "item_id": _text(get("item_id"), where, "item_id"),
         "event": _event(get("event"), where),
         "value": _value(get("value"), where),
-        "timestamp": _seconds(get("timestamp"), where, now),
+        "timestamp": seconds,
         "request_id": _optional_text(get("request_id"), where, "request_id"),
         "model": _optional_text(get("model"), where, "model"),
         "version": _whole(get("version"), where, "version"),
@@ -98,7 +127,30 @@ def _row(event, number, now):
     if row["event"] == "rating" and row["value"] is None:
         raise ValueError(_problem(where, "value", "a number for a rating", None))
     row["event_id"] = row["event_id"] or event_id(row)
-    return row
+    return row, fraction
+
+
+def is_id(text: str) -> bool:
+    """Says whether a store takes a text as the id of a user or an item."""
+    try:
+        _text(text, "", "")
+    except ValueError:
+        return False
+    return True
+
+
+def check_json(events: Any) -> None:
+    """Refuses NaN, which Python's parser of JSON takes: there a missing value is null.
+
+    In events from Python NaN is a missing value, as in pandas.
+
+    Raises:
+        ValueError: names the event and the field.
+    """
+    for number, event in enumerate(events, 1):
+        for field, value in event.items() if isinstance(event, dict) else ():
+            if isinstance(value, float) and math.isnan(value):
+                raise ValueError(_problem(f"event {number}", field, "a number or null", value))
 
 
 def event_id(row: Mapping[str, Any]) -> str:
@@ -117,9 +169,18 @@ def event_id(row: Mapping[str, Any]) -> str:
 
 def _problem(where, field, expected, received):
     return (
-        f"{where}: expected {expected} as {field}. Received: {received!r}. Correct it; nothing was "
-        "stored."
+        f"{where}: expected {expected} as {field}. Received: {_short(received)}. Correct it; "
+        "nothing was stored."
     )
+
+
+def _short(value):
+    """A value for a message: its start, and no error whatever it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _text(value, where, field):
@@ -127,14 +188,15 @@ def _text(value, where, field):
     if isinstance(value, str):
         text = value
     elif isinstance(value, int | np.integer) and not isinstance(value, bool):
-        text = str(int(value))
+        # a longer number is too long anyway, and Python writes none beyond 4,300 digits
+        text = str(int(value)) if abs(int(value)) < 10**MAX_LENGTH else "9" * (MAX_LENGTH + 1)
     else:
         raise ValueError(_problem(where, field, "a text or a whole number", value))
     if text in MISSING_IDS or text.isspace():
         raise ValueError(_problem(where, field, "a text that is not empty", value))
     if len(text) > MAX_LENGTH:
         expected = f"at most {MAX_LENGTH} characters"
-        raise ValueError(_problem(where, field, expected, f"{text[:20]}... ({len(text)})"))
+        raise ValueError(_problem(where, field, expected, value))
     if not _is_storable(text):
         raise ValueError(_problem(where, field, "text without NUL and broken characters", value))
     return text
@@ -148,11 +210,15 @@ def _is_storable(text):
 
 
 def _optional_text(value, where, field):
-    return None if _is_missing(value) or value == "" else _text(value, where, field)
+    if _is_missing(value) or (isinstance(value, str) and not value):
+        return None
+    return _text(value, where, field)
 
 
 def _is_missing(value):
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    if value is None or value is pd.NA:
+        return True
+    return isinstance(value, float | np.floating) and math.isnan(value)
 
 
 def _event(value, where):
@@ -160,6 +226,10 @@ def _event(value, where):
         return "click"
     if isinstance(value, str) and value in EVENT_WEIGHTS:
         return value
+    is_name = isinstance(value, str) and len(value) <= _SHOWN
+    is_code = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_name and not (is_code and abs(value) < 10**9):
+        raise ValueError(_problem(where, "event", f"one of {', '.join(EVENT_WEIGHTS)}", value))
     known = look_up_events([value], _TABLE)[0]
     if known is None:
         expected, received, _ = unknown_event_message(value, _TABLE)
@@ -174,10 +244,13 @@ def _value(value, where):
     """A number as float32 keeps it (as `Interactions` do), in its shortest decimal form."""
     if _is_missing(value):
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise ValueError(_problem(where, "value", "a number", value))
-    with np.errstate(over="ignore"):
-        short = float(str(np.float32(value)))
+    try:
+        with np.errstate(over="ignore"):
+            short = float(str(np.float32(value)))
+    except OverflowError:  # a whole number beyond all floats
+        short = math.inf
     if not math.isfinite(short):
         raise ValueError(_problem(where, "value", "a finite number", value))
     return short
@@ -186,26 +259,35 @@ def _value(value, where):
 def _whole(value, where, field):
     if _is_missing(value):
         return None
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not is_number or value != int(value) or not 1 <= value < 2**31:
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    is_number = is_number and not isinstance(value, bool)
+    # within the limits first: an infinite one cannot be made whole
+    if not (is_number and 1 <= value < 2**31 and value == int(value)):
         raise ValueError(_problem(where, field, "a whole number from 1", value))
     return int(value)
 
 
-def _seconds(value, where, now):
+def _time(value, where, now):
+    """UTC seconds, and the nanoseconds within the second."""
     if value is None:
-        return now
+        return now, 0
     if type(value) is int and FIRST_SECOND <= value < LAST_SECOND:
-        return value
+        return value, 0
+    if type(value) is int and 10**12 <= value < LAST_SECOND * 1000:
+        return value // 1000, value % 1000 * 10**6  # milliseconds; fewer digits may be a date
     try:
+        if isinstance(value, np.complexfloating):
+            raise ValueError("no time")
         return _moment(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, pa.ArrowException):
         expected = "a time (UTC seconds, or such as 2026-11-24T08:00)"
         raise ValueError(_problem(where, "timestamp", expected, value)) from None
 
 
 @lru_cache(maxsize=4096)
 def _moment(value):
+    if isinstance(value, str) and len(value) > _SHOWN:
+        raise ValueError("no time")
     if isinstance(value, datetime):
         value = value.isoformat()
     if isinstance(value, str) and value[4:5] == "-":
@@ -214,11 +296,13 @@ def _moment(value):
             with_zone = with_zone.replace(tzinfo=UTC)
         seconds = math.floor(with_zone.timestamp())
         if FIRST_SECOND <= seconds < LAST_SECOND:
-            return seconds
+            return seconds, with_zone.microsecond * 1000
     found = read_moment(value)
     if not isinstance(found, int):  # None or "now"
         raise ValueError("no time")
-    return found
+    is_number = isinstance(value, str) and value.isdecimal()
+    fractions = parse_times(pd.Series([int(value) if is_number else value])).nanoseconds
+    return found, 0 if fractions is None else int(fractions[0])
 
 
 # --- tables ---
@@ -320,16 +404,19 @@ def _extra_columns(found, kept):
         series = column if isinstance(column, pd.Series) else column.to_pandas()
         series = series[kept] if kept is not None else series
         if role in ("version", "position") and series.dtype.kind not in "iuf":
-            series = _numbers(series, role)
+            series = series.astype(object).map(_number)
         columns[role] = series.astype(object).where(series.notna(), None).tolist()
     return columns
 
 
-def _numbers(series, role):
-    """Texts as numbers where they are some; others stay, to be refused by name and row."""
-    text = series.astype(object).where(series.notna() & (series.astype(str) != ""), None)
-    numbers = pd.to_numeric(text, errors="coerce")
-    return numbers.astype(object).where(numbers.notna() | text.isna(), text)
+def _number(value):
+    """A text as a number where it is one; all else stays, to be refused by name and row."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value) if value else None
+    except ValueError:
+        return value
 
 
 def _frame_rows(frame, name, extras):

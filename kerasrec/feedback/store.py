@@ -29,6 +29,7 @@ _ORDERS = {
     "seq": ["seq"],
     "time": ["timestamp", "seq"],
     "content": ["timestamp", "event_id"],
+    "users": ["timestamp", "user_id", "seq"],
 }
 _CHUNK = 50_000  # rows of one short read: a long one would keep old rows alive
 _USERS = 5_000  # users of one query
@@ -318,8 +319,11 @@ class FeedbackStore:
             since, before: UTC seconds from (included) and to (excluded).
             events: names; None = all, impressions too.
             users: ids; None = all.
-            order: `"seq"`, `"time"` (within a second by seq), or `"content"` (within a second by
-                event id: the same for the same events, in whatever order they came).
+            order: `"seq"`; `"time"` (within a second by seq); `"users"` (within a second by user,
+                then by seq: what a model is trained on. A user's events stay in the order in which
+                they arrived, and it does not matter how those of different users interleaved);
+                `"content"` (within a second by event id: to compare two stores, not to train, as
+                it loses the order within a second).
             attribute: True gives an event with a request id the model, version and position of the
                 impression of that request and item, where it does not say them itself.
 

@@ -170,6 +170,10 @@ def update_from_store(
     New is what was stored after the parent's last event, also where it happened before (it came in
     late); for a parent that knows no store, what is later than its log.
 
+    Events of one user in one second are in the order in which they arrived. So the same events give
+    the same version in whatever order they were delivered, as long as those of one user in one
+    second arrive in their order; an event that is delivered again keeps its first place.
+
     Args:
         model, items, label, force, seed: as for `update`.
         store: `FeedbackStore`, which holds the old events too.
@@ -190,7 +194,7 @@ def update_from_store(
             rows = sum(erasure.rows for erasure in erased)
             facts["erased"] = {"users": len(erased), "rows": rows}
             log.info("%d users were erased: training from nothing", len(erased))
-            whole = store.interactions(until=last, order="content")
+            whole = store.interactions(until=last, order="users")
             had = manifest.data["interactions"] - rows
             if len(whole) < had / 2 and not force:
                 raise ValueError(
@@ -202,12 +206,12 @@ def update_from_store(
         if known is None:
             # what it had learned by then is perhaps not in the store, but may come in later
             facts["since"] = Recency.load(version / folders.RECENCY).counts.time + 1
-            whole, new = store.interactions(until=last, order="content"), None
+            whole, new = store.interactions(until=last, order="users"), None
         else:
             facts |= {} if told.since is None else {"since": told.since}
             parts = [
-                store.interactions(order="content", until=known),
-                store.interactions(order="content", after=known, until=last),
+                store.interactions(order="users", until=known),
+                store.interactions(order="users", after=known, until=last),
             ]
             whole = join_interactions(parts)
             new = np.arange(len(whole)) >= len(parts[0])

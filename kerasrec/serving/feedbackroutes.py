@@ -20,6 +20,7 @@ from starlette.requests import Request
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.feedback.database import sa
+from kerasrec.feedback.intake import MAX_LENGTH, check_json, is_id
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.userlists import Listed, LiveLists, Question, Rules
 from kerasrec.serving.admission import Gate, Limits, Refusal
@@ -29,7 +30,6 @@ from kerasrec.serving.predictor import Predictor, Target
 log = logging.getLogger(__name__)
 _THREADS = 8  # that may wait for the store at once; fewer than the connections of its pool
 _MOST_UNLOGGED = 1000  # lists whose impressions wait to be stored; further ones are not logged
-_MAX_ID = 256  # characters, as in the store
 #: errors of a store that are not the caller's mistake
 _FAILURES = (OSError, ArtifactError, sa.exc.SQLAlchemyError)
 _PARAMETERS = ("user", "k", "model", "version", "label", "log")
@@ -131,6 +131,7 @@ class FeedbackRoutes:
         events = read_events(body)
         call.rows = len(events)
         try:
+            check_json(events)
             return self.store.submit(events)
         except (ValueError, TypeError) as error:
             raise Refusal("INVALID_ARGUMENT", str(error)) from error
@@ -282,8 +283,11 @@ def read_query(given: Mapping[str, str], models: Sequence[str]) -> ListQuery:
         if name not in _PARAMETERS:
             raise _wrong(f"a parameter of {', '.join(_PARAMETERS)}", name)
     user = given.get("user", "")
-    if not user.strip() or len(user) > _MAX_ID or "\0" in user:
-        raise _wrong(f"user=ID, of at most {_MAX_ID} characters", user[:80])
+    if not is_id(user):
+        raise _wrong(f"user=ID, of at most {MAX_LENGTH} characters", user[:80])
+    for name in ("model", "label"):
+        if len(given.get(name, "")) > MAX_LENGTH:
+            raise _wrong(f"{name} of at most {MAX_LENGTH} characters", given[name][:80])
     k = given.get("k", "10")
     if not re.fullmatch("[0-9]{1,6}", k) or int(k) < 1:
         raise _wrong("k as a whole number from 1", k[:80])

@@ -170,9 +170,12 @@ def to_array(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> np.nd
             raise _type_error(name, cell, dtype)
     with np.errstate(over="ignore"):
         try:
-            return np.array(cells, numpy_dtype).reshape(shape)
+            array = np.array(cells, numpy_dtype).reshape(shape)
         except OverflowError:
             raise _refusal(f"a value of {name} does not fit into {dtype}") from None
+    if array.dtype.kind == "f" and not np.isfinite(array).all():  # 1e999 is read as infinity
+        raise _refusal(f"a value of {name} does not fit into {dtype}: expected finite numbers")
+    return array
 
 
 def _bytes_of(name: str, cell: Any) -> bytes:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.data.interactions import read_interactions
-from kerasrec.feedback.intake import event_id, event_rows
+from kerasrec.feedback.intake import FIELDS, check_json, event_id, event_rows, numbered_rows
 
 T = 1_700_000_000
 
@@ -34,6 +34,52 @@ def test_ids_and_numbers_of_numpy_are_taken():
 )
 def test_times_in_the_usual_forms(time):
     assert event_rows([{"user_id": "u", "item_id": "a", "timestamp": time}])[0]["timestamp"] == T
+
+
+#: numbers outside every type, and things that are no numbers
+ODD = [float("inf"), -float("inf"), 10**400, 10**5000, -(10**5000), True, [], {}, [1], b"x"]
+ODD += [np.float64("inf"), np.float32("inf"), np.bool_(True), np.complex64(1), np.array([1, 2])]
+ODD += ["9" * 5000, "\ud800", "\0", object(), pd.NaT, np.datetime64("NaT")]
+NUMBERS = ("value", "timestamp", "version", "position")
+OF_NUMBERS = [0.5, -1, 0, 2**31, 2**63, 2**64, "1e999", "nan", "x"]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_no_field_holds_is_refused_by_its_name(field):
+    """A ValueError that is short and names the field, whatever came."""
+    odd = [*ODD, *OF_NUMBERS] if field in ("version", "position") else ODD
+    for value in odd:
+        with pytest.raises(ValueError, match=f"event 1: .* as {field}. Received: ") as refused:
+            event_rows([{"user_id": "u", "item_id": "a", "timestamp": T, field: value}])
+        assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("field", ["version", "position"])
+@pytest.mark.parametrize(
+    "column",
+    [[True, False], ["1e999", "2"], [10**400, 1], ["9" * 500, "1"], [np.inf, 1], [1.5, 2]]
+    + [[2**63, 1], [[1], [2]], [1 + 2j, 2], ["x", "1"], [10**5000, 1]],
+)
+def test_columns_of_other_numbers_are_refused_by_their_name(field, column):
+    table = pd.DataFrame({"user": ["u", "v"], "item": ["a", "b"], "time": T})
+    table[field] = pd.Series(column, dtype=None if isinstance(column[0], float) else object)
+    with pytest.raises(ValueError, match=f"data row 1: .* as {field}. Received: "):
+        event_rows(table)
+
+
+def test_nan_is_missing_in_python_and_no_json():
+    given = {"user_id": "u", "item_id": "a", "timestamp": T, "version": float("nan")}
+    assert event_rows([given])[0]["version"] is None
+    with pytest.raises(ValueError, match="event 2: expected a number or null as version"):
+        check_json([{}, given])
+
+
+def test_rows_know_the_numbers_of_their_events():
+    times = [T + 0.5, T + 0.25, T - 1]
+    events = [{"user_id": "u", "item_id": str(n), "timestamp": t} for n, t in enumerate(times, 1)]
+    found = numbered_rows(events)
+    assert found.numbers == [3, 2, 1] == [int(row["item_id"]) for row in found.rows]
+    assert numbered_rows(events[2:]).numbers == [1]
 
 
 def test_ids_follow_from_content_and_nothing_else():

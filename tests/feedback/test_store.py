@@ -131,6 +131,64 @@ def test_weights_follow_from_events(store):
     assert found.frame["weight"].tolist() == [pytest.approx(4.1), 9.0]
 
 
+def test_the_order_of_a_second_is_that_of_arrival(store):
+    """A log of dates: within a day users walk from item i to i + 1, also after a redelivery."""
+    walks = [(f"u{user}", f"i{user + step}") for step in range(20) for user in range(5)]
+    events = [event(user, item, step // 60) for step, (user, item) in enumerate(walks)]
+    store.add(events)
+    store.add(events[::-1])  # again, and turned round: the first places stay
+    assert len(store.read()) == 100
+    for order in ("time", "users"):
+        frame = store.interactions(order=order).frame
+        for user in range(5):
+            mine = frame[frame["user_id"] == f"u{user}"]["item_id"].tolist()
+            assert mine == [f"i{user + step}" for step in range(20)]
+    assert [found.item_id for found in store.latest("u3")] == [f"i{3 + n}" for n in range(20)]
+
+
+def test_order_by_users_does_not_depend_on_how_users_interleave(tmp_path):
+    """Only what one user did in one second must arrive in its order."""
+    events = [event(f"u{n % 3}", f"i{n}", n % 4) for n in range(40)]
+    found = []
+    for name, key in (("a.db", lambda e: 0), ("b.db", lambda e: e["user_id"])):
+        with FeedbackStore(tmp_path / name) as store:
+            for one in sorted(events, key=key):
+                store.add([one])
+            tables = [store.interactions(order=order).frame for order in ("users", "time")]
+            found.append(tables)
+    (first, by_time), (second, other) = found
+    assert first.equals(second) and not by_time.equals(other)
+    assert first["user_id"].tolist()[:5] == ["u0"] * 4 + ["u1"]
+
+
+def test_times_finer_than_seconds_order_a_batch(store):
+    """Out of order in the batch, in every form that has them; the store keeps whole seconds."""
+    times = [
+        (T + 1) * 1000 + 900,
+        T + 1.5,
+        (T + 1) * 10**6 + 700_000,
+        f"{(T + 1) * 1000 + 100}",
+        "2023-11-14T22:13:21.3Z",
+        T,
+    ]
+    events = [event("u", f"i{n}") | {"timestamp": time} for n, time in enumerate(times)]
+    store.add(events)
+    assert [row.item_id for row in store.latest("u")] == ["i5", "i3", "i4", "i1", "i2", "i0"]
+    assert {row.timestamp for row in store.latest("u")} == {T, T + 1}
+
+
+def test_an_export_keeps_the_order_of_a_second(store, tmp_path):
+    store.add([event("u", f"i{n}") for n in (3, 1, 2)])
+    store.add([event("u", f"i{n}", -1) for n in (9, 8)])
+    for name in ("out.csv", "out.parquet"):
+        store.export_file(tmp_path / name)
+        with FeedbackStore(tmp_path / f"{name}.db") as copy:
+            copy.import_file(tmp_path / name)
+            items = [row.item_id for row in copy.latest("u")]
+            assert items == ["i9", "i8", "i3", "i1", "i2"]
+            assert items == [row.item_id for row in store.latest("u")]
+
+
 def test_order_by_content_does_not_depend_on_how_events_came(tmp_path):
     events = [event(f"u{n % 3}", f"i{n}", n % 4) for n in range(40)]
     found = []

@@ -129,9 +129,19 @@ def broken_versions(base, numbers=None):
 
 
 def send_shuffled(store, events, seed, largest=1000):
-    """Send all events in random order, in batches of 1 to `largest`; gives back `Added`."""
-    draw, rest = random.Random(seed), list(events)
-    draw.shuffle(rest)
+    """Send all events in random order, in batches of 1 to `largest`; gives back `Added`.
+
+    Those of one user in one second keep their order, which is that of what the user did.
+    """
+    draw = random.Random(seed)
+    order = list(range(len(events)))
+    draw.shuffle(order)
+    places = [(event["user_id"], event["timestamp"]) for event in events]
+    of_place = {place: [] for place in places}
+    for place, event in zip(places, events, strict=True):
+        of_place[place].append(event)
+    turns = {place: iter(same) for place, same in of_place.items()}
+    rest = [next(turns[places[number]]) for number in order]
     sent = []
     while rest:
         size = draw.randint(1, largest)

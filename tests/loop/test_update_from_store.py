@@ -144,6 +144,7 @@ def test_kills_repeated_events_and_their_order_change_nothing(
 ):
     """Killed twice and started again, of events that came thrice and shuffled: the same version.
 
+    What one user did in one second came in its order: there the order of arrival is the order.
     Many kills and 100,000 events: benchmarks/feedback.py --only kill-update same.
     """
 
@@ -168,7 +169,7 @@ def test_kills_repeated_events_and_their_order_change_nothing(
         added = [send_shuffled(thrice, events, seed) for seed in range(3)]
         assert [some.stored for some in added] == [len(events), 0, 0]
         assert thrice.last_seq() == len(events) == len(thrice.read())
-        for order, is_same in (("content", True), ("time", False)):
+        for order, is_same in (("users", True), ("time", False)):
             tables = [store.interactions(order=order).frame for store in (once, thrice)]
             assert tables[0].equals(tables[1]) == is_same
     items = ("--items", tmp_path / "items.csv")
