@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kerasrec import backend
 from kerasrec.cli.parser import SHAPE, Parser, add_files, add_reading
 from kerasrec.cli.printing import print_rows
-from kerasrec.cli.userinput import UserError, event_weights, pairs_of
+from kerasrec.cli.userinput import UserError, event_weights, pairs_of, period
 
 if TYPE_CHECKING:
     from kerasrec.feedback.store import Added, FeedbackStore
@@ -199,6 +199,8 @@ def import_(options: argparse.Namespace) -> None:
             encoding=options.encoding,
             on_bad=options.on_bad,
             event_weights=event_weights(options.event_weights),
+            timezone=options.timezone,
+            max_ahead=period(options.max_ahead, "--max-ahead", least=0),
             progress=sys.stderr.isatty(),
         )
         print(f"{_said(added)} in {store.name}")

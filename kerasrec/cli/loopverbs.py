@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 from kerasrec import backend
 from kerasrec.cli.parser import add_files, add_model, add_out_and_preset, add_reading
 from kerasrec.cli.printing import make_console, print_rows
-from kerasrec.cli.userinput import UserError, read_catalogue, read_events, training_options
+from kerasrec.cli.userinput import (
+    UserError,
+    period,
+    read_catalogue,
+    read_events,
+    training_options,
+)
 from kerasrec.versions.folders import find_version
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def add_update(sub: argparse.ArgumentParser) -> None:
@@ -185,7 +189,7 @@ def drift_verb(options: argparse.Namespace) -> None:
     base, given = Path(options.out) / options.name, options.interactions
     if options.store and given:
         raise UserError("expected --store S or --interactions F..., not both.")
-    step, since = _seconds(options.step, "--step"), _since(options.since)
+    step, since = period(options.step, "--step"), _since(options.since, options.timezone)
     find_version(base)
     interactions = read_events(options, given) if given else None
     backend.load(quiet=not options.debug)
@@ -216,17 +220,18 @@ def drift_verb(options: argparse.Namespace) -> None:
     print(f"{found.version}: nothing says that it has gone stale")
 
 
-def _since(text: str | None) -> int | None:
-    from kerasrec.data.timestamps import read_moment
+def _since(text: str | None, timezone: str | None) -> int | None:
+    from kerasrec.data.timestamps import read_moment, read_zone
 
+    read_zone(timezone)
     try:
-        found = None if text is None else read_moment(text)
+        found = None if text is None else read_moment(text, timezone=timezone)
     except ValueError:
         found = "now"
     if isinstance(found, str):
         raise UserError(
-            "--since takes a time such as 2026-11-24T08:00 (UTC unless it names a zone) or UTC "
-            f"seconds. Received: {text!r}."
+            "--since takes a time such as 2026-11-24T08:00 (of --timezone unless it names a "
+            f"zone) or UTC seconds. Received: {text!r}."
         )
     return found
 
@@ -306,9 +311,9 @@ def simulate_verb(options: argparse.Namespace) -> None:
         interactions,
         items,
         work=options.work,
-        start=_start(options.start),
-        step=_seconds(options.step, "--step"),
-        refresh=_seconds(options.refresh, "--refresh"),
+        start=_start(options.start, options.timezone),
+        step=period(options.step, "--step"),
+        refresh=period(options.refresh, "--refresh"),
         retrained=options.retrained,
         strategies=options.strategies or STRATEGIES,
         preset=options.preset,
@@ -380,10 +385,8 @@ def replay_verb(options: argparse.Namespace) -> None:
     check_output(options.out)
     if options.work and not options.update:
         raise UserError("--work is for the versions of --update; without it there are none.")
-    update = _seconds(options.update, "--update") if options.update else None
-    times = {
-        name: _seconds(getattr(options, name), f"--{name}") for name in ("refresh", "remember")
-    }
+    update = period(options.update, "--update") if options.update else None
+    times = {name: period(getattr(options, name), f"--{name}") for name in ("refresh", "remember")}
     backend.load(quiet=not options.debug)
     from kerasrec.loop.driftmetrics import moment_of
     from kerasrec.loop.replaying import replay
@@ -394,7 +397,7 @@ def replay_verb(options: argparse.Namespace) -> None:
         options.requests,
         k=options.k,
         update=update,
-        lag=_seconds(options.lag, "--lag", least=0),
+        lag=period(options.lag, "--lag", least=0),
         work=options.work,
         seed=options.seed,
         progress=sys.stderr.isatty(),
@@ -414,17 +417,10 @@ def replay_verb(options: argparse.Namespace) -> None:
     )
 
 
-def _start(text: str) -> Any:
+def _start(text: str, timezone: str | None) -> Any:
     try:
         return float(text)
     except ValueError:
         from kerasrec.data.timestamps import read_moment
 
-        return read_moment(text)
-
-
-def _seconds(text: str, name: str, *, least: int = 1) -> int:
-    number, unit = text[:-1], text[-1:]
-    if unit not in _SECONDS or not number.isdigit() or int(number) < least:
-        raise UserError(f"{name} takes a time such as 1d, 6h, 30m or 90s. Received: {text!r}.")
-    return int(number) * _SECONDS[unit]
+        return read_moment(text, timezone=timezone)

@@ -188,7 +188,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
 def evaluate_verb(options: argparse.Namespace) -> None:
     """Score a model and the baselines on a test set; the whole catalogue is ranked."""
     check_k(options)
-    at = moment(options.at)
+    at = moment(options.at, options.timezone)
     find_version(options.model)
     test = read_events(options, options.test)
     past = read_events(options, options.histories)
@@ -248,7 +248,7 @@ def recommend_verb(options: argparse.Namespace) -> None:
     from kerasrec.data.interactions import check_output, write_table
 
     check_k(options)
-    at = moment(options.at)
+    at = moment(options.at, options.timezone)
     check_output(options.out)
     find_version(options.model)
     candidates = read_lines(options.candidates, options.encoding)

@@ -75,7 +75,7 @@ def generate_verb(options: argparse.Namespace) -> None:
 
     describe = _describer(options)
     _check_flags(options)
-    at = moment(options.at)
+    at = moment(options.at, options.timezone)
     for path in filter(None, (options.out, options.texts)):
         check_output(path)
     if read_manifest(find_version(options.model)).generator is None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Table = TypeVar("Table", "Interactions", "Items")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _ITEM_ROLES = ("title", "text", "category")
 
 
@@ -37,6 +38,8 @@ def read_events(options: argparse.Namespace, paths: Sequence[str]) -> "Interacti
         encoding=options.encoding,
         on_bad=options.on_bad,
         event_weights=event_weights(options.event_weights),
+        timezone=options.timezone,
+        max_ahead=period(options.max_ahead, "--max-ahead", least=0),
     )
     return _reported(found)
 
@@ -216,14 +219,27 @@ def export_options(texts: Iterable[str] | None) -> dict[str, Any]:
     return values
 
 
-def moment(text: str | None) -> int | str | None:
+def period(text: str, flag: str, *, least: int = 1) -> int:
+    """Reads seconds from a text such as 1d, 6h, 30m or 90s.
+
+    >>> period("6h", "--step")
+    21600
+    """
+    number, unit = text[:-1], text[-1:]
+    if unit not in _SECONDS or not number.isdecimal() or int(number) < least:
+        raise UserError(f"{flag} takes a time such as 1d, 6h, 30m or 90s. Received: {text!r}.")
+    return int(number) * _SECONDS[unit]
+
+
+def moment(text: str | None, timezone: str | None = None) -> int | str | None:
     """Reads the UTC seconds of `--at`; "now" and None stay as they are."""
     from kerasrec.data.timestamps import read_moment
 
     try:
-        return read_moment(text)
+        return read_moment(text, timezone=timezone)
     except ValueError as error:
-        raise UserError(f"--{error}") from None
+        message = str(error)
+        raise UserError(message if message.startswith("timezone") else f"--{message}") from None
 
 
 def load_tensorflow(options: argparse.Namespace) -> None:

@@ -4,9 +4,11 @@ No row is lost silently. A reader raises at the first bad row; with `on_bad="ski
 rows out, and the report says which, why and how many.
 """
 
+import logging
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import tzinfo
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +24,14 @@ from kerasrec.data.readers import (
     used_categories,
 )
 from kerasrec.data.tables import Source, check_output, open_table, write_table
-from kerasrec.data.timestamps import POSITIONS_BELOW
+from kerasrec.data.timestamps import (
+    DAY,
+    MAX_AHEAD,
+    POSITIONS_BELOW,
+    read_zone,
+    show_time,
+    zone_name,
+)
 
 __all__ = [
     "CleaningReport",
@@ -37,6 +46,8 @@ __all__ = [
     "write_table",
 ]
 
+log = logging.getLogger(__name__)
+_OLD_SPANS, _OLD_SECONDS = 10, 5 * 365 * DAY
 #: columns of `Interactions`, in three kinds
 _KINDS = {
     "categories": ("user_id", "item_id", "event"),
@@ -54,16 +65,19 @@ class Interactions:
             (int64, UTC seconds), `value` (float32, NaN = none), `weight` (float32).
         columns: canonical name -> name in the source; names that the source lacks are absent.
         report: what was read, left out and why.
+        timezone: in which times are shown, such as `"Asia/Shanghai"`.
 
     Raises:
-        ValueError: a column of the frame is missing or of another kind.
+        ValueError: a column of the frame is missing or of another kind; an unknown time zone.
     """
 
     frame: pd.DataFrame
     columns: dict = field(default_factory=dict)
     report: CleaningReport = field(default_factory=CleaningReport)
+    timezone: str = "UTC"
 
     def __post_init__(self) -> None:
+        read_zone(self.timezone)
         found = self.frame.dtypes.to_dict()
         for expected, names in _KINDS.items():
             for name in names:
@@ -80,8 +94,8 @@ class Interactions:
     def __repr__(self):
         text = f"{len(self):,} events, {self.num_users:,} users, {self.num_items:,} items"
         if self.has_time:
-            times = self.frame["timestamp"]
-            first, last = np.array([times.min(), times.max()], "datetime64[s]").astype("M8[D]")
+            times, zone = self.frame["timestamp"], read_zone(self.timezone)
+            first, last = (show_time(edge, zone)[:10] for edge in (times.min(), times.max()))
             text += f", {first} to {last}"
         return f"Interactions({text})"
 
@@ -118,7 +132,7 @@ class Interactions:
             removed = report.rows_after - len(frame)
             if removed:
                 report = report.add("note", "rows replaced", abs(removed), removed=removed)
-        return Interactions(frame, self.columns, report)
+        return Interactions(frame, self.columns, report, self.timezone)
 
 
 def _kind_of(dtype):
@@ -268,6 +282,8 @@ def read_interactions(
     encoding: str = "utf-8",
     on_bad: str = "error",
     event_weights: Mapping[str, float | str | None] | None = None,
+    timezone: str | tzinfo | None = None,
+    max_ahead: float | None = MAX_AHEAD,
 ) -> Interactions:
     """Reads what users did: a table of events.
 
@@ -285,6 +301,12 @@ def read_interactions(
         event_weights: event name -> weight, added to the defaults (impression 0, view 1, click 1,
             like 2, cart 2, purchase 3, rating = value, dislike -1), or -> the name of a known
             event.
+        timezone: of dates and times that name no zone, such as `"Asia/Shanghai"` or `"+08:00"`, and
+            in which times are shown; None = UTC. Where a clock that is set back shows an hour
+            twice, the first is taken; an hour that a clock set forward never shows is read as if
+            the clock had not been set yet.
+        max_ahead: seconds that an event may lie ahead of this machine's clock; a later one is a bad
+            row. None takes all.
 
     Returns:
         `Interactions`.
@@ -292,7 +314,7 @@ def read_interactions(
     Raises:
         FileNotFoundError: no such file.
         ValueError: missing or doubtful columns, mixed time units, a damaged or empty file, a wrong
-            encoding, unknown events; bad rows unless they are to be skipped.
+            encoding, unknown events, an unknown time zone; bad rows unless they are to be skipped.
 
     >>> log = pd.DataFrame({"uid": [7, 7], "iid": ["a", "b"], "ts": [1393607161, 1393607207]})
     >>> interactions = read_interactions(log)
@@ -307,8 +329,10 @@ def read_interactions(
         raise ValueError(
             "expected at least one file of interactions. Received: an empty list. Name a file."
         )
+    zone = read_zone(timezone)
+    times: Any = {"timezone": zone, "max_ahead": max_ahead}
     parts = [
-        read_interaction_table(open_table(one, encoding), columns, on_bad, event_weights)
+        read_interaction_table(open_table(one, encoding), columns, on_bad, event_weights, **times)
         for one in sources
     ]
     _check_same_columns(parts)
@@ -318,7 +342,10 @@ def read_interactions(
         frame["timestamp"] = np.arange(1, len(frame) + 1, dtype=np.int64)
     if any(part.fractions is not None for part in parts):
         frame, report = _in_exact_order(frame, parts, report)
-    return Interactions(frame, parts[0].columns, report)
+    interactions = Interactions(frame, parts[0].columns, report, zone_name(zone))
+    if interactions.has_time:
+        interactions = _with_warning_of_old(interactions)
+    return interactions
 
 
 def read_items(
@@ -424,7 +451,7 @@ def join_interactions(parts: Iterable[Interactions]) -> Interactions:
         )
     frame = _join([part.frame for part in parts])
     report = CleaningReport(len(frame)).add("note", f"joined from {len(parts)} parts", len(frame))
-    return Interactions(frame, parts[0].columns, report)
+    return Interactions(frame, parts[0].columns, report, parts[0].timezone)
 
 
 def _check_on_bad(on_bad):
@@ -468,19 +495,38 @@ def _join(frames):
 
 
 def _in_exact_order(frame, parts, report):
-    """Sort by times finer than a second where file order contradicts them within a second."""
+    """Rows of one second in the order of their exact times, then of the file; others stay."""
     fractions = np.concatenate(
         [
             np.zeros(len(part.frame), np.int64) if part.fractions is None else part.fractions
             for part in parts
         ]
     )
-    users, seconds = frame["user_id"].cat.codes.to_numpy(), frame["timestamp"].to_numpy()
-    order = np.lexsort((seconds, users))
-    same = (np.diff(users[order]) == 0) & (np.diff(seconds[order]) == 0)
-    wrong = int((same & (np.diff(fractions[order]) < 0)).sum())
-    if not wrong:
+    seconds = frame["timestamp"].to_numpy()
+    places = np.argsort(seconds, kind="stable")
+    is_wrong = (np.diff(seconds[places]) == 0) & (np.diff(fractions[places]) < 0)
+    if not is_wrong.any():
         return frame, report
-    exact = np.lexsort((fractions, seconds))
-    what = "rows out of order within a second: all rows sorted by their exact time"
-    return frame.iloc[exact].reset_index(drop=True), report.add("note", what, wrong)
+    rows = np.empty(len(frame), np.int64)
+    rows[places] = np.lexsort((fractions, seconds))
+    what = "rows out of order within a second: put in the order of their exact times"
+    return frame.iloc[rows].reset_index(drop=True), report.add("note", what, is_wrong.sum())
+
+
+def _with_warning_of_old(interactions):
+    """A line in the report, and in the log, where a few events are far older than all others.
+
+    A device that lost its clock says 1980 or 2000. Half of the log lies between the quartiles; what
+    is older than ten times this span before them, and more than five years, is far off.
+    """
+    times = interactions.frame["timestamp"].to_numpy()
+    low, high = np.quantile(times, [0.25, 0.75], method="nearest")
+    edge = low - max(_OLD_SPANS * (high - low), _OLD_SECONDS)
+    old = times < edge
+    if not old.any():
+        return interactions
+    oldest = show_time(times.min(), read_zone(interactions.timezone))
+    what = f"events far older than the rest, before {show_time(edge)[:10]}: was a clock wrong?"
+    log.warning("%s: %d, the oldest of %s", what.partition(":")[0], old.sum(), oldest)
+    report = interactions.report.add("warning", what, old.sum(), example=oldest)
+    return replace(interactions, report=report)

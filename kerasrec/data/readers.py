@@ -4,7 +4,10 @@ The functions here return plain frames; `data.read_interactions` and `data.read_
 public doors.
 """
 
+import re
 from collections.abc import Mapping
+from datetime import tzinfo
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +18,20 @@ from kerasrec.data.cleaningreport import SKIP_HINT, CleaningReport
 from kerasrec.data.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
 from kerasrec.data.events import event_table, look_up_events, unknown_event_message
 from kerasrec.data.tables import Table
-from kerasrec.data.timestamps import parse_times
+from kerasrec.data.timestamps import (
+    INEXACT,
+    MAX_AHEAD,
+    ROUNDED,
+    exact_below,
+    latest_moment,
+    parse_times,
+    read_zone,
+    show_time,
+    zone_name,
+)
 
+#: digits of a number that a spreadsheet keeps; it makes zeros of all behind them
+_KEPT_DIGITS = 15
 MISSING_IDS = ("", "nan", "NaN", "NULL", "null", "None", "<NA>", "\\N")
 
 
@@ -40,8 +55,17 @@ def read_interaction_table(
     columns: Mapping[str, str | None] | None,
     on_bad: str,
     event_weights: Mapping[str, float | str | None] | None,
+    *,
+    timezone: str | tzinfo | None = None,
+    max_ahead: float | None = MAX_AHEAD,
 ) -> Part:
-    """Reads the good rows of one table of interactions."""
+    """Reads the good rows of one table of interactions.
+
+    Args:
+        table: as `open_table` gives it.
+        columns, on_bad, event_weights, timezone, max_ahead: as for `read_interactions`.
+    """
+    zone, latest = read_zone(timezone), latest_moment(max_ahead)
     columns = resolve_columns(
         table.columns,
         INTERACTION_ALIASES,
@@ -50,14 +74,18 @@ def read_interaction_table(
         source=table.name,
     )
     text = [columns[role] for role in ("user_id", "item_id", "event") if role in columns]
-    data, report = table.read(list(columns.values()), text, on_bad)
+    names = list(columns.values())
+    data, report = table.read(names, text, on_bad)
+    if _is_float(data.get(columns.get("timestamp", ""))):
+        # a csv parser makes floats of numbers such as 1.4E+12: the text still shows the rounding
+        data, report = table.read(names, [*text, columns["timestamp"]], on_bad)
     rows = _Rows(table.name, report, on_bad)
     rows.note_columns(columns)
     checked = {
         role: rows.read_ids(data[columns[role]], role, columns[role])
         for role in ("user_id", "item_id")
     }
-    checked["timestamp"], fractions = _read_times(rows, data, columns)
+    checked["timestamp"], fractions = _read_times(rows, data, columns, zone, latest)
     value = rows.read_numbers(data, columns, "value")
     weight = rows.read_numbers(data, columns, "weight")
     checked["event"], event_weight = _read_events(rows, data, columns, event_weights)
@@ -76,33 +104,61 @@ def read_interaction_table(
     return Part(table.name, frame, columns, rows.report, fractions, kept)
 
 
-def _read_times(rows, data, columns):
+def _is_float(column):
+    return isinstance(column, pa.ChunkedArray) and pa.types.is_floating(column.type)
+
+
+def _read_times(rows, data, columns, zone, latest):
     """(int64 seconds, nanoseconds within the second or None); positions when there is no time."""
     if "timestamp" not in columns:
         rows.note("no time column: the position in the file is the time", rows.size)
         return np.arange(1, rows.size + 1, dtype=np.int64), None
     name = columns["timestamp"]
     column = data[name]
-    times = parse_times(column, f"{rows.source}: {name}")
-    for reason, mask in times.problems.items():
+    times = parse_times(column, f"{rows.source}: {name}", zone=zone)
+    problems = {**times.problems, "time in the future": times.seconds > latest}
+    for reason, mask in problems.items():
         rows.check(
             mask,
             reason,
-            lambda row, reason=reason: _describe_time(reason, name, column, row),
+            lambda row, reason=reason: _describe_time(reason, name, column, row, latest),
             example=None if reason == "no time" else lambda row: _cell(column, row),
+            advice=_TIME_ADVICE.get(reason),
         )
     if times.form == "positions":
         rows.note("times below 1e8: positions in a history, not times", rows.size)
     elif times.form != "unix seconds":
         rows.note(f"times read as {times.form}", rows.size)
+    if times.local is not None:
+        rows.note(f"times without a zone: read as {zone_name(zone)}", times.local.sum())
+    if times.twice:
+        rows.note("times that a clock set back showed twice: the first is taken", times.twice)
+    if times.never:
+        rows.note("times that a clock set forward never showed: read as before it", times.never)
     return times.seconds, times.nanoseconds
 
 
-def _describe_time(reason, name, column, row):
+_TIME_ADVICE = {
+    INEXACT: lambda row: (
+        "Times that differ became the same: read or export the column as text or whole numbers, "
+        "or pass on_bad='skip' (--on-bad skip) to leave such rows out and count them."
+    ),
+    "time in the future": lambda row: (
+        "Correct the data, pass on_bad='skip' (--on-bad skip) to leave such rows out and count "
+        "them, or allow later times with max_ahead (--max-ahead 30d)."
+    ),
+}
+
+
+def _describe_time(reason, name, column, row, latest):
     """(expected, received) of a row whose time is missing or wrong."""
     if reason == "no time":
         return f"a time (column {name}) in every row", f"none in data row {row + 1}"
     received = f"{reason}, {name}='{_cell(column, row)}' in data row {row + 1}"
+    if reason == "time in the future":
+        return f"times up to {show_time(latest)} UTC, a little ahead of this clock", received
+    if reason == INEXACT:
+        return "times in a type that holds them exactly", received
     return "unix seconds or milliseconds, or ISO dates, between 1973 and 2099", received
 
 
@@ -276,12 +332,31 @@ class _Rows:
             f"empty {role}",
             lambda row: (f"{article} {label} in every row", f"none in data row {row + 1}"),
         )
+        self._check_exact(ids, role, label)
         padded = [text for text in texts if text != text.strip() and text.strip()]
         if padded:
             self.note(
                 f"{role} with spaces around it (kept as written)", len(padded), repr(padded[0])
             )
         return ids
+
+    def _check_exact(self, ids, role, label):
+        """Takes out ids that a float or a spreadsheet has rounded: others became the same."""
+        rounded = _rounded_ids(ids.categories.tolist())
+        self.check(
+            np.append(rounded, False)[ids.codes],
+            f"{role} rounded to a number",
+            lambda row: (
+                f"whole ids as {label}",
+                f"a rounded one, '{ids[row]}' in data row {row + 1}",
+            ),
+            example=lambda row: ids[row],
+            advice=lambda row: (
+                "Ids that differ became the same: read or export the column as text (pandas: "
+                "dtype=str; Excel: a column of the format text), or pass on_bad='skip' (--on-bad "
+                "skip) to leave such rows out and count them."
+            ),
+        )
 
     def read_numbers(self, data, columns, role):
         """float32 column of a role, NaN where there is none; texts that are no numbers are bad."""
@@ -330,12 +405,31 @@ def as_categories(column: Any, name: str) -> pd.Categorical:
         codes, uniques = pd.factorize(column)
     except TypeError:  # lists, dicts: cannot be hashed
         _id_text(column[column.notna()].iloc[0], name)
-    texts = pd.Index([_id_text(value, name) for value in uniques], dtype=object)
+    exact = exact_below(column.dtype)  # factorize makes wider floats of narrow ones
+    texts = pd.Index([_id_text(value, name, exact) for value in uniques], dtype=object)
     if not texts.is_unique:  # 1 and "1" in one column
         merged, texts = pd.factorize(texts)
         codes = np.append(merged, -1)[codes]
     # an empty list would be categories of another type than texts
     return pd.Categorical.from_codes(codes, texts.tolist() or pd.Index([], dtype=str))
+
+
+def _rounded_ids(texts):
+    """Bool mask of the ids that stand for more than one: see `ROUNDED`, and Excel's 15 digits."""
+    rounded = np.zeros(len(texts), dtype=bool)
+    exact = exact_below(np.dtype(np.float64))
+    whole = []
+    for number, text in enumerate(texts):
+        if "+" in text:
+            rounded[number] = re.fullmatch(ROUNDED, text) is not None
+        elif len(text) > _KEPT_DIGITS and text.removesuffix(".0").isdecimal():
+            rounded[number] = text.endswith(".0") and float(text) >= exact
+            if len(text) > _KEPT_DIGITS + 1 and not text.endswith(".0"):
+                whole.append(number)
+    # one id may end in zeros; where all do, a spreadsheet has made them
+    if len(whole) > 2 and not any(texts[number][_KEPT_DIGITS:].strip("0") for number in whole):
+        rounded[whole] = True
+    return rounded
 
 
 def used_categories(column: pd.Series) -> pd.Categorical:
@@ -366,12 +460,16 @@ def _from_arrow_strings(column):
     return pd.Categorical.from_codes(codes, texts)
 
 
-def _id_text(value, name):
+def _id_text(value, name, exact=np.inf):
     if isinstance(value, str):
         return value
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return str(int(value))
     if isinstance(value, float | np.floating) and float(value).is_integer():
+        if abs(float(value)) >= min(exact, exact_below(np.asarray(value).dtype)):
+            return np.format_float_scientific(value, exp_digits=2)  # `_rounded_ids` finds it
+        return str(int(value))
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
         return str(int(value))
     raise ValueError(
         f"{name}: expected ids that are texts or whole numbers. Received: {value!r} "

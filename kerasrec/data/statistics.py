@@ -8,6 +8,7 @@ import pandas as pd
 
 from kerasrec.data.cleaning import crawler_limit, k_core
 from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.timestamps import DAY, read_zone, show_time
 
 QUANTILES = {"min": 0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1}
 CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -129,12 +130,13 @@ def _time(interactions, share):
         return [("time", "kind", "positions in a history, not times")]
     frame = interactions.frame
     times = frame["timestamp"].to_numpy()
-    first, last = (pd.Timestamp(int(edge), unit="s") for edge in (times.min(), times.max()))
+    first, last = int(times.min()), int(times.max())
+    zone, name = read_zone(interactions.timezone), interactions.timezone
     late = times >= np.sort(times)[int(times.size * (1 - share))]
     rows = [
-        ("time", "first event (UTC)", first.isoformat(sep=" ")),
-        ("time", "last event (UTC)", last.isoformat(sep=" ")),
-        ("time", "days", round((last - first).total_seconds() / 86400, 1)),
+        ("time", f"first event ({name})", show_time(first, zone)),
+        ("time", f"last event ({name})", show_time(last, zone)),
+        ("time", "days", round((last - first) / DAY, 1)),
     ]
     for name, column in (("items", "item_id"), ("users", "user_id")):
         codes = frame[column].cat.codes.to_numpy()

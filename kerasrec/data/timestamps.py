@@ -28,6 +28,11 @@ DAY = 86_400
 #: how far ahead of the clock an event may lie, seconds: the clocks of two machines differ a little
 MAX_AHEAD = DAY
 _EPOCH = datetime(1970, 1, 1)
+_HUGE = 9e18  # no unit makes a time of it
+#: a problem of `Times`
+INEXACT = "time rounded by its type"
+#: a number as spreadsheets and floats write it where they have rounded it
+ROUNDED = r"[+-]?\d(?:\.\d+)?[eE]\+\d{2,3}"
 _EMPTY_WORDS = ("", "nan", "null", "none", "nat", "<na>", "\\n")
 
 
@@ -75,7 +80,7 @@ def parse_times(column: Any, name: str = "timestamp", *, zone: tzinfo = UTC) -> 
     >>> times.seconds.tolist(), [reason for reason, bad in times.problems.items() if bad.any()]
     ([1393632000, 1393632000, 0], ['unparsable time'])
     """
-    series = _as_series(column)
+    series = _as_series(column).reset_index(drop=True)
     if pd.api.types.is_bool_dtype(series.dtype):
         raise ValueError(_kind_message(name, "true and false"))
     if pd.api.types.is_numeric_dtype(series.dtype):
@@ -127,7 +132,7 @@ def _as_series(column):
         if pa.types.is_date(kind):
             column = column.cast(pa.timestamp("s"))
         elif pa.types.is_decimal(kind):
-            column = column.cast(pa.float64())
+            column = column.cast(pa.string())  # a float would round them
         elif pa.types.is_integer(kind) and column.null_count:
             return pd.Series(column.to_pandas(types_mapper=pd.ArrowDtype).astype("Int64"))
         elif pa.types.is_null(kind):
@@ -149,35 +154,67 @@ def _kind_message(name, received):
 
 def _from_numbers(series, name, zone):
     empty = series.isna().to_numpy()
-    nanoseconds = None
     if pd.api.types.is_integer_dtype(series.dtype):
-        values = series.fillna(0).to_numpy(dtype=np.int64)
-    else:
-        floats = series.to_numpy(dtype=np.float64, na_value=np.nan)
-        huge = ~np.isfinite(floats) | (np.abs(floats) >= 9e18)
-        floats = np.where(huge, 0, floats)
-        values = np.floor(floats).astype(np.int64)
-        values[huge & ~empty] = -1  # infinite: ends up among the absurd times
-        nanoseconds = (floats - values) if np.any(floats != values) else None
-    good = ~empty & (values >= 0)
+        values = series.fillna(0)
+        too_large = (values > np.iinfo(np.int64).max).to_numpy(dtype=bool)  # of uint64
+        values = values.where(~too_large, -1).to_numpy(dtype=np.int64)
+        return _from_counts(values, None, empty, np.zeros_like(empty), name, zone)
+    floats = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    huge = ~np.isfinite(floats) | (np.abs(floats) >= _HUGE)
+    inexact = ~huge & (np.abs(floats) >= exact_below(series.dtype))
+    floats = np.where(huge, 0, floats)
+    values = np.floor(floats).astype(np.int64)
+    fractions = floats - values
+    values[huge & ~empty] = -1  # infinite: ends up among the absurd times
+    return _from_counts(values, fractions, empty, inexact, name, zone)
+
+
+def _from_counts(values, fractions, empty, inexact, name, zone):
+    """`Times` of whole numbers and what is behind their point, `(num_rows,)`, 0 to 1 or None."""
+    good = ~empty & ~inexact & (values >= 0)
     written = good & (values != 0)  # a 0 among dates is a missing one
     form = _calendar_form(values[written])
     if form:
         text = pd.Series(values.astype(str)).where(written)
         dates = pd.to_datetime(text, format=_CALENDAR_FORMS[form], errors="coerce")
-        return _from_datetimes(dates, f"dates such as {form}", zone, empty | (good & ~written))
+        times = _from_datetimes(dates, f"dates such as {form}", zone, empty | (good & ~written))
+        return _with_inexact(times, inexact)
     unit = _one_unit(values, good, name)
     scale = UNITS[unit]
-    if scale > 1:
-        fraction = values % scale
-        nanoseconds = fraction * (10**9 // scale) if fraction[good].any() else None
-        values = values // scale
-    elif nanoseconds is not None:
-        nanoseconds = np.round(nanoseconds * 1e9).astype(np.int64)
+    step = 10**9 // scale
+    nanoseconds = values % scale * step
+    if fractions is not None:
+        nanoseconds = nanoseconds + np.round(fractions * step).astype(np.int64)
+    values = values // scale
     form = f"unix {unit}"
     if good.any() and values[good].max() < POSITIONS_BELOW:
         form = "positions"
-    return _checked(values, empty, np.zeros_like(empty), nanoseconds, form)
+    nanoseconds = nanoseconds if nanoseconds[good].any() else None
+    times = _checked(values, empty | inexact, np.zeros_like(empty), nanoseconds, form)
+    return _with_inexact(times, inexact)
+
+
+def _with_inexact(times, inexact):
+    """`Times` whose inexact rows have that problem, and none of the others."""
+    if not inexact.any():
+        return times
+    problems = {reason: mask & ~inexact for reason, mask in times.problems.items()}
+    seconds = np.where(inexact, 0, times.seconds)
+    return times._replace(seconds=seconds, problems={**problems, INEXACT: inexact})
+
+
+def exact_below(dtype: Any) -> float:
+    """Gives the number from which a type of floats no longer holds every whole number.
+
+    From there on, neighbours become one: 2^53 + 1 is 2^53 in a float64. No bound for other types.
+
+    >>> exact_below(np.dtype("float32")), exact_below(np.dtype("int64"))
+    (16777216.0, inf)
+    """
+    dtype = getattr(dtype, "numpy_dtype", dtype)  # of pandas' Float64
+    if getattr(dtype, "kind", "") != "f":
+        return np.inf
+    return 2.0 ** (np.finfo(dtype).nmant + 1)
 
 
 def _calendar_form(values):
@@ -229,19 +266,39 @@ def _from_texts(series, name, zone):
             "integer",
             "floating",
             "mixed-integer-float",
+            "decimal",
         ):
             raise ValueError(_kind_message(name, f"values such as {present.iloc[0]!r}"))
     numbers = pd.to_numeric(text.where(~empty), errors="coerce")
     numeric = numbers.notna().to_numpy()
     dates, local = _to_datetime(text.mask(empty | numeric))
     if numeric.sum() >= max(dates.notna().sum(), 1):
-        if np.all(numbers[numeric] == np.floor(numbers[numeric])):
-            numbers = pd.to_numeric(text.where(numeric)).astype("Int64")
-        times = _from_numbers(numbers, name, zone)
+        inexact = numeric & text.str.fullmatch(ROUNDED).to_numpy(dtype=bool)
+        values, fractions = _whole_and_fraction(text, numbers.to_numpy(np.float64), numeric)
+        times = _from_counts(values, fractions, ~numeric, inexact, name, zone)
         unparsable = ~empty & ~numeric
         problems = {**times.problems, "no time": empty, "unparsable time": unparsable}
         return times._replace(problems=problems)
     return _from_datetimes(dates, "ISO dates and times", zone, empty, local)
+
+
+def _whole_and_fraction(text, numbers, numeric):
+    """Texts of numbers as int64 and what is behind the point, exact where floats would round.
+
+    `numbers` are the floats, `numeric` says which rows hold a number. Numbers that are too large
+    for any unit are -1.
+    """
+    values, fractions = np.zeros(len(text), np.int64), np.zeros(len(text))
+    odd = numeric & ~(np.abs(numbers) < _HUGE)
+    parts = text[numeric & ~odd].str.extract(r"^\+?(\d{1,19})(?:\.(\d*))?$")
+    plain = parts.index[parts[0].notna()]
+    values[plain] = parts.loc[plain, 0].astype("int64")
+    fractions[plain] = ("0." + parts.loc[plain, 1].fillna("") + "0").astype(float)
+    rest = parts.index[parts[0].isna()]  # negative, or with an exponent
+    values[rest] = np.floor(numbers[rest])
+    fractions[rest] = numbers[rest] - values[rest]
+    values[odd] = -1
+    return values, fractions if fractions.any() else None
 
 
 def _to_datetime(text):

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,7 +19,13 @@ from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unk
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import MISSING_IDS, read_interaction_table
 from kerasrec.data.tables import FrameTable, Table
-from kerasrec.data.timestamps import FIRST_SECOND, LAST_SECOND, parse_times, read_moment
+from kerasrec.data.timestamps import (
+    FIRST_SECOND,
+    LAST_SECOND,
+    MAX_AHEAD,
+    parse_times,
+    read_moment,
+)
 
 #: fields of a stored event, beside its seq
 FIELDS = (
@@ -331,6 +337,8 @@ def table_rows(
     on_bad: str = "error",
     event_weights: Mapping[str, float | str | None] | None = None,
     now: int | None = None,
+    timezone: str | tzinfo | None = None,
+    max_ahead: float | None = MAX_AHEAD,
 ) -> tuple[list[dict[str, Any]], CleaningReport]:
     """Checks an opened table and makes rows to store.
 
@@ -340,6 +348,7 @@ def table_rows(
         on_bad, event_weights: as for `read_interactions`; an event must have a known name, or be
             said to be one.
         now: UTC seconds for a table without a time column; None: it must have one.
+        timezone, max_ahead: as for `read_interactions`.
 
     Returns:
         `(rows, report)`: dicts with the keys `FIELDS` in the order of the exact times of the
@@ -349,7 +358,9 @@ def table_rows(
     extras = {role: columns.pop(role, role) for role in EXTRAS}
     _check_given(table, {r: n for r, n in extras.items() if r != n and n is not None})
     table = _WithExtras(table, {r: n for r, n in extras.items() if n in table.columns})
-    part = read_interaction_table(table, columns, on_bad, event_weights)
+    part = read_interaction_table(
+        table, columns, on_bad, event_weights, timezone=timezone, max_ahead=max_ahead
+    )
     frame = part.frame
     if "timestamp" not in part.columns and now is not None:
         frame["timestamp"] = now

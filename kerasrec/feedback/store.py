@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from datetime import tzinfo
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from kerasrec.data.events import EVENT_WEIGHTS, event_table
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import as_categories
 from kerasrec.data.tables import check_output, open_table, write_table
+from kerasrec.data.timestamps import MAX_AHEAD
 from kerasrec.feedback.database import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
 from kerasrec.feedback.intake import event_rows, table_rows
 from kerasrec.feedback.queries import COLUMNS, StoredEvent, as_frame, event_names, select_events
@@ -181,6 +183,8 @@ class FeedbackStore:
         on_bad: str = "error",
         event_weights: Mapping[str, float | str | None] | None = None,
         progress: bool = False,
+        timezone: str | tzinfo | None = None,
+        max_ahead: float | None = MAX_AHEAD,
     ) -> Added:
         """Stores the events of csv, csv.gz or parquet files; after an interruption, run it again.
 
@@ -194,6 +198,7 @@ class FeedbackStore:
             columns, encoding, on_bad, event_weights: as for `read_interactions`; an event of
                 another name is said to be a known one, `event_weights={"4": "purchase"}`.
             progress: True draws a bar.
+            timezone, max_ahead: as for `read_interactions`.
 
         Returns:
             `Added` of all files.
@@ -205,7 +210,12 @@ class FeedbackStore:
         for path in paths if isinstance(paths, list | tuple) else [paths]:
             table = open_table(path, encoding)
             rows, report = table_rows(
-                table, columns=columns, on_bad=on_bad, event_weights=event_weights
+                table,
+                columns=columns,
+                on_bad=on_bad,
+                event_weights=event_weights,
+                timezone=timezone,
+                max_ahead=max_ahead,
             )
             if report.rows_before != report.rows_after:
                 log.warning("%s", report)

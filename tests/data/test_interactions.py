@@ -1,9 +1,13 @@
 import gzip
 import tempfile
+import time
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -324,12 +328,37 @@ def test_milliseconds_out_of_order_within_a_second_are_put_in_order():
     interactions = read_interactions(log)
     assert interactions.frame["item_id"].tolist() == ["d", "a", "b", "c"]
     assert interactions.frame["timestamp"].tolist() == [1_400_000_000] * 3 + [1_400_000_001]
-    assert interactions.report.steps[-1].count == 1
+    assert interactions.report.steps[-1].count == 2  # 100 behind 900, and 0 behind 100
+
+
+def test_only_rows_of_one_second_change_places():
+    base = 1_400_000_000_000
+    times = [base + 5900, base + 900, base, base + 5, base + 5100]
+    log = pd.DataFrame({"user": [2, 2, 1, 1, 3], "item": list("abcde"), "ts": times})
+    interactions = read_interactions(log)
+    # of second 0: c, d, b in the places of b, c, d; of second 5: e, a
+    assert interactions.frame["item_id"].tolist() == ["e", "c", "d", "b", "a"]
+    assert interactions.report.steps[-1].count == 2
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=30), st.booleans())
+def test_order_is_the_exact_time_then_the_row(times, as_text):
+    """A stable sort by the seconds gives what a stable sort by the milliseconds gives."""
+    exact = pd.Series(times) + 1_400_000_000_000
+    stamps = pd.to_datetime(exact, unit="ms").dt.strftime("%Y-%m-%dT%H:%M:%S.%f")
+    log = pd.DataFrame({"user": "u", "item": range(len(times)), "ts": stamps if as_text else exact})
+    frame = read_interactions(log).frame
+    order = np.argsort(frame["timestamp"], kind="stable")
+    expected = np.argsort(times, kind="stable")
+    assert frame["item_id"].iloc[order].astype(int).tolist() == expected.tolist()
 
 
 def test_milliseconds_in_order_keep_the_file_order():
     base = 1_400_000_000_000
-    log = pd.DataFrame({"user": [2, 1, 1], "item": list("abc"), "ts": [base + 900, base, base + 5]})
+    log = pd.DataFrame(
+        {"user": [2, 1, 1], "item": list("abc"), "ts": [base + 9000, base, base + 5]}
+    )
     assert read_interactions(log).frame["item_id"].tolist() == ["a", "b", "c"]
 
 
@@ -556,3 +585,200 @@ def test_interactions_refuse_a_frame_of_other_kinds():
             Interactions(frame.assign(**{name: column}))
     with pytest.raises(ValueError, match="column value. Received: no such column. Make them with"):
         Interactions(frame.drop(columns="value"))
+
+
+# --- zones, and the clock ---
+
+
+def test_local_times_of_a_file(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("user,item,time\n1,a,2024-03-01 08:00:00\n1,b,2024-03-01T00:30:00Z\n")
+    found = read_interactions(path, timezone="Asia/Shanghai")
+    # 2024-03-01 00:00 UTC = 1709251200
+    assert found.frame["timestamp"].tolist() == [1709251200, 1709253000]
+    assert found.timezone == "Asia/Shanghai"
+    notes = {step.what: step.count for step in found.report.steps}
+    assert notes["times without a zone: read as Asia/Shanghai"] == 1
+    path.write_text("user,item,time\n1,a,2024-03-01 08:00:00\n1,b,2024-03-01 08:30:00\n")
+    notes = {step.what: step.count for step in read_interactions(path).report.steps}
+    assert notes["times without a zone: read as UTC"] == 2
+
+
+def test_a_zone_is_kept_and_shown():
+    log = pd.DataFrame({"user": [1, 2], "item": ["a", "b"], "ts": [1709222400, 1709222400]})
+    found = read_interactions(log, timezone="Asia/Shanghai")  # 2024-02-29 16:00 UTC
+    assert repr(found) == "Interactions(2 events, 2 users, 2 items, 2024-03-01 to 2024-03-01)"
+    assert found.replace(found.frame[:1]).timezone == "Asia/Shanghai"
+    assert join_interactions([found, found]).timezone == "Asia/Shanghai"
+    with pytest.raises(ValueError, match="timezone: expected the name of a time zone"):
+        read_interactions(log, timezone="Asia/Shangri-La")
+    with pytest.raises(ValueError, match="timezone: expected the name of a time zone"):
+        Interactions(found.frame, timezone="x")
+
+
+def test_a_clock_that_is_set_is_said():
+    times = ["2024-03-31 02:30", "2024-10-27 02:30", "2024-10-27 12:00"]
+    log = pd.DataFrame({"user": 1, "item": list("abc"), "time": times})
+    report = read_interactions(log, timezone="Europe/Berlin").report
+    counts = {step.what: step.count for step in report.steps}
+    assert counts["times that a clock set back showed twice: the first is taken"] == 1
+    assert counts["times that a clock set forward never showed: read as before it"] == 1
+
+
+def test_events_of_the_future_are_bad_rows():
+    now = int(time.time())
+    log = pd.DataFrame(
+        {"user": [1, 1, 2], "item": list("abc"), "ts": [now, now + 3600, 3_786_912_000]}
+    )
+    with pytest.raises(ValueError) as error:  # 2090-01-01
+        read_interactions(log)
+    assert "time in the future, ts='3786912000' in data row 3" in str(error.value)
+    assert "--on-bad skip" in str(error.value) and "--max-ahead" in str(error.value)
+    found = read_interactions(log, on_bad="skip")
+    assert found.frame["timestamp"].tolist() == [now, now + 3600]
+    removed = {step.what: step.removed for step in found.report.steps if step.removed}
+    assert removed == {"time in the future": 1}
+    assert len(read_interactions(log, max_ahead=None)) == 3
+    with pytest.raises(ValueError, match="data row 2"):
+        read_interactions(log, max_ahead=60)
+
+
+def test_a_clock_far_in_the_past_is_a_warning(caplog):
+    start = 1_750_000_000  # 2025-06-15
+    times = [*range(start, start + 100), 315_532_800, 946_684_800]  # 1980-01-01, 2000-01-01
+    log = pd.DataFrame({"user": 1, "item": range(102), "ts": times})
+    found = read_interactions(log)
+    step = found.report.steps[-1]
+    assert step.step == "warning" and step.count == 2 and step.example == "1980-01-01 00:00:00"
+    # five years before 2025-06-15, with one leap day among them
+    assert step.what == ("events far older than the rest, before 2020-06-16: was a clock wrong?")
+    assert "events far older than the rest, before 2020-06-16: 2" in caplog.text
+
+
+def test_a_long_log_has_no_wrong_clock(caplog):
+    years = pd.to_datetime([f"{year}-01-01" for year in range(1996, 2019)])
+    log = pd.DataFrame({"user": 1, "item": range(23), "time": years})
+    assert all(step.step != "warning" for step in read_interactions(log).report.steps)
+    assert not caplog.text
+
+
+# --- types that round ---
+
+BIG = 2**53
+
+
+@pytest.mark.parametrize(
+    ("ids", "good"),
+    [
+        (pd.Series([BIG - 1, BIG + 1, 7], dtype="float64"), [True, False, True]),
+        (pd.Series([2**24 - 1, 2**24 + 1, 7], dtype="float32"), [True, False, True]),
+        (pd.Series([2047, 2049, 7], dtype="float16"), [True, False, True]),
+        (pd.Series([BIG - 1, BIG + 2, None], dtype="Float64"), [True, False, False]),
+        (pd.Series([7, float(BIG), "x"], dtype=object), [True, False, True]),
+        (pd.Series(["1.23457E+15", "1e5", "12.0"]), [False, True, True]),
+        (pd.Series(["1.2345678901234568e+18", "9007199254740994.0", "E+10"]), [False, False, True]),
+        (
+            pd.Series(["1234567890123450000", "1234567890123460000", "7", "1234567890123470000"]),
+            [False, False, True, False],
+        ),
+        (pd.Series(["1234567890123450000", "1234567890123456789", "1234567890123456780"]), None),
+        (pd.Series([BIG + 1, BIG + 2, 2**62]), None),
+        (pd.Series([Decimal(BIG + 1), Decimal(BIG + 2), Decimal(7)], dtype=object), None),
+    ],
+)
+def test_rounded_ids_are_bad_rows(ids, good, tmp_path):
+    log = pd.DataFrame({"user": ids, "item": [*"abcd"][: len(ids)]})
+    if good is None:
+        assert read_interactions(log).frame["user_id"].nunique() == len(ids)
+        return
+    with pytest.raises(ValueError, match=r"expected whole ids as user_id \(column user\)"):
+        read_interactions(log[log["user"].notna()])
+    found = read_interactions(log, on_bad="skip").frame
+    assert found["item_id"].tolist() == [
+        item for item, is_good in zip("abcd", good, strict=False) if is_good
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "frame"])
+def test_two_users_of_a_float_are_not_one(tmp_path, kind):
+    """Three users, of which a float makes two."""
+    log = pd.DataFrame({"user": [BIG, BIG + 1, 7], "item": list("abc"), "ts": 1_400_000_000})
+    floats = log.astype({"user": float})
+    assert floats["user"].nunique() == 2
+    path = tmp_path / f"x.{kind}"
+    if kind == "csv":
+        floats.to_csv(path, index=False)
+    elif kind == "parquet":
+        floats.to_parquet(path)
+    source = floats if kind == "frame" else path
+    with pytest.raises(ValueError, match=r"Received: a rounded one.*read or export the column as"):
+        read_interactions(source)
+    found = read_interactions(source, on_bad="skip").frame
+    assert found["user_id"].tolist() == ["7.0" if kind == "csv" else "7"]
+    assert read_interactions(log).num_users == 3
+
+
+def test_rounded_ids_of_a_catalogue():
+    table = pd.DataFrame({"item_id": [float(BIG), 7.0], "title": ["a", "b"]})
+    with pytest.raises(ValueError, match="expected whole ids as item_id"):
+        read_items(table)
+    assert read_items(table, on_bad="skip").ids.tolist() == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("times", "received"),
+    [
+        (pd.Series([1_400_000_000, 1_400_000_001], dtype="float32"), "ts='1.4e+09'"),
+        (pd.Series([1.4e18, 1.5e18]), "ts='1.4e+18'"),
+        (pd.Series(["1.4E+12", "1.39363E+12"]), "ts='1.4E+12'"),
+    ],
+)
+def test_rounded_times_are_bad_rows(times, received, tmp_path):
+    log = pd.DataFrame({"user": 1, "item": ["a", "b"], "ts": times})
+    with pytest.raises(ValueError) as error:
+        read_interactions(log)
+    assert f"time rounded by its type, {received} in data row 1 (2 such rows)" in str(error.value)
+    assert "as text or whole numbers" in str(error.value)
+
+
+def test_rounded_times_of_a_csv(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("user,item,ts\n1,a,1.39363E+12\n1,b,1393632000123\n")
+    with pytest.raises(ValueError, match=r"time rounded by its type, ts='1.39363E\+12'"):
+        read_interactions(path)
+    assert read_interactions(path, on_bad="skip").frame["item_id"].tolist() == ["b"]
+
+
+def test_fractions_of_a_csv_are_exact(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("user,item,ts\n1,b,1393632000.000000002\n1,a,1393632000.000000001\n")
+    found = read_interactions(path).frame
+    assert found["item_id"].tolist() == ["a", "b"]
+    assert found["timestamp"].tolist() == [1393632000, 1393632000]
+
+
+def test_decimal_times_are_exact(tmp_path):
+    stamps = [Decimal("1393632000.000000002"), Decimal("1393632000.000000001")]
+    table = pa.table({"user": ["1", "1"], "item": ["b", "a"], "ts": pa.array(stamps)})
+    pq.write_table(table, tmp_path / "x.parquet")
+    for source in (tmp_path / "x.parquet", table.to_pandas()):
+        assert read_interactions(source).frame["item_id"].tolist() == ["a", "b"]
+
+
+def test_nanoseconds_of_texts_stay_exact():
+    log = pd.DataFrame({"user": 1, "item": ["b", "a", "c"], "ts": None}, dtype=object)
+    log["ts"] = ["1393632000000000002", "1393632000000000001", "\\N"]
+    found = read_interactions(log, on_bad="skip").frame
+    assert found["item_id"].tolist() == ["a", "b"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20, unique=True))
+def test_whole_ids_are_never_merged_or_changed(ids):
+    log = pd.DataFrame({"user": pd.Series(ids, dtype="int64"), "item": "a"})
+    try:
+        found = read_interactions(log).frame["user_id"].astype(str).tolist()
+    except ValueError as error:  # many long ids with zeros at the end, as Excel makes them
+        assert "rounded" in str(error)
+    else:
+        assert found == [str(one) for one in ids]
