@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from kerasrec.data.histories import Histories, make_histories
 from kerasrec.data.interactions import (
@@ -22,6 +21,7 @@ from kerasrec.data.interactions import (
     join_interactions,
 )
 from kerasrec.data.statistics import fingerprint
+from kerasrec.data.timestamps import latest_moment, read_zone, show_time
 from kerasrec.fusion.choice import choose_fusion, choose_live, choose_tables
 from kerasrec.fusion.fusion import PARTS, Fusion, fit_again, fit_tables
 from kerasrec.fusion.recency import (
@@ -196,7 +196,7 @@ def read_catalogue(items: Any) -> Items:
 
 
 def _check_times(interactions: Interactions, valid: Interactions | None) -> None:
-    """Times in one of the two tables only are refused; one in the future is worth a warning."""
+    """Times in one of the two tables only are refused; those of the future are counted."""
     if valid is not None and interactions.has_time != valid.has_time:
         kinds = ["times" if part.has_time else "no times" for part in (interactions, valid)]
         raise ValueError(
@@ -205,13 +205,17 @@ def _check_times(interactions: Interactions, valid: Interactions | None) -> None
             "it out of both."
         )
     given = [part for part in (interactions, valid) if part is not None and part.has_time]
-    newest = max((int(part.frame["timestamp"].max()) for part in given), default=0)
-    if newest > time.time() + 86400:
-        log.warning(
-            "The newest event is of %s, in the future: what is recent is counted from there. "
-            "If that time is wrong, leave the event out.",
-            pd.Timestamp(newest, unit="s"),
-        )
+    latest = latest_moment()
+    for part in given:
+        times = part.frame["timestamp"].to_numpy()
+        if (times > latest).any():  # max_ahead let them pass, or the table was made by hand
+            log.warning(
+                "%d events lie in the future, the newest of %s (%s): what is recent is counted "
+                "from there. Without max_ahead, read_interactions leaves such events out.",
+                (times > latest).sum(),
+                show_time(times.max(), read_zone(part.timezone)),
+                part.timezone,
+            )
 
 
 def _check_not_known(validation: Validation) -> None:

@@ -227,6 +227,31 @@ def test_inspect_data(files, capsys):
     ]
 
 
+def test_inspect_in_a_zone(tmp_path, capsys):
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,time\n1,a,2024-03-01 08:00\n2,b,2024-03-02 08:00\n")
+    run("inspect", "--interactions", path, "--timezone", "Asia/Shanghai")
+    out = capsys.readouterr().out
+    assert "times without a zone: read as Asia/Shanghai" in out
+    shown = [line.split() for line in out.splitlines() if "first event" in line]
+    assert shown == [["time", "first", "event", "(Asia/Shanghai)", "2024-03-01", "08:00:00"]]
+    assert main(["inspect", "--interactions", str(path), "--timezone", "Mars"]) == 2
+    assert "timezone: expected the name of a time zone" in capsys.readouterr().err
+
+
+def test_the_future_of_a_file(tmp_path, capsys):
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,time\n1,a,2024-03-01\n2,b,2090-01-01\n")
+    assert main(["inspect", "--interactions", str(path)]) == 2
+    assert "time in the future, time='2090-01-01" in capsys.readouterr().err
+    run("inspect", "--interactions", path, "--on-bad", "skip")
+    captured = capsys.readouterr()
+    assert "time in the future" in captured.err  # the report of what was left out
+    assert "2024-03-01 00:00:00" in captured.out and "2090" not in captured.out.split("part")[1]
+    run("inspect", "--interactions", path, "--max-ahead", "99999d")
+    assert "2090-01-01 00:00:00" in capsys.readouterr().out
+
+
 def test_inspect_model(toy, capsys):
     run("inspect", "--model", toy)
     out = capsys.readouterr().out

@@ -113,6 +113,28 @@ def test_export_options():
         userinput.export_options(["scorer_wieght=1"])
 
 
+def test_period():
+    assert [userinput.period(text, "--step") for text in ("90s", "30m", "6h", "1d")] == [
+        90,
+        1800,
+        21600,
+        86400,
+    ]
+    assert userinput.period("0d", "--max-ahead", least=0) == 0
+    for text in ("1", "d", "-1d", "1w", "", "1.5h", "0d"):
+        with pytest.raises(UserError, match="--step takes a time such as 1d, 6h, 30m or 90s"):
+            userinput.period(text, "--step")
+
+
+def test_moment_in_a_zone():
+    assert userinput.moment("2014-03-01T08:00", "Asia/Shanghai") == 1393632000
+    assert userinput.moment("2014-03-01T08:00Z", "Asia/Shanghai") == 1393660800
+    with pytest.raises(UserError, match="^timezone: expected the name .* Received: 'Mars'"):
+        userinput.moment("2014-03-01", "Mars")
+    with pytest.raises(UserError, match="--at must be .*Asia/Shanghai unless it names a zone"):
+        userinput.moment("soon", "Asia/Shanghai")
+
+
 def test_moment():
     assert userinput.moment(None) is None and userinput.moment("now") == "now"
     assert userinput.moment("2014-03-01") == userinput.moment("1393632000") == 1393632000

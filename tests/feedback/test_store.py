@@ -527,3 +527,12 @@ def test_store_of_a_newer_kerasrec(store, url):
         connection.execute(sa.update(STORE).where(STORE.c.key == "format").values(value="9"))
     with pytest.raises(ArtifactError, match="of format 1. Received: format 9. Use the kerasrec"):
         FeedbackStore(url)
+
+
+def test_import_in_a_zone_and_ahead_of_the_clock(store, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,time\n1,a,2024-03-01 08:00\n2,b,2090-01-01\n")
+    with pytest.raises(ValueError, match="time in the future"):
+        store.import_file(path)
+    assert store.import_file(path, on_bad="skip", timezone="Asia/Shanghai").stored == 1
+    assert store.read()["timestamp"].tolist() == [1709251200]  # 2024-03-01 00:00 UTC

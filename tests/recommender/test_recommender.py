@@ -244,7 +244,7 @@ def test_events_of_the_future_are_not_observed(changed, caplog):
     end = changed.log_end
     log = pd.DataFrame({"user_id": ["v"], "item_id": [changed.items.ids[0]]})
     log["timestamp"] = int(pd.Timestamp("2096-01-01").timestamp())
-    assert changed.observe(read_interactions(log)) == 0
+    assert changed.observe(read_interactions(log, max_ahead=None)) == 0
     assert "events that lie in the future do not count as recent: 1" in caplog.text
     assert changed.log_end == end
 

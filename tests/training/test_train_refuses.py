@@ -18,8 +18,10 @@ def test_a_time_in_the_future_is_worth_a_warning(caplog):
     stages._check_times(read_interactions(log), None)
     assert not caplog.text
     log.loc[1, "timestamp"] = "2096-01-01"
-    stages._check_times(read_interactions(log), None)
-    assert "The newest event is of 2096-01-01 00:00:00, in the future" in caplog.text
+    with pytest.raises(ValueError, match="time in the future"):
+        read_interactions(log)
+    stages._check_times(read_interactions(log, max_ahead=None), None)
+    assert "1 events lie in the future, the newest of 2096-01-01 00:00:00 (UTC)" in caplog.text
 
 
 def test_refit_refuses_an_optimizer_that_is_made_already(small, tmp_path):
