@@ -11,7 +11,7 @@ import numpy as np
 
 from kerasrec.data.histories import Histories
 from kerasrec.fusion import recency
-from kerasrec.fusion.fusion import POPULAR, Fusion, fit_again, fit_tables, mixture_of
+from kerasrec.fusion.fusion import FOLLOWING, POPULAR, Fusion, fit_again, fit_tables, mixture_of
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.weights import (
     TINY,
@@ -27,7 +27,8 @@ from kerasrec.fusion.weights import (
     wait_buckets,
 )
 
-DECAYS = (0.3, 0.5, 0.7, 0.85)
+#: 0 looks at the newest event alone
+DECAYS = (0.0, 0.3, 0.5, 0.7, 0.85)
 #: validation users that the choice looks at; beyond them a sample
 MAX_USERS = 4000
 #: cut of the NDCG that a choice looks at; what `train` reports is named by it
@@ -45,6 +46,8 @@ LIVE_BLOCKS = 36
 #: fewer parts, or the fits would take longer than the training
 _FEWEST_BLOCKS, _FITTED_EVENTS = 6, 2**22
 _REST = 6  # parts between two fits of "ease", which is dear and changes slowly
+#: users of a kind at least, to weigh what is popular with them
+_FEWEST_OF_A_KIND = 200
 _TABLE_BLOCKS = 4  # the same for the choice of their kinds
 #: how the weights are fitted there, of `FITS`: on the day to come their mean is better than either,
 #: and than the one that was better until then
@@ -93,7 +96,7 @@ def choose_fusion(
     """
     validation = _sample(validation)
     asked, waited = _asked_at(validation, moments)
-    popular_weights = _fit_prior(moments, asked, validation)
+    popular_weights = _fit_popular(moments, asked, waited, validation)
     tables = {name: _best_table(candidates, validation) for name, candidates in tables.items()}
     prior = moments.prior(popular_weights)
     data = _collect(ranker, validation, tables, moments, (asked, waited), prior)
@@ -194,16 +197,18 @@ def choose_live(
         return None
     # the last moment holds the newest events themselves
     asked = np.minimum(moments.of(times), len(moments.starts) - 2)
-    popular_weights = _fit_prior(moments, asked, validation)
+    newest = recency.newest_times(validation.histories)
+    # a user without a past comes, too
+    waited = np.where(newest > 0, times - newest, recency.RETURNS[-1])
+    popular_weights = _fit_popular(moments, asked, waited, validation)
     prior = moments.prior(popular_weights)
-    waited = wait_buckets(times - recency.newest_times(validation.histories))
     lengths = validation.histories.lengths
     collected: list[FitData] = []
     for number, part in enumerate(np.array_split(np.arange(len(times)), _num_blocks(histories))):
         if not len(part):
             continue
         known = histories.where(histories.timestamps < times[part[0]])
-        names = ["transitions", *(["ease"] if number % _REST == 0 else [])]
+        names = [*FOLLOWING, *(["ease"] if number % _REST == 0 else [])]
         names += ["text"] if number == 0 else []
         tables = fit_again(tables, chosen, known, num_items, text_vectors, parts=names)
         part = part[lengths[part] > 0]  # the others are answered by the prior alone
@@ -266,9 +271,7 @@ def choose_tables(
         )
         # of the others only the decay is chosen, for which old ones serve as well
         known = histories.where(until < times[part[0]])
-        grown = (
-            fit_tables(known, num_items, parts=("transitions",)) if "transitions" in first else {}
-        )
+        grown = fit_tables(known, num_items, parts=tuple(n for n in FOLLOWING if n in first))
         for name, candidates in {**first, **grown}.items():
             quality[name] += _quality(candidates, block)
     chosen, tables = {}, {}
@@ -281,7 +284,7 @@ def choose_tables(
 def _asked_at(validation, moments):
     """The moment and the wait of each list: at the end, or at the newest event without waiting."""
     newest = recency.newest_times(validation.histories)
-    waited = wait_buckets(np.where(newest > 0, moments.end.time - newest, 0) * moments.only_end)
+    waited = np.where(newest > 0, moments.end.time - newest, 0) * moments.only_end
     return moments.of(newest), waited
 
 
@@ -295,7 +298,10 @@ def _mean(found, count, fusion, count_before, names):
     """`found` and what a `Fusion` has of it, in the mean by numbers of events, and their sum."""
     weights = _weights_of(fusion, names)
     mixture = fusion.mixture_rows([*names, POPULAR])
-    known = mixture, weights, fusion.recency.popular_weights
+    popular = fusion.recency.popular_weights
+    if np.shape(popular) != np.shape(found[2]):  # the older version weighs it in another way
+        popular = found[2]
+    known = mixture, weights, popular
     if not mixture.any() or len(weights) != len(found[1]):
         return found, count  # a version without tables, or that counts what is recent otherwise
     total = count_before + count
@@ -357,12 +363,44 @@ def _weighted(data, fit, found, tables, moments):
         first=moments.first,
         prior=moments.prior(of_prior),
         popular_at=recency.log_shares(moments.prior(popular_weights)) if is_fused else None,
-        popular=(popular_weights @ moments.features[-1]).astype(np.float32),
+        popular=moments.prior(popular_weights)[-1, -1],
         recency=recency.Recency(moments.end, of_prior, popular_weights),
     )
     recall = (hits.sum(axis=1) / np.maximum(data.num_targets, 1)).mean()
     quality = {"valid_ndcg": best, "valid_recall": recall, "valid_ndcg_of_the_model_alone": alone}
     return fusion, {f"{name}@{_CUT}": float(value) for name, value in quality.items()}
+
+
+def _fit_popular(moments, asked, waited, validation):
+    """Weights of what is popular with each kind of users, `(recency.KINDS, num_features)`.
+
+    A kind of few users has those of all; where all users are of one kind, there is one row.
+    """
+    everybody = _fit_prior(moments, asked, validation)
+    kinds = recency.kind_of_wait(waited)
+    if (kinds == kinds[:1]).all():
+        return everybody[None]
+    weights = np.tile(everybody, (recency.KINDS, 1))
+    for kind in range(recency.KINDS):
+        rows = np.flatnonzero(kinds == kind)
+        if _FEWEST_OF_A_KIND <= len(rows) < len(kinds):
+            part = _of_rows(validation, rows)
+            if kind < recency.KINDS - 1:
+                part = part._replace(newcomers=None)  # they come
+            weights[kind] = _fit_prior(moments, asked[rows], part)
+    return weights
+
+
+def _of_rows(validation, rows):
+    """`Validation` of some users alone, rows ascending."""
+    place = np.full(validation.histories.num_users, -1)
+    place[rows] = np.arange(len(rows))
+    keep = place[validation.target_rows] >= 0
+    return validation._replace(
+        histories=validation.histories.select(rows),
+        target_rows=place[validation.target_rows[keep]],
+        target_items=validation.target_items[keep],
+    )
 
 
 def _fit_prior(moments, asked, validation):
@@ -384,7 +422,8 @@ def _fit_prior(moments, asked, validation):
     if len(used) * width > _PRIOR_CELLS:  # few weights: a part of the moments says as much
         used = used[np.linspace(0, len(used) - 1, max(_PRIOR_CELLS // width, 1)).astype(int)]
     features = np.moveaxis(moments.features[used], 1, 0)[:, :, 1:]
-    bounds = [(0, None)] * (num_features - 1) + [(None, None)]
+    bounds: list[tuple] = [(0, None)] * num_features
+    bounds[moments.num_plain - 1] = (None, None)  # whether it is new
     seen = _seen(asked, validation.histories, num_moments, width)[used][:, 1:]
     return fit_logit(features, wanted[used][:, 1:], 1 - seen / users[used, None], bounds)
 
@@ -412,14 +451,8 @@ def _sample(validation):
     count = validation.histories.num_users
     if count <= MAX_USERS:
         return validation
-    chosen = np.sort(np.random.default_rng(0).choice(count, MAX_USERS, replace=False))
-    row = np.full(count, -1)
-    row[chosen] = np.arange(MAX_USERS)
-    keep = row[validation.target_rows] >= 0
-    rows, items = row[validation.target_rows[keep]], validation.target_items[keep]
-    return validation._replace(
-        histories=validation.histories.select(chosen), target_rows=rows, target_items=items
-    )
+    chosen = np.random.default_rng(0).choice(count, MAX_USERS, replace=False)
+    return _of_rows(validation, np.sort(chosen))
 
 
 def _blocks(validation, num_items):
@@ -473,15 +506,17 @@ def _collect(ranker, validation, tables, moments, when, prior):
         model, mlp_of = probabilities_of(histories)
         # every part as probabilities over the unseen items
         moment, wait = (part[done : done + histories.num_users] for part in (asked, waited))
+        kind = np.minimum(recency.kind_of_wait(wait), len(prior) - 1)
+        wait = wait_buckets(wait)
         done += histories.num_users
         scores = [model, *(table.scores(histories) for table in tables.values())]
-        scores.append(popular_at[moment])
+        scores.append(popular_at[kind, moment])
         parts = [_normal(part, seen) for part in scores]  # each (b, num_items + 1)
         # what is new at the moment of each user, and what may be listed
         is_new = moments.first[None] > moment[:, None]  # (b, num_items + 1)
         may_be_listed = np.ones(model.shape, bool)
         may_be_listed[:, 0] = may_be_listed[seen] = False
-        asked_for = np.where(may_be_listed, prior[moment], -np.inf)
+        asked_for = np.where(may_be_listed, prior[kind, moment], -np.inf)
         # the candidates: the best items of every part, of the prior, and the best new ones
         best = [_best(part, _CANDIDATES) for part in [*parts, asked_for]]
         best += [_best(part * is_new, _NEW_CANDIDATES) for part in parts]
@@ -495,7 +530,9 @@ def _collect(ranker, validation, tables, moments, when, prior):
         wanted = np.zeros(model.shape, bool)
         wanted[targets] = True
         shares = np.stack([np.take_along_axis(part, items, axis=1) for part in parts])
-        features = moments.features[moment[:, None], :, items]  # (b, n, num_features)
+        features = moments.features[
+            moment[:, None], : moments.num_plain, items
+        ]  # (b, n, num_plain)
         collected.append(
             FitData(
                 items=items,

@@ -7,11 +7,11 @@
 parts are the softmax of the model's retrieval, the votes of each neighbour table, and a mixture of
 these and of what is popular at the moment. How much each counts in the mixture depends on the time
 since the user's newest event (`weights.WAITS`): within a visit one thing follows another, after
-days what is popular now counts. `new_i` is 1 while item i has no event, and `prior(t, i)` is the
-sum of its recency features at the moment t (`recency`). The weights are chosen on validation
-(`choice`). A user without a history is answered by a prior of its own, fitted without the other
-parts. No TensorFlow here;
-`versions.graph` has the graph.
+days what is popular now counts, and then with those who come (`recency.kind_of_wait`). `new_i` is 1
+while item i has no event, and `prior(t, i)` is the sum of its recency features at the moment t
+(`recency`). The weights are chosen on validation (`choice`). A user without a history is answered
+by a prior of its own, fitted without the other parts. No TensorFlow here; `versions.graph` has the
+graph.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,12 @@ from kerasrec.fusion.recency import Counts, Moments, Recency, log_shares
 from kerasrec.fusion.weights import NUM_WAITS, TINY
 
 #: the neighbour tables that can be fused with the model
-TABLES = ("transitions", "ease", "text")
+TABLES = ("transitions", "follows", "ease", "text")
 #: all that can be fused with it
-Part = Literal["transitions", "ease", "text", "recency"]
+Part = Literal["transitions", "follows", "ease", "text", "recency"]
 PARTS: tuple[Part, ...] = get_args(Part)
+#: the tables that say what follows what: quick to fit anew while a version answers
+FOLLOWING: tuple[Part, ...] = ("transitions", "follows")
 #: the part of the mixture that is the same for all users at a moment
 POPULAR = "popular"
 #: powers of the event counts that transitions are divided by, see `normalise_counts`
@@ -46,8 +48,9 @@ class Fusion(NamedTuple):
     scorer_weight: weight of the MLP.  fit: how the weights were fitted, a name of
     `weights.FITS`, "live" (`choice.choose_live`) or "none".  epsilon: see the module.
     starts: int64 `(num_moments,)`.  first: int32 `(num_items + 1,)`, as in `recency.Moments`.
-    prior: float32 `(num_moments, num_items + 1)`.  popular_at: the same, logarithm of the share of
-    each item in what is popular; None where the mixture has no such part.  popular: float32
+    prior: float32 `(num_moments, num_items + 1)`.  popular_at: float32 `(recency.KINDS,
+    num_moments, num_items + 1)`, logarithm of the share of each item in what is popular with each
+    kind of users; None where the mixture has no such part.  popular: float32
     `(num_items + 1,)`, the scores for users without a history at the last moment.  recency:
     `recency.Recency`, to bring the last moment up to date.
     """
@@ -200,6 +203,8 @@ def _fit_tables(histories, num_items, text_vectors, parts, damping):
     found = {}
     if "transitions" in parts:
         found["transitions"] = _transition_tables(histories, num_items, damping)
+    if "follows" in parts:
+        found["follows"] = [_first_order_table(histories, num_items)]
     if "ease" in parts and num_items <= neighbours.MAX_EASE_ITEMS:
         ease = neighbours.fit_ease(histories, num_items)
         found["ease"] = [neighbours.to_table(ease, width=_WIDTH, decay=0.7)]
@@ -237,6 +242,14 @@ def fit_again(
     found = _fit_tables(histories, num_items, text_vectors, names, damping)
     again = {name: table._replace(decay=tables[name].decay) for name, (table,) in found.items()}
     return {**tables, **again}
+
+
+def _first_order_table(histories, num_items):
+    """What comes directly after an item, as a share of all that does."""
+    counts = neighbours.sequential_counts(histories, num_items, backward=0, max_distance=1)
+    all_after = np.asarray(counts.sum(axis=1)).ravel()
+    shares = neighbours.normalise_counts(counts, all_after, source_power=1, target_power=0)
+    return neighbours.to_table(shares, width=_WIDTH, decay=0.0)
 
 
 def _transition_tables(histories, num_items, damping):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import Histories
-from kerasrec.fusion.recency import Counts
+from kerasrec.fusion.recency import PAUSE
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.serving.observer import is_the_log, sees_all_users, weigh_held
 
@@ -57,9 +57,7 @@ class LiveModel:
         self._recommender, self._histories = recommender, histories
         self._begin, self._remember, self._lag = begin, remember, lag
         self._saved = recommender.counts
-        order = np.argsort(histories.timestamps, kind="stable")
-        self._times = histories.timestamps[order]
-        self._columns = [column[order] for column in histories[2:]]
+        self._times = np.sort(histories.timestamps)
         self._observed = self._known = self._place(recommender.log_end + 1)
         self._fits = -1  # number of the last fit, on the grid of `remember`
         self._fitted = 0  # events that the table knows
@@ -83,11 +81,13 @@ class LiveModel:
         """Counts what is recent, where the log seems to have all users."""
         if stop == self._observed:
             return
-        part = slice(self._observed, stop)
-        offsets = np.array([0, stop - self._observed])
-        newer = Histories(np.array([""], object), offsets, *(c[part] for c in self._columns))
-        if sees_all_users(_after(self._recommender.counts, newer), self._saved):
-            self._recommender.observe(newer)
+        times, until = self._histories.timestamps, self._times[stop - 1]
+        # those of the half hour before say who goes on with a visit
+        since = self._times[self._observed] - PAUSE
+        part = self._histories.where((times >= since) & (times <= until))
+        now, _ = self._recommender.recency.after(part)
+        if sees_all_users(now.counts, self._saved):
+            self._recommender.observe(part)
             self._observed = stop
 
     def _fit(self, moment, until):
@@ -116,13 +116,6 @@ class LiveModel:
             events=np.zeros_like(histories.events), values=np.ones_like(histories.values)
         )
         return self._recommender.recommend(histories, k=k, at=asked.times)
-
-
-def _after(counts: Counts, events: Histories) -> Counts:
-    """`Counts` of events that are newer."""
-    events = events.where(events.chosen)
-    until = int(events.timestamps.max(initial=counts.time))
-    return counts.after(events.items, events.timestamps, events.values, until=until)
 
 
 def blocks(times: np.ndarray, begin: int, refresh: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -13,6 +13,7 @@ import numpy as np
 from kerasrec.backend import tf
 from kerasrec.fusion.fusion import POPULAR, Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
+from kerasrec.fusion.recency import RETURNS
 from kerasrec.fusion.weights import TINY, WAITS
 from kerasrec.models.scoring import add_columns, ones_but
 
@@ -140,8 +141,8 @@ class FusedScore:
         self.prior = tf.Variable(fusion.prior, shape=(None, None), name="prior")
         popular_at = fusion.popular_at
         if popular_at is None:  # no part of the mixture: nobody looks it up
-            popular_at = np.zeros((1, 1), np.float32)
-        self.popular_at = tf.Variable(popular_at, shape=(None, None), name="popular_at")
+            popular_at = np.zeros((1, 1, 1), np.float32)
+        self.popular_at = tf.Variable(popular_at, shape=(None, None, None), name="popular_at")
 
     def of_all(self, retrieval: Any, history: Any, newest: Any, asked: Any, waited: Any) -> Any:
         """Gives the score of every item, float32 `(batch, num_items + 1)`.
@@ -159,7 +160,8 @@ class FusedScore:
             parts[name] = memory.call(newest, num_columns)
         moment = self._moment(asked)
         if self.weights.has_popular:
-            parts[POPULAR] = tf.exp(tf.gather(self.popular_at, moment))
+            place = tf.stack([self._kind(waited), moment], axis=1)
+            parts[POPULAR] = tf.exp(tf.gather_nd(self.popular_at, place))
         unseen = ones_but(history, num_columns)
         total = {
             name: tf.reduce_sum(values * unseen, axis=1, keepdims=True)
@@ -192,8 +194,9 @@ class FusedScore:
         """
         moment = self._moment(asked)
         if self.weights.has_popular:
-            seen = seen_share(history, _at(self.popular_at, moment, history))
-            values = {**values, POPULAR: tf.exp(_at(self.popular_at, moment, candidates))}
+            place = self._kind(waited), moment
+            seen = seen_share(history, _at(self.popular_at, *place, history))
+            values = {**values, POPULAR: tf.exp(_at(self.popular_at, *place, candidates))}
             total = {**total, POPULAR: 1 - seen}
         logs, shift = self.weights.logs(values, total, waited)
         scores = self.weights.score(_at(self.prior, moment, candidates), logs, shift)
@@ -205,11 +208,16 @@ class FusedScore:
         index = tf.maximum(tf.searchsorted(self.starts, asked, side="right") - 1, 0)
         return tf.where(asked > 0, index, tf.size(self.starts) - 1)
 
+    def _kind(self, waited):
+        """Kind of each user in `popular_at`, which may know one kind only."""
+        return tf.minimum(kind_of_wait(waited), tf.shape(self.popular_at)[0] - 1)
 
-def _at(table, row, columns):
-    """Cells `(batch, n)` of a table, at a row `(batch,)` and columns `(batch, n)` of each."""
-    rows = tf.tile(row[:, None], [1, tf.shape(columns)[1]])
-    return tf.gather_nd(table, tf.stack([rows, columns], axis=2))
+
+def _at(table, *place_and_columns):
+    """Cells `(batch, n)` of a table: a place `(batch,)` on each axis, then columns `(batch, n)`."""
+    *place, columns = place_and_columns
+    rows = [tf.tile(row[:, None], [1, tf.shape(columns)[1]]) for row in place]
+    return tf.gather_nd(table, tf.stack([*rows, columns], axis=2))
 
 
 def weight_values(fusion: Fusion) -> dict[str, np.ndarray]:
@@ -229,6 +237,11 @@ def wait_bucket(waited: Any) -> Any:
     """Computes `fusion.weights.wait_buckets` in the graph: int64 `(batch,)` -> int32."""
     bucket = 1 + tf.searchsorted(tf.constant(WAITS, tf.int64), waited, side="right")
     return tf.where(waited > 0, bucket, 0)
+
+
+def kind_of_wait(waited: Any) -> Any:
+    """Computes `fusion.recency.kind_of_wait` in the graph: int64 `(batch,)` -> int32."""
+    return tf.searchsorted(tf.constant(RETURNS, tf.int64), waited, side="right")
 
 
 def seen_share(history: Any, log_share: Any) -> Any:

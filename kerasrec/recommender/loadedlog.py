@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from kerasrec.data.histories import Histories
-from kerasrec.fusion.fusion import Fusion, fit_again
+from kerasrec.fusion.fusion import FOLLOWING, Fusion, fit_again
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.recency import NEVER, Recency, log_shares
 from kerasrec.versions.loaded import LoadedVersion, MomentTables
@@ -43,19 +43,18 @@ class VersionLog:
             self._loaded.set_moments(MomentTables(*ended))
         return count
 
-    def remember(self, histories: Histories, num_items: int) -> bool:
-        """See `Recommender.remember`; takes `Histories`."""
-        if not has_transitions(self._loaded):
-            return False
-        table = fit_transitions(self._loaded, histories, num_items)
-        self._loaded.set_table("transitions", table)
-        return True
+    def remember(self, histories: Histories, num_items: int) -> list[str]:
+        """See `Recommender.remember`; takes `Histories`. Gives the names of the tables."""
+        tables = fit_following(self._loaded, histories, num_items)
+        for name, table in tables.items():
+            self._loaded.set_table(name, table)
+        return list(tables)
 
     def has_room_for(self, fusion: Fusion) -> bool:
         """See `Recommender.has_room_for`."""
         facts = self._manifest.fusion
         return (
-            "waits" in self._loaded.abilities  # an older graph has one row of the mixture
+            self._loaded.knows_visits  # an older graph has fewer rows in mixture or `popular_at`
             and list(fusion.weights) == list(facts.weights)
             and list(fusion.mixture) == list(facts.mixture)
             and {name: table.decay for name, table in fusion.tables.items()} == facts.decays
@@ -71,10 +70,12 @@ class VersionLog:
         prior = np.concatenate([prior, np.tile(newest[-count:], (len(starts), 1))], axis=1)
         if popular_at is not None:
             last = log_shares(popularity)
-            newest = np.tile(last[-count:], (len(starts), 1))
+            shape = (*popular_at.shape[:-1], count)
+            newest = np.broadcast_to(last[..., None, -count:], shape)
             # shares of all items sum to 1, also with the new ones
-            popular_at = log_shares(np.concatenate([popular_at, newest], axis=1))
-            popular_at[-1] = last
+            popular_at = log_shares(np.concatenate([popular_at, newest], axis=-1))
+            popular_at[..., -1, :] = last
+        popularity = popularity if popularity.ndim == 1 else popularity[-1]
         self._loaded.set_moments(MomentTables(starts, first, prior, popularity, popular_at))
 
     def fusion(self, num_items: int) -> Fusion:
@@ -104,19 +105,22 @@ class VersionLog:
         )
 
 
-def has_transitions(loaded: LoadedVersion) -> bool:
-    """Whether a version has a table "transitions", which can be exchanged."""
-    return "transitions" in loaded.decays
+def following(loaded: LoadedVersion) -> list[str]:
+    """Names of the tables of a version that say what follows what; they can be exchanged."""
+    return [name for name in FOLLOWING if name in loaded.decays]
 
 
-def fit_transitions(loaded: LoadedVersion, histories: Histories, num_items: int) -> NeighbourTable:
-    """Fits the table "transitions" of a version on `Histories` of a whole log; it changes nothing.
+def fit_following(
+    loaded: LoadedVersion, histories: Histories, num_items: int
+) -> dict[str, NeighbourTable]:
+    """Fits the tables `following` of a version on `Histories` of a whole log; it changes nothing.
 
-    Its weights are 0 where there is no neighbour, as `LoadedVersion.set_table` takes them.
+    Weights are 0 where there is no neighbour, as `LoadedVersion.set_table` takes them.
     """
-    none = np.zeros((0, 0), np.int32)  # of the old table the decay alone is looked at
-    known = {"transitions": NeighbourTable(none, none, loaded.decays["transitions"])}
-    chosen = loaded.manifest.tables
-    table = fit_again(known, chosen, histories, num_items)["transitions"]
-    votes = np.where(table.neighbours > 0, table.weights, np.float32(0))
-    return table._replace(weights=votes)
+    none = np.zeros((0, 0), np.int32)  # of the old tables the decays alone are looked at
+    known = {name: NeighbourTable(none, none, loaded.decays[name]) for name in following(loaded)}
+    tables = fit_again(known, loaded.manifest.tables, histories, num_items, parts=FOLLOWING)
+    return {
+        name: table._replace(weights=np.where(table.neighbours > 0, table.weights, np.float32(0)))
+        for name, table in tables.items()
+    }

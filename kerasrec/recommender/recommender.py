@@ -306,19 +306,20 @@ class Recommender:
     def remember(self, events: Any) -> bool:
         """Learn anew what follows what, from a whole log, without training.
 
-        `observe` moves what is recent; this moves the table "transitions", for which it takes
-        about a second per 100,000 events. Lists are made by it from the next call on.
+        `observe` moves what is recent; this moves the tables "transitions" and "follows", for which
+        it takes about a second per 100,000 events. Lists are made by them from the next call on.
 
         Args:
             events: all that is known, as for `observe`.
 
         Returns:
-            Whether there was such a table to learn.
+            Whether there were such tables to learn.
         """
         learned = self._knowledge.remember(self._whole_log(events), len(self.items))
-        if learned and self._shortlist is not None:
-            self._shortlist.remember("transitions")
-        return learned
+        if self._shortlist is not None:
+            for name in learned:
+                self._shortlist.remember(name)
+        return bool(learned)
 
     def _whole_log(self, events):
         """What `observe` and `remember` take, as `Histories`."""
@@ -334,7 +335,12 @@ class Recommender:
     @property
     def counts(self) -> Counts:
         """`recency.Counts` of what it has learned or observed, at `log_end`."""
-        return self._knowledge.recency.counts
+        return self.recency.counts
+
+    @property
+    def recency(self) -> Recency:
+        """`recency.Recency` at `log_end`."""
+        return self._knowledge.recency
 
     def has_room_for(self, fusion: Fusion) -> bool:
         """Whether its graph can hold another `Fusion`: the same parts, weighed as that says."""

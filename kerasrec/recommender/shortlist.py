@@ -112,7 +112,9 @@ class Shortlist:
     def know(self) -> None:
         """Reads what is popular and new at every moment; again after that has changed."""
         self._starts, first, prior, popularity, popular_at = self._loaded.moments()
-        of_moments = [table for table in (prior, popular_at) if table is not None]
+        of_moments = [prior]
+        if popular_at is not None:
+            of_moments += [popular_at] if popular_at.ndim == 2 else [*popular_at]
         self._asked = [
             np.concatenate([_best(row, ASKED) for row in rows])
             for rows in zip(*of_moments, strict=True)

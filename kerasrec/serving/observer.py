@@ -18,7 +18,7 @@ import pandas as pd
 from kerasrec.data.histories import Histories
 from kerasrec.feedback.recentlog import AT_ONCE, MOST_EVENTS, RecentLog, pause, told_of
 from kerasrec.feedback.store import FeedbackStore
-from kerasrec.fusion.recency import HALF_LIVES, Counts, Recency
+from kerasrec.fusion.recency import HALF_LIVES, PAUSE, Counts, Recency, Visits
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.predictor import Predictor
 from kerasrec.serving.servedversion import ServedVersion
@@ -45,11 +45,11 @@ class Observer:
     that the version knows of the last days; a forgotten user counts until the version is loaded
     anew.
 
-    What follows what, the table "transitions", is fitted when a version has been loaded, and again
-    after new events or an erasure, on all events of the store or its newest `most`, without users
-    who were forgotten. Fitting takes at most 1/20 of the time, so it may come later. Where the
-    store does not hold the log that the version was trained on, this table stays as it was trained,
-    forgotten users included; `update_from_store` then trains from nothing.
+    What follows what, the tables "transitions" and "follows", is fitted when a version has been
+    loaded, and again after new events or an erasure, on all events of the store or its newest
+    `most`, without users who were forgotten. Fitting takes at most 1/20 of the time, so it may come
+    later. Where the store does not hold the log that the version was trained on, these tables stay
+    as they were trained, forgotten users included; `update_from_store` then trains from nothing.
 
     Args:
         predictor: `Predictor`; its models are kept up to date.
@@ -98,11 +98,11 @@ class Observer:
             is_over: function that says whether to give up.
 
         Returns:
-            dict of `(model, version)` -> whether its table was exchanged.
+            dict of `(model, version)` -> whether its tables were exchanged.
         """
         if time.monotonic() < self._fit_from:
             return {}
-        if not any(f and f.has_transitions for _, f in self._versions(is_over)):
+        if not any(f and f.has_following for _, f in self._versions(is_over)):
             return {}
         self._recent.read(self._store, is_over)
         return {
@@ -149,14 +149,14 @@ class Observer:
         self, version: ServedVersion, tracked: "_Tracked | None", is_over: Callable[[], bool]
     ) -> bool:
         began, state = time.perf_counter(), self._recent.state
-        if tracked is None or not tracked.has_transitions or tracked.looked_at == state:
+        if tracked is None or not tracked.has_following or tracked.looked_at == state:
             return False
         histories = self._recent.histories(tracked.ids)
         facts = {"model": version.model, "version": version.number, "events": len(histories.items)}
         held, trained_on = tracked.held(histories, self._recent)
         is_full = len(histories.items) >= _HELD * self._most  # older ones are not needed
         is_held = is_full or is_the_log(held, trained_on)
-        found = version.transitions(histories) if is_held else ()
+        found = version.following(histories) if is_held else {}
         seconds = time.perf_counter() - began
         self._fit_from = max(self._fit_from, time.monotonic()) + _REST * seconds
         if not is_held:
@@ -169,7 +169,7 @@ class Observer:
             tracked.is_told, tracked.looked_at = True, state
             return False
         facts["seconds"] = round(seconds, 3)
-        if is_over() or not self._exchange(facts, version.set_transitions, *found):
+        if is_over() or not self._exchange(facts, version.set_following, found):
             return False
         tracked.looked_at = state
         log.debug("what follows what learned", extra=facts)
@@ -231,9 +231,13 @@ class _Tracked:
         self.ids = folders.read_catalogue(version.path)["item_id"].to_numpy(object)
         self._index, self._counts = pd.Index(self.ids), recency.counts
         self._seq, self._since = _begin(manifest, recency.counts.time, store)
+        self._visits, end = Visits(), recency.counts.time
+        until = self._seq or None
+        at_its_end = store.interactions(since=end - PAUSE, before=end + 1, until=until)
+        self._opens(at_its_end.frame)  # who was here then goes on with a visit
         self.waiting = 0  # events that are counted but not in the version's tables
-        self.has_transitions = version.has_transitions
-        self.looked_at = (0, 0)  # state of the `RecentLog` at which its table was dealt with
+        self.has_following = version.has_following
+        self.looked_at = (0, 0)  # state of the `RecentLog` at which its tables were dealt with
         self.is_told = False  # whether the operator knows that the table stays
 
     def read(self, store: FeedbackStore, last: int, is_over: Callable[[], bool]) -> None:
@@ -247,16 +251,24 @@ class _Tracked:
                 pause(began)
 
     def _count(self, frame: pd.DataFrame) -> None:
-        items = self._index.get_indexer(frame["item_id"].astype(object)) + 1
-        weights = frame["weight"].to_numpy(float)
+        items, weights, opens = self._opens(frame)
         chosen = (items > 0) & (weights > 0)
         if not chosen.any():
             return
         # a wrong clock must not make everything else look long ago
-        times = np.minimum(frame["timestamp"].to_numpy(), int(time.time()))[chosen]
-        until = max(self._counts.time, int(times.max()))
-        self._counts = self._counts.after(items[chosen], times, weights[chosen], until=until)
+        times = np.minimum(frame["timestamp"].to_numpy(), int(time.time()))
+        until = max(self._counts.time, int(times[chosen].max()))
+        given = (part[chosen] for part in (items, times, weights, opens))
+        self._counts = self._counts.after(*given, until=until)
         self.waiting += int(chosen.sum())
+
+    def _opens(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Item index (0 = unknown) and weight of each event, and whether it opens a visit."""
+        items = self._index.get_indexer(frame["item_id"].astype(object)) + 1
+        opens, known = np.zeros(len(frame), bool), items > 0
+        part = frame[known]
+        opens[known] = self._visits.opens(part["user_id"], part["timestamp"].to_numpy())
+        return items, frame["weight"].to_numpy(float), opens
 
     def is_whole(self) -> bool:
         """Whether the store seems to get the events of all users."""

@@ -8,7 +8,7 @@ from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.recommender.loadedlog import fit_transitions, has_transitions
+from kerasrec.recommender.loadedlog import fit_following, following
 from kerasrec.recommender.shortlist import sparse_table
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.indexedsignatures import INDEXED, SCORES_PER_ROW, IndexedSignatures
@@ -69,7 +69,7 @@ class ServedVersion:
         path: its folder.
         look: of its folder when it was loaded, see `look_of`.
         num_items: size of its catalogue.
-        has_transitions: whether it has a table of what follows what that can be fitted anew.
+        has_following: whether it has tables of what follows what, which can be fitted anew.
         indexed: `IndexedSignatures` where an index answers for the graph, else None.
         definitions: signature name -> SignatureDef, as saved.
         signatures: signature name -> `Signature`.
@@ -82,7 +82,7 @@ class ServedVersion:
         self.definitions = _definitions(self.path)
         self._loaded = _load(self.path)
         self.num_items = self._loaded.manifest.num_items
-        self.has_transitions = has_transitions(self._loaded)
+        self.has_following = bool(following(self._loaded))
         functions = dict(self._loaded.signatures)
         self.indexed = IndexedSignatures.of(self._loaded)
         if self.indexed is not None:
@@ -145,22 +145,25 @@ class ServedVersion:
         if self.indexed is not None:
             self.indexed.know()
 
-    def transitions(self, histories: Histories) -> tuple[NeighbourTable, Any]:
-        """Fits the table of what follows what on the histories of a whole log.
+    def following(self, histories: Histories) -> dict[str, tuple[NeighbourTable, Any]]:
+        """Fits the tables of what follows what on the histories of a whole log.
 
         Returns:
-            The arguments of `set_transitions`: `NeighbourTable`, and the same as a sparse matrix
+            What `set_following` takes: name -> `NeighbourTable`, and the same as a sparse matrix
             where an index answers, else None.
         """
-        table = fit_transitions(self._loaded, histories, self.num_items)
         has_index = self.indexed is not None
-        return table, sparse_table(table.neighbours, table.weights) if has_index else None
+        return {
+            name: (table, sparse_table(table.neighbours, table.weights) if has_index else None)
+            for name, table in fit_following(self._loaded, histories, self.num_items).items()
+        }
 
-    def set_transitions(self, table: NeighbourTable, matrix: Any) -> None:
-        """Takes another table of what follows what; no request meanwhile, as for `set_moments`."""
-        self._loaded.set_table("transitions", table)
-        if self.indexed is not None:
-            self.indexed.take("transitions", matrix)
+    def set_following(self, tables: Mapping[str, tuple[NeighbourTable, Any]]) -> None:
+        """Takes other tables of what follows what; no request meanwhile, as for `set_moments`."""
+        for name, (table, matrix) in tables.items():
+            self._loaded.set_table(name, table)
+            if self.indexed is not None:
+                self.indexed.take(name, matrix)
 
     def unload(self) -> None:
         """Lets the memory go; nobody may use the version any more."""

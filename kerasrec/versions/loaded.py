@@ -211,6 +211,11 @@ class LoadedVersion:
         return [*_OF_MOMENTS, "popular_at"] if self._has_popular else list(_OF_MOMENTS)
 
     @property
+    def knows_visits(self) -> bool:
+        """Whether what is popular differs by how long ago the user was here; `popular_at`."""
+        return "waits" in self.abilities and self.module.popular_at.shape.rank == 3
+
+    @property
     def _has_popular(self):
         """Whether what is popular at a moment is a part of the mixture."""
         return "waits" in self.abilities and int(tf.size(self.module.popular_at)) > 1

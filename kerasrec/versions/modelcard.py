@@ -9,6 +9,7 @@ CARD = Path("assets.extra") / "model_card.md"
 _PARTS = {
     "model": "what the sequence model expects (softmax of cosine(U, e_i) / temperature)",
     "transitions": "what follows what in the training events",
+    "follows": "what comes directly after an item in the training events",
     "ease": "a closed-form linear model of the training events",
     "text": "what reads like the history",
     "popular": "what is popular at the moment; in the mixture alone",
