@@ -11,6 +11,7 @@ import numpy as np
 
 from kerasrec.data.histories import Histories
 from kerasrec.fusion import recency
+from kerasrec.fusion.following import Stream
 from kerasrec.fusion.fusion import FOLLOWING, POPULAR, Fusion, fit_again, fit_tables, mixture_of
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.weights import (
@@ -39,13 +40,9 @@ _CANDIDATES = 20  # of every part; twice as many gave the same weights in twice 
 _NEW_CANDIDATES = 8  # new items of every part
 _FEW_MOMENTS = 20
 _PRIOR_CELLS = 2**19  # moments times items that the prior alone is fitted to
-#: parts of the events of `choose_live` at most; each has a table of transitions of its own. With
-#: few parts these are older than a server's, and the weights trust them too little
-LIVE_BLOCKS = 36
-#: parts at least, and events that the tables of all parts are fitted to together: large logs have
-#: fewer parts, or the fits would take longer than the training
-_FEWEST_BLOCKS, _FITTED_EVENTS = 6, 2**22
-_REST = 6  # parts between two fits of "ease", which is dear and changes slowly
+#: parts of the events of `choose_live`; each has a table "ease" of its own, which is dear and
+#: changes slowly. What follows what is known up to each event
+LIVE_BLOCKS = 6
 #: users of a kind at least, to weigh what is popular with them
 _FEWEST_OF_A_KIND = 200
 _TABLE_BLOCKS = 4  # the same for the choice of their kinds
@@ -188,11 +185,11 @@ def choose_live(
 
     Returns:
         As `choose_fusion`, and `events`: how many events the weights rest on. Its moments are those
-        of `histories`, its transitions those of the last block. None where the catalogue is too
+        of `histories`, its tables those of the last part. None where the catalogue is too
         large for more than one moment, or nobody has a history.
     """
     num_items = num_items or len(next(iter(tables.values())).neighbours) - 1
-    moments = recency.fit_moments(histories, num_items)
+    moments = recency.fit_moments(histories, num_items, asked_from=int(times[0]))
     if len(moments.starts) < 2:
         return None
     # the last moment holds the newest events themselves
@@ -202,24 +199,20 @@ def choose_live(
     waited = np.where(newest > 0, times - newest, recency.RETURNS[-1])
     popular_weights = _fit_popular(moments, asked, waited, validation)
     prior = moments.prior(popular_weights)
-    lengths = validation.histories.lengths
+    stream = Stream(histories, int(times[0]), num_items, chosen)
+    following = [name for name in FOLLOWING if name in tables]
+    rows = np.flatnonzero(validation.histories.lengths > 0)  # the prior alone answers the others
     collected: list[FitData] = []
-    for number, part in enumerate(np.array_split(np.arange(len(times)), _num_blocks(histories))):
+    for number, part in enumerate(np.array_split(rows, LIVE_BLOCKS)):
         if not len(part):
             continue
+        names = [name for name in tables if name not in following]
+        names = [name for name in names if number == 0 or name != "text"]
         known = histories.where(histories.timestamps < times[part[0]])
-        names = [*FOLLOWING, *(["ease"] if number % _REST == 0 else [])]
-        names += ["text"] if number == 0 else []
         tables = fit_again(tables, chosen, known, num_items, text_vectors, parts=names)
-        part = part[lengths[part] > 0]  # the others are answered by the prior alone
-        if len(part):
-            block = validation._replace(
-                histories=validation.histories.select(part),
-                target_rows=np.arange(len(part)),
-                target_items=validation.target_items[part],
-            )
-            when = asked[part], waited[part]
-            collected.append(_collect(ranker, block, tables, moments, when, prior))
+        when = asked[part], waited[part], times[part]
+        block = _of_rows(validation, part)
+        collected.append(_collect(ranker, block, tables, moments, when, prior, stream))
     if not collected:
         return None
     data = _side_by_side(collected)
@@ -231,12 +224,6 @@ def choose_live(
         found, count = _mean(found, count, *before, ["model", *tables])
     fusion, quality = _weighted(data, "live", found, tables, moments)
     return fusion, {**quality, "events": count}
-
-
-def _num_blocks(histories):
-    """Gives the number of parts of `choose_live`."""
-    affordable = _FITTED_EVENTS // max(len(histories.items), 1)
-    return int(np.clip(affordable, _FEWEST_BLOCKS, LIVE_BLOCKS))
 
 
 def choose_tables(
@@ -498,18 +485,24 @@ def _quality(candidates, validation, decays=DECAYS):
     return quality
 
 
-def _collect(ranker, validation, tables, moments, when, prior):
-    asked, waited = when
+def _collect(ranker, validation, tables, moments, when, prior, stream=None):
+    """`FitData` of some users; with a `Stream` what follows what is known up to each request."""
+    asked, waited, *times = when
+    grown = {} if stream is None else {n: t for n, t in tables.items() if n in FOLLOWING}
     popular_at = np.exp(recency.log_shares(prior))
     collected, probabilities_of, done = [], ranker.probabilities(), 0
     for histories, seen, targets in _blocks(validation, moments.features.shape[2]):
         model, mlp_of = probabilities_of(histories)
         # every part as probabilities over the unseen items
-        moment, wait = (part[done : done + histories.num_users] for part in (asked, waited))
+        users = slice(done, done + histories.num_users)
+        moment, wait = asked[users], waited[users]
         kind = np.minimum(recency.kind_of_wait(wait), len(prior) - 1)
         wait = wait_buckets(wait)
         done += histories.num_users
-        scores = [model, *(table.scores(histories) for table in tables.values())]
+        live = stream.scores(grown, histories, times[0][users]) if grown else {}
+        scores = [model]
+        for name, table in tables.items():
+            scores.append(live[name] if name in live else table.scores(histories))
         scores.append(popular_at[kind, moment])
         parts = [_normal(part, seen) for part in scores]  # each (b, num_items + 1)
         # what is new at the moment of each user, and what may be listed

@@ -235,13 +235,17 @@ def fit_again(
     Returns:
         name -> `NeighbourTable`.
     """
-    chosen = {"transitions": len(DAMPING) // 2} if chosen is None else chosen
     names = [name for name in tables if name in parts]
-    place = chosen.get("transitions", 0)
-    damping = DAMPING[place : place + 1]  # of the other tables there is one kind
+    damping = (damping_of(chosen),)  # of the other tables there is one kind
     found = _fit_tables(histories, num_items, text_vectors, names, damping)
     again = {name: table._replace(decay=tables[name].decay) for name, (table,) in found.items()}
     return {**tables, **again}
+
+
+def damping_of(chosen: Mapping[str, int] | None) -> tuple[float, float]:
+    """Powers of the transitions of a version, of `DAMPING`; `chosen` as for `fit_again`."""
+    chosen = {"transitions": len(DAMPING) // 2} if chosen is None else chosen
+    return DAMPING[chosen.get("transitions", 0)]
 
 
 def _first_order_table(histories, num_items):

@@ -25,6 +25,9 @@ MAX_TABLE_ENTRIES = 40_000_000
 EASE_PENALTY = 50.0
 #: power of a text cosine: how much more the nearest count than the near
 TEXT_POWER = 3.0
+#: of `sequential_counts`: how fast a pair counts less with its distance, what "j came before i"
+#: counts beside "j came after i", and events further apart that are no pair
+DISTANCE_DECAY, BACKWARD, MAX_DISTANCE = 0.9, 0.5, 10
 _BLOCK_ENTRIES = 4_000_000  # of a sparse matrix, sorted at a time
 
 
@@ -140,9 +143,9 @@ def sequential_counts(
     histories: Histories,
     num_items: int,
     *,
-    distance_decay: float = 0.9,
-    backward: float = 0.5,
-    max_distance: int = 10,
+    distance_decay: float = DISTANCE_DECAY,
+    backward: float = BACKWARD,
+    max_distance: int = MAX_DISTANCE,
 ) -> sparse.csr_array:
     """Counts pairs of items in histories, weighted by their distance.
 

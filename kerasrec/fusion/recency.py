@@ -179,7 +179,9 @@ def most_moments(num_columns: int) -> int:
     return max(min(MAX_MOMENTS, MAX_CELLS // num_columns), 1)
 
 
-def fit_moments(histories: Histories, num_items: int, *, only_end: bool = False) -> Moments:
+def fit_moments(
+    histories: Histories, num_items: int, *, only_end: bool = False, asked_from: int | None = None
+) -> Moments:
     """Follows a log through time and keeps the features of all items at some moments.
 
     Args:
@@ -187,6 +189,8 @@ def fit_moments(histories: Histories, num_items: int, *, only_end: bool = False)
         num_items: size of the catalogue.
         only_end: True when all lists are asked for after the log (validation is later than all of
             it): one moment is enough.
+        asked_from: UTC seconds from which on lists are asked for; None = at any time. Three moments
+            of four lie there.
 
     Returns:
         `Moments`, in which about equally many events lie between two moments.
@@ -201,8 +205,15 @@ def fit_moments(histories: Histories, num_items: int, *, only_end: bool = False)
     starts = np.array([newest])
     count = 1 if only_end or not newest else most_moments(num_items + 1)
     if count > 1:
-        earlier = times[np.linspace(0, len(times) - 1, count - 1, endpoint=False).astype(int)]
-        starts = np.unique([*earlier, newest])
+        places = np.linspace(0, len(times) - 1, count - 1, endpoint=False)
+        if asked_from is not None:
+            cut = np.searchsorted(times, asked_from)
+            old, new = (
+                np.linspace(0, cut, count // 4),
+                np.linspace(cut, len(times), count - count // 4),
+            )
+            places = np.unique([*old[:-1], *new[:-1]])
+        starts = np.unique([*times[places.astype(int)], newest])
     # the counts grow from moment to moment; `done` events are in them
     counts, done = Counts.none(num_items, int(times[0]) if newest else 0), 0
     features, first = [], np.full(num_items + 1, NEVER, np.int32)

@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import Histories
+from kerasrec.fusion.following import Stream
 from kerasrec.fusion.recency import PAUSE
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.serving.observer import is_the_log, sees_all_users, weigh_held
 
 log = logging.getLogger(__name__)
-#: seconds between two looks of a server at what is recent, between two fits of what follows what
-REFRESH, REMEMBER = 60, 600
+#: seconds between two looks of a server at what is new, between two whole fits of what follows what
+REFRESH, REMEMBER = 60, 3600
 
 
 class Asked(NamedTuple):
@@ -60,7 +61,8 @@ class LiveModel:
         self._times = np.sort(histories.timestamps)
         self._observed = self._known = self._place(recommender.log_end + 1)
         self._fits = -1  # number of the last fit, on the grid of `remember`
-        self._fitted = 0  # events that the table knows
+        self._fitted = 0  # events that the tables know
+        self._stream: Stream | None = None  # what follows what since then
         self.events = 0
 
     def _place(self, time):
@@ -93,11 +95,22 @@ class LiveModel:
     def _fit(self, moment, until):
         """Learns what follows what, where the log holds what the version was trained on."""
         number, count = (moment - self._begin) // self._remember, self._place(until)
-        if number == self._fits or count == self._fitted:
+        if count == self._fitted:
+            return
+        if number == self._fits:
+            if self._stream is not None:
+                self._stream.until(until)
+                self._recommender.grow(self._stream.following)
             return
         known = self._histories.where(self._histories.timestamps < until)
         if is_the_log(*weigh_held(known, self._saved)):
             self._recommender.remember(known)
+            self._stream = Stream(
+                self._histories,
+                until,
+                len(self._recommender.items),
+                self._recommender.about.tables,
+            )
         elif not self._fitted:
             log.warning(
                 "what follows what stays as it was trained: the log does not hold the events that "

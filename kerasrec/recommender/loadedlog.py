@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from kerasrec.data.histories import Histories
+from kerasrec.fusion.following import Following, Rows
 from kerasrec.fusion.fusion import FOLLOWING, Fusion, fit_again
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.recency import NEVER, Recency, log_shares
@@ -49,6 +50,11 @@ class VersionLog:
         for name, table in tables.items():
             self._loaded.set_table(name, table)
         return list(tables)
+
+    def grow(self, following: Following) -> None:
+        """Takes the rows of the tables that changed, and begins anew to note changes."""
+        for name, rows in changed_rows(self._loaded, following).items():
+            self._loaded.set_rows(name, rows)
 
     def has_room_for(self, fusion: Fusion) -> bool:
         """See `Recommender.has_room_for`."""
@@ -105,7 +111,7 @@ class VersionLog:
         )
 
 
-def following(loaded: LoadedVersion) -> list[str]:
+def following_tables(loaded: LoadedVersion) -> list[str]:
     """Names of the tables of a version that say what follows what; they can be exchanged."""
     return [name for name in FOLLOWING if name in loaded.decays]
 
@@ -113,14 +119,30 @@ def following(loaded: LoadedVersion) -> list[str]:
 def fit_following(
     loaded: LoadedVersion, histories: Histories, num_items: int
 ) -> dict[str, NeighbourTable]:
-    """Fits the tables `following` of a version on `Histories` of a whole log; it changes nothing.
+    """Fits the `following_tables` of a version on `Histories` of a whole log; it changes nothing.
 
     Weights are 0 where there is no neighbour, as `LoadedVersion.set_table` takes them.
     """
     none = np.zeros((0, 0), np.int32)  # of the old tables the decays alone are looked at
-    known = {name: NeighbourTable(none, none, loaded.decays[name]) for name in following(loaded)}
+    known = {
+        name: NeighbourTable(none, none, loaded.decays[name]) for name in following_tables(loaded)
+    }
     tables = fit_again(known, loaded.manifest.tables, histories, num_items, parts=FOLLOWING)
     return {
         name: table._replace(weights=np.where(table.neighbours > 0, table.weights, np.float32(0)))
         for name, table in tables.items()
     }
+
+
+def changed_rows(loaded: LoadedVersion, following: Following) -> dict[str, Rows]:
+    """Makes the rows of tables that changed, and begins anew to note changes.
+
+    Rows of items that came after the tables are left out: they have none.
+    """
+    found = {}
+    for name in following_tables(loaded):
+        num_rows, width = loaded.shape_of_table(name)
+        rows = following.changed(name, width)
+        found[name] = Rows(*(part[rows.items < num_rows] for part in rows))
+    following.forget_changes()
+    return found

@@ -13,6 +13,7 @@ import pandas as pd
 
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items, read_interactions, read_items
+from kerasrec.fusion.following import Following
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.recency import Counts, Recency
 from kerasrec.recommender import itemindex
@@ -320,6 +321,17 @@ class Recommender:
             for name in learned:
                 self._shortlist.remember(name)
         return bool(learned)
+
+    def grow(self, following: Following) -> None:
+        """Learn what follows what from the newest events alone, after a `remember`.
+
+        Args:
+            following: `fusion.following.Following` of a log, to which newer events were added. Of
+                the tables the rows that these changed are taken. A large catalogue, of which an
+                index answers, waits for the next `remember`.
+        """
+        if self._shortlist is None:
+            self._knowledge.grow(following)
 
     def _whole_log(self, events):
         """What `observe` and `remember` take, as `Histories`."""

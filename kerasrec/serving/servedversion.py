@@ -8,7 +8,7 @@ from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.recommender.loadedlog import fit_following, following
+from kerasrec.recommender.loadedlog import fit_following, following_tables
 from kerasrec.recommender.shortlist import sparse_table
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.indexedsignatures import INDEXED, SCORES_PER_ROW, IndexedSignatures
@@ -82,7 +82,7 @@ class ServedVersion:
         self.definitions = _definitions(self.path)
         self._loaded = _load(self.path)
         self.num_items = self._loaded.manifest.num_items
-        self.has_following = bool(following(self._loaded))
+        self.has_following = bool(following_tables(self._loaded))
         functions = dict(self._loaded.signatures)
         self.indexed = IndexedSignatures.of(self._loaded)
         if self.indexed is not None:

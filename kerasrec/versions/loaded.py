@@ -16,6 +16,7 @@ import numpy as np
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
+from kerasrec.fusion.following import Rows
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.recency import Recency
 from kerasrec.models.codes import CodeTrie
@@ -240,6 +241,18 @@ class LoadedVersion:
         neighbours, votes = self._variables(_names_of_table(name)).values()
         neighbours.assign(table.neighbours)
         votes.assign(table.weights)
+
+    def set_rows(self, name: str, rows: Rows) -> None:
+        """Takes other rows of a neighbour table, of its width."""
+        neighbours, votes = self._variables(_names_of_table(name)).values()
+        places = rows.items[:, None]
+        neighbours.scatter_nd_update(places, rows.neighbours)
+        votes.scatter_nd_update(places, rows.weights)
+
+    def shape_of_table(self, name: str) -> tuple[int, int]:
+        """Rows and width of a neighbour table."""
+        rows, width = tf.shape(self._variables(_names_of_table(name))[f"neighbours_{name}"]).numpy()
+        return int(rows), int(width)
 
     # --- functions: item indices in, item indices out ---
 
