@@ -88,13 +88,34 @@ class RecentLog:
             `Histories`; its `user_ids` are hashes. Within a second a user's events are in the order
             in which they were stored.
         """
-        users, items, times, events, weights = self._columns
+        return self._made(item_ids, np.arange(len(self)))[0]
+
+    def newer(self, item_ids: ArrayLike, count: int) -> tuple[Histories, np.ndarray]:
+        """Makes `Histories` of the users who did something since the log held `count` events.
+
+        Args:
+            item_ids: as for `histories`.
+            count: second number of an earlier `state`.
+
+        Returns:
+            The histories, and bool `(num_events,)`: which events came since.
+        """
+        is_new = np.zeros(len(self), bool)
+        is_new[len(self) - min(self._count - count, len(self)) :] = True
+        users = self._columns[0]
+        rows = np.flatnonzero(np.isin(users, np.unique(users[is_new])))
+        histories, rows = self._made(item_ids, rows)
+        return histories, is_new[rows]
+
+    def _made(self, item_ids, rows):
+        """`Histories` of the events in some rows, ascending, and the row of each of its events."""
+        users, items, times, events, weights = (column[rows] for column in self._columns)
         index = pd.Index(hashed(item_ids)).get_indexer(items) + 1
         order = np.lexsort((times, users))
         order = order[index[order] > 0]
         users = users[order]
         starts = np.flatnonzero(np.diff(users, prepend=users[:1] + np.uint64(1)))
-        return Histories(
+        histories = Histories(
             users[starts],
             np.append(starts, len(users)).astype(np.int64),
             index[order].astype(np.int32),
@@ -102,6 +123,7 @@ class RecentLog:
             events[order],
             weights[order],
         )
+        return histories, rows[order]
 
 
 def told_of(store: Any, manifest: Any) -> Any:

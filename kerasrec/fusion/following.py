@@ -12,9 +12,18 @@ import numpy as np
 
 from kerasrec.data.histories import Histories
 from kerasrec.fusion import neighbours
-from kerasrec.fusion.fusion import FOLLOWING, damping_of
+from kerasrec.fusion.fusion import (
+    FOLLOWING,
+    damping_of,
+    direct_counts,
+    follows_table,
+    transitions_table,
+)
 from kerasrec.fusion.neighbours import NeighbourTable
 
+#: tables that grow are fitted whole again when the log has grown by so much: until then the damping
+#: of the rows that did not change is a little old
+GROWN = 1.02
 #: an event of a history that counts less than this, beside the newest one, is not looked at
 _LEAST = 1e-4
 
@@ -48,13 +57,23 @@ class Following:
         self._events = np.bincount(histories.items, minlength=num_items + 1).astype(float)
         self._counts = {
             "transitions": neighbours.sequential_counts(histories, num_items),
-            "follows": neighbours.sequential_counts(
-                histories, num_items, backward=0, max_distance=1
-            ),
+            "follows": direct_counts(histories, num_items),
         }
         # row -> column -> what came since
         self._more: dict[str, dict[int, dict[int, float]]] = {name: {} for name in FOLLOWING}
         self._touched: set[int] = set()
+
+    def table(self, name: str, decay: float) -> NeighbourTable:
+        """Makes a whole table of the histories, without what was added since.
+
+        Args:
+            name: of `FOLLOWING`.
+            decay: of the table.
+        """
+        counts = self._counts[name]
+        if name == "follows":
+            return follows_table(counts)._replace(decay=decay)
+        return transitions_table(counts, self._events, self._powers)._replace(decay=decay)
 
     def add(self, item: int, before: Sequence[int] | np.ndarray) -> None:
         """Counts one more event.
@@ -135,6 +154,23 @@ class Following:
     def forget_changes(self) -> None:
         """Begins anew to note which rows change."""
         self._touched.clear()
+
+
+def add_new(following: Following, histories: Histories, is_new: np.ndarray) -> int:
+    """Adds some events of histories to counts; gives their number.
+
+    Args:
+        following: `Following` of the other events.
+        histories: `Histories` of the users who took part, whole or their newest events.
+        is_new: bool `(num_events,)`, which events are added; of these the chosen ones count.
+    """
+    is_new, histories = is_new[histories.chosen], histories.where(histories.chosen)
+    starts = np.repeat(histories.offsets[:-1], histories.lengths)
+    places = np.flatnonzero(is_new)
+    for place in places:
+        before = histories.items[max(starts[place], place - neighbours.MAX_DISTANCE) : place]
+        following.add(int(histories.items[place]), before)
+    return len(places)
 
 
 class Stream:

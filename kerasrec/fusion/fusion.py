@@ -202,9 +202,11 @@ def _fit_tables(histories, num_items, text_vectors, parts, damping):
     histories = histories.where(histories.chosen)
     found = {}
     if "transitions" in parts:
-        found["transitions"] = _transition_tables(histories, num_items, damping)
+        events = np.bincount(histories.items, minlength=num_items + 1)
+        counts = neighbours.sequential_counts(histories, num_items)
+        found["transitions"] = [transitions_table(counts, events, powers) for powers in damping]
     if "follows" in parts:
-        found["follows"] = [_first_order_table(histories, num_items)]
+        found["follows"] = [follows_table(direct_counts(histories, num_items))]
     if "ease" in parts and num_items <= neighbours.MAX_EASE_ITEMS:
         ease = neighbours.fit_ease(histories, num_items)
         found["ease"] = [neighbours.to_table(ease, width=_WIDTH, decay=0.7)]
@@ -248,20 +250,30 @@ def damping_of(chosen: Mapping[str, int] | None) -> tuple[float, float]:
     return DAMPING[chosen.get("transitions", 0)]
 
 
-def _first_order_table(histories, num_items):
-    """What comes directly after an item, as a share of all that does."""
-    counts = neighbours.sequential_counts(histories, num_items, backward=0, max_distance=1)
+def transitions_table(
+    counts: Any, events: np.ndarray, powers: tuple[float, float]
+) -> NeighbourTable:
+    """Makes the table "transitions".
+
+    Args:
+        counts: sparse, of `neighbours.sequential_counts`.
+        events: of each item, `(num_items + 1,)`.
+        powers: of the damping, see `DAMPING`.
+    """
+    source_power, target_power = powers
+    normal = neighbours.normalise_counts(
+        counts, events, source_power=source_power, target_power=target_power
+    )
+    return neighbours.to_table(normal, width=_WIDTH, decay=0.5)
+
+
+def follows_table(counts: Any) -> NeighbourTable:
+    """Makes the table "follows": of all that comes directly after an item, the share of each."""
     all_after = np.asarray(counts.sum(axis=1)).ravel()
     shares = neighbours.normalise_counts(counts, all_after, source_power=1, target_power=0)
     return neighbours.to_table(shares, width=_WIDTH, decay=0.0)
 
 
-def _transition_tables(histories, num_items, damping):
-    events = np.bincount(histories.items, minlength=num_items + 1)
-    counts = neighbours.sequential_counts(histories, num_items)
-    tables = []
-    for source_power, target_power in damping:
-        powers = dict(source_power=source_power, target_power=target_power)
-        normal = neighbours.normalise_counts(counts, events, **powers)
-        tables.append(neighbours.to_table(normal, width=_WIDTH, decay=0.5))
-    return tables
+def direct_counts(histories: Histories, num_items: int) -> Any:
+    """Counts how often an item came directly after another one, sparse."""
+    return neighbours.sequential_counts(histories, num_items, backward=0, max_distance=1)

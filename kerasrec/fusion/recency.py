@@ -278,6 +278,21 @@ class Ended(NamedTuple):
     popular_at: np.ndarray | None = None
 
 
+class LastMoment(NamedTuple):
+    """Holds what is known at the end of a log: the last rows of the tables of `Ended`.
+
+    start: int, UTC seconds.  first: int32 `(num_items + 1,)`.  prior, popular: float32
+    `(num_items + 1,)`.  popular_at: float32 `(kinds, num_items + 1)`, or `(num_items + 1,)` in
+    versions of before 2026-12.
+    """
+
+    start: int
+    first: np.ndarray
+    prior: np.ndarray
+    popular: np.ndarray
+    popular_at: np.ndarray
+
+
 def log_shares(scores: np.ndarray) -> np.ndarray:
     """Computes log softmax over the items, float32 `(..., num_items + 1)`; padding has -inf.
 
@@ -398,6 +413,24 @@ class Recency(NamedTuple):
         popular_at = rest[0] if rest else None
         newcomers = popular if popular.ndim == 1 else popular[-1]
         return Ended(starts.astype(np.int64), first.astype(np.int32), prior, newcomers, popular_at)
+
+    def last_moment(self, starts: np.ndarray, first: np.ndarray) -> LastMoment:
+        """Gives what is known at the end, to take the place of the last moment.
+
+        That is for a server, which looks often: a moment for each look would push the others out.
+
+        Args:
+            starts, first: as in `Fusion`.
+        """
+        prior, popular = self.priors()
+        first = np.where(self.counts.total > 0, np.minimum(first, len(starts) - 1), first)
+        return LastMoment(
+            max(int(starts[-1]), self.counts.time),
+            first.astype(np.int32),
+            prior,
+            popular if popular.ndim == 1 else popular[-1],
+            log_shares(popular),
+        )
 
     def after(self, histories: Histories) -> tuple["Recency", int]:
         """Adds the events of `Histories` that are later than the end.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import Histories
-from kerasrec.fusion.following import Stream
+from kerasrec.fusion.following import GROWN, Stream
 from kerasrec.fusion.recency import PAUSE
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.serving.observer import is_the_log, sees_all_users, weigh_held
@@ -62,6 +62,7 @@ class LiveModel:
         self._observed = self._known = self._place(recommender.log_end + 1)
         self._fits = -1  # number of the last fit, on the grid of `remember`
         self._fitted = 0  # events that the tables know
+        self._fitted_whole = 0  # events that the last whole fit knew
         self._stream: Stream | None = None  # what follows what since then
         self.events = 0
 
@@ -97,7 +98,8 @@ class LiveModel:
         number, count = (moment - self._begin) // self._remember, self._place(until)
         if count == self._fitted:
             return
-        if number == self._fits:
+        if number == self._fits or count < GROWN * self._fitted_whole:
+            self._fitted = count
             if self._stream is not None:
                 self._stream.until(until)
                 self._recommender.grow(self._stream.following)
@@ -118,6 +120,7 @@ class LiveModel:
                 self._recommender.version,
             )
         self._fits, self._fitted = number, count
+        self._fitted_whole = count
 
     def lists(self, asked: Asked, k: int) -> pd.DataFrame:
         """Makes the lists of some requests, as `Recommender.recommend`.

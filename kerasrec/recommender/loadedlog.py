@@ -7,7 +7,7 @@ import numpy as np
 
 from kerasrec.data.histories import Histories
 from kerasrec.fusion.following import Following, Rows
-from kerasrec.fusion.fusion import FOLLOWING, Fusion, fit_again
+from kerasrec.fusion.fusion import FOLLOWING, Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.recency import NEVER, Recency, log_shares
 from kerasrec.versions.loaded import LoadedVersion, MomentTables
@@ -29,6 +29,7 @@ class VersionLog:
 
     def __init__(self, loaded: LoadedVersion, recency: Recency):
         self._loaded, self._manifest, self.recency = loaded, loaded.manifest, recency
+        self._has_live_moment = False  # whether the last moment is of observed events
 
     def observe(self, histories: Histories) -> int:
         """See `Recommender.observe`; takes `Histories`."""
@@ -38,23 +39,27 @@ class VersionLog:
             log.warning("events that lie in the future do not count as recent: %d", ahead.sum())
             histories = histories.where(~ahead)
         self.recency, count = self.recency.after(histories)
-        if count:
+        if count and self._has_live_moment:
+            self._loaded.set_last_moment(self.recency)
+        elif count:
             starts, first, prior, _, popular_at = self._loaded.moments()
             ended = self.recency.at_end(starts, first, prior, popular_at)
             self._loaded.set_moments(MomentTables(*ended))
+            self._has_live_moment = True
         return count
 
     def remember(self, histories: Histories, num_items: int) -> list[str]:
         """See `Recommender.remember`; takes `Histories`. Gives the names of the tables."""
-        tables = fit_following(self._loaded, histories, num_items)
+        _, tables = fit_following(self._loaded, histories, num_items)
         for name, table in tables.items():
             self._loaded.set_table(name, table)
         return list(tables)
 
     def grow(self, following: Following) -> None:
-        """Takes the rows of the tables that changed, and begins anew to note changes."""
+        """See `Recommender.grow`."""
         for name, rows in changed_rows(self._loaded, following).items():
             self._loaded.set_rows(name, rows)
+        following.forget_changes()
 
     def has_room_for(self, fusion: Fusion) -> bool:
         """See `Recommender.has_room_for`."""
@@ -118,24 +123,24 @@ def following_tables(loaded: LoadedVersion) -> list[str]:
 
 def fit_following(
     loaded: LoadedVersion, histories: Histories, num_items: int
-) -> dict[str, NeighbourTable]:
+) -> tuple[Following, dict[str, NeighbourTable]]:
     """Fits the `following_tables` of a version on `Histories` of a whole log; it changes nothing.
 
-    Weights are 0 where there is no neighbour, as `LoadedVersion.set_table` takes them.
+    Returns:
+        What the tables were made of, and the tables: their weights are 0 where there is no
+        neighbour, as `LoadedVersion.set_table` takes them.
     """
-    none = np.zeros((0, 0), np.int32)  # of the old tables the decays alone are looked at
-    known = {
-        name: NeighbourTable(none, none, loaded.decays[name]) for name in following_tables(loaded)
-    }
-    tables = fit_again(known, loaded.manifest.tables, histories, num_items, parts=FOLLOWING)
-    return {
-        name: table._replace(weights=np.where(table.neighbours > 0, table.weights, np.float32(0)))
-        for name, table in tables.items()
-    }
+    counts = Following(histories, num_items, loaded.manifest.tables)
+    tables = {}
+    for name in following_tables(loaded):
+        table = counts.table(name, loaded.decays[name])
+        weights = np.where(table.neighbours > 0, table.weights, np.float32(0))
+        tables[name] = table._replace(weights=weights)
+    return counts, tables
 
 
 def changed_rows(loaded: LoadedVersion, following: Following) -> dict[str, Rows]:
-    """Makes the rows of tables that changed, and begins anew to note changes.
+    """Makes the rows of the `following_tables` that changed.
 
     Rows of items that came after the tables are left out: they have none.
     """
@@ -144,5 +149,4 @@ def changed_rows(loaded: LoadedVersion, following: Following) -> dict[str, Rows]
         num_rows, width = loaded.shape_of_table(name)
         rows = following.changed(name, width)
         found[name] = Rows(*(part[rows.items < num_rows] for part in rows))
-    following.forget_changes()
     return found

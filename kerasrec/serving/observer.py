@@ -18,6 +18,7 @@ import pandas as pd
 from kerasrec.data.histories import Histories
 from kerasrec.feedback.recentlog import AT_ONCE, MOST_EVENTS, RecentLog, pause, told_of
 from kerasrec.feedback.store import FeedbackStore
+from kerasrec.fusion.following import GROWN, Following, add_new
 from kerasrec.fusion.recency import HALF_LIVES, PAUSE, Counts, Recency, Visits
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.predictor import Predictor
@@ -92,7 +93,10 @@ class Observer:
         }
 
     def remember(self, is_over: Callable[[], bool] = lambda: False) -> dict[tuple[str, int], bool]:
-        """Fits what follows what anew, unless the last fit was too short a while ago.
+        """Learns what follows what.
+
+        Where only a little is new, the counts of a fit grow by it. Else the tables are fitted anew,
+        unless the last fit was too short a while ago.
 
         Args:
             is_over: function that says whether to give up.
@@ -100,8 +104,6 @@ class Observer:
         Returns:
             dict of `(model, version)` -> whether its tables were exchanged.
         """
-        if time.monotonic() < self._fit_from:
-            return {}
         if not any(f and f.has_following for _, f in self._versions(is_over)):
             return {}
         self._recent.read(self._store, is_over)
@@ -139,8 +141,11 @@ class Observer:
         if not tracked.is_whole():
             log.debug("too few events to say what is recent", extra=facts)
             return 0
-        if not self._exchange(facts, version.set_moments, tracked.tables()):
+        given = [tracked.tables()] if tracked.is_first_look else [tracked.recency()]
+        take = version.set_moments if tracked.is_first_look else version.set_last_moment
+        if not self._exchange(facts, take, *given):
             return 0
+        tracked.is_first_look = False
         count, tracked.waiting = tracked.waiting, 0
         log.debug("recent events observed", extra=facts)
         return count
@@ -151,12 +156,16 @@ class Observer:
         began, state = time.perf_counter(), self._recent.state
         if tracked is None or not tracked.has_following or tracked.looked_at == state:
             return False
+        if tracked.can_grow(self._recent) and version.indexed is None:
+            return self._grow(version, tracked)
+        if time.monotonic() < self._fit_from:
+            return False
         histories = self._recent.histories(tracked.ids)
         facts = {"model": version.model, "version": version.number, "events": len(histories.items)}
         held, trained_on = tracked.held(histories, self._recent)
         is_full = len(histories.items) >= _HELD * self._most  # older ones are not needed
         is_held = is_full or is_the_log(held, trained_on)
-        found = version.following(histories) if is_held else {}
+        counts, found = version.following(histories) if is_held else (None, {})
         seconds = time.perf_counter() - began
         self._fit_from = max(self._fit_from, time.monotonic()) + _REST * seconds
         if not is_held:
@@ -172,7 +181,19 @@ class Observer:
         if is_over() or not self._exchange(facts, version.set_following, found):
             return False
         tracked.looked_at = state
+        tracked.following, tracked.fitted, tracked.added = counts, len(histories.items), 0
         log.debug("what follows what learned", extra=facts)
+        return True
+
+    def _grow(self, version: ServedVersion, tracked: "_Tracked") -> bool:
+        """Adds the new events to the counts of the last fit, and exchanges the rows they change."""
+        counts = tracked.grow(self._recent)
+        rows = version.changed_rows(counts)
+        facts = {"model": version.model, "version": version.number}
+        if not self._exchange(facts, version.set_rows, rows):
+            return False  # the rows are still noted as changed
+        counts.forget_changes()
+        log.debug("what follows what has grown", extra=facts)
         return True
 
     def _exchange(self, facts: dict[str, Any], take: Callable[..., None], *tables: Any) -> bool:
@@ -227,7 +248,8 @@ class _Tracked:
 
     def __init__(self, version: ServedVersion, recency: Recency, store: FeedbackStore) -> None:
         manifest = folders.read_manifest(version.path)
-        self._saved, self._moments = recency, version.moments()
+        self._saved, self._moments = recency, version.moments
+        self.is_first_look = True  # the version has no moment yet for what is seen here
         self.ids = folders.read_catalogue(version.path)["item_id"].to_numpy(object)
         self._index, self._counts = pd.Index(self.ids), recency.counts
         self._seq, self._since = _begin(manifest, recency.counts.time, store)
@@ -238,6 +260,8 @@ class _Tracked:
         self.waiting = 0  # events that are counted but not in the version's tables
         self.has_following = version.has_following
         self.looked_at = (0, 0)  # state of the `RecentLog` at which its tables were dealt with
+        self.following: Following | None = None  # counts of the last fit, and what came since
+        self.fitted, self.added = 0, 0  # events of that fit, and since
         self.is_told = False  # whether the operator knows that the table stays
 
     def read(self, store: FeedbackStore, last: int, is_over: Callable[[], bool]) -> None:
@@ -287,11 +311,32 @@ class _Tracked:
         saved = self._saved.counts
         return weigh_held(histories, saved, erased=stored.erased_since(saved.time))
 
+    def can_grow(self, stored: RecentLog) -> bool:
+        """Whether the counts of the last fit can grow by what is new since."""
+        erasures, count = stored.state
+        return (
+            self.following is not None
+            and self.looked_at[0] == erasures
+            and count - self.looked_at[1] <= (GROWN - 1) * self.fitted
+            and self.added < (GROWN - 1) * self.fitted
+        )
+
+    def grow(self, stored: RecentLog) -> Following:
+        """Adds what is new to the counts of the last fit."""
+        assert self.following is not None
+        histories, is_new = stored.newer(self.ids, self.looked_at[1])
+        self.added += add_new(self.following, histories, is_new)
+        self.looked_at = stored.state
+        return self.following
+
     def tables(self) -> MomentTables:
         """What is new and popular at the moments of the version, and at one more: now."""
-        starts, first, prior, _, popular_at = self._moments
-        known = self._saved._replace(counts=self._counts)
-        return MomentTables(*known.at_end(starts, first, prior, popular_at))
+        starts, first, prior, _, popular_at = self._moments()
+        return MomentTables(*self.recency().at_end(starts, first, prior, popular_at))
+
+    def recency(self) -> Recency:
+        """What is recent now."""
+        return self._saved._replace(counts=self._counts)
 
 
 def _begin(manifest: Manifest, end: int, store: FeedbackStore) -> tuple[int, int | None]:

@@ -7,8 +7,10 @@ from typing import Any
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
+from kerasrec.fusion.following import Following, Rows
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.recommender.loadedlog import fit_following, following_tables
+from kerasrec.fusion.recency import Recency
+from kerasrec.recommender.loadedlog import changed_rows, fit_following, following_tables
 from kerasrec.recommender.shortlist import sparse_table
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.indexedsignatures import INDEXED, SCORES_PER_ROW, IndexedSignatures
@@ -145,17 +147,26 @@ class ServedVersion:
         if self.indexed is not None:
             self.indexed.know()
 
-    def following(self, histories: Histories) -> dict[str, tuple[NeighbourTable, Any]]:
+    def set_last_moment(self, recency: Recency) -> None:
+        """Takes the end of a longer log in the place of the last moment; see `set_moments`."""
+        self._loaded.set_last_moment(recency)
+        if self.indexed is not None:
+            self.indexed.know()
+
+    def following(
+        self, histories: Histories
+    ) -> tuple[Following, dict[str, tuple[NeighbourTable, Any]]]:
         """Fits the tables of what follows what on the histories of a whole log.
 
         Returns:
-            What `set_following` takes: name -> `NeighbourTable`, and the same as a sparse matrix
-            where an index answers, else None.
+            The counts behind them, and what `set_following` takes: name -> `NeighbourTable`, and
+            the same as a sparse matrix where an index answers, else None.
         """
+        counts, tables = fit_following(self._loaded, histories, self.num_items)
         has_index = self.indexed is not None
-        return {
+        return counts, {
             name: (table, sparse_table(table.neighbours, table.weights) if has_index else None)
-            for name, table in fit_following(self._loaded, histories, self.num_items).items()
+            for name, table in tables.items()
         }
 
     def set_following(self, tables: Mapping[str, tuple[NeighbourTable, Any]]) -> None:
@@ -164,6 +175,15 @@ class ServedVersion:
             self._loaded.set_table(name, table)
             if self.indexed is not None:
                 self.indexed.take(name, matrix)
+
+    def changed_rows(self, counts: Following) -> dict[str, Rows]:
+        """Makes the rows of these tables that newer events changed."""
+        return changed_rows(self._loaded, counts)
+
+    def set_rows(self, rows: Mapping[str, Rows]) -> None:
+        """Takes some rows of these tables; no request meanwhile, as for `set_moments`."""
+        for name, part in rows.items():
+            self._loaded.set_rows(name, part)
 
     def unload(self) -> None:
         """Lets the memory go; nobody may use the version any more."""

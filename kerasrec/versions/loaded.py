@@ -226,6 +226,24 @@ class LoadedVersion:
         for name, variable in self._variables(self._of_moments()).items():
             variable.assign(getattr(moments, name))
 
+    def set_last_moment(self, recency: Recency) -> None:
+        """Takes the end of a longer log in the place of the last moment."""
+        module = self.module
+        starts, first = module.starts.numpy(), module.first.numpy()
+        last = recency.last_moment(starts, first)
+        starts[-1] = last.start
+        module.starts.assign(starts)
+        module.first.assign(last.first)
+        module.popularity.assign(last.popular)
+        place = len(starts) - 1
+        module.prior.scatter_nd_update([[place]], last.prior[None])
+        if self._has_popular:
+            rows = np.atleast_2d(last.popular_at)
+            kinds = (
+                [[place]] if last.popular_at.ndim == 1 else [[k, place] for k in range(len(rows))]
+            )
+            module.popular_at.scatter_nd_update(kinds, rows)
+
     @property
     def decays(self) -> dict[str, float]:
         """Name of a neighbour table -> its decay."""
