@@ -408,7 +408,8 @@ def large_version(common_folder):
             "text": 0.1,
             "popular": tuple(np.linspace(0.1, 0.5, 8)),
         },
-        popular_at=recency.log_shares(3 * prior),  # both come from the same counts
+        # both come from the same counts
+        popular_at=recency.log_shares(np.stack([3 * prior, 2 * prior, prior])),
         scorer_weight=0.5,
         fit="items",
         epsilon=0.01 / num_items,

@@ -278,6 +278,11 @@ class Ended(NamedTuple):
     popular_at: np.ndarray | None = None
 
 
+def _as_row_of(table, row):
+    """A row of a table `(..., num_moments, num_items + 1)`; one row for all kinds is repeated."""
+    return np.broadcast_to(row[..., None, :], (*table.shape[:-2], 1, table.shape[-1]))
+
+
 class LastMoment(NamedTuple):
     """Holds what is known at the end of a log: the last rows of the tables of `Ended`.
 
@@ -401,7 +406,7 @@ class Recency(NamedTuple):
         kept = len(starts) - (len(starts) == 1 or end == starts[-1])
         starts = np.append(starts[:kept], end)
         grown = [
-            np.concatenate([table[..., :kept, :], new[..., None, :]], axis=-2)
+            np.concatenate([table[..., :kept, :], _as_row_of(table, new)], axis=-2)
             for table, new in tables
         ]
         last = len(starts) - 1

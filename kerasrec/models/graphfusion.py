@@ -142,6 +142,8 @@ class FusedScore:
         popular_at = fusion.popular_at
         if popular_at is None:  # no part of the mixture: nobody looks it up
             popular_at = np.zeros((1, 1, 1), np.float32)
+        elif popular_at.ndim == 2:  # of a version of before 2026-12: the same for all kinds
+            popular_at = popular_at[None]
         self.popular_at = tf.Variable(popular_at, shape=(None, None, None), name="popular_at")
 
     def of_all(self, retrieval: Any, history: Any, newest: Any, asked: Any, waited: Any) -> Any:

@@ -50,6 +50,8 @@ class VersionLog:
 
     def remember(self, histories: Histories, num_items: int) -> list[str]:
         """See `Recommender.remember`; takes `Histories`. Gives the names of the tables."""
+        if not following_tables(self._loaded):
+            return []
         _, tables = fit_following(self._loaded, histories, num_items)
         for name, table in tables.items():
             self._loaded.set_table(name, table)

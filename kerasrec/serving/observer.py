@@ -107,8 +107,9 @@ class Observer:
         if not any(f and f.has_following for _, f in self._versions(is_over)):
             return {}
         self._recent.read(self._store, is_over)
+        may_fit = time.monotonic() >= self._fit_from
         return {
-            (version.model, version.number): self._fit(version, tracked, is_over)
+            (version.model, version.number): self._learn(version, tracked, may_fit, is_over)
             for version, tracked in self._versions(is_over)
         }
 
@@ -150,16 +151,25 @@ class Observer:
         log.debug("recent events observed", extra=facts)
         return count
 
-    def _fit(
-        self, version: ServedVersion, tracked: "_Tracked | None", is_over: Callable[[], bool]
+    def _learn(
+        self,
+        version: ServedVersion,
+        tracked: "_Tracked | None",
+        may_fit: bool,
+        is_over: Callable[[], bool],
     ) -> bool:
-        began, state = time.perf_counter(), self._recent.state
+        """Lets the tables of a version grow, or fits them anew; whether they were exchanged."""
+        state = self._recent.state
         if tracked is None or not tracked.has_following or tracked.looked_at == state:
             return False
         if tracked.can_grow(self._recent) and version.indexed is None:
             return self._grow(version, tracked)
-        if time.monotonic() < self._fit_from:
-            return False
+        return may_fit and self._fit(version, tracked, is_over)
+
+    def _fit(
+        self, version: ServedVersion, tracked: "_Tracked", is_over: Callable[[], bool]
+    ) -> bool:
+        began, state = time.perf_counter(), self._recent.state
         histories = self._recent.histories(tracked.ids)
         facts = {"model": version.model, "version": version.number, "events": len(histories.items)}
         held, trained_on = tracked.held(histories, self._recent)
@@ -253,10 +263,11 @@ class _Tracked:
         self.ids = folders.read_catalogue(version.path)["item_id"].to_numpy(object)
         self._index, self._counts = pd.Index(self.ids), recency.counts
         self._seq, self._since = _begin(manifest, recency.counts.time, store)
-        self._visits, end = Visits(), recency.counts.time
-        until = self._seq or None
-        at_its_end = store.interactions(since=end - PAUSE, before=end + 1, until=until)
-        self._opens(at_its_end.frame)  # who was here then goes on with a visit
+        self._visits = Visits()
+        if self._seq:  # who was here at the end of its log goes on with a visit
+            end = recency.counts.time
+            at_its_end = store.interactions(since=end - PAUSE, before=end + 1, until=self._seq)
+            self._opens(at_its_end.frame)
         self.waiting = 0  # events that are counted but not in the version's tables
         self.has_following = version.has_following
         self.looked_at = (0, 0)  # state of the `RecentLog` at which its tables were dealt with
@@ -268,7 +279,9 @@ class _Tracked:
         """Counts the events up to a seq that the version does not know."""
         while self._seq < last and not is_over():
             began, until = time.perf_counter(), min(self._seq + AT_ONCE, last)
-            part = store.interactions(after=self._seq, until=until, since=self._since, order="seq")
+            # those of the half hour before do not count, but say which visits go on
+            since = None if self._since is None else self._since - PAUSE
+            part = store.interactions(after=self._seq, until=until, since=since, order="seq")
             self._count(part.frame)
             self._seq = until
             if until < last:
@@ -276,11 +289,12 @@ class _Tracked:
 
     def _count(self, frame: pd.DataFrame) -> None:
         items, weights, opens = self._opens(frame)
+        times = np.minimum(frame["timestamp"].to_numpy(), int(time.time()))
         chosen = (items > 0) & (weights > 0)
+        if self._since is not None:
+            chosen &= times >= self._since
         if not chosen.any():
             return
-        # a wrong clock must not make everything else look long ago
-        times = np.minimum(frame["timestamp"].to_numpy(), int(time.time()))
         until = max(self._counts.time, int(times[chosen].max()))
         given = (part[chosen] for part in (items, times, weights, opens))
         self._counts = self._counts.after(*given, until=until)
@@ -291,7 +305,9 @@ class _Tracked:
         items = self._index.get_indexer(frame["item_id"].astype(object)) + 1
         opens, known = np.zeros(len(frame), bool), items > 0
         part = frame[known]
-        opens[known] = self._visits.opens(part["user_id"], part["timestamp"].to_numpy())
+        # a wrong clock must not make everything else look long ago
+        times = np.minimum(part["timestamp"].to_numpy(), int(time.time()))
+        opens[known] = self._visits.opens(part["user_id"], times)
         return items, frame["weight"].to_numpy(float), opens
 
     def is_whole(self) -> bool:
@@ -317,15 +333,15 @@ class _Tracked:
         return (
             self.following is not None
             and self.looked_at[0] == erasures
-            and count - self.looked_at[1] <= (GROWN - 1) * self.fitted
-            and self.added < (GROWN - 1) * self.fitted
+            and self.fitted + self.added + count - self.looked_at[1] < GROWN * self.fitted
         )
 
     def grow(self, stored: RecentLog) -> Following:
         """Adds what is new to the counts of the last fit."""
         assert self.following is not None
         histories, is_new = stored.newer(self.ids, self.looked_at[1])
-        self.added += add_new(self.following, histories, is_new)
+        add_new(self.following, histories, is_new)
+        self.added += int(is_new.sum())
         self.looked_at = stored.state
         return self.following
 

@@ -238,11 +238,14 @@ class LoadedVersion:
         place = len(starts) - 1
         module.prior.scatter_nd_update([[place]], last.prior[None])
         if self._has_popular:
-            rows = np.atleast_2d(last.popular_at)
-            kinds = (
-                [[place]] if last.popular_at.ndim == 1 else [[k, place] for k in range(len(rows))]
-            )
-            module.popular_at.scatter_nd_update(kinds, rows)
+            if self.knows_visits:
+                kinds = int(tf.shape(module.popular_at)[0])
+                shape = (kinds, last.popular_at.shape[-1])
+                places = [[kind, place] for kind in range(kinds)]
+                rows = np.broadcast_to(last.popular_at, shape)
+            else:
+                places, rows = [[place]], last.popular_at.reshape(1, -1)
+            module.popular_at.scatter_nd_update(places, rows)
 
     @property
     def decays(self) -> dict[str, float]:

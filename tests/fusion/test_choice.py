@@ -13,7 +13,7 @@ from kerasrec.fusion.choice import (
     quality_of_tables,
 )
 from kerasrec.fusion.fusion import Fusion, fit_tables
-from kerasrec.fusion.recency import fit_moments
+from kerasrec.fusion.recency import KINDS, fit_moments
 from kerasrec.models.validation import Validation, hold_out_last, make_validation, ranking_quality
 
 
@@ -38,8 +38,8 @@ def test_choose_fusion_leans_on_the_part_that_knows():
         FixedRanker(uniform), validation, fit_tables(train, 30), fit_moments(train, 30)
     )
     leading = max(chosen.weights, key=lambda name: chosen.weights[name][0])
-    assert leading in ("transitions", "ease", "mixture")
-    assert chosen.mixture["transitions"] + chosen.mixture["ease"] > 0.5
+    assert leading in ("transitions", "follows", "ease", "mixture")
+    assert sum(chosen.mixture[name] for name in ("transitions", "follows", "ease")) > 0.5
     assert quality["valid_ndcg@10"] > 0.9 > quality["valid_ndcg_of_the_model_alone@10"]
 
 
@@ -102,7 +102,7 @@ def test_recency_wins_where_it_alone_knows():
     chosen, quality = choose_fusion(FixedRanker(uniform), validation, {}, fit_moments(log, 30))
     assert quality["valid_ndcg@10"] > 0.6 > quality["valid_ndcg_of_the_model_alone@10"]
     moment = np.searchsorted(chosen.starts, 1_400_000_000 + 195 * hour, side="right") - 1
-    assert chosen.popular_at[moment, 1:25].argmax() + 1 == 20
+    assert chosen.popular_at[0, moment, 1:25].argmax() + 1 == 20
     assert chosen.popular.argmax() == 20
 
 
@@ -201,20 +201,21 @@ def test_choose_live_knows_no_later_events():
     """Half of the events are new items of the day: no table of earlier days can know them."""
     log = live_log()
     since = 1_000_000_000 + 86400 * 9
-    (chosen, quality), _, places = chosen_live(log, since)
+    (chosen, quality), tables, places = chosen_live(log, since)
     assert chosen.tables and quality["valid_ndcg@10"] > 0.6
-    # the tables are those of the events before the last block
-    last = np.array_split(np.arange(len(places)), choice.LIVE_BLOCKS)[-1][0]
-    known = log.where(log.timestamps < log.timestamps[places[last]])
-    expected = fit_tables(known, 30)["transitions"][1]
-    np.testing.assert_array_equal(chosen.tables["transitions"].neighbours, expected.neighbours)
-    np.testing.assert_allclose(chosen.tables["transitions"].weights, expected.weights)
+    # the tables are those of the last part for "ease", and as they were given for the others
+    with_a_past = places[before(log, places).lengths > 0]
+    last = np.array_split(with_a_past, choice.LIVE_BLOCKS)[-1][0]
+    known = fit_tables(log.where(log.timestamps < log.timestamps[last]), 30)["ease"][0]
+    np.testing.assert_allclose(chosen.tables["ease"].weights, known.weights)
+    assert chosen.tables["transitions"] is tables["transitions"]
     # what is recent speaks up: the item of the day stands first for who has had none of it
     newcomer = chosen.popular[1:].argmax() + 1
     assert newcomer in (23, 24)
     # who comes back after a day asks what is there now, more than who goes on
     popular = chosen.mixture_rows(["popular"])[:, 0]
-    assert popular[6] >= popular[1] and chosen.popular_at.shape == chosen.prior.shape
+    assert popular[6] >= popular[1]
+    assert chosen.popular_at.shape == (KINDS, *chosen.prior.shape)
 
 
 def test_choose_live_takes_the_mean_with_an_earlier_choice():
@@ -238,7 +239,7 @@ def test_choose_live_takes_the_mean_with_an_earlier_choice():
     # the priors are those of the mean, and equal weights stay as they are
     prior, popular = mean.recency.priors()
     np.testing.assert_allclose(mean.prior[-1], prior, atol=1e-4)
-    np.testing.assert_allclose(mean.popular, popular, atol=1e-4)
+    np.testing.assert_allclose(mean.popular, popular[-1], atol=1e-4)
     (same, _), *_ = chosen_live(log, since, before_it=(new, 7))
     np.testing.assert_allclose(same.popular, new.popular, atol=1e-5)
     # an earlier choice of the model alone has nothing to say
@@ -255,20 +256,10 @@ def test_tables_are_chosen_on_events_as_they_come():
     times = log.timestamps[order]
     num_items = int(log.items.max())
     tables, chosen = choice.choose_tables(log, validation, times, num_items)
-    assert list(tables) == list(chosen) == ["transitions", "ease"]
+    assert list(tables) == list(chosen) == ["transitions", "follows", "ease"]
     assert all(table.decay in choice.DECAYS for table in tables.values())
     known = fit_tables(log.where(log.timestamps < times[0]), num_items)
     for name, place in chosen.items():
         np.testing.assert_array_equal(tables[name].neighbours, known[name][place].neighbours)
     # all follow the last item: a slower decay only adds noise
     assert tables["transitions"].decay == choice.DECAYS[0]
-
-
-def test_a_large_log_has_fewer_parts(monkeypatch):
-    """The tables of a part are fitted to all events before it: 100 events, 1,500 may be fitted."""
-    log = histories_of([range(1, 11)] * 10)
-    assert choice._num_blocks(log) == choice.LIVE_BLOCKS
-    monkeypatch.setattr(choice, "_FITTED_EVENTS", 1500)
-    assert choice._num_blocks(log) == 15
-    monkeypatch.setattr(choice, "_FITTED_EVENTS", 50)
-    assert choice._num_blocks(log) == 6

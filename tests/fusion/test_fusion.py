@@ -36,8 +36,9 @@ def test_at_end_adds_the_end_of_a_longer_log_as_a_moment():
     np.testing.assert_array_equal(brought.prior[:-1], known.prior)
     assert known.first[3] == NEVER and brought.first[3] == count
     np.testing.assert_array_equal(brought.first[:3], known.first[:3])
-    np.testing.assert_allclose(brought.prior[-1], counts.features().sum(axis=0))
-    np.testing.assert_allclose(brought.popular, np.arange(10) @ counts.features(), rtol=1e-6)
+    features = counts.features()[:10]  # the weights are those of a version of before 2026-12
+    np.testing.assert_allclose(brought.prior[-1], features.sum(axis=0))
+    np.testing.assert_allclose(brought.popular, np.arange(10) @ features, rtol=1e-6)
     # a log that is no longer: the last moment takes its counts
     same = brought.at_end(Counts.of(3, log, later, histories_of([[1]], [[1_400_000_002]])))
     assert same.starts.tolist() == brought.starts.tolist()

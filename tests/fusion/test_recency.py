@@ -9,12 +9,16 @@ from kerasrec.fusion import recency
 from kerasrec.fusion.recency import (
     HALF_LIVES,
     NEVER,
+    OPENING_HALF_LIVES,
+    PAUSE,
     Counts,
     Recency,
+    Visits,
     asked_at_the_end,
     fit_moments,
     log_shares,
     newest_times,
+    opening_events,
 )
 
 DAY = 86400
@@ -27,35 +31,84 @@ def test_counts_by_hand():
         np.array([1, 1, 2]),
         np.array([START, START + 3600, START + 7200]),
         np.array([1.0, 2.0, 1.0]),
+        np.array([True, False, True]),
         until=START + 7200,
     )
     # half-life of an hour: 1 event two hours old, 2 (by weight) an hour old; 1 event now
     np.testing.assert_allclose(counts.recent[0], [0, 0.25 + 1, 1])
     np.testing.assert_allclose(counts.total, [0, 3, 1])
+    np.testing.assert_allclose(counts.opening[0], [0, 0.25, 1])
     features = counts.features()
-    assert features.shape == (len(HALF_LIVES) + 2, 3)
+    plain = len(HALF_LIVES) + 2
+    assert features.shape == (plain + len(OPENING_HALF_LIVES), 3)
     np.testing.assert_allclose(features[0], np.log([0.02, 1.27, 1.02]), rtol=1e-6)
-    np.testing.assert_allclose(features[-2], np.log([0.5, 3.5, 1.5]), rtol=1e-6)
-    assert features[-1].tolist() == [1, 0, 0]  # the padding column counts as new
+    np.testing.assert_allclose(features[plain - 2], np.log([0.5, 3.5, 1.5]), rtol=1e-6)
+    assert features[plain - 1].tolist() == [1, 0, 0]  # the padding column counts as new
+    np.testing.assert_allclose(features[plain], np.log([0.02, 0.27, 1.02]), rtol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 5), st.integers(0, 40 * DAY)), min_size=1, max_size=30),
+    st.lists(
+        st.tuples(st.integers(1, 5), st.integers(0, 40 * DAY), st.booleans()),
+        min_size=1,
+        max_size=30,
+    ),
     st.integers(0, 40 * DAY),
 )
 def test_counts_in_two_steps_equal_counts_in_one(events, cut):
-    items, times = np.array(events).T
-    order = np.argsort(times)
-    items, times = items[order], START + times[order]
+    items, times, opens = np.array(sorted(events, key=lambda event: event[1])).T
+    times, opens = START + times, opens.astype(bool)
     until, ones = int(times[-1]), np.ones(len(items))
-    at_once = Counts.none(5, START).after(items, times, ones, until=until)
+    columns = items, times, ones, opens
+    at_once = Counts.none(5, START).after(*columns, until=until)
     first = times <= START + cut
     middle = int(min(START + cut, until))
-    step = Counts.none(5, START).after(items[first], times[first], ones[first], until=middle)
-    step = step.after(items[~first], times[~first], ones[~first], until=until)
-    np.testing.assert_allclose(step.recent, at_once.recent, rtol=1e-9, atol=1e-12)
+    step = Counts.none(5, START).after(*(part[first] for part in columns), until=middle)
+    step = step.after(*(part[~first] for part in columns), until=until)
+    for name in ("recent", "opening"):
+        got, expected = getattr(step, name), getattr(at_once, name)
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(step.total, at_once.total)
+
+
+def test_what_opens_a_visit():
+    """The first event after half an hour of silence; of two in one second, the first."""
+    times = [[START, START + 10, START + 10 + PAUSE, START + 9000], [START, START]]
+    one = histories_of([[1, 2, 3, 1], [2, 2]], times)
+    assert opening_events(one).tolist() == [True, False, True, True, True, False]
+    # events of the same users in another table
+    later = histories_of([[3], [1]], [[START + 9000 + PAUSE - 1], [START + 60]])
+    assert opening_events(one, later).tolist()[-2:] == [False, False]
+    assert opening_events(histories_of([[1, 2]])).tolist() == [False, False]  # no times
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4 * PAUSE)), min_size=1, max_size=20),
+    st.integers(1, 20),
+)
+def test_visits_know_what_a_whole_log_says(events, size):
+    """Read in parts, events open the same visits as in one table."""
+    events = sorted(events, key=lambda event: event[1])
+    users, times = np.array(events).T
+    visits, found = Visits(), []
+    for start in range(0, len(events), size):
+        part = slice(start, start + size)
+        found += visits.opens([f"u{user}" for user in users[part]], START + times[part]).tolist()
+    order = np.argsort(users, kind="stable")
+    rows = [times[users == user] + START for user in np.unique(users)]
+    whole = opening_events(histories_of([[1] * len(row) for row in rows], rows))
+    assert np.array(found)[order].tolist() == whole.tolist()
+
+
+def test_moments_lie_where_lists_are_asked_for(monkeypatch):
+    monkeypatch.setattr(recency, "MAX_MOMENTS", 40)
+    log = rows(num_users=200)
+    asked_from = int(np.quantile(log.timestamps, 0.9))
+    starts = fit_moments(log, 9, asked_from=asked_from).starts
+    assert len(starts) <= 41 and 0.7 < (starts >= asked_from).mean() < 0.8
+    assert starts[-1] == log.timestamps.max() and (np.diff(starts) > 0).all()
 
 
 def rows(num_users=40, num_items=9, seed=0):
@@ -78,7 +131,7 @@ def test_moments_are_causal_and_equal_a_direct_count():
             direct = np.bincount(items, 0.5 ** (age / half_life), 10)
             np.testing.assert_allclose(feature, np.log(direct + 0.02), rtol=1e-4, atol=1e-5)
         seen = np.bincount(items, minlength=10) > 0
-        np.testing.assert_array_equal(moments.features[number][-1], ~seen)
+        np.testing.assert_array_equal(moments.features[number][len(HALF_LIVES) + 1], ~seen)
         np.testing.assert_array_equal(moments.first <= number, seen)
     assert moments.first[9] == NEVER
 
@@ -157,8 +210,9 @@ def test_at_end_appends_replaces_and_forgets(monkeypatch):
     assert none is None
     assert starts.tolist() == [*moments.starts, START + 90] and not prior[:-1].any()
     assert first[3] == count and first[:3].tolist() == moments.first[:3].tolist()
-    np.testing.assert_allclose(prior[-1], later.features().sum(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(popular, np.arange(10) @ later.features(), rtol=1e-6)
+    features = later.features()[:10]  # the weights are those of a version of before 2026-12
+    np.testing.assert_allclose(prior[-1], features.sum(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(popular, np.arange(10) @ features, rtol=1e-6)
     assert known.description() == {
         "prior": dict.fromkeys([*NAMES, "all", "new"], 1.0),
         "popular": dict(zip([*NAMES, "all", "new"], range(10), strict=True)),

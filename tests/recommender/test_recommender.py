@@ -230,10 +230,12 @@ def test_observed_events_are_recent_and_survive_a_save(changed, toy_interactions
         )
         assert now > then
     moments, (index,) = changed.loaded.moments(), changed.index_of([rising])
-    prior, popular = (weights @ changed.counts.features() for weights in known[1:])
+    features = changed.counts.features()
+    prior = known.weights @ features[: len(known.weights)]
+    popular = known.popular_weights[-1] @ features
     assert moments.prior[-1, index] == pytest.approx(prior[index], abs=1e-3)
     shares = np.exp(popular[1:]) / np.exp(popular[1:]).sum()
-    assert np.exp(moments.popular_at[-1, index]) == pytest.approx(shares[index - 1], rel=1e-3)
+    assert np.exp(moments.popular_at[-1, -1, index]) == pytest.approx(shares[index - 1], rel=1e-3)
     changed.save()
     again = Recommender.load(changed.version.parent)
     assert again.log_end == end + 60

@@ -243,9 +243,10 @@ def test_a_served_version_exchanges_one_table(large_version, low_bar):
     )
     shortlist = version.indexed._shortlist
     before = dict(zip(shortlist._names, shortlist._tables, strict=True))
-    table, matrix = version.transitions(histories)
+    _, found = version.following(histories)
+    table, matrix = found["transitions"]
     assert shortlist._tables == list(before.values())
-    version.set_transitions(table, matrix)
+    version.set_following(found)
     after = dict(zip(shortlist._names, shortlist._tables, strict=True))
     assert after["transitions"] is matrix and after["text"] is before["text"]
     read = shortlist._table("transitions")  # of the loaded version

@@ -32,16 +32,18 @@ def test_signatures_are_those_of_the_version(served_folder):
 
 def test_what_follows_what_can_be_exchanged(served_folder, toy_histories):
     version = ServedVersion("toy", 1, served_folder / "1")
-    assert version.has_transitions
+    assert version.has_following
     first = folders.read_catalogue(version.path)["item_id"].iloc[0]
     history = tf.constant([["no such item"], [first]])
-    table, matrix = version.transitions(toy_histories)
+    _, found = version.following(toy_histories)
+    table, matrix = found["transitions"]
     assert matrix is None  # no index
     before = version.signature()({"history": history})
     weights = np.zeros_like(table.weights)
     neighbours = np.zeros_like(table.neighbours)
     neighbours[1, 0], weights[1, 0] = 30, 100
-    version.set_transitions(table._replace(neighbours=neighbours, weights=weights), None)
+    changed = table._replace(neighbours=neighbours, weights=weights)
+    version.set_following({"transitions": (changed, None)})
     after = version.signature()({"history": history})
     assert not np.array_equal(before["scores"][1], after["scores"][1])
     np.testing.assert_array_equal(before["scores"][0], after["scores"][0])

@@ -10,7 +10,7 @@ from kerasrec.backend import tf
 from kerasrec.data.histories import gap_buckets, pad_left
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.fusion.recency import log_shares
+from kerasrec.fusion.recency import KINDS, log_shares
 from kerasrec.models.build import build_model
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions.graph import ServingModule, gap_bucket
@@ -361,7 +361,7 @@ def fused(tmp_path_factory):
         },
         epsilon=1e-3,
         starts=np.array([100, 200, 300]),
-        popular_at=log_shares(rng.normal(size=(3, width))),
+        popular_at=log_shares(rng.normal(size=(KINDS, 3, width))),
         first=rng.integers(0, 5, width).astype(np.int32),
         prior=rng.normal(size=(3, width)).astype(np.float32),
         popular=rng.normal(size=width).astype(np.float32),
@@ -383,7 +383,7 @@ HISTORIES = {
 }
 
 
-def by_hand(module, fusion, history, interest, moment, bucket=0):
+def by_hand(module, fusion, history, interest, moment, bucket=0, kind=0):
     """The formula of `fusion` for one user, in float64; `history` is not empty."""
     width = NUM_ITEMS + 1
     cosine = interest.astype(float) @ module.item_matrix.numpy() / module.temperature.numpy()
@@ -395,7 +395,7 @@ def by_hand(module, fusion, history, interest, moment, bucket=0):
                 real = np.where(table.neighbours[item] > 0, table.weights[item], 0)
                 np.add.at(votes, table.neighbours[item], real * table.decay**age)
         values[name] = np.maximum(votes, 0)
-    values["popular"] = np.exp(fusion.popular_at[moment].astype(float))
+    values["popular"] = np.exp(fusion.popular_at[kind, moment].astype(float))
     unseen = np.setdiff1d(np.arange(1, width), history)
     shares = {name: v / max(v[unseen].sum(), 1e-12) for name, v in values.items()}
     row = fusion.mixture_rows()[bucket]
@@ -407,10 +407,18 @@ def by_hand(module, fusion, history, interest, moment, bucket=0):
 
 
 @pytest.mark.parametrize(
-    "asked, moment, waited, bucket",
-    [(0, 2, 0, 0), (99, 0, 59, 1), (250, 1, 60, 2), (0, 2, 1799, 3), (0, 2, 10**9, 7)],
+    "asked, moment, waited, bucket, kind",
+    [
+        (0, 2, 0, 0, 0),
+        (99, 0, 59, 1, 0),
+        (250, 1, 60, 2, 0),
+        (0, 2, 1799, 3, 0),
+        (0, 2, 1800, 4, 1),
+        (250, 1, 72_000, 6, 2),
+        (0, 2, 10**9, 7, 2),
+    ],
 )
-def test_fused_scores_equal_the_formula(fused, asked, moment, waited, bucket):
+def test_fused_scores_equal_the_formula(fused, asked, moment, waited, bucket, kind):
     module, fusion = fused
     width = max(map(len, HISTORIES.values()))
     history = np.zeros((len(HISTORIES), width), np.int32)
@@ -431,7 +439,7 @@ def test_fused_scores_equal_the_formula(fused, asked, moment, waited, bucket):
     for row, (name, items) in enumerate(HISTORIES.items()):
         expected = fusion.popular.astype(float)
         if items:
-            expected = by_hand(module, fusion, items, interests[row], moment, bucket)
+            expected = by_hand(module, fusion, items, interests[row], moment, bucket, kind)
         np.testing.assert_allclose(scores[row], expected[1:], atol=2e-5, err_msg=name)
         for keep, (index, values) in lists.items():
             listed = index.numpy()[row][index.numpy()[row] > 0]
