@@ -162,8 +162,9 @@ class Observer:
         state = self._recent.state
         if tracked is None or not tracked.has_following or tracked.looked_at == state:
             return False
-        if tracked.can_grow(self._recent) and version.indexed is None:
-            return self._grow(version, tracked)
+        more = tracked.little_more(self._recent) if version.indexed is None else None
+        if more is not None:
+            return self._grow(version, tracked, *more)
         return may_fit and self._fit(version, tracked, is_over)
 
     def _fit(
@@ -195,12 +196,17 @@ class Observer:
         log.debug("what follows what learned", extra=facts)
         return True
 
-    def _grow(self, version: ServedVersion, tracked: "_Tracked") -> bool:
-        """Adds the new events to the counts of the last fit, and exchanges the rows they change."""
-        counts = tracked.grow(self._recent)
-        rows = version.changed_rows(counts)
-        facts = {"model": version.model, "version": version.number}
-        if not self._exchange(facts, version.set_rows, rows):
+    def _grow(
+        self, version: ServedVersion, tracked: "_Tracked", histories: Histories, is_new: np.ndarray
+    ) -> bool:
+        """Adds new events to the counts of the last fit, and exchanges the rows they change."""
+        counts = tracked.following
+        assert counts is not None
+        add_new(counts, histories, is_new)
+        tracked.added += int(is_new.sum())
+        tracked.looked_at = self._recent.state
+        facts = {"model": version.model, "version": version.number, "events": int(is_new.sum())}
+        if not self._exchange(facts, version.set_rows, version.changed_rows(counts)):
             return False  # the rows are still noted as changed
         counts.forget_changes()
         log.debug("what follows what has grown", extra=facts)
@@ -327,23 +333,18 @@ class _Tracked:
         saved = self._saved.counts
         return weigh_held(histories, saved, erased=stored.erased_since(saved.time))
 
-    def can_grow(self, stored: RecentLog) -> bool:
-        """Whether the counts of the last fit can grow by what is new since."""
-        erasures, count = stored.state
-        return (
-            self.following is not None
-            and self.looked_at[0] == erasures
-            and self.fitted + self.added + count - self.looked_at[1] < GROWN * self.fitted
-        )
+    def little_more(self, stored: RecentLog) -> tuple[Histories, np.ndarray] | None:
+        """Finds what came since the tables were made, where the counts of the last fit can grow.
 
-    def grow(self, stored: RecentLog) -> Following:
-        """Adds what is new to the counts of the last fit."""
-        assert self.following is not None
-        histories, is_new = stored.newer(self.ids, self.looked_at[1])
-        add_new(self.following, histories, is_new)
-        self.added += int(is_new.sum())
-        self.looked_at = stored.state
-        return self.following
+        Returns:
+            As `RecentLog.newer`; None where a user was forgotten, or too much is new.
+        """
+        erasures, count = self.looked_at
+        if self.following is None or stored.state[0] != erasures:
+            return None
+        histories, is_new = stored.newer(self.ids, count)
+        is_little = self.fitted + self.added + is_new.sum() < GROWN * self.fitted
+        return (histories, is_new) if is_little else None
 
     def tables(self) -> MomentTables:
         """What is new and popular at the moments of the version, and at one more: now."""

@@ -8,6 +8,7 @@ import pytest
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.feedback.store import FeedbackStore
+from kerasrec.feedback.userlists import make_question
 from kerasrec.loop.live import Asked, LiveModel, blocks
 from kerasrec.loop.replaying import Requests, histories_of, read_requests, replay
 from kerasrec.recommender.recommender import Recommender
@@ -86,8 +87,12 @@ def test_the_lists_are_those_of_a_server(exported_version, week, tmp_path):
             moments.add(moment)
             for name, who, time in requests.iloc[rows].itertuples(index=False):
                 add(((log["who"] == who) & (log["timestamp"] < time)).to_numpy())
-                answer = client.get("/v1/recommend", params={"user": who, "k": 10, "log": 0})
-                differ += [item["item_id"] for item in answer.json()["items"]] != lists[name]
+                # what /v1/recommend asks the version, at the moment of the request
+                question = make_question(store, who, now=int(time)).inputs()
+                inputs = {key: values.tolist() for key, values in question.items()}
+                body = {"signature_name": "recommend", "inputs": inputs}
+                answer = client.post("/v1/models/toy:predict", json=body).json()["outputs"]
+                differ += answer["item_ids"][0][:10] != lists[name]
     assert len(moments) > 5 and differ == 0
 
 
