@@ -164,10 +164,10 @@ def choose_live(
 ) -> tuple[Fusion, dict[str, float]] | None:
     """Chooses the weights for lists that are made at the moment of each event.
 
-    Every event is predicted from what its user did before it, from neighbour tables of the events
-    before its block and from recency at its moment: as by a server that learns all day what is
-    recent. Validation by each user's last event knows tables that hold what came later, and trusts
-    them too much where items are new every day.
+    Every event is predicted from what its user did before it, from what followed what until then
+    and from recency at its moment: as by a server that learns all day. Validation by each user's
+    last event knows tables that hold what came later, and trusts them too much where items are new
+    every day.
 
     The best weights of one day are not the best of the next. So weights of an earlier choice are
     kept in a mean, in which each choice counts as much as the events behind it.

@@ -85,7 +85,7 @@ class Fusion(NamedTuple):
             first=np.zeros(num_items + 1, np.int32),
             prior=nothing[None],
             popular=nothing if popular is None else popular,
-            recency=Recency(counts, no_weights, no_weights),
+            recency=Recency(counts, no_weights, no_weights[None]),
         )
 
     def chosen(self, fitted: Mapping[str, Sequence[NeighbourTable]]) -> dict[str, int]:

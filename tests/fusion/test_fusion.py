@@ -67,10 +67,10 @@ def test_other_moments_have_the_same_weights():
     log = histories_of([[1, 2], [2]], [[1_400_000_000, 1_400_003_600], [1_400_003_600]])
     moments = fit_moments(log, 3)
     fusion = Fusion.alone(3)
-    weights = np.zeros(len(moments.end.features()))
+    weights = np.zeros(moments.num_plain)
     weights[-1] = 1.0  # what is new
     fusion = fusion._replace(
-        recency=fusion.recency._replace(weights=weights, popular_weights=weights)
+        recency=fusion.recency._replace(weights=weights, popular_weights=weights[None])
     )
     found = fusion.at_moments(moments)
     assert found.starts.tolist() == [1_400_000_000, 1_400_003_600]
