@@ -220,15 +220,38 @@ def export(options: argparse.Namespace) -> None:
 # --- stats and forget ---
 
 
+def _add_options_of_stats(action: argparse.ArgumentParser) -> None:
+    action.usage = "kerasrec feedback stats [--model M] [--store S]"
+    action.add_argument(
+        "--model", metavar="M", help="saved_models/NAME: count events on items that it lacks"
+    )
+
+
 def stats(options: argparse.Namespace) -> None:
-    """Events, users, items, and how often served lists were clicked, by version and position."""
+    """Events, users, items, and how often served lists were clicked, by version and position.
+
+    With --model also events on items that the model does not know. Events more than a day ahead of
+    the clock are counted: update and drift leave them out.
+    """
+    items = None
+    if options.model:
+        from kerasrec.versions.folders import find_version, read_catalogue
+
+        items = read_catalogue(find_version(options.model))["item_id"]
     with _open(options) as store:
-        found, name = store.stats(), store.name
+        found, name = store.stats(items), store.name
     rows = [("store", name), ("events", f"{found.events:,}")]
     rows += [(f"  {event}", f"{count:,}") for event, count in found.types.items()]
     rows += [("users", f"{found.users:,}"), ("items", f"{found.items:,}")]
     if found.events:
         rows += [("first", _date(found.first)), ("last", _date(found.last))]
+    if found.ahead:
+        dates = f"from {_date(found.ahead_first)}"
+        rows.append(("more than a day ahead of the clock", f"{found.ahead:,}, {dates}"))
+    if found.unknown is not None:
+        unknown = found.unknown
+        rows.append(("on items outside the catalogue", f"{unknown['events']:,}"))
+        rows += [(f"  {item}", f"{count:,}") for item, count in unknown["most"].items()]
     rows.append(("clicks without an impression of their request", f"{found.unmatched:,}"))
     rows.append(("users forgotten", f"{found.erasures:,}"))
     print_rows(("what", "value"), rows)
@@ -276,6 +299,6 @@ _ACTIONS = {
     "add": (_add_options_of_add, add),
     "import": (_add_options_of_import, import_),
     "export": (_add_options_of_export, export),
-    "stats": (lambda action: None, stats),
+    "stats": (_add_options_of_stats, stats),
     "forget": (_add_options_of_forget, forget),
 }

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,8 +23,11 @@ from kerasrec.data.timestamps import (
     FIRST_SECOND,
     LAST_SECOND,
     MAX_AHEAD,
+    latest_moment,
     parse_times,
     read_moment,
+    read_zone,
+    show_time,
 )
 
 #: fields of a stored event, beside its seq
@@ -54,12 +57,28 @@ class Intake(NamedTuple):
     numbers: list[int]
 
 
-def event_rows(events: Any, *, now: int | None = None) -> list[dict[str, Any]]:
+class _Clock(NamedTuple):
+    """Holds how times are read: the present, the zone of those that name none, the last allowed."""
+
+    now: int
+    zone: tzinfo
+    latest: float
+
+
+def event_rows(
+    events: Any,
+    *,
+    now: int | None = None,
+    timezone: str | tzinfo | None = None,
+    max_ahead: float | None = MAX_AHEAD,
+) -> list[dict[str, Any]]:
     """Checks whatever `FeedbackStore.add` takes and makes rows to store.
 
     Args:
         events: a list of dicts, one dict, a DataFrame or `Interactions`.
         now: UTC seconds of events without a time; None = the clock.
+        timezone: of dates and times that name none, such as `"Asia/Shanghai"`; None = UTC.
+        max_ahead: seconds that an event may lie ahead of `now`; None = any.
 
     Returns:
         list of dicts with the keys `FIELDS`, in the order given; times that are finer than seconds
@@ -73,16 +92,26 @@ def event_rows(events: Any, *, now: int | None = None) -> list[dict[str, Any]]:
     'view', 'value': None, 'timestamp': 1393632000, 'request_id': None, 'model': None, 'version':
     None, 'position': None}]
     """
-    return numbered_rows(events, now=now).rows
+    return numbered_rows(events, now=now, timezone=timezone, max_ahead=max_ahead).rows
 
 
-def numbered_rows(events: Any, *, now: int | None = None) -> Intake:
+def numbered_rows(
+    events: Any,
+    *,
+    now: int | None = None,
+    timezone: str | tzinfo | None = None,
+    max_ahead: float | None = MAX_AHEAD,
+) -> Intake:
     """Checks like `event_rows`; tells for each row which event it was, from 1."""
     now = int(time.time()) if now is None else now
+    clock = _Clock(now, read_zone(timezone), latest_moment(max_ahead, now=now))
     if isinstance(events, Interactions):
-        return _as_sent(_interaction_rows(events))
+        return _as_sent(_not_ahead(_interaction_rows(events), clock))
     if isinstance(events, pd.DataFrame):
-        return _as_sent(table_rows(FrameTable(events), now=now)[0] if len(events) else [])
+        if not len(events):
+            return _as_sent([])
+        rows, _ = table_rows(FrameTable(events), now=now, timezone=clock.zone, max_ahead=max_ahead)
+        return _as_sent(rows)
     if isinstance(events, dict):
         events = [events]
     if not isinstance(events, list | tuple):
@@ -90,7 +119,7 @@ def numbered_rows(events: Any, *, now: int | None = None) -> Intake:
             "events: expected a list of dicts, a DataFrame or Interactions. Received: "
             f"{type(events).__name__}. Pass one of these."
         )
-    found = [_row(event, number, now) for number, event in enumerate(events, 1)]
+    found = [_row(event, number, clock) for number, event in enumerate(events, 1)]
     rows = [row for row, _ in found]
     if not any(fraction for _, fraction in found):
         return _as_sent(rows)
@@ -103,7 +132,23 @@ def _as_sent(rows):
     return Intake(rows, list(range(1, len(rows) + 1)))
 
 
-def _row(event, number, now):
+def _not_ahead(rows, clock):
+    """The rows, none of which is too far ahead of the clock."""
+    for number, row in enumerate(rows, 1):
+        _check_ahead(row["timestamp"], f"data row {number}", clock, row["timestamp"])
+    return rows
+
+
+def _check_ahead(seconds, where, clock, value):
+    if seconds > clock.latest:
+        expected = (
+            f"a time before {show_time(int(clock.latest))} UTC, which is max_ahead seconds after "
+            "the clock of this machine,"
+        )
+        raise ValueError(_problem(where, "timestamp", expected, value))
+
+
+def _row(event, number, clock):
     """A row, and the nanoseconds of its time within the second."""
     where = f"event {number}"
     if not isinstance(event, dict):
@@ -117,7 +162,7 @@ def _row(event, number, now):
                 f"{where}: unknown field {_short(key)}. {did_you_mean(str(key)[:_SHOWN], FIELDS)}"
             )
     get = event.get
-    seconds, fraction = _time(get("timestamp"), where, now)
+    seconds, fraction = _time(get("timestamp"), where, clock)
     row = {
         "event_id": _optional_text(get("event_id"), where, "event_id"),
         "user_id": _text(get("user_id"), where, "user_id"),
@@ -273,10 +318,16 @@ def _whole(value, where, field):
     return int(value)
 
 
-def _time(value, where, now):
+def _time(value, where, clock):
     """UTC seconds, and the nanoseconds within the second."""
     if value is None:
-        return now, 0
+        return clock.now, 0
+    found = _read_time(value, where, clock.zone)
+    _check_ahead(found[0], where, clock, value)
+    return found
+
+
+def _read_time(value, where, zone):
     if type(value) is int and FIRST_SECOND <= value < LAST_SECOND:
         return value, 0
     if type(value) is int and 10**12 <= value < LAST_SECOND * 1000:
@@ -284,14 +335,14 @@ def _time(value, where, now):
     try:
         if isinstance(value, np.complexfloating):
             raise ValueError("no time")
-        return _moment(value)
+        return _moment(value, zone)
     except (ValueError, TypeError, OverflowError, pa.ArrowException):
         expected = "a time (UTC seconds, or such as 2026-11-24T08:00)"
         raise ValueError(_problem(where, "timestamp", expected, value)) from None
 
 
 @lru_cache(maxsize=4096)
-def _moment(value):
+def _moment(value, zone):
     if isinstance(value, str) and len(value) > _SHOWN:
         raise ValueError("no time")
     if isinstance(value, datetime):
@@ -299,15 +350,16 @@ def _moment(value):
     if isinstance(value, str) and value[4:5] == "-":
         with_zone = datetime.fromisoformat(value)  # much faster than pandas for one value
         if with_zone.tzinfo is None:
-            with_zone = with_zone.replace(tzinfo=UTC)
+            with_zone = with_zone.replace(tzinfo=zone)
         seconds = math.floor(with_zone.timestamp())
         if FIRST_SECOND <= seconds < LAST_SECOND:
             return seconds, with_zone.microsecond * 1000
-    found = read_moment(value)
+    found = read_moment(value, timezone=zone)
     if not isinstance(found, int):  # None or "now"
         raise ValueError("no time")
     is_number = isinstance(value, str) and value.isdecimal()
-    fractions = parse_times(pd.Series([int(value) if is_number else value])).nanoseconds
+    column = pd.Series([int(value) if is_number else value])
+    fractions = parse_times(column, zone=zone).nanoseconds
     return found, 0 if fractions is None else int(fractions[0])
 
 

@@ -1,14 +1,17 @@
 """Counts what a feedback store holds, and the clicks on lists by version and position."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from kerasrec.feedback.database import ERASURES, EVENTS, sa
+from kerasrec.data.timestamps import LAST_SECOND
+from kerasrec.feedback.database import ACTION, ERASURES, EVENTS, sa
 
 #: events that answer a served list
 ANSWERS = ("click", "view", "cart", "purchase")
 _COLUMNS = EVENTS.c
+_MOST_UNKNOWN = 10  # items outside the catalogue that are named
 
 
 class Stats(NamedTuple):
@@ -19,6 +22,10 @@ class Stats(NamedTuple):
     impressions, clicked, rate`, `positions` has `position, impressions, clicked, rate`: an
     impression is clicked when an event of `ANSWERS` has its request id and item. `unmatched`
     counts answers whose request id and item no impression has. `erasures` counts users forgotten.
+    `ahead` counts the events that lie further ahead of the clock than any may, `ahead_first` is the
+    earliest of these, UTC seconds (the last is `last`). `unknown` is about events, not impressions,
+    on items outside a catalogue: a dict with their number `events`, that of the items `items`, and
+    `most`, the ten items with most of them and their numbers; None without a catalogue.
     """
 
     events: int
@@ -31,10 +38,19 @@ class Stats(NamedTuple):
     positions: pd.DataFrame
     unmatched: int
     erasures: int
+    ahead: int = 0
+    ahead_first: int | None = None
+    unknown: dict[str, Any] | None = None
 
 
-def read_stats(connection: sa.Connection) -> Stats:
-    """Counts a whole store; reads all of it once (seconds for millions of events)."""
+def read_stats(connection: sa.Connection, catalogue: Iterable[str] | None, latest: float) -> Stats:
+    """Counts a whole store; reads all of it once (seconds for millions of events).
+
+    Args:
+        connection: of the store.
+        catalogue: ids of items; None = unknown.
+        latest: UTC seconds, the last moment that an event may have.
+    """
     counted = sa.select(_COLUMNS.event, sa.func.count()).group_by(_COLUMNS.event)
     types = {event: count for event, count in connection.execute(counted)}
     users, items, first, last = connection.execute(
@@ -45,6 +61,9 @@ def read_stats(connection: sa.Connection) -> Stats:
             sa.func.max(_COLUMNS.timestamp),
         )
     ).one()
+    too_late = sa.select(sa.func.count(), sa.func.min(_COLUMNS.timestamp))
+    too_late = too_late.where(_COLUMNS.timestamp > min(latest, LAST_SECOND))
+    ahead, ahead_first = connection.execute(too_late).one()
     shown = _impressions(connection)
     return Stats(
         sum(types.values()),
@@ -57,7 +76,19 @@ def read_stats(connection: sa.Connection) -> Stats:
         _rates(shown, ["position"]),
         connection.execute(_unmatched()).scalar_one(),
         connection.execute(sa.select(sa.func.count()).select_from(ERASURES)).scalar_one(),
+        ahead,
+        ahead_first,
+        None if catalogue is None else _unknown(connection, catalogue),
     )
+
+
+def _unknown(connection, catalogue):
+    """Events that people caused, on items that a catalogue lacks."""
+    known = set(catalogue)
+    counted = sa.select(_COLUMNS.item_id, sa.func.count()).where(ACTION).group_by(_COLUMNS.item_id)
+    found = {item: count for item, count in connection.execute(counted) if item not in known}
+    most = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_UNKNOWN]
+    return {"events": sum(found.values()), "items": len(found), "most": dict(most)}
 
 
 def _impressions(connection):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import tzinfo
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,12 @@ from kerasrec.data.events import EVENT_WEIGHTS, event_table
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import as_categories
 from kerasrec.data.tables import check_output, open_table, write_table
-from kerasrec.data.timestamps import MAX_AHEAD
+from kerasrec.data.timestamps import LAST_SECOND, MAX_AHEAD, latest_moment
 from kerasrec.feedback.database import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
-from kerasrec.feedback.intake import event_rows, table_rows
+from kerasrec.feedback.intake import event_rows, numbered_rows, table_rows
 from kerasrec.feedback.queries import COLUMNS, StoredEvent, as_frame, event_names, select_events
 from kerasrec.feedback.stats import Stats, read_stats
-from kerasrec.feedback.writer import Added, Erased, Writer
+from kerasrec.feedback.writer import Added, Erased, Outcomes, Writer
 
 log = logging.getLogger(__name__)
 _ORDERS = {
@@ -36,6 +36,10 @@ _ORDERS = {
 _CHUNK = 50_000  # rows of one short read: a long one would keep old rows alive
 _USERS = 5_000  # users of one query
 _IMPORT = 10_000  # rows of one transaction
+
+
+#: what `FeedbackStore.add` takes
+Events: TypeAlias = Sequence[dict[str, Any]] | dict[str, Any] | pd.DataFrame | Interactions
 
 
 class Erasure(NamedTuple):
@@ -80,7 +84,8 @@ class FeedbackStore:
         self._database = open_database(url, create=create)
         self._writer = Writer(self._database)
         latest = sa.select(*(COLUMNS[name] for name in StoredEvent._fields)).where(
-            COLUMNS.user_id == sa.bindparam("user"), COLUMNS.timestamp >= sa.bindparam("since")
+            COLUMNS.user_id == sa.bindparam("user"),
+            COLUMNS.timestamp.between(sa.bindparam("since"), sa.bindparam("until")),
         )
         newest_first = COLUMNS.timestamp.desc(), COLUMNS.seq.desc()
         self._latest = latest.order_by(*newest_first).limit(sa.bindparam("most"))
@@ -112,7 +117,11 @@ class FeedbackStore:
     # --- writing ---
 
     def add(
-        self, events: Sequence[dict[str, Any]] | dict[str, Any] | pd.DataFrame | Interactions
+        self,
+        events: Events,
+        *,
+        timezone: str | tzinfo | None = None,
+        max_ahead: float | None = MAX_AHEAD,
     ) -> Added:
         """Stores events; when this returns they survive a crash and a power cut.
 
@@ -128,6 +137,9 @@ class FeedbackStore:
                 An event without `event_id` gets one from its user, item, event, timestamp, value
                 and request id, so sending it again changes nothing (give a timestamp for that),
                 and two equal ones within a second are one.
+            timezone: of dates and times that name none, such as `"Asia/Shanghai"`; None = UTC.
+            max_ahead: seconds that an event may lie ahead of this machine's clock, a day by
+                default; a later one is malformed. None = any.
 
         Returns:
             `Added(stored, repeated, erased)`.
@@ -136,16 +148,36 @@ class FeedbackStore:
             ValueError, TypeError: a malformed event, by its number and field.
             OSError: the disk is full, the server is gone, another process writes for too long.
         """
-        return self.submit(events).result()
+        return self.submit(events, timezone=timezone, max_ahead=max_ahead).result()
 
     def submit(
-        self, events: Sequence[dict[str, Any]] | dict[str, Any] | pd.DataFrame | Interactions
+        self,
+        events: Events,
+        *,
+        timezone: str | tzinfo | None = None,
+        max_ahead: float | None = MAX_AHEAD,
     ) -> Future[Added]:
         """Stores events like `add`, but returns a `concurrent.futures.Future` of `Added` at once.
 
         Malformed events are refused here; the rows are durable when the future is done.
         """
-        return self._writer.submit(event_rows(events))
+        return self._writer.submit(event_rows(events, timezone=timezone, max_ahead=max_ahead))
+
+    def submit_each(
+        self,
+        events: Events,
+        *,
+        timezone: str | tzinfo | None = None,
+        max_ahead: float | None = MAX_AHEAD,
+    ) -> Future[Outcomes]:
+        """Stores events like `submit`; the future says what became of each of them.
+
+        Returns:
+            `concurrent.futures.Future` of `Outcomes(added, repeated, erased)`: the numbers of the
+            events, from 1, that were known before and that belong to forgotten users.
+        """
+        found = numbered_rows(events, timezone=timezone, max_ahead=max_ahead)
+        return self._writer.submit_each(found.rows, found.numbers)
 
     def add_served(
         self,
@@ -276,21 +308,27 @@ class FeedbackStore:
     # --- reading ---
 
     def latest(
-        self, user_id: str, limit: int = 200, *, since: int | None = None, impressions: bool = False
+        self,
+        user_id: str,
+        limit: int = 200,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        impressions: bool = False,
     ) -> list[StoredEvent]:
         """Reads the newest events of a user, oldest first; a bounded read also among millions.
 
         Args:
             user_id: whose.
             limit: number of events at most.
-            since: UTC seconds; older ones are left out.
+            since, until: UTC seconds; older and newer ones are left out.
             impressions: True: also what the user was merely shown.
 
         Returns:
             list of `StoredEvent`, in order of time, within a second as they were stored.
         """
         kinds = (ACTION, SHOWN) if impressions else (ACTION,)
-        return self._newest(user_id, kinds, limit, since)
+        return self._newest(user_id, kinds, limit, since, until)
 
     def decisions(self, user_id: str, limit: int = 1000) -> list[StoredEvent]:
         """Reads the newest purchases and dislikes of a user, however old; oldest first.
@@ -300,8 +338,9 @@ class FeedbackStore:
         """
         return self._newest(user_id, (DECIDED,), limit)
 
-    def _newest(self, user_id, kinds, limit, since=None):
-        given = {"user": str(user_id), "since": since or 0, "most": limit}
+    def _newest(self, user_id, kinds, limit, since=None, until=None):
+        until = LAST_SECOND if until is None else until
+        given = {"user": str(user_id), "since": since or 0, "until": until, "most": limit}
         with self._database.reading() as connection:
             rows = [r for k in kinds for r in connection.execute(self._latest.where(k), given)]
         rows.sort(key=lambda row: (row.timestamp, row.seq))
@@ -416,10 +455,15 @@ class FeedbackStore:
         with self._database.reading() as connection:
             return connection.execute(sa.select(value)).scalar_one()
 
-    def stats(self) -> Stats:
-        """Counts events, and the clicks on lists by version and position."""
+    def stats(self, items: Iterable[str] | None = None, *, max_ahead: float = MAX_AHEAD) -> Stats:
+        """Counts events, and the clicks on lists by version and position.
+
+        Args:
+            items: ids of a catalogue; events on other items are counted as unknown.
+            max_ahead: seconds ahead of this machine's clock; events later than that are counted.
+        """
         with self._database.reading() as connection:
-            return read_stats(connection)
+            return read_stats(connection, items, latest_moment(max_ahead))
 
     def erasures(self) -> list[Erasure]:
         """Lists the erasures, without names, oldest first."""

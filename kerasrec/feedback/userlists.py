@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import Histories
+from kerasrec.data.timestamps import MAX_AHEAD
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.writer import Added
 
@@ -82,9 +83,14 @@ def make_question(
     Returns:
         `Question`.
     """
+    now = int(time.time()) if now is None else now
     events = store.latest(user, rules.events)
     # fewer than asked for are all that there are
     decided = events if len(events) < rules.events else [*store.decisions(user), *events]
+    if events and events[-1].timestamp > now + MAX_AHEAD:
+        # what a wrong clock has put into the future was decided, but is not what came last
+        events = store.latest(user, rules.events, until=now + MAX_AHEAD)
+        decided = [*decided, *events]
     disliked = {event.item_id for event in decided if event.event == "dislike"}
     purchased = {event.item_id for event in decided if event.event == "purchase"}
     chosen = [event for event in events if event.item_id not in disliked]
@@ -98,7 +104,6 @@ def make_question(
         keep_seen, deny = True, deny | (set(history) - purchased)
     else:
         deny = deny.difference(history)  # left out anyway; an index answers where none is denied
-    now = int(time.time()) if now is None else now
     times = [event.timestamp for event in chosen]
     return Question(history, times, sorted(deny), keep_seen, now)
 

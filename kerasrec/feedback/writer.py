@@ -7,11 +7,12 @@ import threading
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from kerasrec.feedback.database import ERASURES, Database, sa
+from kerasrec.feedback.database import ERASURES, EVENTS, Database, sa
 
 log = logging.getLogger(__name__)
 #: events of a transaction beyond which no further batch joins it
 GROUP_EVENTS = 20_000
+_LAST_SEQ = sa.select(sa.func.max(EVENTS.c.seq))
 
 
 class Added(NamedTuple):
@@ -27,6 +28,18 @@ class Added(NamedTuple):
 
     def __add__(self, other):
         return Added(*(mine + yours for mine, yours in zip(self, other, strict=True)))
+
+
+class Outcomes(NamedTuple):
+    """Says what became of each event of one call, by its number as sent, from 1.
+
+    `added` counts. `repeated` lists the events that were known before or came twice in the call,
+    `erased` those of forgotten users; all others are new and stored.
+    """
+
+    added: Added
+    repeated: list[int]
+    erased: list[int]
 
 
 class Writer:
@@ -48,7 +61,14 @@ class Writer:
 
     def submit(self, rows: list[dict[str, Any]]) -> Future[Added]:
         """Returns a future of `Added`; it is done when all rows, or none, are on the disk."""
-        future: Future[Added] = Future()
+        return self._submit(rows, None)
+
+    def submit_each(self, rows: list[dict[str, Any]], numbers: list[int]) -> Future[Outcomes]:
+        """Returns a future of `Outcomes`; `numbers` are those of the events that the rows hold."""
+        return self._submit(rows, numbers)
+
+    def _submit(self, rows, numbers):
+        future: Future[Any] = Future()
         with self._lock:
             if self._closed:
                 raise ValueError(f"{self._database.name}: this store is closed. Open it again.")
@@ -57,7 +77,7 @@ class Writer:
                     target=self._run, name="kerasrec-feedback", daemon=True
                 )
                 self._thread.start()
-            self._jobs.put((rows, future))
+            self._jobs.put((rows, future, numbers))
         return future
 
     def close(self) -> None:
@@ -103,33 +123,54 @@ class Writer:
         group = [job for job in group if job[1].set_running_or_notify_cancel()]
         try:
             with self._database.writing() as connection:
-                added = [self._write(connection, rows) for rows, _ in group]
+                added = [self._write(connection, rows, numbers) for rows, _, numbers in group]
         except BaseException as error:
             self._fail(group, error)
         else:
-            for (_, future), result in zip(group, added, strict=True):
+            for (_, future, _), result in zip(group, added, strict=True):
                 future.set_result(result)
 
     def _fail(self, group, error):
         """Each caller gets the error; unless the disk or the server failed, that of its own."""
         is_shared = isinstance(error, OSError) or len(group) == 1
-        for rows, future in group:
+        for rows, future, numbers in group:
             if is_shared:
                 future.set_exception(error)
                 continue
             try:
                 with self._database.writing() as connection:
-                    added = self._write(connection, rows)
+                    added = self._write(connection, rows, numbers)
             except BaseException as own:
                 future.set_exception(own)
             else:
                 future.set_result(added)
 
-    def _write(self, connection, rows):
+    def _write(self, connection, rows, numbers):
         self._erased.refresh(connection)
         kept = self._erased.without(rows)
+        before = None if numbers is None else connection.execute(_LAST_SEQ).scalar_one() or 0
         stored = connection.execute(self._insert, kept).rowcount if kept else 0
-        return Added(stored, len(kept) - stored, len(rows) - len(kept))
+        added = Added(stored, len(kept) - stored, len(rows) - len(kept))
+        if numbers is None:
+            return added
+        repeated = {}
+        if (
+            added.repeated
+        ):  # new is what has a later seq than all that was there: nobody else writes
+            of_this = sa.select(EVENTS.c.event_id).where(EVENTS.c.seq > before)
+            new = set(connection.execute(of_this).scalars())
+            for row in kept:
+                if row["event_id"] in new:
+                    new.remove(row["event_id"])  # the second of two is a repetition
+                else:
+                    repeated[id(row)] = row
+        are_kept = {id(row) for row in kept}
+        numbered = list(zip(numbers, rows, strict=True))
+        return Outcomes(
+            added,
+            sorted(number for number, row in numbered if id(row) in repeated),
+            sorted(number for number, row in numbered if id(row) not in are_kept),
+        )
 
 
 class Erased:

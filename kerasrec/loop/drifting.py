@@ -17,6 +17,7 @@ import pandas as pd
 from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Interactions, Items, as_interactions
 from kerasrec.data.tables import Source
+from kerasrec.data.timestamps import latest_moment
 from kerasrec.evaluation.baselines import fit_recent_popularity
 from kerasrec.evaluation.livebaselines import LiveKnn, choose_options
 from kerasrec.evaluation.metrics import ndcg_from_ranks, recall_from_ranks
@@ -29,6 +30,7 @@ from kerasrec.loop.driftmetrics import (
     top_confidence,
     verdict,
 )
+from kerasrec.loop.futureevents import without_future
 from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.recommender.recommender import Recommender
 
@@ -123,6 +125,7 @@ def drift(
     interactions = as_interactions(interactions)
     if not interactions.has_time:
         raise ValueError("drift needs times. Received: a log without them.")
+    interactions, _, left_out = without_future(interactions)
     recommender = Recommender.load(model)
     seen = PeriodLog(recommender, interactions, _end(recommender, since), int(step))
     knn = _live_knn(seen)
@@ -135,6 +138,7 @@ def drift(
     )
     table = pd.DataFrame([_row(seen, number, judged, seed) for number in seen.numbers()])
     warnings, notes = verdict(seen, judged, seed=seed)
+    notes = notes if left_out is None else [left_out, *notes]
     return Drift(table, warnings, notes, recommender.version)
 
 
@@ -146,6 +150,13 @@ def _end(recommender, since):
             f"{recommender.version} does not know when its log ends (it was trained without "
             "times): say it by since."
         )
+    if end > latest_moment():
+        if since is None:
+            raise ValueError(
+                f"{recommender.version} has learned an event of the future, and takes "
+                f"{moment_of(end)} as the end of its log: say by since where that is."
+            )
+        return int(since)
     if since is not None and since < end:
         raise ValueError(
             f"since must not lie before the end of the version's log ({moment_of(end)}), or it "

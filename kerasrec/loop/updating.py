@@ -4,6 +4,7 @@ New items and users enter without training anew: the catalogue grows, old items 
 users with new events are learned from, beside as many others (replay, against forgetting). The
 newest events are held back: on them the child is judged beside its parent and beside baselines.
 Only a child that is no worse is published; it learns the held-back events too before that.
+Events of the future, which a wrong clock has made, are left out and counted.
 """
 
 import logging
@@ -27,10 +28,12 @@ from kerasrec.data.interactions import (
     join_interactions,
 )
 from kerasrec.data.tables import Source
+from kerasrec.data.timestamps import latest_moment, show_time
 from kerasrec.feedback.recentlog import told_of
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import Recency
 from kerasrec.loop.child import Child
+from kerasrec.loop.futureevents import without_future
 from kerasrec.loop.gate import decide, figures_of, judge
 from kerasrec.models.losses import LOSSES
 from kerasrec.models.sequencemodels import SEQUENCE_MODELS
@@ -118,6 +121,8 @@ def _update(model, interactions, items, new, label, force, facts, seed):
     started = time.perf_counter()
     if not interactions.has_time:
         raise ValueError("update needs times, to tell new events from old ones. Received: none.")
+    interactions, kept, _ = without_future(interactions)
+    new = None if new is None else np.asarray(new, bool)[kept]
     labels = folders.read_labels(folders.find_version(model).parent)
     parent = Recommender.load(model, index="exact")
     _check_trainable(parent.about, parent.version)
@@ -205,7 +210,8 @@ def update_from_store(
             return _retrain(model, whole, items, label, facts, seed)
         if known is None:
             # what it had learned by then is perhaps not in the store, but may come in later
-            facts["since"] = Recency.load(version / folders.RECENCY).counts.time + 1
+            end = Recency.load(version / folders.RECENCY).counts.time
+            facts["since"] = int(min(end, latest_moment())) + 1
             whole, new = store.interactions(until=last, order="users"), None
         else:
             facts |= {} if told.since is None else {"since": told.since}
@@ -282,6 +288,8 @@ def _retrain(model, interactions, items, label, facts, seed):
     base, manifest = version.parent, folders.read_manifest(version)
     _check_trainable(manifest, version)
     items = grown_catalogue(Items(folders.read_catalogue(version)), items)
+    if interactions.has_time:
+        interactions, _, _ = without_future(interactions)
     known = items.index_of(interactions.frame["item_id"]) > 0
     interactions = interactions.replace(interactions.frame[known])
     # a run folder belongs to one run, and a strategy is an object of another process
@@ -354,6 +362,12 @@ def _known_events(interactions, new, items, parent):
             raise ValueError(
                 f"{parent.version} does not know when its log ends (it was trained without "
                 "recency): say which events are new, or update it from a store."
+            )
+        if parent.log_end > latest_moment():
+            raise ValueError(
+                f"{parent.version} has learned an event of the future and takes "
+                f"{show_time(parent.log_end)} UTC as the end of its log: nothing is newer. Train "
+                "it anew without that event, or say which events are new."
             )
         new = times > parent.log_end
     known = items.index_of(frame["item_id"]) > 0

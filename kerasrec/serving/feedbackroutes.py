@@ -5,27 +5,37 @@ alone.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent import futures
+from datetime import tzinfo
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from starlette.requests import Request
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
+from kerasrec.data.timestamps import MAX_AHEAD
 from kerasrec.feedback.database import sa
 from kerasrec.feedback.intake import MAX_LENGTH, check_json, is_id
+from kerasrec.feedback.recentlog import hashed
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.userlists import Listed, LiveLists, Question, Rules
+from kerasrec.feedback.writer import Outcomes
 from kerasrec.serving.admission import Gate, Limits, Refusal
+from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.monitor import Call
 from kerasrec.serving.predictor import Predictor, Target
+from kerasrec.serving.servedversion import ServedVersion
+from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)
 _THREADS = 8  # that may wait for the store at once; fewer than the connections of its pool
@@ -35,6 +45,55 @@ _FAILURES = (OSError, ArtifactError, sa.exc.SQLAlchemyError)
 _PARAMETERS = ("user", "k", "model", "version", "label", "log")
 #: reads the body of a request
 ReadBody = Callable[[Request], Awaitable[bytes]]
+
+
+class KnownItems:
+    """The items of all loaded versions, kept as hashes: 8 bytes an item of each.
+
+    Args:
+        models: name -> `ModelVersions`.
+    """
+
+    def __init__(self, models: Mapping[str, ModelVersions]) -> None:
+        self._models = models
+        self._hashes: weakref.WeakKeyDictionary[ServedVersion, np.ndarray] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def unknown(self, item_ids: Iterable[str]) -> np.ndarray:
+        """Says for each item whether it is in no catalogue of a loaded version, bool `(n,)`.
+
+        None is, where no version is loaded or a catalogue cannot be read.
+        """
+        asked = hashed(np.array(list(item_ids), object))
+        unknown, has_any = np.ones(len(asked), bool), False
+        for model in self._models.values():
+            for number in model.numbers:
+                try:
+                    with model.use(version=number) as version:
+                        known = self._of(version)
+                except (Refusal, OSError, ValueError):  # it is being let go, or its files are
+                    return np.zeros(len(asked), bool)
+                has_any = True
+                places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+                unknown &= known[places] != asked
+        return unknown & has_any
+
+    def ids(self) -> set[str]:
+        """Reads the ids of all items of the loaded versions."""
+        found: set[str] = set()
+        for model in self._models.values():
+            for number in model.numbers:
+                with contextlib.suppress(Refusal), model.use(version=number) as version:
+                    found.update(folders.read_catalogue(version.path)["item_id"])
+        return found
+
+    def _of(self, version: ServedVersion) -> np.ndarray:
+        found = self._hashes.get(version)
+        if found is None:
+            ids = folders.read_catalogue(version.path)["item_id"].to_numpy(object)
+            found = self._hashes[version] = np.sort(hashed(ids))
+        return found
 
 
 class ListQuery(NamedTuple):
@@ -60,10 +119,21 @@ class FeedbackRoutes:
         predictor: `Predictor`.
         store: `FeedbackStore`.
         rules: `Rules`.
+        timezone, max_ahead: of events that come in, as for `FeedbackStore.add`.
     """
 
-    def __init__(self, predictor: Predictor, store: FeedbackStore, rules: Rules) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        store: FeedbackStore,
+        rules: Rules,
+        *,
+        timezone: str | tzinfo | None = None,
+        max_ahead: float = MAX_AHEAD,
+    ) -> None:
         self.predictor, self.store, self.rules = predictor, store, rules.check()
+        self.timezone, self.max_ahead = timezone, max_ahead
+        self._known = KnownItems(predictor.models)
         self._gate = Gate(predictor.limits.concurrent)
         self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="kerasrec-feedback")
         self._counting = threading.Lock()
@@ -112,29 +182,51 @@ class FeedbackRoutes:
         with self.predictor.counted("rest") as call:
             call.signature = "feedback"
             deadline = time.perf_counter() + limits.seconds
+            unknown: list[int] = []
             try:
                 async with asyncio.timeout(limits.seconds):
                     body = await read_body(request)
             except TimeoutError:
                 raise _too_late("whole request", limits) from None
             try:
-                added = await self._run(partial(self._submit, call, body), deadline)
+                work = partial(self._submit, call, body, unknown)
+                outcomes = await self._run(work, deadline)
             except TimeoutError:
                 what = f"the events were not stored within {limits.seconds:g} seconds"
                 raise _unavailable(what) from None
             except _FAILURES as error:
                 log.error("feedback not stored", extra={"error": str(error)})
                 raise _unavailable("the events were not stored") from error
-        return added._asdict()
+        return self._told(outcomes, unknown)
 
-    def _submit(self, call: Call, body: bytes) -> futures.Future:
+    def _submit(self, call: Call, body: bytes, unknown: list[int]) -> futures.Future[Outcomes]:
+        """Begins to store; numbers of events on items that are unknown go into `unknown`."""
         events = read_events(body)
         call.rows = len(events)
+        metrics = self.predictor.metrics
         try:
             check_json(events)
-            return self.store.submit(events)
+            stored = self.store.submit_each(
+                events, timezone=self.timezone, max_ahead=self.max_ahead
+            )
         except (ValueError, TypeError) as error:
+            metrics.count_events("refused", len(events))
             raise Refusal("INVALID_ARGUMENT", str(error)) from error
+        of_events = self._known.unknown([str(event["item_id"]) for event in events])
+        unknown += (np.flatnonzero(of_events) + 1).tolist()
+        return stored
+
+    def _told(self, outcomes: Outcomes, unknown: list[int]) -> dict[str, Any]:
+        """The answer: how many, and the numbers of the events that were not simply stored."""
+        lists = {"repeated": outcomes.repeated, "erased": outcomes.erased, "unknown_items": unknown}
+        is_new = set(unknown).difference(outcomes.repeated, outcomes.erased)
+        for outcome, number in (*outcomes.added._asdict().items(), ("unknown_item", len(is_new))):
+            self.predictor.metrics.count_events(outcome, number)
+        return {
+            **outcomes.added._asdict(),
+            "unknown_items": len(unknown),
+            "events": {name: numbers for name, numbers in lists.items() if numbers},
+        }
 
     # --- lists out ---
 
@@ -228,7 +320,8 @@ class FeedbackRoutes:
             message = "statistics are being counted for somebody else; try again later."
             raise Refusal("RESOURCE_EXHAUSTED", message)
         try:
-            found = self.store.stats()._asdict()
+            items = self._known.ids()
+            found = self.store.stats(items, max_ahead=self.max_ahead)._asdict()
         except _FAILURES as error:
             log.error("feedback not counted", extra={"error": str(error)})
             raise _unavailable("the events cannot be counted") from error

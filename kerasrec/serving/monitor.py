@@ -82,6 +82,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._events = prometheus.Counter(
+            "kerasrec_feedback_events",
+            "Events sent to the feedback store, by what became of them; unknown_item counts those "
+            "stored whose item no loaded version has.",
+            ("outcome",),
+            registry=registry,
+        )
         in_flight = prometheus.Gauge(
             "kerasrec_requests_in_flight", "Predict requests in work.", registry=registry
         )
@@ -105,6 +112,10 @@ class Metrics:
             call.protocol, call.model, str(call.version), call.signature, call.code
         ).inc()
         self._seconds.labels(call.protocol, call.model, call.signature).observe(call.seconds)
+
+    def count_events(self, outcome: str, number: int) -> None:
+        """Counts events of feedback: stored, repeated, erased, unknown_item or refused."""
+        self._events.labels(outcome).inc(number)
 
     def page(self) -> bytes:
         """Writes all metrics in Prometheus' text form."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kerasrec import backend
 from kerasrec.checks import ArtifactError
 from kerasrec.client.client import Client as Client
+from kerasrec.data.timestamps import MAX_AHEAD, latest_moment, read_zone
 from kerasrec.feedback.userlists import Rules
 from kerasrec.serving.admission import MOST, Access, Limits, key_check
 from kerasrec.versions.folders import find_version
@@ -50,15 +51,21 @@ class FeedbackOptions(NamedTuple):
         rules: `Rules` of the lists that are made from it.
         observe: seconds between two looks for events that say what is recent and what follows what
             (`observer`); 0 = never.
+        timezone: of dates and times in events that name none, such as "Asia/Shanghai"; None = UTC.
+        max_ahead: seconds that an event may lie ahead of this machine's clock.
     """
 
     store: str | Path
     rules: Rules = Rules()
     observe: float = 60.0
+    timezone: str | None = None
+    max_ahead: float = MAX_AHEAD
 
     def check(self) -> None:
-        """Raises ValueError unless rules and seconds make sense."""
+        """Raises ValueError unless rules, seconds and zone make sense."""
         self.rules.check()
+        read_zone(self.timezone)
+        latest_moment(self.max_ahead)
         if not 0 <= self.observe < MOST:
             raise ValueError(f"observe must be 0 or more seconds. Received: {self.observe}.")
 
@@ -341,7 +348,7 @@ def running_server(
         else:
             _load_first_unless(over, served.values())
         predictor = Predictor(served, options.limits)
-        routes = _routes(predictor, store, feedback.rules, parts) if store and feedback else None
+        routes = _routes(predictor, store, feedback, parts) if store and feedback else None
         server = Server(predictor, options, routes)
         server.start()
         parts.callback(server.stop)
@@ -355,12 +362,21 @@ def _open_store(url: str | Path) -> "FeedbackStore":
 
 
 def _routes(
-    predictor: "Predictor", store: "FeedbackStore", rules: Rules, parts: contextlib.ExitStack
+    predictor: "Predictor",
+    store: "FeedbackStore",
+    options: FeedbackOptions,
+    parts: contextlib.ExitStack,
 ) -> "FeedbackRoutes":
     """`FeedbackRoutes` that are closed with `parts`."""
     from kerasrec.serving.feedbackroutes import FeedbackRoutes
 
-    routes = FeedbackRoutes(predictor, store, rules)
+    routes = FeedbackRoutes(
+        predictor,
+        store,
+        options.rules,
+        timezone=options.timezone,
+        max_ahead=options.max_ahead,
+    )
     parts.callback(routes.close)
     return routes
 

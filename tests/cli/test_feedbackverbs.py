@@ -46,6 +46,30 @@ def test_add_one_event(path, capsys):
     assert (row["event"], row["value"], row["timestamp"]) == ("purchase", 2.0, 1709251200)
 
 
+def test_stats_count_unknown_items_and_the_future(path, exported_version, capsys):
+    with FeedbackStore(path) as store:
+        sent = [
+            {"user_id": "u", "item_id": f"new\x1b]0;{n % 2}", "timestamp": n} for n in (7, 8, 9)
+        ]
+        store.add([event | {"timestamp": event["timestamp"] + 1_700_000_000} for event in sent])
+        store.add([{"user_id": "u", "item_id": "new", "timestamp": "2090-01-01"}], max_ahead=None)
+    run("stats", "--model", exported_version)
+    out = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "more than a day ahead of the clock 1, from 2090-01-01 00:00:00" in out
+    assert "on items outside the catalogue 4" in out and "new 1" in out
+    run("stats")
+    assert "outside the catalogue" not in capsys.readouterr().out
+
+
+def test_odd_numbers_are_refused_by_their_field(path, tmp_path, capsys):
+    for text, field in (("NaN", "version"), ("1e999", "position"), ("true", "value")):
+        line = f'{{"user_id": "u", "item_id": "a", "{field}": {text}}}\n'
+        (tmp_path / "events.jsonl").write_text(line, encoding="utf-8")
+        err = refused(capsys, "add", "--events", tmp_path / "events.jsonl")
+        assert "events.jsonl, line 1: expected" in err and f"as {field}. Received" in err
+    assert "as value" in refused(capsys, "add", "--user", "u", "--item", "a", "--value", "inf")
+
+
 def test_add_json_lines(path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("kerasrec.cli.feedbackverbs._BATCH", 2)
     events = [{"user_id": n, "item_id": "a", "timestamp": 1_700_000_000} for n in range(5)]

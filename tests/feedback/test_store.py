@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from kerasrec.checks import ArtifactError
 from kerasrec.feedback.queries import StoredEvent
 from kerasrec.feedback.store import FeedbackStore
-from kerasrec.feedback.writer import Added
+from kerasrec.feedback.writer import Added, Outcomes
 
 T = 1_700_000_000
 
@@ -221,6 +221,58 @@ def test_any_order_and_repetition_gives_the_same_set(data, tmp_path_factory):
         assert sum(counts.stored for counts in added) == len(frame) == len(ours) + 3
         named = frame["item_id"] == "named"
         assert set(frame[~named][list(fields)].itertuples(index=False, name=None)) == ours
+
+
+def test_each_event_is_told_what_became_of_it(store):
+    store.add([event("u", "known"), event("gone", "x", -5)])
+    store.forget("gone")
+    new, late = event("u", "new", 5), event("gone", "x", -5)
+    found = store.submit_each([new, event("u", "known"), late, new, event("v", "w")]).result()
+    assert found == Outcomes(Added(2, 2, 1), [2, 4], [3])
+    assert store.submit_each([]).result() == Outcomes(Added(0, 0, 0), [], [])
+    # the numbers are those as sent, also where finer times order the rows
+    later = [event("u", f"i{n}") | {"timestamp": T + 30 - n / 10} for n in range(3)]
+    assert store.submit_each(later[1:2]).result().added.stored == 1
+    assert store.submit_each(later).result() == Outcomes(Added(2, 1, 0), [2], [])
+    frame = store.read()
+    assert frame["item_id"].tolist() == ["known", "new", "w", "i1", "i2", "i0"]
+
+
+def test_the_future_is_refused(store):
+    now = int(time.time())
+    store.add([event("u", "near") | {"timestamp": now + 80_000}])
+    far = event("u", "far") | {"timestamp": "2090-01-01"}
+    message = "event 2: expected a time before 20.* as timestamp. Received: '2090-01-01'"
+    for add in (store.add, store.submit, store.submit_each):
+        with pytest.raises(ValueError, match=message):
+            add([event("u", "a"), far])
+    table = pd.DataFrame([event("u", "a"), event("u", "b") | {"timestamp": now + 90_000}])
+    with pytest.raises(ValueError, match="timestamp"):
+        store.add(table)
+    assert store.add(table, max_ahead=100_000).stored == 2
+    assert store.add([far], max_ahead=None).stored == 1
+    stats = store.stats()
+    assert (stats.ahead, stats.ahead_first, stats.last) == (2, now + 90_000, 3_786_912_000)
+    assert store.stats(max_ahead=100_000).ahead == 1
+    with pytest.raises(ValueError, match="max_ahead: expected seconds from 0"):
+        store.add([far], max_ahead=-1)
+
+
+def test_dates_of_a_zone(store):
+    day = {"user_id": "u", "item_id": "a", "timestamp": "2023-11-15 06:13:20"}
+    store.add([day], timezone="Asia/Shanghai")
+    store.add([day | {"item_id": "b", "timestamp": "2023-11-14T22:13:20Z"}], timezone="+08:00")
+    assert [row.timestamp for row in store.latest("u")] == [T, T]
+    with pytest.raises(ValueError, match="timezone: expected the name of a time zone"):
+        store.add([day], timezone="Asia/Nowhere")
+
+
+def test_events_on_unknown_items_are_counted(store):
+    store.add([event("u", "a"), event("u", "b", 1), event("v", "b"), event("v", "c")])
+    store.add([event("v", "d", event="impression")])
+    assert store.stats().unknown is None
+    assert store.stats(["a"]).unknown == {"events": 3, "items": 2, "most": {"b": 2, "c": 1}}
+    assert store.stats(["a", "b", "c"]).unknown == {"events": 0, "items": 0, "most": {}}
 
 
 # --- several at once, and crashes ---
@@ -439,7 +491,8 @@ def test_forget(store):
 def test_forget_refuses_nothing_that_is_yet_to_come(store):
     """A wrong clock has dated an event years ahead: what the user does tomorrow is stored."""
     now = int(time.time())
-    store.add([event("u", "a", timestamp=now + 10**8), event("u", "b", timestamp=now - 10)])
+    early = [event("u", "a", timestamp=now + 10**8), event("u", "b", timestamp=now - 10)]
+    store.add(early, max_ahead=None)
     assert store.forget("u") == 2
     assert now <= store.erasures()[0].timestamp <= now + 60
     sent = [event("u", "b", timestamp=now - 10), event("u", "c", timestamp=now + 86400)]

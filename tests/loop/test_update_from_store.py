@@ -14,7 +14,10 @@ from loopchecks import (
     start_update,
 )
 
+from kerasrec.feedback.database import EVENTS, sa
+from kerasrec.feedback.intake import FIELDS
 from kerasrec.feedback.store import FeedbackStore
+from kerasrec.loop.drifting import drift
 from kerasrec.loop.updating import _erased, update_from_store
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
@@ -62,6 +65,34 @@ def test_from_a_store(updated):
     assert (told["seq"], told["store"]) == (store.last_seq(), store.id)  # an id: no path leaks
     with pytest.raises(ValueError, match="Received: 0"):
         update_from_store(toy_base, store)
+
+
+def test_an_event_of_the_future_is_no_end(
+    week_log, grown_items, exported_version, tmp_path, caplog
+):
+    """As an older kerasrec stored it: one click of 2090 once made all later updates fail."""
+    base = shutil.copytree(exported_version, tmp_path / "toy")
+    frame = week_log.frame.sort_values("timestamp", kind="stable")
+    last = int(frame["timestamp"].max())
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        fill(store, week_log)
+        row = {name: None for name in FIELDS} | {"event_id": "2090", "user_id": "clock"}
+        row |= {"item_id": frame["item_id"].iloc[0], "event": "click", "timestamp": 3_786_912_000}
+        with store._database.writing() as connection:
+            connection.execute(sa.insert(EVENTS).values(row))
+        first = update_from_store(base, store, grown_items, force=True)
+        sentence = "1 event lies more than 86400 seconds ahead of this machine's clock (2090-01-01)"
+        assert sentence in caplog.text
+        assert last - 4 * DAY < Recommender.load(base).log_end <= last - 2 * DAY
+        facts = folders.read_manifest(first.version).as_dict()
+        assert facts["data"]["interactions"] == store.stats().events - 1
+        store.add(week_log)
+        second = update_from_store(base, store, force=True)
+        assert second.version.name == "3" and last - DAY < Recommender.load(base).log_end <= last
+        found = drift(base / "2", store.interactions())
+        assert found.notes[0].startswith(sentence) and found.table["end"].max() < "2090"
+        stats = store.stats()
+        assert (stats.ahead, stats.ahead_first, stats.last) == (1, 3_786_912_000, 3_786_912_000)
 
 
 @pytest.mark.slow

@@ -82,6 +82,11 @@ def send(client, *events):
     return answer.json()
 
 
+def told(**counts):
+    """The whole answer to a batch."""
+    return dict(stored=0, repeated=0, erased=0, unknown_items=0, events={}) | counts
+
+
 def event(user, item, kind="click", **more):
     return {"user_id": user, "item_id": item, "event": kind, **more}
 
@@ -97,7 +102,7 @@ def test_a_click_changes_the_very_next_list(client, shop):
     scores = [row["score"] for row in before["items"]]
     assert scores == sorted(scores, reverse=True)
     clicked = items(before)[3]
-    assert send(client, event("clicks", clicked)) == {"stored": 1, "repeated": 0, "erased": 0}
+    assert send(client, event("clicks", clicked)) == told(stored=1)
     after = recommend(client, "clicks")
     assert clicked not in items(after) and items(after) != items(before)
     assert after["request_id"] != before["request_id"]
@@ -233,7 +238,7 @@ def test_events_in_every_form_and_sent_again(client, shop):
         answer = client.post("/v1/feedback", json=body)
         assert answer.status_code == 200 and answer.json()["stored"] == (body is one)
         assert answer.json()["repeated"] == (body is not one)
-    assert client.post("/v1/feedback", json=[]).json() == {"stored": 0, "repeated": 0, "erased": 0}
+    assert client.post("/v1/feedback", json=[]).json() == told()
     assert len(shop[1].feedback.store.latest("forms")) == 1
 
 
@@ -262,7 +267,35 @@ def test_forgotten_users_are_counted(client, shop):
     send(client, event("gone", "x", timestamp=1_700_000_000))
     shop[1].feedback.store.forget("gone")
     again = send(client, event("gone", "x", timestamp=1_700_000_000))
-    assert again == {"stored": 0, "repeated": 0, "erased": 1}
+    assert again == told(erased=1, unknown_items=1, events={"erased": [1], "unknown_items": [1]})
+
+
+def test_each_event_of_a_batch_is_answered(client, shop):
+    """The numbers of those that were not simply stored; what nobody can list is stored too."""
+    known = items(recommend(client, "batch", log=0))[0]
+    send(client, event("batch", known, timestamp=1_700_000_000))
+    sent = [event("batch", item, timestamp=1_700_000_000) for item in ("新的", known, "new")]
+    answer = send(client, *sent)
+    lists = {"repeated": [2], "unknown_items": [1, 3]}
+    assert answer == told(stored=2, repeated=1, unknown_items=2, events=lists)
+    assert [row.item_id for row in shop[1].feedback.store.latest("batch")] == [known, "新的", "new"]
+    found = client.get("/v1/feedback/stats").json()["unknown"]
+    assert found["items"] >= 2 and found["most"]["新的"] == 1
+    page = client.get("/monitoring/prometheus/metrics").text
+    outcomes = ("stored", "repeated", "erased", "unknown_item")
+    assert all(f'kerasrec_feedback_events_total{{outcome="{name}"}}' in page for name in outcomes)
+
+
+def test_an_event_of_the_future_is_refused_and_named(client, shop):
+    sent = [event("future", "x"), event("future", "y", timestamp="2090-01-01")]
+    message = said(client.post("/v1/feedback", json=sent))
+    assert message.startswith("event 2: expected a time before 20") and "as timestamp" in message
+    assert "2090-01-01" in message and shop[1].feedback.store.latest("future") == []
+    shop[1].feedback.store.add(sent, max_ahead=None)  # as an older kerasrec did
+    (first,) = items(recommend(client, "past", k=1))
+    send(client, event("future", first))
+    assert first not in items(recommend(client, "future", k=50))
+    assert client.get("/v1/feedback/stats").json()["ahead"] == 1
 
 
 def test_many_at_once_are_all_stored(client, shop):
