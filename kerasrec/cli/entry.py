@@ -18,7 +18,7 @@ from kerasrec.cli import (
     serveverb,
 )
 from kerasrec.cli.parser import Parser
-from kerasrec.cli.userinput import UserError
+from kerasrec.cli.userinput import ManyErrors, UserError
 
 _DESCRIPTION = """LLM-enhanced sequential recommendation over Chinese item text.
 
@@ -154,12 +154,14 @@ def _is_too_large(error: BaseException) -> bool:
 
 
 def _sentence(error: BaseException) -> str:
-    """The message of an error on one line."""
+    """The message of an error on one line; of several errors, a line for each."""
     if _is_too_large(error):
         what = getattr(error, "message", "").partition("}} ")[2].partition(" on /")[0]
         return f"there is not enough memory: {what}. Make the numbers of the options smaller."
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}."
+    if isinstance(error, ManyErrors):
+        return str(error)
     return " ".join(str(error).split()) or type(error).__name__
 
 

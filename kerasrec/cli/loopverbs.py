@@ -11,13 +11,15 @@ from kerasrec import backend
 from kerasrec.cli.parser import add_files, add_model, add_out_and_preset, add_reading
 from kerasrec.cli.printing import make_console, print_rows
 from kerasrec.cli.userinput import (
+    Readings,
     UserError,
     period,
     read_catalogue,
     read_events,
+    say_mismatch,
     training_options,
 )
-from kerasrec.versions.folders import find_version
+from kerasrec.versions.folders import find_version, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +60,13 @@ def update_verb(options: argparse.Namespace) -> None:
     base, given = Path(options.out) / options.name, options.interactions
     if options.store and given:
         raise UserError("expected --store S or --interactions F..., not both.")
-    items = read_catalogue(options) if options.items else None
-    interactions = read_events(options, given) if given else None
+    titles = read_manifest(find_version(base)).encoder is not None
+    readings = Readings()
+    items = readings.take(read_catalogue, options, titles) if options.items else None
+    interactions = readings.take(read_events, options, given) if given else None
+    readings.end()
+    if interactions is not None and items is not None:
+        say_mismatch(interactions, items, "--interactions")
     settings = dict(label=options.label, force=options.force, seed=options.seed)
     backend.load(quiet=not options.debug)
     from kerasrec.loop.updating import update, update_from_store
@@ -101,7 +108,7 @@ def add_rollback(sub: argparse.ArgumentParser) -> None:
 def rollback_verb(options: argparse.Namespace) -> None:
     """Let an earlier version answer again (the label stable); servers follow within seconds."""
     from kerasrec.checks import ArtifactError
-    from kerasrec.versions.folders import read_manifest, rollback
+    from kerasrec.versions.folders import rollback
 
     base = Path(options.out) / options.name
     before, now = rollback(base, options.to)
@@ -300,13 +307,16 @@ def simulate_verb(options: argparse.Namespace) -> None:
     recent popularity, item-kNN and a kNN whose counts grow with every event (live_knn). Table,
     steps and plot go into --work.
     """
+    settings = training_options(options)
+    readings = Readings()
+    items = readings.take(read_catalogue, options)
+    interactions = readings.take(read_events, options, options.interactions)
+    readings.end()
+    say_mismatch(interactions, items, "--interactions")
     backend.load(quiet=not options.debug)
     from kerasrec.evaluation.plots import strategy_curves
     from kerasrec.loop.simulation import STRATEGIES, simulate
 
-    settings = training_options(options)
-    items = read_catalogue(options)
-    interactions = read_events(options, options.interactions)
     found = simulate(
         interactions,
         items,

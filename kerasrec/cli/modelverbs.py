@@ -8,9 +8,12 @@ from pathlib import Path
 from kerasrec.cli.parser import add_at, add_files, add_model, add_out_and_preset, add_reading
 from kerasrec.cli.printing import flat, make_console, print_rows
 from kerasrec.cli.userinput import (
+    UNSAID,
+    Readings,
     UserError,
     check_k,
     clean_for_training,
+    clean_for_validation,
     export_options,
     known_only,
     load_tensorflow,
@@ -19,9 +22,12 @@ from kerasrec.cli.userinput import (
     read_events,
     read_lines,
     read_users,
+    say_mismatch,
     training_options,
 )
+from kerasrec.data.interactions import Items
 from kerasrec.versions.folders import find_version, read_manifest
+from kerasrec.versions.folders import read_catalogue as read_catalogue_of
 
 
 def add_inspect(sub: argparse.ArgumentParser) -> None:
@@ -41,13 +47,20 @@ def inspect_verb(options: argparse.Namespace) -> None:
         manifest = read_manifest(find_version(options.model)).as_dict()
         print_rows(("key", "value"), [(key, str(value)) for key, value in flat(manifest)])
         return
-    from kerasrec.data.statistics import describe, format_value
+    from kerasrec.data.statistics import describe, find_problems, format_value
 
-    interactions = read_events(options, options.interactions)
-    items = read_catalogue(options) if options.items else None
+    options.on_bad = "skip"  # bad rows are among the problems
+    readings = Readings()
+    interactions = readings.take(read_events, options, options.interactions)
+    items = readings.take(read_catalogue, options, False) if options.items else None
+    readings.end()
+    problems = find_problems(interactions, items)
+    print(f"problems found: {len(problems) or 'none'}")
+    for number, problem in enumerate(problems, start=1):
+        print(f"{number:3}. {problem}")
     table = describe(interactions, items)
     rows = [(part, what, format_value(value)) for part, what, value in table.to_numpy()]
-    print(interactions.report, end="\n\n")
+    print(f"\n{interactions.report}", end="\n\n")
     print_rows(tuple(table.columns), rows)
 
 
@@ -55,7 +68,11 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     """Adds the options of `train`."""
     sub.usage = "kerasrec train --interactions F... --items F --name NAME [options]"
     add_files(sub, "--interactions", "what users did", required=True)
-    sub.add_argument("--items", required=True, metavar="F", help="the catalogue with its texts")
+    sub.add_argument(
+        "--items",
+        metavar="F",
+        help="the catalogue with its texts (left out: the items of the log, known by their ids)",
+    )
     sub.add_argument("--name", required=True, help="of the model: OUT/NAME/1, OUT/NAME/2, ...")
     add_files(sub, "--valid", "events to stop and tune on (default: held out as --ask says)")
     sub.add_argument(
@@ -122,8 +139,9 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--unknown-items",
         choices=["error", "skip"],
-        default="error",
-        help="events of items that --items lacks: stop, or leave out and count (default error)",
+        default=UNSAID,
+        help="events of items that --items lacks: stop, or leave out and count (default: as "
+        "--on-bad says)",
     )
     add_reading(sub, items=True)
 
@@ -135,18 +153,11 @@ def train_verb(options: argparse.Namespace) -> None:
     --set are encoder, model, trainer, fusion and generator; a wrong option is answered with the
     right ones.
     """
-    load_tensorflow(options)
     settings = training_options(options)
     if settings.get("generator") and not options.generator:
         print("The options of the section generator count with --generator only.")
-    items = read_catalogue(options)
-    interactions = read_events(options, options.interactions)
-    interactions = clean_for_training(options, interactions, items)
-    valid = None
-    if options.valid:
-        valid = read_events(options, options.valid)
-        if options.unknown_items == "skip":
-            valid = known_only(valid, items, "--valid")
+    interactions, items, valid = _read_for_training(options, settings)
+    load_tensorflow(options)
     from kerasrec.training.pipeline import train
 
     trained = train(
@@ -172,6 +183,34 @@ def train_verb(options: argparse.Namespace) -> None:
     )
 
 
+def _read_for_training(options, settings):
+    """Events, catalogue and events to validate on; all that is wrong with them is told at once."""
+    from kerasrec.data.interactions import items_of
+
+    encoder = (settings.get("encoder") or {}).get("name")
+    readings = Readings()
+    interactions = readings.take(read_events, options, options.interactions)
+    valid = readings.take(read_events, options, options.valid) if options.valid else None
+    if options.items:
+        items = readings.take(read_catalogue, options, encoder != "none")
+    else:
+        if encoder not in (None, "none"):
+            raise UserError(
+                f"--encoder {encoder} reads the texts of --items. Received: no --items. Give the "
+                "catalogue, or leave --encoder out for a model of ids alone."
+            )
+        settings["encoder"] = {**(settings.get("encoder") or {}), "name": "none"}
+        logs = [part for part in (interactions, valid) if part is not None]
+        items = items_of(logs) if logs else None
+        print("No --items: the model knows the items of the log by their ids alone.")
+    if items is not None and interactions is not None:
+        interactions = readings.take(clean_for_training, options, interactions, items)
+    if items is not None and valid is not None:
+        valid = readings.take(clean_for_validation, options, valid, items)
+    readings.end()
+    return interactions, items, valid
+
+
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
     """Adds the options of `evaluate`."""
     sub.usage = "kerasrec evaluate --model M --test F... --histories F... [options]"
@@ -189,10 +228,16 @@ def evaluate_verb(options: argparse.Namespace) -> None:
     """Score a model and the baselines on a test set; the whole catalogue is ranked."""
     check_k(options)
     at = moment(options.at, options.timezone)
-    find_version(options.model)
-    test = read_events(options, options.test)
-    past = read_events(options, options.histories)
-    fitted = read_events(options, options.train) if options.train else None
+    version = find_version(options.model)
+    readings = Readings()
+    test = readings.take(read_events, options, options.test)
+    past = readings.take(read_events, options, options.histories)
+    fitted = readings.take(read_events, options, options.train) if options.train else None
+    readings.end()
+    catalogue = Items(read_catalogue_of(version))
+    for events, flag in ((test, "--test"), (past, "--histories"), (fitted, "--train")):
+        if events is not None:
+            say_mismatch(events, catalogue, flag)
     load_tensorflow(options)
     from kerasrec.data.histories import make_histories
     from kerasrec.evaluation.evaluation import evaluate, run_baselines
@@ -205,7 +250,9 @@ def evaluate_verb(options: argparse.Namespace) -> None:
     fitted = past if fitted is None else known_only(fitted, items, "--train")
     histories = make_histories(past, items)
     wanted = histories.of_users(test.frame["user_id"].astype(str).unique())
-    texts = items.texts(recommender.about.template)
+    # a model of ids needs no titles, and may have none
+    is_blank = recommender.about.encoder is None and not items.frame["title"].str.strip().any()
+    texts = None if is_blank else items.texts(recommender.about.template)
     baselines = run_baselines(
         make_histories(fitted, items), wanted, items, k=options.k, texts=texts
     )

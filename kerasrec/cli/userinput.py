@@ -2,12 +2,13 @@
 
 import argparse
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kerasrec import backend
 from kerasrec.checks import did_you_mean
+from kerasrec.data.cleaningreport import DirtyRows
 
 if TYPE_CHECKING:
     from kerasrec.data.interactions import Interactions, Items
@@ -15,11 +16,56 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Table = TypeVar("Table", "Interactions", "Items")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class _Unsaid(str):
+    """The default of an option that follows another one where it is not given itself."""
+
+
+#: of --unknown-items; it reads as what it is without --on-bad
+UNSAID = _Unsaid("error")
 _ITEM_ROLES = ("title", "text", "category")
 
 
 class UserError(Exception):
     """A mistake in the user's input; the message is the whole answer."""
+
+
+class ManyErrors(UserError):
+    """Several of them, found in one pass; `sentences` has one for each."""
+
+    def __init__(self, sentences: Sequence[str]):
+        self.sentences = [" ".join(one.split()) for one in sentences]
+        lines = [f"{number}. {one}" for number, one in enumerate(self.sentences, start=1)]
+        super().__init__("\n".join([f"{len(lines)} problems with the tables:", *lines]))
+
+
+class Readings:
+    """Reads one table after the other and goes on after a refusal: `end` tells all at once."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def take(self, read: Callable[..., Any], *given: Any) -> Any:
+        """What `read(*given)` gives; after bad rows the others, after another refusal None."""
+        try:
+            return read(*given)
+        except DirtyRows as error:
+            self.refused.append(str(error))
+            return error.rest
+        except (ValueError, FileNotFoundError, UserError) as error:
+            self.refused.append(str(error))
+            return None
+
+    def end(self) -> None:
+        """Raises what was refused, if anything was.
+
+        Raises:
+            UserError: see above.
+        """
+        if self.refused:
+            sentences = list(dict.fromkeys(self.refused))
+            raise UserError(sentences[0]) if len(sentences) == 1 else ManyErrors(sentences)
 
 
 # --- tables ---
@@ -41,7 +87,7 @@ def read_events(options: argparse.Namespace, paths: Sequence[str]) -> "Interacti
         timezone=options.timezone,
         max_ahead=period(options.max_ahead, "--max-ahead", least=0),
     )
-    return _reported(found)
+    return _reported(found, options.verb)
 
 
 def event_weights(texts: Iterable[str] | None) -> dict[str, float | str | None]:
@@ -57,21 +103,29 @@ def event_weights(texts: Iterable[str] | None) -> dict[str, float | str | None]:
     return weights
 
 
-def read_catalogue(options: argparse.Namespace) -> "Items":
-    """Reads the items of --items; its columns are named by --item-columns, then by --columns."""
+def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
+    """Reads the items of --items; its columns are named by --item-columns, then by --columns.
+
+    Without `titles` a catalogue of ids is enough.
+    """
     from kerasrec.data.interactions import read_items
 
     columns = pairs_of(options.columns, "--columns")
     columns = {role: name for role, name in columns.items() if role in ("item_id", *_ITEM_ROLES)}
     columns.update(pairs_of(options.item_columns, "--item-columns"))
     found = read_items(
-        options.items, columns=columns or None, encoding=options.encoding, on_bad=options.on_bad
+        options.items,
+        columns=columns or None,
+        encoding=options.encoding,
+        on_bad=options.on_bad,
+        titles=titles,
     )
-    return _reported(found)
+    return _reported(found, options.verb)
 
 
-def _reported(found: Table) -> Table:
-    if found.report.rows_before != found.report.rows_after:
+def _reported(found: Table, verb: str) -> Table:
+    """The table; the report of what was left out goes to the log, `inspect` shows it itself."""
+    if verb != "inspect" and found.report.rows_before != found.report.rows_after:
         log.warning("%s", found.report)
     return found
 
@@ -82,6 +136,7 @@ def clean_for_training(
     """Cleans interactions as the options say, and checks that they are fit to train on."""
     from kerasrec.data.cleaning import check_trainable, clean
 
+    unknown_items = _unknown_items(options, interactions, items)
     limit = options.max_user_events
     cleaned = clean(
         interactions,
@@ -90,12 +145,52 @@ def clean_for_training(
         min_user_events=options.min_user_events,
         min_item_events=options.min_item_events,
         max_user_events=int(limit) if (limit or "").isdigit() else limit,
-        unknown_items=options.unknown_items,
+        unknown_items=unknown_items,
     )
     if len(cleaned) != len(interactions):
         log.warning("%s", cleaned.report)
     check_trainable(cleaned, items)
     return cleaned
+
+
+def _unknown_items(
+    options: argparse.Namespace, interactions: "Interactions", items: "Items"
+) -> str:
+    """What is done with events of unknown items: as --unknown-items says, else as --on-bad.
+
+    Where the ids hardly meet, --on-bad alone does not leave out most of a log.
+    """
+    from kerasrec.data.matching import match_ids
+
+    given = options.unknown_items
+    match = match_ids(interactions, items)
+    if given == "skip" and match.is_poor:
+        log.warning("the ids of log and catalogue hardly meet: %s", match.sentence())
+    if given is not UNSAID:
+        return str(given)
+    return "skip" if options.on_bad == "skip" and not match.is_poor else "error"
+
+
+def clean_for_validation(
+    options: argparse.Namespace, valid: "Interactions", items: "Items"
+) -> "Interactions":
+    """Leaves out events of unknown items, or refuses them, as for the events to train on."""
+    from kerasrec.data.cleaning import clean
+
+    if _unknown_items(options, valid, items) == "skip":
+        return known_only(valid, items, "--valid")
+    return clean(valid, items)
+
+
+def say_mismatch(interactions: "Interactions", items: "Items", flag: str) -> None:
+    """Warns where the ids of a log and those of a model's catalogue hardly meet."""
+    from kerasrec.data.matching import match_ids
+
+    match = match_ids(interactions, items)
+    if match.is_poor:
+        log.warning(
+            "%s: its ids and those of the catalogue hardly meet: %s", flag, match.sentence()
+        )
 
 
 def known_only(interactions: "Interactions", items: "Items", flag: str) -> "Interactions":
@@ -152,8 +247,11 @@ def pairs_of(texts: Iterable[str] | None, flag: str) -> dict[str, Any]:
 
 
 def training_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Reads sections of options: --config, then --encoder, --run-folder, --seed, then --set."""
-    from kerasrec.training.options import resolve_preset
+    """Reads sections of options: --config, then --encoder, --run-folder, --seed, then --set.
+
+    They are checked as far as that can be done before TensorFlow is loaded.
+    """
+    from kerasrec.training.optionfiles import check_early
 
     settings = read_yaml(options.config) if options.config else {}
     for section, name, value in (
@@ -170,7 +268,7 @@ def training_options(options: argparse.Namespace) -> dict[str, Any]:
                 f"--set takes SECTION.OPTION=VALUE such as model.dropout=0.1. Received: {key!r}."
             )
         settings[section] = {**(settings.get(section) or {}), name: value}
-    resolve_preset(options.preset, settings)
+    check_early(options.preset, settings)
     return settings
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from kerasrec.data.cleaningreport import CleaningReport
 from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.matching import Match, match_ids
 
 CRAWLER_QUANTILE = 0.99
 CRAWLER_FACTOR = 10
@@ -56,7 +57,7 @@ def clean(
     """
     _check_options(repeats, unknown_items, max_user_events)
     frame = interactions.frame
-    columns = _Columns(frame)
+    columns = _Columns(interactions)
     if items is not None:
         columns.skip_unknown_items(items, unknown_items)
     if max_user_events is not None:
@@ -70,10 +71,12 @@ def clean(
         report = CleaningReport(len(frame))
     report = report + columns.report
     if not columns.rows.size:
+        match = items is not None and match_ids(interactions, items)
+        hint = f"{match.sentence()} " if match and match.is_poor else ""
         raise ValueError(
             f"expected at least one event after cleaning. Received: none of {len(frame)} "
             f"({'; '.join(f'{step.removed} x {step.what}' for step in columns.report.steps)}). "
-            "Ask for less."
+            f"{hint}Ask for less."
         )
     return interactions.replace(frame.iloc[columns.rows], report)
 
@@ -114,7 +117,7 @@ def check_trainable(interactions: Interactions, items: Items | None = None) -> N
         ValueError: says what is missing.
     """
     if items is not None:
-        _Columns(interactions.frame).skip_unknown_items(items, "error")
+        _Columns(interactions).skip_unknown_items(items, "error")
     users = np.bincount(interactions.frame["user_id"].cat.codes)
     problem = ""
     if interactions.num_users < 2:
@@ -135,7 +138,8 @@ def check_trainable(interactions: Interactions, items: Items | None = None) -> N
 class _Columns:
     """The rows that are left, as positions in the frame, and the codes needed to choose them."""
 
-    def __init__(self, frame):
+    def __init__(self, interactions):
+        self.interactions, frame = interactions, interactions.frame
         self.users = frame["user_id"].cat.codes.to_numpy()
         self.items = frame["item_id"].cat.codes.to_numpy()
         self.times = frame["timestamp"].to_numpy()
@@ -162,13 +166,7 @@ class _Columns:
         if not len(unknown):
             return
         if unknown_items == "error":
-            events = int(mask.size - mask.sum())
-            raise ValueError(
-                "expected only items of the catalogue in the interactions. Received: "
-                f"{len(unknown)} unknown items in {events} of {mask.size} events, such as "
-                f"'{unknown[0]}'{_near_hint(unknown[0], items.ids)}. Add them to the items, or "
-                "pass unknown_items='skip' (--unknown-items skip) to leave these events out."
-            )
+            raise ValueError(_refuse_unknown(match_ids(self.interactions, items)))
         self.keep(mask, "events of items that the catalogue lacks", example=unknown[0])
 
     def skip_crawlers(self, limit):
@@ -260,16 +258,22 @@ def _repeated(pairs, keep):
     return pd.Series(pairs).duplicated(keep=keep).to_numpy()
 
 
-def _near_hint(unknown, ids):
-    """Two usual reasons why ids do not meet: spaces, and the `.0` of a float column."""
-    known = set(ids)
-    if unknown.strip() in known or any(str(one).strip() == unknown for one in known):
-        return " (it differs from a known id by spaces)"
-    if unknown.removesuffix(".0") in known or f"{unknown}.0" in known:
-        return (
-            " (it differs from a known id by '.0': one of the tables went through a float column)"
-        )
-    return f"; ids of the catalogue look like '{ids[0]}'" if len(ids) else ""
+def _refuse_unknown(match: Match) -> str:
+    """The sentence that refuses events of unknown items; opens with ids that hardly meet."""
+    events = match.events - match.known_events
+    unknown = f"{match.ids - match.known_ids} unknown items in {events} of {match.events} events"
+    end = (
+        "Add them to the items, or pass unknown_items='skip' (--unknown-items skip) to leave these "
+        "events out."
+    )
+    if match.is_poor:
+        return f"the ids of log and catalogue hardly meet: {match.sentence()} ({unknown}.) {end}"
+    hint = f" {match.hint()}" if match.hint() else ""
+    return (
+        f"expected only items of the catalogue in the interactions. Received: {unknown}, such as "
+        f"{match.shown_unknown()}; ids of the catalogue look like {match.shown_known()}.{hint} "
+        f"{end}"
+    )
 
 
 def _check_options(repeats, unknown_items, max_user_events):

@@ -12,6 +12,49 @@ SKIP_HINT = (
 )
 
 
+class Refusal(NamedTuple):
+    """Holds why some rows were refused.
+
+    source: name of the table.  expected, received: in words, for the first such row.  what: the
+    kind, in short.  count: such rows.  example: the first of them, in short.  advice: what to do.
+    """
+
+    source: str
+    expected: str
+    received: str
+    what: str
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    example: str
+    advice: str = SKIP_HINT
+
+
+class DirtyRows(ValueError):
+    """Refuses a table with bad rows, and names all their kinds.
+
+    Attributes:
+        refusals: tuple of `Refusal`, one for each kind, in the order in which they were looked for.
+        rest: what was read without these rows, `Interactions` or `Items`; None where none is left.
+    """
+
+    def __init__(self, refusals: Iterable[Refusal], rest: Any = None):
+        self.refusals, self.rest = tuple(refusals), rest
+        super().__init__(_refuse(self.refusals))
+
+
+def _refuse(refusals):
+    """One sentence for the first kind, the others in short, and what to do with all of them."""
+    first, *others = refusals
+    text = f"{first.source}: expected {first.expected}. Received: {first.received}"
+    if others:
+        shown = (
+            ("" if one.source == first.source else f"{one.source}: ")
+            + f"{one.count} x {one.what} ({one.example})"
+            for one in others
+        )
+        text += f". Besides: {'; '.join(shown)}"
+    return f"{text}. {' '.join(dict.fromkeys(one.advice for one in refusals))}"
+
+
 class CleaningStep(NamedTuple):
     """Holds one line of a report.
 

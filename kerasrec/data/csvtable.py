@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from kerasrec.data.cleaningreport import SKIP_HINT, CleaningReport
+from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, Refusal
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 HEAD_BYTES = 1 << 16
@@ -121,12 +121,18 @@ class CsvTable:
         row = self._parse(["0"], {"0": pa.string()}, errors="replace", use_threads=False).ragged[0]
         number = row.number - self._skip - 1
         example = f"{row.actual_columns} in data row {number}, '{one_line(row.text)[:60]}'"
-        if on_bad != "skip":
-            raise ValueError(
-                f"{self.name}: expected {len(self.columns)} values in every row, as in the header. "
-                f"Received: {example} ({len(parsed.ragged)} such rows). {SKIP_HINT}"
-            )
         what = f"rows without exactly {len(self.columns)} values"
+        if on_bad != "skip":
+            count = len(parsed.ragged)
+            refusal = Refusal(
+                self.name,
+                f"{len(self.columns)} values in every row, as in the header",
+                f"{example} ({count} such rows)",
+                what,
+                count,
+                example,
+            )
+            raise DirtyRows([refusal])
         return parsed.table, report.add("skip", what, lines, removed=lines, example=example)
 
     def _check_quotes(self, parsed):

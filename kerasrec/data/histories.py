@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from kerasrec.data.events import EVENT_CODES, PASSIVE_EVENTS
 from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.matching import match_ids
 
 PADDING = 0
 #: bucket b of a time gap holds 2**(b-1) - 1 .. 2**b - 2 seconds; the last one all longer gaps
@@ -168,10 +169,12 @@ def make_histories(interactions: Interactions, items: Items) -> Histories:
     item_of_event = item_index[item_codes].astype(np.int32)
     if (item_of_event == PADDING).any():
         unknown = frame["item_id"][item_of_event == PADDING]
+        match = match_ids(interactions, items)
         raise ValueError(
             f"Every interaction needs an item of the catalogue: {len(unknown)} interactions name "
             f"{unknown.nunique()} unknown items, the first is {unknown.iloc[0]!r}. Add them to the "
             "items table or drop them with clean(interactions, items, unknown_items='skip')."
+            + (f" {match.sentence()}" if match.is_poor else "")
         )
     users = frame["user_id"].cat.codes.to_numpy().astype(np.int32)
     times = frame["timestamp"].to_numpy()

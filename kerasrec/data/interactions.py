@@ -1,7 +1,7 @@
 """Reads and checks the two tables that everything starts from: interactions and items.
 
-No row is lost silently. A reader raises at the first bad row; with `on_bad="skip"` it leaves bad
-rows out, and the report says which, why and how many.
+No row is lost silently. A reader refuses a table with bad rows and names all kinds of them; with
+`on_bad="skip"` it leaves them out, and the report says which, why and how many.
 """
 
 import logging
@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
-from kerasrec.data.cleaningreport import CleaningReport
+from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, Refusal
 from kerasrec.data.readers import (
+    Part,
     read_id_column,
     read_interaction_table,
     read_item_table,
@@ -297,7 +298,8 @@ def read_interactions(
         columns: canonical name -> column name, e.g. `{"user_id": "buyer"}`; None as name ignores a
             role.
         encoding: of text files, e.g. `"gb18030"`.
-        on_bad: `"error"` raises at a bad row, `"skip"` leaves such rows out and counts them.
+        on_bad: `"error"` raises where there are bad rows (one error that names all
+            kinds), `"skip"` leaves such rows out and counts them.
         event_weights: event name -> weight, added to the defaults (impression 0, view 1, click 1,
             like 2, cart 2, purchase 3, rating = value, dislike -1), or -> the name of a known
             event.
@@ -331,10 +333,20 @@ def read_interactions(
         )
     zone = read_zone(timezone)
     times: Any = {"timezone": zone, "max_ahead": max_ahead}
-    parts = [
-        read_interaction_table(open_table(one, encoding), columns, on_bad, event_weights, **times)
-        for one in sources
-    ]
+    parts: list[Part] = []
+    refusals: list[Refusal] = []
+    for one in sources:
+        try:
+            part = read_interaction_table(
+                open_table(one, encoding), columns, on_bad, event_weights, **times
+            )
+        except DirtyRows as error:  # no good row is left of this one
+            refusals += error.refusals
+            continue
+        refusals += part.refusals
+        parts.append(part)
+    if not parts:
+        raise DirtyRows(refusals)
     _check_same_columns(parts)
     report = CleaningReport.of_sources((part.name, part.report) for part in parts)
     frame = _join([part.frame for part in parts])
@@ -342,10 +354,12 @@ def read_interactions(
         frame["timestamp"] = np.arange(1, len(frame) + 1, dtype=np.int64)
     if any(part.fractions is not None for part in parts):
         frame, report = _in_exact_order(frame, parts, report)
-    interactions = Interactions(frame, parts[0].columns, report, zone_name(zone))
-    if interactions.has_time:
-        interactions = _with_warning_of_old(interactions)
-    return interactions
+    found = Interactions(frame, parts[0].columns, report, zone_name(zone))
+    if found.has_time:
+        found = _with_warning_of_old(found)
+    if refusals:
+        raise DirtyRows(refusals, found)
+    return found
 
 
 def read_items(
@@ -354,6 +368,7 @@ def read_items(
     columns: Mapping[str, str | None] | None = None,
     encoding: str = "utf-8",
     on_bad: str = "error",
+    titles: bool = True,
 ) -> Items:
     """Reads the catalogue: an id, a title and any further columns, all kept as texts.
 
@@ -367,6 +382,8 @@ def read_items(
         encoding: of text files, e.g. `"gb18030"`.
         on_bad: `"error"` raises at a row without an id or with an id seen before, `"skip"` leaves
             such rows out (the first row of an id stays) and counts them.
+        titles: whether titles are needed. False: a catalogue without any is read too, for a model
+            that knows items by their ids alone; `title` is empty then.
 
     Returns:
         `Items`.
@@ -381,8 +398,11 @@ def read_items(
     [{'item_id': '007', 'title': '红楼梦', 'price': '9.5'}]
     """
     _check_on_bad(on_bad)
-    part = read_item_table(open_table(source, encoding), columns, on_bad)
-    return Items(part.frame, part.columns, part.report)
+    part = read_item_table(open_table(source, encoding), columns, on_bad, titles=titles)
+    found = Items(part.frame, part.columns, part.report)
+    if part.refusals:
+        raise DirtyRows(part.refusals, found)
+    return found
 
 
 def read_user_ids(
@@ -413,9 +433,22 @@ def as_interactions(source: Interactions | Source | Sequence[Source]) -> Interac
     return source if isinstance(source, Interactions) else read_interactions(source)
 
 
-def as_items(source: Items | Source) -> Items:
+def as_items(source: Items | Source, *, titles: bool = True) -> Items:
     """Gives `Items`: reads whatever else `read_items` takes."""
-    return source if isinstance(source, Items) else read_items(source)
+    return source if isinstance(source, Items) else read_items(source, titles=titles)
+
+
+def items_of(parts: Iterable[Interactions]) -> Items:
+    """Makes the catalogue of what a log names: ids in the order in which they come, no titles.
+
+    >>> log = read_interactions(pd.DataFrame({"user": [1, 2, 1], "item": ["b", "a", "b"]}))
+    >>> items_of([log]).frame.to_dict("list")
+    {'item_id': ['b', 'a'], 'title': ['', '']}
+    """
+    named = [part.frame["item_id"].astype("str") for part in parts]
+    ids = pd.concat(named, ignore_index=True).drop_duplicates()
+    frame = pd.DataFrame({"item_id": ids.to_numpy(object), "title": ""}).astype("str")
+    return Items(frame, {}, CleaningReport(len(frame)))
 
 
 def join_interactions(parts: Iterable[Interactions]) -> Interactions:

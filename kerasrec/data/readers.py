@@ -5,7 +5,7 @@ public doors.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from kerasrec.data.cleaningreport import SKIP_HINT, CleaningReport
+from kerasrec.data.cleaningreport import SKIP_HINT, CleaningReport, DirtyRows, Refusal
 from kerasrec.data.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
 from kerasrec.data.events import event_table, look_up_events, unknown_event_message
 from kerasrec.data.tables import Table
@@ -39,7 +39,8 @@ class Part(NamedTuple):
     """Holds one source after reading: its good rows, column names and report.
 
     `fractions` is int64 nanoseconds within the second, `(num_rows,)`, or None for whole seconds.
-    `kept` is bool, `(rows of the source,)`: which of them are in the frame; None = all.
+    `kept` is bool, `(rows of the source,)`: which of them are in the frame; None = all. `refusals`
+    say which kinds of bad rows there were, where such rows are to be an error.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Part(NamedTuple):
     report: CleaningReport
     fractions: np.ndarray | None = None
     kept: np.ndarray | None = None
+    refusals: Sequence[Refusal] = ()
 
 
 def read_interaction_table(
@@ -75,11 +77,10 @@ def read_interaction_table(
     )
     text = [columns[role] for role in ("user_id", "item_id", "event") if role in columns]
     names = list(columns.values())
-    data, report = table.read(names, text, on_bad)
+    data, rows = _read(table, names, text, on_bad)
     if _is_float(data.get(columns.get("timestamp", ""))):
         # a csv parser makes floats of numbers such as 1.4E+12: the text still shows the rounding
-        data, report = table.read(names, [*text, columns["timestamp"]], on_bad)
-    rows = _Rows(table.name, report, on_bad)
+        data, rows = _read(table, names, [*text, columns["timestamp"]], on_bad)
     rows.note_columns(columns)
     checked = {
         role: rows.read_ids(data[columns[role]], role, columns[role])
@@ -101,7 +102,18 @@ def read_interaction_table(
     if fractions is not None:
         fractions = fractions[~rows.bad]
     kept = ~rows.bad if rows.bad.any() else None
-    return Part(table.name, frame, columns, rows.report, fractions, kept)
+    return Part(table.name, frame, columns, rows.report, fractions, kept, rows.refusals)
+
+
+def _read(table, names, text, on_bad):
+    """The asked columns, and the `_Rows` that judge them; rows of a wrong length are bad too."""
+    refusals = []
+    try:
+        data, report = table.read(names, text, on_bad)
+    except DirtyRows as error:
+        refusals = list(error.refusals)
+        data, report = table.read(names, text, "skip")
+    return data, _Rows(table.name, report, on_bad, refusals)
 
 
 def _is_float(column):
@@ -188,14 +200,16 @@ def _read_events(rows, data, columns, event_weights):
     return categories, np.array([*known_weights, None], float)[found.codes]  # None becomes NaN
 
 
-def read_item_table(table: Table, columns: Mapping[str, str | None] | None, on_bad: str) -> Part:
-    """Reads the good rows of one table of items."""
+def read_item_table(
+    table: Table, columns: Mapping[str, str | None] | None, on_bad: str, *, titles: bool = True
+) -> Part:
+    """Reads the good rows of one table of items; without `titles` empty ones stand for none."""
+    required = ("item_id", "title") if titles else ("item_id",)
     columns = resolve_columns(
-        table.columns, ITEM_ALIASES, columns, required=("item_id", "title"), source=table.name
+        table.columns, ITEM_ALIASES, columns, required=required, source=table.name
     )
     names = [name for name in table.columns if str(name) and not _is_saved_index(name)]
-    data, report = table.read(names, names, on_bad)
-    rows = _Rows(table.name, report, on_bad)
+    data, rows = _read(table, names, names, on_bad)
     rows.note_columns(columns)
     ids = rows.read_ids(data[columns["item_id"]], "item_id", columns["item_id"])
     rows.check(
@@ -212,6 +226,8 @@ def read_item_table(table: Table, columns: Mapping[str, str | None] | None, on_b
     for role in ("title", "text", "category"):
         if role in columns:
             frame[role] = _read_text(data[columns[role]])
+        elif role == "title":
+            frame[role] = pd.Series([""] * rows.size, dtype=object)
     for name in names:
         if name in columns.values():
             continue
@@ -219,8 +235,9 @@ def read_item_table(table: Table, columns: Mapping[str, str | None] | None, on_b
             rows.note(f"column {name} of the source renamed to source_{name}", 1)
         frame[f"source_{name}" if str(name) in frame else str(name)] = _read_text(data[name])
     frame = rows.good(pd.DataFrame(frame).astype("str"))
-    _note_empty_texts(rows, frame)
-    return Part(table.name, frame, columns, rows.report)
+    if titles:
+        _note_empty_texts(rows, frame)
+    return Part(table.name, frame, columns, rows.report, refusals=rows.refusals)
 
 
 def read_id_column(table: Table, column: str | None = None) -> np.ndarray:
@@ -233,9 +250,10 @@ def read_id_column(table: Table, column: str | None = None) -> np.ndarray:
         required=("user_id",),
         source=table.name,
     )
-    data, report = table.read(list(columns.values()), list(columns.values()))
-    rows = _Rows(table.name, report, "error")
+    data, rows = _read(table, list(columns.values()), list(columns.values()), "error")
     ids = rows.read_ids(data[columns["user_id"]], "user_id", columns["user_id"])
+    if rows.refusals:
+        raise DirtyRows(rows.refusals)
     return np.asarray(ids.astype(object))
 
 
@@ -258,16 +276,17 @@ def _note_empty_texts(rows, frame):
 
 
 class _Rows:
-    """Which rows of a table are bad: raises at the first one, or counts them in the report."""
+    """Which rows of a table are bad: counts them, in refusals where they are to be an error."""
 
-    def __init__(self, source, report, on_bad):
+    def __init__(self, source, report, on_bad, refusals=()):
         self.source = source
         self.size = report.rows_after
         self.report = report
         self.bad = np.zeros(self.size, dtype=bool)
         self._skip = on_bad == "skip"
+        self.refusals = list(refusals)
         if not self.size:
-            raise ValueError(self._none_left())
+            raise DirtyRows(self.refusals) if self.refusals else ValueError(self._none_left())
 
     def check(self, mask, what, describe, *, example=None, advice=None):
         """Takes out the rows of `mask`; `describe(row)` gives (expected, received)."""
@@ -276,14 +295,13 @@ class _Rows:
         if not count:
             return
         row = int(np.argmax(mask))
+        shown = f"data row {row + 1}" + (f", '{example(row)}'" if example else "")
         if not self._skip:
             expected, received = describe(row)
             others = f" ({count} such rows)" if count > 1 else ""
-            raise ValueError(
-                f"{self.source}: expected {expected}. Received: {received}{others}. "
-                f"{advice(row) if advice else SKIP_HINT}"
-            )
-        shown = f"data row {row + 1}" + (f", '{example(row)}'" if example else "")
+            hint = advice(row) if advice else SKIP_HINT
+            refusal = (self.source, expected, received + others, what, count, shown, hint)
+            self.refusals.append(Refusal(*refusal))
         self.report = self.report.add("skip", what, count, removed=count, example=shown)
         self.bad |= mask
 
@@ -300,7 +318,7 @@ class _Rows:
     def good(self, frame):
         """The rows that no check took out."""
         if self.bad.all():
-            raise ValueError(self._none_left())
+            raise DirtyRows(self.refusals) if self.refusals else ValueError(self._none_left())
         if not self.bad.any():
             return frame
         frame = frame[~self.bad].reset_index(drop=True)

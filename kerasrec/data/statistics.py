@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kerasrec.data.cleaning import crawler_limit, k_core
+from kerasrec.data.cleaning import check_trainable, crawler_limit, k_core
 from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.matching import format_share, match_ids
 from kerasrec.data.timestamps import DAY, read_zone, show_time
 
 QUANTILES = {"min": 0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1}
@@ -59,6 +60,102 @@ def format_value(value: object) -> str:
     if isinstance(value, float | np.floating):
         return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
+
+
+# --- problems ---
+
+#: how bad a problem is: these come before all that only a share of the rows has
+_HOPELESS, _SPOILS_ALL = 3.0, 2.0
+#: a share of something that is worth a line
+_WORTH_A_LINE = 0.01
+_MANY = 0.5
+
+
+def find_problems(interactions: Interactions, items: Items | None = None) -> list[str]:
+    """Lists what is wrong with a data set, the worst first, each as a sentence.
+
+    Args:
+        interactions: `Interactions`, read with `on_bad="skip"`: its report tells of bad rows.
+        items: `Items`, in the same way, or None.
+
+    >>> from kerasrec.data import read_interactions
+    >>> log = pd.DataFrame({"user": list("aab") + [None], "item": list("xyxy")})
+    >>> for problem in find_problems(read_interactions(log, on_bad="skip")):
+    ...     print(problem)
+    no time column: the position in the file is the time (4 of 4 events)
+    1 of 4 rows (25 %) left out: empty user_id (data row 4)
+    """
+    found = [*_of_report(interactions.report, ""), *_of_events(interactions)]
+    if items is not None:
+        found += [*_of_report(items.report, "catalogue: "), *_of_catalogue(interactions, items)]
+    return [text for _, text in sorted(found, key=lambda one: -one[0])]
+
+
+def _of_report(report, whose):
+    """(how bad, sentence) of the rows that were left out, and of ids with spaces."""
+    for step in report.steps:
+        if step.removed:
+            shown = f" ({step.example})" if step.example else ""
+            rows = _part(step.removed, report.rows_before, "rows")
+            yield step.removed / report.rows_before, f"{whose}{rows} left out: {step.what}{shown}"
+        elif step.step == "note" and "spaces around" in step.what:
+            yield _WORTH_A_LINE, f"{whose}{step.count:,} x {step.what}, such as {step.example}"
+        elif step.step == "note" and step.what.startswith(("no time column", "times below")):
+            part = f"({step.count:,} of {report.rows_before:,} events)"
+            yield _SPOILS_ALL, f"{step.what} {part}"
+
+
+def _of_events(interactions):
+    """(how bad, sentence) of the log by itself."""
+    try:
+        check_trainable(interactions)
+    except ValueError as error:
+        yield _HOPELESS, f"nothing can be learned: {error}"
+    frame, size = interactions.frame, len(interactions)
+    times, users = frame["timestamp"].to_numpy(), frame["user_id"].cat.codes.to_numpy()
+    if interactions.has_time and size > 1 and times.min() == times.max():
+        yield _SPOILS_ALL, "all events have the same time: their order is that of the file"
+    twice = int(frame.duplicated(["user_id", "item_id", "timestamp"]).sum())
+    if twice > _WORTH_A_LINE * size:
+        part = _part(twice, size, "events")
+        yield twice / size, f"{part} logged twice (same user, item, time): --repeats exact"
+    counts = np.bincount(users)
+    above = counts[counts > crawler_limit(interactions)]
+    if above.size:
+        part = _part(int(above.sum()), size, "events")
+        what = f"are of {above.size:,} users who look like machines or shared accounts"
+        yield above.sum() / size, f"{part} {what}: --max-user-events auto"
+    alone = int((counts == 1).sum())
+    if alone > _MANY * interactions.num_users:
+        part = _part(alone, interactions.num_users, "users")
+        yield _WORTH_A_LINE, f"{part} have one event: nothing follows on it"
+
+
+def _of_catalogue(interactions, items):
+    """(how bad, sentence) of the catalogue, and of how it meets the log."""
+    match = match_ids(interactions, items)
+    unknown = match.events - match.known_events
+    if match.is_poor:
+        text = f"the ids of log and catalogue hardly meet: {match.sentence()}"
+        yield _HOPELESS + 1 - match.share, text
+    elif unknown:
+        part = _part(unknown, match.events, "events")
+        what = f"name {match.ids - match.known_ids:,} items that the catalogue lacks"
+        hint = match.hint() or "--unknown-items skip leaves them out."
+        yield unknown / match.events, f"{part} {what}, such as {match.shown_unknown()}. {hint}"
+    titles = items.frame["title"].str.strip()
+    blank = int((titles == "").sum())
+    if blank:
+        part = _part(blank, len(items), "items")
+        yield _SPOILS_ALL * (blank == len(items)) or blank / len(items), f"{part} have no title"
+    shared = int((titles.duplicated(keep=False) & (titles != "")).sum())
+    if shared > _MANY * len(items):
+        part = _part(shared, len(items), "items")
+        yield shared / len(items), f"{part} share their title with another one"
+
+
+def _part(count, whole, what):
+    return f"{count:,} of {whole:,} {what} ({format_share(count, whole)})"
 
 
 def _counts(codes):

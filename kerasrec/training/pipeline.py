@@ -30,7 +30,7 @@ class Trained(NamedTuple):
 
 def train(
     interactions: Interactions | Source | Sequence[Source],
-    items: Items | Source,
+    items: Items | Source | None = None,
     *,
     name: str,
     valid: Interactions | Source | Sequence[Source] | None = None,
@@ -48,7 +48,8 @@ def train(
     Args:
         interactions: `Interactions`, or what `read_interactions` takes (a file, a DataFrame); taken
             as they are.
-        items: `Items`, or what `read_items` takes; the catalogue is all of them.
+        items: `Items`, or what `read_items` takes; the catalogue is all of them. With the encoder
+            "none" it needs no titles. None = the items of the log, known by their ids alone.
         name: of the model; versions go to `out/name/1`, `out/name/2`, ...
         valid: the same as `interactions`, to stop and tune on; None = a part of `interactions` that
             `ask` decides.
@@ -86,10 +87,10 @@ def train(
     """
     started = time.perf_counter()
     folders.check_name(name)
-    items = stages.read_catalogue(items)
     folders.check_writable(out)
     wanted = resolve_preset(preset, options or {})
     stages.check_wishes(wanted, refit=refit, generator=generator)
+    interactions, items, valid = stages.read_tables(interactions, items, valid, wanted)
     data = stages.read(interactions, items, valid, ask)
     text = stages.encode(data, wanted, progress=progress)
     fitted = stages.fit(data, text, wanted, progress=progress)

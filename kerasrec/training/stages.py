@@ -18,6 +18,7 @@ from kerasrec.data.interactions import (
     Items,
     as_interactions,
     as_items,
+    items_of,
     join_interactions,
 )
 from kerasrec.data.statistics import fingerprint
@@ -160,11 +161,13 @@ def _check_repeats(options: Options, refit: bool) -> None:
 # --- read ---
 
 
-def read(interactions: Any, items: Items, valid: Any, ask: Ask | None) -> Data:
-    """Reads the events, and says what is learned from and what is held out.
+def read(
+    interactions: Interactions, items: Items, valid: Interactions | None, ask: Ask | None
+) -> Data:
+    """Says what is learned from and what is held out.
 
     Args:
-        interactions: `Interactions`, or what `read_interactions` takes.
+        interactions: `Interactions`.
         items: `Items`.
         valid: the same as `interactions`, or None.
         ask: as for `hold_out`.
@@ -173,8 +176,6 @@ def read(interactions: Any, items: Items, valid: Any, ask: Ask | None) -> Data:
         ValueError: times in one of the two tables only, a question that the data cannot answer, or
             nothing to validate on.
     """
-    interactions = as_interactions(interactions)
-    valid = None if valid is None else as_interactions(valid)
     _check_times(interactions, valid)
     histories = make_histories(interactions, items)
     held = hold_out(histories, items, interactions, valid, ask)
@@ -188,11 +189,37 @@ def read(interactions: Any, items: Items, valid: Any, ask: Ask | None) -> Data:
     return Data(interactions, valid, items, histories, held)
 
 
-def read_catalogue(items: Any) -> Items:
-    """Reads the catalogue, and refuses ids that the text file of a version cannot hold."""
-    items = as_items(items)
+def read_tables(
+    interactions: Any, items: Any, valid: Any, options: Options
+) -> tuple[Interactions, Items, Interactions | None]:
+    """Reads the tables; without a catalogue makes one of the ids of the log, and says so.
+
+    Refuses ids that the text file of a version cannot hold.
+
+    Args:
+        interactions, valid: `Interactions`, or what `read_interactions` takes; valid may be None.
+        items: `Items`, what `read_items` takes, or None. Titles are needed for an encoder alone.
+        options: where there is no catalogue the encoder becomes "none" in it.
+
+    Raises:
+        ValueError: an encoder and no catalogue; and what the readers refuse.
+    """
+    name = options["encoder"].get("name")
+    if items is not None:
+        items = as_items(items, titles=name != "none")
+    elif name not in (None, "none"):
+        raise ValueError(
+            f"The encoder {name} reads the texts of items. Received: items=None. Give the "
+            "catalogue, or leave the encoder out for a model of ids alone."
+        )
+    interactions = as_interactions(interactions)
+    valid = None if valid is None else as_interactions(valid)
+    if items is None:
+        options["encoder"] = {**options["encoder"], "name": "none"}
+        items = items_of([interactions] if valid is None else [interactions, valid])
+        log.info("no catalogue: the model knows the items of the log by their ids alone")
     folders.check_item_ids(items.ids)
-    return items
+    return interactions, items, valid
 
 
 def _check_times(interactions: Interactions, valid: Interactions | None) -> None:

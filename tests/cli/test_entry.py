@@ -12,7 +12,9 @@ import yaml
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
+from kerasrec.cli import modelverbs
 from kerasrec.cli.entry import VERBS, _sentence, build_parser, main
+from kerasrec.cli.userinput import UserError
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 
@@ -338,3 +340,105 @@ def test_what_needs_more_memory_than_there_is_is_one_sentence():
         "there is not enough memory: OOM when allocating tensor with shape[1000000000000,64] and "
         "type float. Make the numbers of the options smaller."
     )
+
+
+# --- what is wrong with tables, all of it at once and before TensorFlow ---
+
+
+def test_inspect_begins_with_the_problems(files, tmp_path, capsys):
+    log = pd.read_csv(files / "log.csv", dtype=str)
+    log["course"] = '="' + log["course"] + '"'
+    log.loc[:1, "uid"] = ""
+    log.to_csv(tmp_path / "log.csv", index=False)
+    run(
+        *("inspect", "--data", tmp_path / "log.csv", "--items", files / "items.csv", *NAMES),
+        *("--item-columns", "item_id=course", "title=headline"),
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("problems found: ")
+    assert lines[1].startswith("  1. the ids of log and catalogue hardly meet: 0 of ")
+    assert 'formulas (="...") were left out' in lines[1]
+    assert any(f"2 of {len(log):,} rows" in line and "empty user_id" in line for line in lines)
+    run(
+        *("inspect", "--data", files / "log.csv", "--items", files / "items.csv", *NAMES),
+        *("--item-columns", "item_id=course", "title=headline"),
+    )
+    assert capsys.readouterr().out.startswith("problems found: none\n")
+
+
+def dirty(folder):
+    """A log and a catalogue with four kinds of dirt."""
+    (folder / "log.csv").write_text(
+        "user,item,timestamp\n,i1,1500000000\na,i1,soon\na,i2,1500000001\n"
+        + "".join(f"u{n % 5},i{n % 4},{1500000100 + n}\n" for n in range(40))
+        + "a,nowhere,1500000002\n"
+    )
+    (folder / "items.csv").write_text(
+        "item,title\n" + "".join(f"i{n},书{n}\n" for n in [*range(4), 3])
+    )
+    return ["--interactions", folder / "log.csv", "--items", folder / "items.csv"]
+
+
+def test_all_dirt_is_told_in_one_pass_without_tensorflow(tmp_path):
+    done = start("train", *dirty(tmp_path), "--name", "x", "--out", tmp_path)
+    assert done.returncode == 2
+    head, *lines = done.stderr.splitlines()
+    assert head == "kerasrec train: 3 problems with the tables:"
+    assert "empty user_id" not in lines[0] and "expected a user_id" in lines[0]
+    assert "1 x unparsable time (data row 2, 'soon')" in lines[0]
+    assert "'i3' in data rows 4 and 5" in lines[1]
+    assert "1 unknown items in 1 of 42 events, such as 'nowhere'" in lines[2]
+
+
+def test_on_bad_skip_leaves_out_events_of_unknown_items_too(tmp_path):
+    options = build_parser()[1]["train"].parse_args(
+        [*map(str, dirty(tmp_path)), "--name", "x", "--on-bad", "skip"]
+    )
+    options.verb = "train"
+    interactions, items, valid = modelverbs._read_for_training(options, {})
+    assert (len(interactions), len(items), valid) == (41, 4, None)
+    # but not most of a log
+    text = (tmp_path / "log.csv").read_text()
+    (tmp_path / "log.csv").write_text(text.replace(",i", ",I").replace("user,Item", "user,item"))
+    with pytest.raises(UserError, match="hardly meet: 0 of 42 .*--unknown-items skip"):
+        modelverbs._read_for_training(options, {})
+
+
+def test_a_log_alone_trains_a_model_of_ids(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text(
+        "user,item\n" + "".join(f"u{n // 6},i{(n + n // 6) % 9}\n" for n in range(120))
+    )
+    words = ("--interactions", tmp_path / "log.csv", "--name", "x", "--out", tmp_path / "models")
+    fast = ("--preset", "fast", "--quiet", "--set", "trainer.epochs=1")
+    run("train", *words, *fast)
+    assert "the model knows the items of the log by their ids alone" in capsys.readouterr().out
+    manifest = folders.read_manifest(tmp_path / "models" / "x" / "1")
+    assert (manifest.num_items, manifest.encoder) == (9, None)
+    out = tmp_path / "recs.csv"
+    model = ("--model", tmp_path / "models" / "x")
+    run("recommend", *model, "--histories", tmp_path / "log.csv", "--k", 3, "--out", out)
+    assert pd.read_csv(out)["item"].str.match(r"i\d").all()
+    run(
+        "evaluate",
+        *model,
+        "--test",
+        tmp_path / "log.csv",
+        "--histories",
+        tmp_path / "log.csv",
+        code=2,
+    )
+    run("train", *words, *fast, "--encoder", "tfidf", code=2)
+    assert "--encoder tfidf reads the texts of --items" in capsys.readouterr().err
+
+
+def test_without_an_encoder_titles_are_not_asked_for(tmp_path):
+    (tmp_path / "log.csv").write_text(
+        "user,item\n" + "".join(f"u{n // 6},i{(n + n // 6) % 9}\n" for n in range(120))
+    )
+    (tmp_path / "items.csv").write_text("sku\n" + "".join(f"i{n}\n" for n in range(10)))
+    run(
+        *("train", "--interactions", tmp_path / "log.csv", "--items", tmp_path / "items.csv"),
+        *("--name", "x", "--out", tmp_path / "models", "--preset", "fast", "--quiet"),
+        *("--encoder", "none", "--set", "trainer.epochs=1"),
+    )
+    assert folders.read_manifest(tmp_path / "models" / "x" / "1").num_items == 10

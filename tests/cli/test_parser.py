@@ -36,7 +36,7 @@ def test_defaults_take_events_as_they_are(parser):
     [
         (
             [],
-            "the following arguments are required: --interactions, --items, --name. See kerasrec",
+            "the following arguments are required: --interactions, --name. See kerasrec",
         ),
         ([*NEEDED, "--seed", "x"], "argument --seed: invalid int value: 'x'"),
         ([*NEEDED, "--repeats", "all"], "argument --repeats: invalid choice: 'all'"),

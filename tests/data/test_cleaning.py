@@ -90,7 +90,7 @@ def test_unknown_items_are_an_error_or_skipped():
     interactions = log([("a", "x", 0), ("a", "q", 1), ("b", "q", 2), ("b", "r", 3)])
     with pytest.raises(ValueError) as error:
         clean(interactions, items)
-    assert "2 unknown items in 3 of 4 events, such as 'q'" in str(error.value)
+    assert "2 unknown items in 3 of 4 events" in str(error.value)
     cleaned = clean(interactions, items, unknown_items="skip")
     assert rows_of(cleaned) == [("a", "x", 0)]
     assert cleaned.report.steps[-1][2:] == (3, 3, "q")
@@ -99,8 +99,8 @@ def test_unknown_items_are_an_error_or_skipped():
 @pytest.mark.parametrize(
     ("known", "seen", "hint"),
     [
-        ("12", "12.0", "differs from a known id by '.0'"),
-        ("a", "a ", "by spaces"),
+        ("12", "12.0", "without .0"),
+        ("a", "a ", "if spaces and invisible characters were left out"),
         ("x", "y", "'x'"),
     ],
 )

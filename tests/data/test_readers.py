@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kerasrec.data.cleaningreport import DirtyRows
 from kerasrec.data.interactions import read_interactions, read_items
 from kerasrec.data.readers import as_categories
 
@@ -65,3 +66,71 @@ def test_whole_numbers_with_gaps_stay_whole(tmp_path):
     price = pd.array([1.5, None, 2.0], "Float64")
     frame = pd.DataFrame({"item": list("abc"), "title": list("xyz"), "price": price})
     assert read_items(frame).frame["price"].tolist() == ["1.5", "", "2"]
+
+
+# --- all kinds of bad rows in one report ---
+
+
+def test_all_kinds_of_bad_rows_are_named_at_once(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(
+        "user,item,event,timestamp\n"
+        "a,x,click,1500000000\n"
+        ",x,click,1500000001\n"
+        "a,,click,1500000002\n"
+        ",y,click,1500000003\n"
+        "a,y,click,soon\n"
+        "a,y,teleport,1500000004\n"
+        "a,y,click,1500000005,9\n"
+        "b,y,click,1500000006\n"
+    )
+    with pytest.raises(DirtyRows) as error:
+        read_interactions(path)
+    kinds = [(one.what, one.count) for one in error.value.refusals]
+    assert kinds == [
+        ("rows without exactly 4 values", 1),
+        ("empty user_id", 2),
+        ("empty item_id", 1),
+        ("unparsable time", 1),
+        ("unknown event", 1),
+    ]
+    text = str(error.value)
+    assert "\n" not in text and text.count("on_bad='skip'") == 1 and "teleport=click" in text
+    assert "Besides: 2 x empty user_id (data row 2); 1 x empty item_id (data row 3)" in text
+    # what is left is what skipping gives
+    rest = error.value.rest
+    pd.testing.assert_frame_equal(rest.frame, read_interactions(path, on_bad="skip").frame)
+    assert rest.frame["timestamp"].tolist() == [1500000000, 1500000006]
+
+
+def test_all_files_are_looked_at(tmp_path):
+    good = "user,item\na,x\nb,y\n"
+    for name, text in {"a": good + ",x\n", "b": "user,item\n,x\n", "c": good + "a,\n"}.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    with pytest.raises(DirtyRows) as error:
+        read_interactions([tmp_path / f"{name}.csv" for name in "abc"])
+    found = [(one.source[-5:], one.what) for one in error.value.refusals]
+    empty = "empty user_id"
+    assert found == [("a.csv", empty), ("b.csv", empty), ("c.csv", "empty item_id")]
+    assert len(error.value.rest) == 4
+
+
+def test_items_with_several_kinds(tmp_path):
+    table = pd.DataFrame({"item": ["a", "", "a", "b"], "title": list("甲乙丙丁")})
+    with pytest.raises(DirtyRows, match="Besides: 1 x repeated item_id") as error:
+        read_items(table)
+    assert error.value.rest.ids.tolist() == ["a", "b"]
+
+
+def test_a_catalogue_without_titles_is_read_where_none_are_needed():
+    table = pd.DataFrame({"item": ["a", "b"], "price": [1, 2]})
+    items = read_items(table, titles=False)
+    assert items.frame.to_dict("list") == {
+        "item_id": ["a", "b"],
+        "title": ["", ""],
+        "price": ["1", "2"],
+    }
+    with pytest.raises(ValueError, match="expected a column title"):
+        read_items(table)
+    blank = pd.DataFrame({"item": ["a"], "title": [" "]})
+    assert read_items(blank, titles=False).ids.tolist() == ["a"]

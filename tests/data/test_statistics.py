@@ -3,7 +3,7 @@ import pandas as pd
 
 from kerasrec.data.datasets import load_mooccube
 from kerasrec.data.interactions import read_interactions, read_items
-from kerasrec.data.statistics import describe
+from kerasrec.data.statistics import describe, find_problems
 
 START = 1_400_000_000
 
@@ -104,3 +104,49 @@ def test_packaged_data_has_the_published_figures():
     assert found["order", "same-second events"] == 0
     assert found["titles", "titles with Chinese characters"] == 632
     assert 0.2 <= found["size", "share of the 10 most frequent items"] < 0.21
+
+
+# --- problems ---
+
+
+def test_problems_are_listed_worst_first():
+    log = pd.DataFrame(
+        {
+            "user": ["a"] * 4 + ["b"] * 4 + ["c", "d", None, None],
+            "item": ["x1", "x2", "x2", "gone", "x1", "x2", "x3", "gone", "x1", "x1", "x1", "x2"],
+            "ts": [START, START + 1, START + 1, *range(START + 2, START + 11)],
+        }
+    )
+    items = pd.DataFrame({"item": ["x1", "x2", "x3", "x3"], "title": ["甲", "", "丙", "丙"]})
+    found = find_problems(read_interactions(log, on_bad="skip"), read_items(items, on_bad="skip"))
+    assert found == [
+        "1 of 3 items (33 %) have no title",
+        "catalogue: 1 of 4 rows (25 %) left out: repeated item_id (data row 4, 'x3')",
+        "2 of 10 events (20 %) name 1 items that the catalogue lacks, such as 'gone'. "
+        "--unknown-items skip leaves them out.",
+        "2 of 12 rows (17 %) left out: empty user_id (data row 11)",
+        "1 of 10 events (10 %) logged twice (same user, item, time): --repeats exact",
+    ]
+
+
+def test_ids_that_hardly_meet_come_first():
+    log = pd.DataFrame({"user": ["a", "a", "b"], "item": ["1.0", "2.0", "1.0"]})
+    items = pd.DataFrame({"item": ["1", "2"], "title": ["", ""]})
+    found = find_problems(read_interactions(log), read_items(items, titles=False))
+    starts = (
+        "the ids of log and catalogue hardly meet: 0 of 3 events (0 %)",
+        "no time column",
+        "2 of 2 items (100 %) have no title",
+    )
+    assert [text.startswith(start) for text, start in zip(found, starts, strict=True)] == [True] * 3
+
+
+def test_a_log_that_teaches_nothing_is_a_problem_and_a_good_one_has_none():
+    alone = pd.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "ts": [START, START]})
+    found = find_problems(read_interactions(alone))
+    assert found[0].startswith("nothing can be learned: expected at least two users")
+    assert found[1] == "all events have the same time: their order is that of the file"
+    assert found[2] == "2 of 2 users (100 %) have one event: nothing follows on it"
+    log = pd.DataFrame({"user": list("aabb"), "item": list("xyxy"), "ts": range(START, START + 4)})
+    items = pd.DataFrame({"item": ["x", "y"], "title": ["甲", "乙"]})
+    assert find_problems(read_interactions(log), read_items(items)) == []
