@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kerasrec import backend
-from kerasrec.cli.parser import SHAPE, Parser, add_files, add_reading
+from kerasrec.cli.parser import SHAPE, Parser, add_clock, add_files, add_reading
 from kerasrec.cli.printing import print_rows
 from kerasrec.cli.userinput import UserError, event_weights, pairs_of, period
 
@@ -90,6 +90,7 @@ def _add_options_of_add(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--events", metavar="F", help="events as JSON objects, one a line; - reads standard input"
     )
+    add_clock(action, shown="dates and times that name no zone", late="refused")
 
 
 def add(options: argparse.Namespace) -> None:
@@ -114,19 +115,27 @@ def add(options: argparse.Namespace) -> None:
         raise UserError("--events F goes without the options of a single event.")
     if options.events is None:
         with _open(options, create=True) as store:
-            print(_said(store.add([single])))
+            print(_said(store.add([single], **_times(options))))
     elif options.events == "-":
         with _open(options, create=True) as store:
-            print(_said(_add_lines(store, sys.stdin, "standard input")))
+            print(_said(_add_lines(store, sys.stdin, "standard input", _times(options))))
     else:
         with (
             open(options.events, encoding="utf-8-sig") as file,
             _open(options, create=True) as store,
         ):
-            print(_said(_add_lines(store, file, options.events)))
+            print(_said(_add_lines(store, file, options.events, _times(options))))
 
 
-def _add_lines(store: "FeedbackStore", file: Iterable[str], name: str) -> "Added":
+def _times(options: argparse.Namespace) -> dict[str, Any]:
+    """How `FeedbackStore.add` reads times."""
+    max_ahead = period(options.max_ahead, "--max-ahead", least=0)
+    return {"timezone": options.timezone, "max_ahead": max_ahead}
+
+
+def _add_lines(
+    store: "FeedbackStore", file: Iterable[str], name: str, times: dict[str, Any]
+) -> "Added":
     """Stores the events of JSON lines, a part at a time; a mistake names its line."""
     from kerasrec.feedback.store import Added
 
@@ -136,8 +145,8 @@ def _add_lines(store: "FeedbackStore", file: Iterable[str], name: str) -> "Added
         if line.strip():
             batch.append((number, _event_of(line, f"{name}, line {number}")))
         if len(batch) >= _BATCH:
-            added, batch = added + _store(store, batch, name, added), []
-    return added + _store(store, batch, name, added)
+            added, batch = added + _store(store, batch, name, added, times), []
+    return added + _store(store, batch, name, added, times)
 
 
 def _lines(file: Iterable[str], name: str) -> Iterator[str]:
@@ -160,14 +169,18 @@ def _event_of(line: str, where: str) -> Any:
 
 
 def _store(
-    store: "FeedbackStore", batch: Sequence[tuple[int, Any]], name: str, before: "Added"
+    store: "FeedbackStore",
+    batch: Sequence[tuple[int, Any]],
+    name: str,
+    before: "Added",
+    times: dict[str, Any],
 ) -> "Added":
     from kerasrec.feedback.intake import check_json
 
     events = [event for _, event in batch]
     try:
         check_json(events)
-        return store.add(events)
+        return store.add(events, **times)
     except (ValueError, TypeError) as error:
         problem = re.sub(
             r"^event (\d+)", lambda m: f"{name}, line {batch[int(m[1]) - 1][0]}", str(error)

@@ -71,18 +71,24 @@ def add_reading(sub: argparse.ArgumentParser, *, items: bool = False) -> None:
         default="error",
         help="rows without an id or with a bad time: stop, or leave out and count (default error)",
     )
+    add_clock(
+        group, shown="dates and times that name no zone, and of what is shown", late="bad rows"
+    )
+
+
+def add_clock(group: argparse._ActionsContainer, *, shown: str, late: str) -> None:
+    """Adds the options of times: the zone of those that name none, and how late they may be."""
     group.add_argument(
         "--timezone",
         metavar="ZONE",
-        help="of dates and times that name no zone, and of what is shown: such as Asia/Shanghai or "
-        "+08:00 (default UTC)",
+        help=f"of {shown}: such as Asia/Shanghai or +08:00 (default UTC)",
     )
     group.add_argument(
         "--max-ahead",
         metavar="TIME",
         default="1d",
         help="how far ahead of this machine's clock an event may lie (default 1d); later ones are "
-        "bad rows",
+        f"{late}",
     )
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerasrec import backend
-from kerasrec.cli.userinput import UserError, load_tensorflow
+from kerasrec.cli.parser import add_clock
+from kerasrec.cli.userinput import UserError, load_tensorflow, period
 from kerasrec.versions.folders import read_catalogue
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
         help="between two looks at what is recent and what follows what in the whole store "
         "(default 60; 0 = never)",
     )
+    add_clock(group, shown="dates and times of events that name no zone", late="refused")
     group = sub.add_argument_group("limits")
     group.add_argument(
         "--max-body-mib", type=float, default=8.0, metavar="N", help="of a request (default 8)"
@@ -194,7 +196,10 @@ def _feedback(options: argparse.Namespace) -> "FeedbackOptions | None":
 
     rules = Rules(options.keep_purchased, options.keep_seen, options.user_events).check()
     store = options.store or backend.store_url("")
-    return FeedbackOptions(store, rules, options.observe) if store else None
+    if not store:
+        return None
+    max_ahead = period(options.max_ahead, "--max-ahead", least=0)
+    return FeedbackOptions(store, rules, options.observe, options.timezone, max_ahead)
 
 
 def _print_server(server: "Server") -> None:

@@ -61,6 +61,28 @@ def test_stats_count_unknown_items_and_the_future(path, exported_version, capsys
     assert "outside the catalogue" not in capsys.readouterr().out
 
 
+def test_times_of_a_zone_and_of_the_future(path, tmp_path, capsys):
+    local = ["--user", "u", "--item", "a", "--time", "2023-11-15 06:13:20"]
+    run("add", *local, "--timezone", "Asia/Shanghai")
+    line = '{"user_id": "u", "item_id": "b", "timestamp": "2023-11-15 06:13:20"}\n'
+    (tmp_path / "events.jsonl").write_text(line, encoding="utf-8")
+    run("add", "--events", tmp_path / "events.jsonl", "--timezone", "+08:00")
+    (tmp_path / "log.csv").write_text("user,item,time\nu,c,2023-11-15 06:13:20\n")
+    run("import", "--interactions", tmp_path / "log.csv", "--timezone", "Asia/Shanghai")
+    assert stored(path)["timestamp"].tolist() == [1_700_000_000] * 3
+    capsys.readouterr()
+    late = ["add", "--user", "u", "--item", "d", "--time", "2090-01-01"]
+    assert "expected a time before 20" in refused(capsys, *late)
+    assert "--max-ahead takes a time" in refused(capsys, *late, "--max-ahead", "ages")
+    assert "time zone such as Asia/Shanghai" in refused(capsys, "add", *local, "--timezone", "Mars")
+    (tmp_path / "log.csv").write_text("user,item,time\nu,d,2090-01-01\nu,e,2023-11-15\n")
+    assert "future" in refused(capsys, "import", "--interactions", tmp_path / "log.csv")
+    run("import", "--interactions", tmp_path / "log.csv", "--on-bad", "skip")
+    assert stored(path)["item_id"].tolist() == ["a", "b", "c", "e"]
+    run(*late, "--max-ahead", "40000d")
+    assert len(stored(path)) == 5
+
+
 def test_odd_numbers_are_refused_by_their_field(path, tmp_path, capsys):
     for text, field in (("NaN", "version"), ("1e999", "position"), ("true", "value")):
         line = f'{{"user_id": "u", "item_id": "a", "{field}": {text}}}\n'
