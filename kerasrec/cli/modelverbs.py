@@ -14,6 +14,7 @@ from kerasrec.cli.userinput import (
     check_k,
     clean_for_training,
     clean_for_validation,
+    column_lines,
     export_options,
     known_only,
     load_tensorflow,
@@ -61,6 +62,8 @@ def inspect_verb(options: argparse.Namespace) -> None:
     table = describe(interactions, items)
     rows = [(part, what, format_value(value)) for part, what, value in table.to_numpy()]
     print(f"\n{interactions.report}", end="\n\n")
+    if items is not None:
+        print(*column_lines(items, options.items), sep="\n", end="\n\n")
     print_rows(tuple(table.columns), rows)
 
 
@@ -203,6 +206,9 @@ def _read_for_training(options, settings):
         logs = [part for part in (interactions, valid) if part is not None]
         items = items_of(logs) if logs else None
         print("No --items: the model knows the items of the log by their ids alone.")
+    for found, path in ((interactions, options.interactions[0]), (items, options.items)):
+        for line in column_lines(found, path) if found is not None else ():
+            print(line)
     if items is not None and interactions is not None:
         interactions = readings.take(clean_for_training, options, interactions, items)
     if items is not None and valid is not None:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 # For every role, groups of names from the most to the least telling. The canonical name comes
 # first and beats all others; names of one group that occur together are a question for the user.
@@ -25,6 +25,19 @@ INTERACTION_ALIASES = {
         "timestamp",
         "ts time datetime date unix_time unixtime event_time eventtime 时间 时间戳 日期",
         "created_at createtime create_time unixreviewtime review_time",
+        "event_timestamp eventtimestamp event_date eventdate log_time logtime server_time "
+        "servertime action_time actiontime behavior_time behaviour_time occurred_at 事件时间 "
+        "事件时间戳 行为时间 发生时间 操作时间 日志时间 上报时间",
+        "click_time clicktime clicked_at visit_time visittime visited_at viewed_at 点击时间 "
+        "浏览时间 访问时间",
+        "order_time ordertime order_date orderdate ordered_at purchase_time purchase_date "
+        "purchased_at order_purchase_timestamp transaction_time transaction_date invoice_date "
+        "invoicedate t_dat 下单时间 下单日期 订单时间 订单日期 订单创建时间 购买时间 购买日期 "
+        "成交时间 交易时间",
+        "created created_on createdat created_time createdtime creation_time create_date "
+        "createdate gmt_create ctime comment_time rating_time rated_at submit_time added_at "
+        "创建时间 创建日期 评论时间 评论日期 评价时间 提交时间 添加时间",
+        "pay_time paytime paid_at payment_time 支付时间 付款时间 支付日期",
     ],
     "event": [
         "event",
@@ -44,6 +57,19 @@ ITEM_ALIASES = {
     "text": ["text"],
     "category": ["category"],
 }
+
+#: parts of names of times that are mostly not those of the event
+_OTHER_TIMES = (
+    "birth regist publish release updat modif expir valid end due join deliver ship finish "
+    "complet refund return 生日 出生 注册 发布 发行 上架 下架 上市 更新 修改 过期 到期 失效 有效 "
+    "结束 截止 入会 发货 送达 收货 完成 退款 退货"
+).split()
+#: ends of names of numbers that are no times
+_NUMBERS = (
+    "id no number num code sn sku phone mobile tel price amount 编号 号 号码 编码 电话 手机 价格 "
+    "金额"
+).split()
+_TIME_WORDS = "time date stamp 时间 日期 时刻 ts dt ds pt at day".split()
 
 
 def normalise(name: object) -> str:
@@ -95,7 +121,7 @@ def resolve_columns(
         candidates = _candidates(free, groups, role)
         if len(candidates) > 1:
             raise ValueError(
-                f"{source}: expected one column for {role}. Received: {_list(candidates)}. "
+                f"{source}: expected one column for {role}. Received: {name_list(candidates)}. "
                 f"Say which one with columns={{'{role}': '{candidates[0]}'}} "
                 f"(--columns {role}={candidates[0]})."
             )
@@ -106,6 +132,37 @@ def resolve_columns(
         if role not in columns:
             raise ValueError(_missing_message(role, found, free, aliases[role], source))
     return columns
+
+
+def choose_time(names: Mapping[str, bool]) -> tuple[str | None, list[str]]:
+    """Chooses the time of the event among columns that hold times, though no alias names them.
+
+    A column is chosen where it is the only one whose name does not speak of something else, such as
+    a birthday, and whose numbers are not just as likely an id.
+
+    Args:
+        names: column name -> whether it holds dates; False = numbers that may be unix times.
+
+    Returns:
+        `(column or None, columns that may be meant)`.
+
+    >>> choose_time({"下单时刻": True, "生日": True})
+    ('下单时刻', ['下单时刻', '生日'])
+    >>> choose_time({"发货时间": True}), choose_time({"phone": False})
+    ((None, ['发货时间']), (None, []))
+    """
+    clear, possible = [], []
+    for name, is_dates in names.items():
+        text = normalise(name)
+        words = re.split(r"[_\W]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", str(name)).lower())
+        if not is_dates and text.endswith(tuple(_NUMBERS)):
+            continue
+        possible.append(name)
+        says_time = any(word in (words if len(word) == 2 else text) for word in _TIME_WORDS)
+        says_other = any(word in text for word in _OTHER_TIMES)
+        if (is_dates or says_time) and not says_other:
+            clear.append(name)
+    return (clear[0] if len(clear) == 1 else None), possible
 
 
 def _candidates(found, groups, role):
@@ -130,7 +187,7 @@ def _check_mapping(mapping, found, aliases, source):
             near = difflib.get_close_matches(str(role), list(aliases), 1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
             raise ValueError(
-                f"columns: expected a mapping from {_list(aliases)} to column names. "
+                f"columns: expected a mapping from {name_list(aliases)} to column names. "
                 f"Received: '{role}'{hint}. Write it as columns={{'user_id': 'my_column'}}."
             )
         if name is not None and name not in found:
@@ -138,7 +195,7 @@ def _check_mapping(mapping, found, aliases, source):
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(
                 f"{source}: expected the column '{name}' that the mapping gives for {role}. "
-                f"Received: columns {_list(found)}.{hint} Correct the mapping."
+                f"Received: columns {name_list(found)}.{hint} Correct the mapping."
             )
 
 
@@ -146,7 +203,7 @@ def _missing_message(role, found, free, groups, source):
     known = " ".join(groups).split()
     start = (
         f"{source}: expected a column {role} (or {', '.join(known[1:5])}, ...). "
-        f"Received: columns {_list(found)}"
+        f"Received: columns {name_list(found)}"
     )
     is_number = [bool(re.fullmatch(r"[-+\d.:eT ]+", str(name))) for name in found]
     if all(is_number) or any(re.fullmatch(r"1\d{9}(\d{3})?", str(name)) for name in found):
@@ -163,6 +220,7 @@ def _missing_message(role, found, free, groups, source):
     )
 
 
-def _list(names, limit=12):
-    names = [str(name) for name in names]
-    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+def name_list(names: Iterable[object], limit: int = 12) -> str:
+    """Joins names by commas; says how many there are where they are too many."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:limit]) + (f", ... ({len(texts)} in all)" if len(texts) > limit else "")

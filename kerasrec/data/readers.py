@@ -15,7 +15,13 @@ import pandas as pd
 import pyarrow as pa
 
 from kerasrec.data.cleaningreport import SKIP_HINT, CleaningReport, DirtyRows, Refusal
-from kerasrec.data.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
+from kerasrec.data.columns import (
+    INTERACTION_ALIASES,
+    ITEM_ALIASES,
+    choose_time,
+    name_list,
+    resolve_columns,
+)
 from kerasrec.data.events import event_table, look_up_events, unknown_event_message
 from kerasrec.data.tables import Table
 from kerasrec.data.timestamps import (
@@ -23,6 +29,7 @@ from kerasrec.data.timestamps import (
     MAX_AHEAD,
     ROUNDED,
     exact_below,
+    holds_times,
     latest_moment,
     parse_times,
     read_zone,
@@ -32,6 +39,7 @@ from kerasrec.data.timestamps import (
 
 #: digits of a number that a spreadsheet keeps; it makes zeros of all behind them
 _KEPT_DIGITS = 15
+_SAMPLE = 10_000  # values of a column of an unknown name
 MISSING_IDS = ("", "nan", "NaN", "NULL", "null", "None", "<NA>", "\\N")
 
 
@@ -68,28 +76,23 @@ def read_interaction_table(
         columns, on_bad, event_weights, timezone, max_ahead: as for `read_interactions`.
     """
     zone, latest = read_zone(timezone), latest_moment(max_ahead)
-    columns = resolve_columns(
-        table.columns,
-        INTERACTION_ALIASES,
-        columns,
-        required=("user_id", "item_id"),
-        source=table.name,
-    )
-    text = [columns[role] for role in ("user_id", "item_id", "event") if role in columns]
-    names = list(columns.values())
+    roles, found = _interaction_columns(table, columns)
+    text = [roles[role] for role in ("user_id", "item_id", "event") if role in roles]
+    names = list(roles.values())
     data, rows = _read(table, names, text, on_bad)
-    if _is_float(data.get(columns.get("timestamp", ""))):
+    if _is_float(data.get(roles.get("timestamp", ""))):
         # a csv parser makes floats of numbers such as 1.4E+12: the text still shows the rounding
-        data, rows = _read(table, names, [*text, columns["timestamp"]], on_bad)
-    rows.note_columns(columns)
+        data, rows = _read(table, names, [*text, roles["timestamp"]], on_bad)
+    rows.note_columns(roles, "not used", _others(table.columns, roles))
+    if found:
+        rows.note(f"{found} holds times and no other column does: taken as timestamp", rows.size)
     checked = {
-        role: rows.read_ids(data[columns[role]], role, columns[role])
-        for role in ("user_id", "item_id")
+        role: rows.read_ids(data[roles[role]], role, roles[role]) for role in ("user_id", "item_id")
     }
-    checked["timestamp"], fractions = _read_times(rows, data, columns, zone, latest)
-    value = rows.read_numbers(data, columns, "value")
-    weight = rows.read_numbers(data, columns, "weight")
-    checked["event"], event_weight = _read_events(rows, data, columns, event_weights)
+    checked["timestamp"], fractions = _read_times(rows, data, roles, zone, latest)
+    value = rows.read_numbers(data, roles, "value")
+    weight = rows.read_numbers(data, roles, "weight")
+    checked["event"], event_weight = _read_events(rows, data, roles, event_weights)
     event_weight = np.where(np.isnan(event_weight), value, event_weight)
     weight = np.where(np.isnan(weight), event_weight, weight).astype(np.float32)
     rows.check(
@@ -102,7 +105,7 @@ def read_interaction_table(
     if fractions is not None:
         fractions = fractions[~rows.bad]
     kept = ~rows.bad if rows.bad.any() else None
-    return Part(table.name, frame, columns, rows.report, fractions, kept, rows.refusals)
+    return Part(table.name, frame, roles, rows.report, fractions, kept, rows.refusals)
 
 
 def _read(table, names, text, on_bad):
@@ -114,6 +117,58 @@ def _read(table, names, text, on_bad):
         refusals = list(error.refusals)
         data, report = table.read(names, text, "skip")
     return data, _Rows(table.name, report, on_bad, refusals)
+
+
+def _interaction_columns(
+    table: Table, mapping: Mapping[str, str | None] | None
+) -> tuple[dict[str, str], str]:
+    """(role -> column, the column among them that was taken for what it holds, or "")."""
+    columns = resolve_columns(
+        table.columns,
+        INTERACTION_ALIASES,
+        mapping,
+        required=("user_id", "item_id"),
+        source=table.name,
+    )
+    if "timestamp" in columns or "timestamp" in (mapping or {}):
+        return columns, ""
+    found = _find_times(table, columns)
+    if found:
+        columns["timestamp"] = found
+    return {role: columns[role] for role in INTERACTION_ALIASES if role in columns}, found
+
+
+def _others(names, columns):
+    """The columns that play no role, each name once."""
+    used = list(columns.values())
+    return [name for name in dict.fromkeys(names) if name not in used and str(name)]
+
+
+def _find_times(table, columns):
+    """The column that holds times though its name is unknown, or ""; asks where it is unsure."""
+    names = [name for name in _others(table.columns, columns) if table.columns.count(name) == 1]
+    if not names:
+        return ""
+    # a row that cannot be read is the business of the real reading
+    data, _ = table.read(names, (), "skip")
+    kinds = {name: holds_times(_sample(data[name])) for name in names}
+    chosen, possible = choose_time({name: kind == "dates" for name, kind in kinds.items() if kind})
+    if chosen is not None or not possible:
+        return chosen or ""
+    name = possible[0]
+    raise ValueError(
+        f"{table.name}: expected a column timestamp (or ts, time, 时间, ...). Received: no such "
+        f"name, but what reads as times in {name_list(possible)}. Say which one is the time of the "
+        f"event with columns={{'timestamp': '{name}'}} (--columns timestamp={name}), or that none "
+        "is with columns={'timestamp': None} (--columns timestamp=)."
+    )
+
+
+def _sample(column):
+    """The first values of a column that are there: enough to see whether they are times."""
+    if isinstance(column, pd.Series):
+        return column.dropna()[:_SAMPLE]
+    return column.drop_null().slice(0, _SAMPLE)
 
 
 def _is_float(column):
@@ -210,7 +265,7 @@ def read_item_table(
     )
     names = [name for name in table.columns if str(name) and not _is_saved_index(name)]
     data, rows = _read(table, names, names, on_bad)
-    rows.note_columns(columns)
+    rows.note_columns(columns, "kept as texts", _others(names, columns))
     ids = rows.read_ids(data[columns["item_id"]], "item_id", columns["item_id"])
     rows.check(
         pd.Series(ids.codes).duplicated().to_numpy(),
@@ -309,11 +364,13 @@ class _Rows:
         """A line in the report that takes out nothing."""
         self.report = self.report.add("note", what, count, example=example)
 
-    def note_columns(self, columns):
-        """Say which columns were taken under another name."""
-        taken = [f"{role} = {name}" for role, name in columns.items() if role != name]
-        if taken:
-            self.note("columns: " + ", ".join(taken), len(taken))
+    def note_columns(self, columns, word, others):
+        """Say which column was taken for what, and what became of the others."""
+        taken = [role if role == name else f"{role} = {name}" for role, name in columns.items()]
+        self.report = self.report.add("columns", "columns: " + ", ".join(taken), len(taken))
+        if others:
+            what = f"columns {word}: {name_list(others)}"
+            self.report = self.report.add("columns", what, len(others))
 
     def good(self, frame):
         """The rows that no check took out."""

@@ -98,6 +98,8 @@ def _of_report(report, whose):
             shown = f" ({step.example})" if step.example else ""
             rows = _part(step.removed, report.rows_before, "rows")
             yield step.removed / report.rows_before, f"{whose}{rows} left out: {step.what}{shown}"
+        elif step.step == "warning":
+            yield _WORTH_A_LINE, f"{whose}{step.count:,} x {step.what} ({step.example})"
         elif step.step == "note" and "spaces around" in step.what:
             yield _WORTH_A_LINE, f"{whose}{step.count:,} x {step.what}, such as {step.example}"
         elif step.step == "note" and step.what.startswith(("no time column", "times below")):

@@ -16,6 +16,7 @@ UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanosecond
 _UNIT_EDGES = np.array([10**11, 10**14, 10**17], dtype=np.int64)
 POSITIONS_BELOW = 10**8
 FIRST_SECOND = 10**8  # 1973-03-03: no log is older
+_YEAR_2000 = 946_684_800
 LAST_SECOND = 4_102_444_800  # 2100-01-01
 #: whole numbers that are dates, by an example: form of strptime
 _CALENDAR_FORMS = {
@@ -122,6 +123,28 @@ def read_moment(at: Any, *, timezone: str | tzinfo | None = None) -> int | str |
             f"({zone_name(zone)} unless it names a zone), or UTC seconds. Received: {at!r}."
         )
     return int(times.seconds[0])
+
+
+def holds_times(column: Any) -> str:
+    """Says whether a column reads as times: `"dates"`, `"numbers"` (unix times), or `""`.
+
+    Nine of ten values must be times. Numbers must be times from 2000 on, and not of the future.
+
+    >>> holds_times(pd.Series(["2014-03-01", "2014-03-02"])), holds_times(pd.Series([1, 2]))
+    ('dates', '')
+    """
+    try:
+        times = parse_times(column)
+    except (ValueError, TypeError, OverflowError, pa.ArrowException):
+        return ""
+    filled = ~times.problems["no time"]
+    good = filled & ~np.logical_or.reduce(list(times.problems.values()))
+    if not good.any() or good.sum() < 0.9 * filled.sum() or times.form == "positions":
+        return ""
+    if not times.form.startswith("unix"):
+        return "dates"
+    seconds = times.seconds[filled]
+    return "numbers" if ((seconds >= _YEAR_2000) & (seconds <= latest_moment())).all() else ""
 
 
 def _as_series(column):

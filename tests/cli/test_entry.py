@@ -103,6 +103,8 @@ def test_train(files, tmp_path, capsys, members):
         *("--item-columns", "item_id=course", "title=headline"),
     )
     out, err = capsys.readouterr()
+    assert "early.csv: columns: user_id = uid, item_id = course, timestamp = ts\n" in out
+    assert "items.csv: columns: item_id = course, title = headline, category\n" in out
     assert "valid_ndcg@10" in out and out.splitlines()[-1].startswith("validation NDCG@10 0.")
     assert f"exported {tmp_path / 'models' / 'shop' / '1'}" in out
     assert "events outside the core" in err and "epoch 1/" not in err
@@ -227,6 +229,18 @@ def test_inspect_data(files, capsys):
     assert [line.split() for line in out.splitlines() if "items without events" in line] == [
         ["catalogue", "items", "without", "events", "2"]
     ]
+
+
+def test_inspect_says_which_columns_were_used(tmp_path, capsys):
+    log, items = tmp_path / "log.csv", tmp_path / "items.csv"
+    log.write_text("uid,iid,下单时刻,city\n1,a,2024-03-01,x\n2,b,2024-03-02,y\n")
+    items.write_text("iid,name,price\na,甲,1\nb,乙,2\n")
+    run("inspect", "--interactions", log, "--items", items)
+    out = capsys.readouterr().out
+    assert "columns: user_id = uid, item_id = iid, timestamp = 下单时刻" in out
+    assert "columns not used: city" in out
+    assert f"{items}: columns: item_id = iid, title = name\n" in out
+    assert f"{items}: columns kept as texts: price\n" in out
 
 
 def test_inspect_in_a_zone(tmp_path, capsys):

@@ -1,6 +1,11 @@
 import pytest
 
-from kerasrec.data.columns import INTERACTION_ALIASES, ITEM_ALIASES, resolve_columns
+from kerasrec.data.columns import (
+    INTERACTION_ALIASES,
+    ITEM_ALIASES,
+    choose_time,
+    resolve_columns,
+)
 
 
 def resolve(names, mapping=None, aliases=INTERACTION_ALIASES, required=("user_id", "item_id")):
@@ -18,6 +23,13 @@ def resolve(names, mapping=None, aliases=INTERACTION_ALIASES, required=("user_id
         ["用户", "商品", "时间"],
         ["user_id:token", "item_id:token", "timestamp:float"],
         ["visitorid", "itemid", "datetime"],
+        ["用户ID", "商品ID", "下单时间"],
+        ["user_id", "item_id", "点击时间"],
+        ["user_id", "item_id", "创建时间"],
+        ["user_id", "item_id", "支付时间"],
+        ["user_id", "item_id", "event_time"],
+        ["user_id", "item_id", "createdAt"],
+        ["customer_id", "article_id", "t_dat"],
     ],
 )
 def test_aliases_are_recognised(names):
@@ -33,6 +45,37 @@ def test_optional_columns_are_recognised():
         "value": "rating",
         "weight": "weight",
     }
+
+
+def test_the_order_comes_before_the_payment():
+    names = ["用户", "商品", "支付时间", "下单时间", "创建时间"]
+    assert resolve(names)["timestamp"] == "下单时间"
+
+
+def test_what_was_taken_before_is_still_taken():
+    """The names that kerasrec knew first come before those it has learned since."""
+    assert resolve(["user", "item", "click_time", "date"])["timestamp"] == "date"
+    assert resolve(["user", "item", "click_time", "created_at"])["timestamp"] == "created_at"
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "possible"),
+    [
+        ({"下单时刻": True}, "下单时刻", ["下单时刻"]),
+        ({"dt": True}, "dt", ["dt"]),
+        ({"ds": True, "price": False}, "ds", ["ds"]),
+        ({"c3": True}, "c3", ["c3"]),
+        ({"c3": False}, None, ["c3"]),
+        ({"watchedAt": False}, "watchedAt", ["watchedAt"]),
+        ({"生日": True}, None, ["生日"]),
+        ({"生日": True, "看过": True}, "看过", ["生日", "看过"]),
+        ({"出发": True, "到达": True}, None, ["出发", "到达"]),
+        ({"订单编号": False, "phone": False, "orderId": False}, None, []),
+        ({}, None, []),
+    ],
+)
+def test_a_time_is_chosen_by_what_it_holds(names, chosen, possible):
+    assert choose_time(names) == (chosen, possible)
 
 
 def test_two_candidates_ask_for_the_mapping():

@@ -782,3 +782,60 @@ def test_whole_ids_are_never_merged_or_changed(ids):
         assert "rounded" in str(error)
     else:
         assert found == [str(one) for one in ids]
+
+
+# --- which columns ---
+
+
+def notes_of(found):
+    return {step.what: step.count for step in found.report.steps}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "frame"])
+@pytest.mark.parametrize("name", ["下单时刻", "dt", "ds", "whenever"])
+def test_a_column_of_dates_without_a_usual_name_is_taken_and_said(name, kind, tmp_path):
+    log = pd.DataFrame({"user": [1, 1], "item": ["b", "a"], "city": "x", "n": [5, 6]})
+    log[name] = ["2014-03-02 00:00:00", "2014-03-01 00:00:00"]
+    path = tmp_path / f"x.{kind}"
+    if kind == "csv":
+        log.to_csv(path, index=False)
+    elif kind == "parquet":
+        log.to_parquet(path)
+    found = read_interactions(log if kind == "frame" else path)
+    assert found.frame["timestamp"].tolist() == [1393718400, 1393632000]
+    assert found.columns == {"user_id": "user", "item_id": "item", "timestamp": name}
+    notes = notes_of(found)
+    assert notes[f"{name} holds times and no other column does: taken as timestamp"] == 2
+    assert notes[f"columns: user_id = user, item_id = item, timestamp = {name}"] == 3
+    assert notes["columns not used: city, n"] == 2
+
+
+def test_two_columns_of_dates_are_a_question():
+    log = pd.DataFrame({"user": 1, "item": ["a", "b"], "出发": "2014-03-01", "到达": "2014-03-02"})
+    with pytest.raises(ValueError) as error:
+        read_interactions(log)
+    assert str(error.value) == (
+        "DataFrame: expected a column timestamp (or ts, time, 时间, ...). Received: no such name, "
+        "but what reads as times in 出发, 到达. Say which one is the time of the event with "
+        "columns={'timestamp': '出发'} (--columns timestamp=出发), or that none is with "
+        "columns={'timestamp': None} (--columns timestamp=)."
+    )
+    assert read_interactions(log, columns={"timestamp": "到达"}).has_time
+    assert not read_interactions(log, columns={"timestamp": None}).has_time
+
+
+def test_a_birthday_alone_is_a_question_and_an_order_number_is_none():
+    log = pd.DataFrame({"user": 1, "item": ["a", "b"], "生日": "1990-03-01"})
+    with pytest.raises(ValueError, match="reads as times in 生日"):
+        read_interactions(log)
+    log = pd.DataFrame({"user": 1, "item": ["a", "b"], "订单号": [1400000001, 1400000002]})
+    assert not read_interactions(log).has_time
+    with pytest.raises(ValueError, match="reads as times in c3"):
+        read_interactions(log.rename(columns={"订单号": "c3"}))
+
+
+def test_columns_of_a_catalogue_are_said():
+    table = pd.DataFrame({"sku": ["a"], "name": ["甲"], "price": [1], "city": ["x"]})
+    notes = notes_of(read_items(table))
+    assert notes["columns: item_id = sku, title = name"] == 2
+    assert notes["columns kept as texts: price, city"] == 2

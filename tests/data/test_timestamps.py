@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from kerasrec.data.timestamps import (
     FIRST_SECOND,
+    holds_times,
     latest_moment,
     parse_times,
     read_moment,
@@ -350,3 +351,32 @@ def test_the_latest_moment():
     for value in (-1, "1d", float("nan"), True):
         with pytest.raises(ValueError, match="max_ahead: expected seconds from 0"):
             latest_moment(value)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["2014-03-01", "2014/3/2 8:00"], "dates"),
+        ([20140301, 20140302], "dates"),
+        ([20140301083000, 20140302083000], "dates"),
+        (pd.to_datetime(["2014-03-01", None]), "dates"),
+        (["2014-03-01"] * 9 + ["soon"], "dates"),
+        (["2014-03-01"] * 8 + ["soon", "later"], ""),
+        ([MIDNIGHT, MIDNIGHT + 1], "numbers"),
+        ([MIDNIGHT * 1000, MIDNIGHT * 1000 + 1], "numbers"),
+        ([MIDNIGHT, 900_000_000], ""),  # 1998: a number of something else
+        ([MIDNIGHT, 4_000_000_000], ""),
+        ([MIDNIGHT, MIDNIGHT * 1000], ""),
+        ([13812345678, 13912345678], ""),  # telephones
+        ([1, 2, 3], ""),
+        ([2014, 2015], ""),
+        ([9.5, 20.0], ""),
+        (["红楼梦", "2014-03-01"], ""),
+        (["", None], ""),
+        ([], ""),
+        ([True, False], ""),
+        ([[1], [2]], ""),
+    ],
+)
+def test_what_reads_as_times(values, kind):
+    assert holds_times(pd.Series(values)) == kind
