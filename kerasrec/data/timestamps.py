@@ -29,6 +29,15 @@ DAY = 86_400
 #: how far ahead of the clock an event may lie, seconds: the clocks of two machines differ a little
 MAX_AHEAD = DAY
 _EPOCH = datetime(1970, 1, 1)
+#: dates that are not ISO: one digit is enough, other marks, half a day of twelve hours
+_LOOSE = (
+    r"^(?P<year>\d{4})[-/.年](?P<month>\d{1,2})[-/.月](?P<day>\d{1,2})日?(?:[ T]*"
+    r"(?P<before>上午|下午|凌晨|晚上)?\s*(?P<hour>\d{1,2})(?::|[时点](?=\d))(?P<minute>\d{1,2})分?"
+    r"(?::?(?P<second>\d{1,2}(?:\.\d+)?)秒?)?\s*(?P<after>[AaPp][Mm])?\s*"
+    r"(?P<zone>Z|[+-]\d\d:?\d\d)?)?$"
+)
+#: days from 1900 as a spreadsheet counts them, of 2000-01-01 and 2100-01-01, and of 1970-01-01
+_SHEET_DAYS, _SHEET_EPOCH = (36_526, 73_051), 25_569
 _HUGE = 9e18  # no unit makes a time of it
 #: a problem of `Times`
 INEXACT = "time rounded by its type"
@@ -62,7 +71,8 @@ def parse_times(column: Any, name: str = "timestamp", *, zone: tzinfo = UTC) -> 
     Numbers are seconds, milliseconds, microseconds or nanoseconds, by their size, and one column
     must hold one unit; when all are below 1e8 they are positions, not times. Numbers that all read
     as dates (20140301, also with hour, minute and second behind it) are dates. Texts are ISO dates,
-    with or without a time and a zone; `2014/3/1 9:05` and `2014年3月1日` are understood as well.
+    with or without a time and a zone; `2014/3/1 9:05`, `2014年3月1日 下午 3:05` and days of a
+    spreadsheet with a clock (45352.5) are understood as well.
     Dates and times that name no zone are local times of `zone`; `to_utc` says how they are read
     when the clock is set forward or back.
 
@@ -202,6 +212,12 @@ def _from_counts(values, fractions, empty, inexact, name, zone):
         dates = pd.to_datetime(text, format=_CALENDAR_FORMS[form], errors="coerce")
         times = _from_datetimes(dates, f"dates such as {form}", zone, empty | (good & ~written))
         return _with_inexact(times, inexact)
+    if fractions is not None and fractions[good].any() and _are_sheet_days(values[good]):
+        days = values - _SHEET_EPOCH + fractions
+        seconds = pd.Series(np.round(np.where(written, days, 0) * DAY).astype("M8[s]"))
+        dates = seconds.where(written)
+        times = _from_datetimes(dates, "days of a spreadsheet", zone, empty | (good & ~written))
+        return _with_inexact(times, inexact)
     unit = _one_unit(values, good, name)
     scale = UNITS[unit]
     step = 10**9 // scale
@@ -215,6 +231,12 @@ def _from_counts(values, fractions, empty, inexact, name, zone):
     nanoseconds = nanoseconds if nanoseconds[good].any() else None
     times = _checked(values, empty | inexact, np.zeros_like(empty), nanoseconds, form)
     return _with_inexact(times, inexact)
+
+
+def _are_sheet_days(values):
+    """Whether days with a clock behind their point are counted from 1900, as Excel does it."""
+    first, end = _SHEET_DAYS
+    return bool(((values >= first) & (values < end)).all())
 
 
 def _with_inexact(times, inexact):
@@ -329,25 +351,54 @@ def _to_datetime(text):
 
     Those without a zone are what the local clock showed.
     """
-    # Java's [Asia/Shanghai] repeats the offset before it; BigQuery writes UTC; log4j a comma
-    plain = text.str.replace(r"(?<=[\dZz])\[[\w/+-]+\]$", "", regex=True)
-    plain = plain.str.replace(r"(?<=\d)\s*(UTC|GMT|z)$", "Z", regex=True)
-    plain = plain.str.replace(r"(?<=:\d\d),(?=\d+)", ".", regex=True)
     # pandas reads "now" and "today" as this moment
-    plain = plain.where(plain.str.contains(r"^\d", na=False))
+    plain = text.where(text.str.contains(r"^\d", na=False))
     parsed = pd.to_datetime(plain, format="ISO8601", utc=True, errors="coerce")
+    odd = plain[parsed.isna() & plain.notna()]
+    if len(odd):
+        # Java's [Asia/Shanghai] repeats the offset before it, so does Go's +0800 CST; BigQuery
+        # writes UTC; log4j a comma
+        odd = odd.str.replace(r"(?<=[\dZz])\[[\w/+-]+\]$", "", regex=True)
+        odd = odd.str.replace(r"(?<=[+-]\d{4})\s+[A-Z]{2,5}$", "", regex=True)
+        odd = odd.str.replace(r"(?<=\d)\s*(UTC|GMT|z)$", "Z", regex=True)
+        odd = odd.str.replace(r"(?<=:\d\d),(?=\d+)", ".", regex=True)
+        plain[odd.index] = odd
+        parsed = _filled(parsed, pd.to_datetime(odd, format="ISO8601", utc=True, errors="coerce"))
     rest = plain[parsed.isna() & plain.notna()]
     if len(rest):
-        parts = rest.str.extract(
-            r"^(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?(?:[ T]*(\d{1,2}):(\d{1,2})(.*))?$"
+        parts = rest.str.extract(_LOOSE)
+        hour = parts["hour"].astype(float)
+        half = parts["before"].fillna("") + parts["after"].fillna("").str.lower()
+        hour = hour.where(half == "", hour % 12 + 12 * half.isin(("下午", "晚上", "pm")))
+        minute, second = parts["minute"].fillna("0"), parts["second"].fillna("00")
+        is_24 = (hour == 24) & (minute.astype(float) == 0) & (second.astype(float) == 0)
+        hour = hour.where(~is_24, 0).map("{:02.0f}".format, na_action="ignore").astype("str")
+        clock = (
+            hour
+            + ":"
+            + minute.str.zfill(2)
+            + ":"
+            + second.str.replace(r"^(\d)(?!\d)", r"0\1", regex=True)
         )
-        clock = parts[3].str.zfill(2) + ":" + parts[4].str.zfill(2) + parts[5]
-        day = parts[0] + "-" + parts[1].str.zfill(2) + "-" + parts[2].str.zfill(2)
-        padded = day + ("T" + clock).fillna("")
-        parsed[rest.index] = pd.to_datetime(padded, format="ISO8601", utc=True, errors="coerce")
+        day = parts["year"] + "-" + parts["month"].str.zfill(2) + "-" + parts["day"].str.zfill(2)
+        padded = day + ("T" + clock + parts["zone"].fillna("")).fillna("")
+        loose = pd.to_datetime(padded, format="ISO8601", utc=True, errors="coerce")
+        parsed = _filled(parsed, loose + pd.to_timedelta(is_24.astype(int), unit="D"))
     # the clock (or a day and its T) comes before a zone: the -01 of 2014-03-01 is none
     with_zone = plain.str.contains(r"(?::|T)\d\d.*(?:Z|[+-]\d\d(?::?\d\d)?)$", na=False)
     return parsed, (parsed.notna() & ~with_zone).to_numpy()
+
+
+def _filled(parsed, found):
+    """Datetimes with those of some rows put in; both in the finer unit of the two."""
+    unit = "ns" if "ns" in (parsed.dt.unit, found.dt.unit) else "us"
+    parts = []
+    for part in (parsed, found):
+        if unit == "ns":  # which knows the years 1678 to 2261
+            part = part.where((part >= "1678-01-01") & (part < "2262-01-01"))
+        parts.append(part.dt.as_unit(unit))
+    parts[0][found.index] = parts[1]
+    return parts[0]
 
 
 def _from_datetimes(series, form, zone, empty=None, local=None):

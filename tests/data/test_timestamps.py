@@ -380,3 +380,64 @@ def test_the_latest_moment():
 )
 def test_what_reads_as_times(values, kind):
     assert holds_times(pd.Series(values)) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2024/3/1 下午 3:05:00", "2024-03-01T15:05"),
+        ("2024/3/1 上午 12:05", "2024-03-01T00:05"),
+        ("2024/3/1 下午12:05", "2024-03-01T12:05"),
+        ("2024-03-01 3:05 PM", "2024-03-01T15:05"),
+        ("2024/3/1 12:05:09 am", "2024-03-01T00:05:09"),
+        ("2024年3月1日 8时5分", "2024-03-01T08:05"),
+        ("2024年3月1日 08时05分30秒", "2024-03-01T08:05:30"),
+        ("2024年03月01日8点05分", "2024-03-01T08:05"),
+        ("2024-03-01 24:00:00", "2024-03-02T00:00"),
+        ("2024.3.1 8:05:7.25", "2024-03-01T08:05:07"),
+        ("2024/3/1 8:05+08:00", "2024-03-01T00:05"),
+        ("2024-03-01 08:00:00 +0800 CST", "2024-03-01T00:00"),
+        ("2024-03-01 08:00:00.5 +0000 UTC", "2024-03-01T08:00"),
+    ],
+)
+def test_other_forms_of_dates(text, expected):
+    assert parse_times(pd.Series([text])).seconds.tolist() == [seconds_of(expected)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["3/1/2024", "2024-03-01 25:00", "2024-03-01 24:01", "2024-03-01 8:00 CST", "0000-00-00"],
+)
+def test_what_could_be_more_than_one_time_is_none(text):
+    assert bad(parse_times(pd.Series(["2024-03-01", text]))) == {"unparsable time": [1]}
+
+
+def test_days_of_a_spreadsheet():
+    # 2024-03-01 is day 45352; a quarter is six hours
+    times = parse_times(pd.Series([45352.25, 45353, None]), zone=read_zone("Asia/Shanghai"))
+    assert times.seconds.tolist()[:2] == [
+        seconds_of("2024-02-29T22:00"),
+        seconds_of("2024-03-01T16:00"),
+    ]
+    assert times.form == "days of a spreadsheet" and bad(times) == {"no time": [2]}
+    assert parse_times(pd.Series([45352, 45353])).form == "positions"
+    assert parse_times(pd.Series([0.5, 45353])).form == "positions"
+
+
+def test_units_of_texts_meet():
+    texts = [
+        "2014-03-01",
+        "2014/3/1 0:00:01.5",
+        "2014-03-01T00:00:02.000000001Z",
+        "2014年3月1日 0:00:03",
+        "2999-12-31",
+        "2014-03-01 00:00:04.25 UTC",
+    ]
+    for some in (texts, texts[:2], texts[:1] + texts[3:]):
+        times = parse_times(pd.Series(some))
+        rows = [texts.index(text) for text in some]
+        expected = [0 if row == 4 else MIDNIGHT + min(row, 4) for row in rows]
+        assert times.seconds.tolist() == expected
+        fractions = [0, 5 * 10**8, 1, 0, 0, 25 * 10**7]
+        kept = np.where(times.seconds > 0, times.nanoseconds, 0).tolist()
+        assert kept == [fractions[row] for row in rows]
