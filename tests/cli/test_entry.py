@@ -257,15 +257,17 @@ def test_inspect_in_a_zone(tmp_path, capsys):
 
 def test_the_future_of_a_file(tmp_path, capsys):
     path = tmp_path / "log.csv"
-    path.write_text("user,item,time\n1,a,2024-03-01\n2,b,2090-01-01\n")
-    assert main(["inspect", "--interactions", str(path)]) == 2
+    path.write_text("user,item,time\n1,a,2024-03-01\n1,b,2024-03-02\n2,b,2090-01-01\n")
+    words = ["train", "--interactions", str(path), "--name", "x", "--out", str(tmp_path)]
+    assert main(words) == 2
     assert "time in the future, time='2090-01-01" in capsys.readouterr().err
-    run("inspect", "--interactions", path, "--on-bad", "skip")
-    captured = capsys.readouterr()
-    assert "time in the future" in captured.err  # the report of what was left out
-    assert "2024-03-01 00:00:00" in captured.out and "2090" not in captured.out.split("part")[1]
+    run("inspect", "--interactions", path)
+    out = capsys.readouterr().out
+    assert "1 of 3 rows (33 %) left out: time in the future (data row 3, '2090-01-01" in out
+    assert "last event (UTC)                              2024-03-02 00:00:00" in out
     run("inspect", "--interactions", path, "--max-ahead", "99999d")
-    assert "2090-01-01 00:00:00" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "last event (UTC)                              2090-01-01 00:00:00" in out
 
 
 def test_inspect_model(toy, capsys):
