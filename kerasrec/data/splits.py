@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.interactions import Interactions, Split
-from kerasrec.data.timestamps import parse_times
+from kerasrec.data.timestamps import parse_times, read_zone, show_time
 
 
 def split_leave_one_out(interactions: Interactions) -> Split:
@@ -48,8 +48,9 @@ def split_temporal(interactions: Interactions, *, share: float = 0.1, at: Any = 
     Args:
         interactions: `Interactions` with real times.
         share: of the events after each cut, above 0 and below 1.
-        at: the test cut itself (UTC seconds, ISO date or datetime) instead of the one that `share`
-            gives; the validation cut is still made by `share`.
+        at: the test cut itself (UTC seconds, ISO date or datetime, of the time zone of the
+            interactions unless it names one) instead of the one that `share` gives; the validation
+            cut is still made by `share`.
 
     Returns:
         `Split` with the protocol `"temporal"`.
@@ -70,20 +71,21 @@ def split_temporal(interactions: Interactions, *, share: float = 0.1, at: Any = 
         )
     _check_share(share)
     times = interactions.frame["timestamp"].to_numpy()
-    cut = _cut_time(times, share) if at is None else _as_seconds(at)
+    zone = read_zone(interactions.timezone)
+    cut = _cut_time(times, share) if at is None else _as_seconds(at, zone)
     before = times < cut
     if not before.any() or before.all():
+        cut, first, last = (show_time(edge, zone) for edge in (cut, times.min(), times.max()))
         raise ValueError(
             "temporal split: expected events before and after the cut. Received: "
-            f"{int(before.sum())} "
-            f"events before and {int((~before).sum())} from {_show(cut)} on; the data reaches from "
-            f"{_show(times.min())} to {_show(times.max())}. Choose another cut."
+            f"{int(before.sum())} events before and {int((~before).sum())} from {cut} on; the data "
+            f"reaches from {first} to {last}. Choose another cut."
         )
     is_valid = before & (times >= _cut_time(times[before], share))
     if not np.any(before & ~is_valid):
         raise ValueError(
             "temporal split: expected events of more than one time before the cut. Received: all "
-            f"{int(before.sum())} at {_show(times[before].min())}. Choose a later cut."
+            f"{int(before.sum())} at {show_time(times[before].min(), zone)}. Choose a later cut."
         )
     return _split(interactions, is_valid, ~before, "temporal")
 
@@ -181,8 +183,8 @@ def _check_user_order(before, after, earlier, later):
         raise ValueError(
             f"leakage: expected the events of a user in {before} to be no later than those in "
             f"{after}. Received: {len(wrong)} users with later events in {before}, such as "
-            f"'{wrong.index[0]}' ({_show(wrong['last'].iloc[0])} after "
-            f"{_show(wrong['first'].iloc[0])}). Split again by time."
+            f"'{wrong.index[0]}' ({show_time(wrong['last'].iloc[0])} after "
+            f"{show_time(wrong['first'].iloc[0])}). Split again by time."
         )
 
 
@@ -192,7 +194,7 @@ def _check_time_order(before, after, earlier, later):
     if wrong:
         raise ValueError(
             f"leakage: expected every event in {before} to be older than all of {after}. "
-            f"Received: {wrong} events of {before} at or after {_show(first)}, where {after} "
+            f"Received: {wrong} events of {before} at or after {show_time(first)}, where {after} "
             "begins. Split again by time."
         )
 
@@ -237,17 +239,13 @@ def _cut_time(times, share):
     return np.partition(times, place)[place]
 
 
-def _as_seconds(at):
-    times = parse_times(pd.Series([at]), "at")
+def _as_seconds(at, zone):
+    times = parse_times(pd.Series([at]), "at", zone=zone)
     if any(bad.any() for bad in times.problems.values()):
         raise ValueError(
             f"at: expected UTC seconds, an ISO date or a datetime. Received: {at!r}. Correct it."
         )
     return int(times.seconds[0])
-
-
-def _show(seconds):
-    return pd.Timestamp(int(seconds), unit="s").isoformat(sep=" ")
 
 
 def _check_share(share, limit=1):

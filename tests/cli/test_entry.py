@@ -104,7 +104,7 @@ def test_train(files, tmp_path, capsys, members):
     )
     out, err = capsys.readouterr()
     assert "early.csv: columns: user_id = uid, item_id = course, timestamp = ts\n" in out
-    assert "items.csv: columns: item_id = course, title = headline, category\n" in out
+    assert "items.csv: columns: item_id = course, title = headline" in out
     assert "valid_ndcg@10" in out and out.splitlines()[-1].startswith("validation NDCG@10 0.")
     assert f"exported {tmp_path / 'models' / 'shop' / '1'}" in out
     assert "events outside the core" in err and "epoch 1/" not in err

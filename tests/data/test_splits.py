@@ -246,3 +246,14 @@ def test_parts_keep_file_order(rows, seed):
     for part in parts:
         users = {row[0] for row in part}
         assert part == [row for row in rows_of(interactions) if row[0] in users]
+
+
+def test_a_cut_is_a_time_of_the_zone_of_the_log():
+    start = 1709222400  # 2024-03-01 00:00 in Shanghai
+    log = pd.DataFrame({"user": 1, "item": range(6), "ts": range(start - 3, start + 3)})
+    local = read_interactions(log, timezone="Asia/Shanghai")
+    split = split_temporal(local, at="2024-03-01", share=0.4)
+    assert len(split.test) == 3 and split.test.timezone == "Asia/Shanghai"
+    assert len(split_temporal(local, at="2024-02-29T16:00Z", share=0.4).test) == 3
+    with pytest.raises(ValueError, match="reaches from 2024-02-29 23:59:57 to 2024-03-01 00:00:02"):
+        split_temporal(local, at="2024-03-02", share=0.4)
