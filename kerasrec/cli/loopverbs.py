@@ -373,13 +373,13 @@ def add_replay(sub: argparse.ArgumentParser) -> None:
         "--refresh",
         default="60s",
         metavar="TIME",
-        help="between two looks at what is recent (default 60s)",
+        help="between two looks at what is new (default 60s)",
     )
     group.add_argument(
         "--remember",
-        default="10m",
+        default="1h",
         metavar="TIME",
-        help="between two fits of what follows what (default 10m)",
+        help="between two whole fits of what follows what, at least (default 1h)",
     )
     sub.add_argument("--seed", type=int, default=0, help="of the updates (default 0)")
 

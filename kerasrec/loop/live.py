@@ -43,7 +43,7 @@ class LiveModel:
         histories: `Histories` of the whole log by the items of the recommender; of it a look sees
             only what happened before.
         begin: UTC seconds of the first look; the tables are fitted anew so many seconds later.
-        remember: seconds between two fits of what follows what.
+        remember: seconds between two whole fits of what follows what, at least.
         lag: seconds that an event needs until others can learn from it.
     """
 

@@ -85,8 +85,8 @@ def replay(
         update: seconds between two updates, the first of them before the first request; None =
             none. The updates go into a copy of the model.
         lag: seconds until others learn from an event.
-        refresh: seconds between two looks at what is recent.
-        remember: seconds between two fits of what follows what.
+        refresh: seconds between two looks at what is new.
+        remember: seconds between two whole fits of what follows what, at least.
         work: folder for the updated versions; a replay that was stopped goes on there.
         seed: of the updates.
         progress: whether to show a bar.

@@ -291,7 +291,8 @@ class Recommender:
 
         Args:
             events: `Histories`, `Interactions`, or what `read_interactions` takes; what is older
-                than the version, or more than a day ahead of this machine's clock, is left out, and
+                than the version does not count again, but that of the half hour before says whose
+                visits go on. What is more than a day ahead of this machine's clock is left out, and
                 so are items the model does not know.
 
         Returns:
