@@ -85,7 +85,7 @@ def read_interaction_table(
         data, rows = _read(table, names, [*text, roles["timestamp"]], on_bad)
     rows.note_columns(roles, "not used", _others(table.columns, roles))
     if found:
-        rows.note(f"{found} holds times and no other column does: taken as timestamp", rows.size)
+        rows.note(f"no usual name of a time: {found} holds times and is taken", rows.size)
     checked = {
         role: rows.read_ids(data[roles[role]], role, roles[role]) for role in ("user_id", "item_id")
     }

@@ -805,7 +805,7 @@ def test_a_column_of_dates_without_a_usual_name_is_taken_and_said(name, kind, tm
     assert found.frame["timestamp"].tolist() == [1393718400, 1393632000]
     assert found.columns == {"user_id": "user", "item_id": "item", "timestamp": name}
     notes = notes_of(found)
-    assert notes[f"{name} holds times and no other column does: taken as timestamp"] == 2
+    assert notes[f"no usual name of a time: {name} holds times and is taken"] == 2
     assert notes[f"columns: user_id = user, item_id = item, timestamp = {name}"] == 3
     assert notes["columns not used: city, n"] == 2
 
