@@ -338,7 +338,8 @@ class Recommender:
         """What `observe` and `remember` take, as `Histories`."""
         if isinstance(events, Histories | Interactions):
             return read_histories(events, self.items)
-        return self.histories(read_interactions(events))
+        # events of the future are left out, not refused
+        return self.histories(read_interactions(events, max_ahead=None))
 
     @property
     def log_end(self) -> int:

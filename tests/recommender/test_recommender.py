@@ -248,6 +248,7 @@ def test_events_of_the_future_are_not_observed(changed, caplog):
     log["timestamp"] = int(pd.Timestamp("2096-01-01").timestamp())
     assert changed.observe(read_interactions(log, max_ahead=None)) == 0
     assert "events that lie in the future do not count as recent: 1" in caplog.text
+    assert changed.observe(log) == 0
     assert changed.log_end == end
 
 
