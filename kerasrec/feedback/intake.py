@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from kerasrec.checks import did_you_mean
-from kerasrec.data.cleaningreport import CleaningReport
+from kerasrec.data.cleaningreport import CleaningReport, DirtyRows
 from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import MISSING_IDS, read_interaction_table
@@ -413,6 +413,8 @@ def table_rows(
     part = read_interaction_table(
         table, columns, on_bad, event_weights, timezone=timezone, max_ahead=max_ahead
     )
+    if part.refusals:
+        raise DirtyRows(part.refusals)
     frame = part.frame
     if "timestamp" not in part.columns and now is not None:
         frame["timestamp"] = now

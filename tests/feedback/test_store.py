@@ -587,5 +587,8 @@ def test_import_in_a_zone_and_ahead_of_the_clock(store, tmp_path):
     path.write_text("user,item,time\n1,a,2024-03-01 08:00\n2,b,2090-01-01\n")
     with pytest.raises(ValueError, match="time in the future"):
         store.import_file(path)
+    with pytest.raises(ValueError, match="time in the future"):
+        store.add(pd.read_csv(path))
+    assert len(store.read()) == 0
     assert store.import_file(path, on_bad="skip", timezone="Asia/Shanghai").stored == 1
     assert store.read()["timestamp"].tolist() == [1709251200]  # 2024-03-01 00:00 UTC
