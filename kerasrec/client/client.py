@@ -5,6 +5,7 @@ Only the connection is loaded: no TensorFlow for REST, and never a model.
 
 import json
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -357,7 +358,7 @@ class Client:
 
     # --- the loop: `kerasrec serve --store` only ---
 
-    def feedback(self, events: Any) -> dict[str, int]:
+    def feedback(self, events: Any) -> dict[str, Any]:
         """Stores events; they are durable when this returns, and sending them again is harmless.
 
         Args:
@@ -366,14 +367,16 @@ class Client:
                 list that was clicked on), `event_id`: as for `FeedbackStore.add`.
 
         Returns:
-            dict `stored, repeated, erased`: how many are new, known before, of forgotten users.
+            dict `stored, repeated, erased`: how many are new, known before, of forgotten users;
+            `unknown_items`: how many are on items that no loaded version has (they are stored too);
+            `events`: the numbers, from 1, of those that were not simply stored, by the same names.
         """
         events = [events] if isinstance(events, dict) else events
         if not isinstance(events, list | tuple):
             kind = type(events).__name__
             raise ValueError(f"events must be a dict or a list of dicts. Received: {kind}.")
         now = int(time.time())  # a retry must be the same event
-        dated = [{"timestamp": now, **e} if isinstance(e, dict) else e for e in events]
+        dated = [{"timestamp": now, **_given(e)} if isinstance(e, dict) else e for e in events]
         content = json.dumps({"events": dated}, ensure_ascii=False, default=_plain)
         return self._call(partial(self._rest_only("feedback"), content.encode()))
 
@@ -432,6 +435,11 @@ def _one_name(candidates: Ids | None, allow: Ids | None, method: str) -> Ids | N
         stacklevel=3,
     )
     return allow
+
+
+def _given(event: dict) -> dict:
+    """An event without NaN, which is a missing value in Python and none in JSON."""
+    return {k: v for k, v in event.items() if not (isinstance(v, float) and math.isnan(v))}
 
 
 def _plain(value: Any) -> Any:

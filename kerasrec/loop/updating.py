@@ -126,6 +126,13 @@ def _update(model, interactions, items, new, label, force, facts, seed):
     labels = folders.read_labels(folders.find_version(model).parent)
     parent = Recommender.load(model, index="exact")
     _check_trainable(parent.about, parent.version)
+    if parent.log_end > latest_moment():
+        log.warning(
+            "%s has learned an event of the future (%s UTC): nothing counts as recent for it or "
+            "its children. Train it anew without that event",
+            parent.version,
+            show_time(parent.log_end),
+        )
     items = grown_catalogue(parent.items, items)
     interactions, new = _known_events(interactions, new, items, parent)
     earlier, learned, held = _cut(interactions, new)

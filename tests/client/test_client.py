@@ -444,13 +444,17 @@ def test_feedback_changes_the_next_list(shop):
         clicked = before["item_id"][2]
         click = {"user_id": "u 1", "item_id": clicked, "timestamp": np.int64(1_700_000_000)}
         click["request_id"] = before.attrs["request_id"]
-        assert client.feedback(click) == {"stored": 1, "repeated": 0, "erased": 0}
+        click["value"] = np.nan  # missing, as in pandas
+        told = {"stored": 1, "repeated": 0, "erased": 0, "unknown_items": 0, "events": {}}
+        assert client.feedback(click) == told
         assert client.feedback([click])["repeated"] == 1
         assert client.feedback([])["stored"] == 0
         after = client.recommend_for("u 1", k=5, log=False)
         assert clicked not in set(after["item_id"])
         with pytest.raises(ValueError, match="event 1: unknown field 'time'"):
             client.feedback({"user_id": 1, "item_id": 2, "time": 3})
+        with pytest.raises(ValueError, match="event 1: expected a finite number as value"):
+            client.feedback({"user_id": 1, "item_id": 2, "value": np.inf})
         with pytest.raises(ValueError, match="a dict or a list"):
             client.feedback("click")
         with pytest.raises(ValueError, match="k must be at most 50"):

@@ -18,7 +18,7 @@ from kerasrec.feedback.database import EVENTS, sa
 from kerasrec.feedback.intake import FIELDS
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.loop.drifting import drift
-from kerasrec.loop.updating import _erased, update_from_store
+from kerasrec.loop.updating import _erased, update, update_from_store
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 from kerasrec.versions.derive import export_again
@@ -93,6 +93,23 @@ def test_an_event_of_the_future_is_no_end(
         assert found.notes[0].startswith(sentence) and found.table["end"].max() < "2090"
         stats = store.stats()
         assert (stats.ahead, stats.ahead_first, stats.last) == (1, 3_786_912_000, 3_786_912_000)
+
+
+def test_a_version_that_took_the_future_as_its_end(updated, week_log, monkeypatch, caplog):
+    """As an older kerasrec made it: the store still says what is new, a file cannot."""
+    toy_base, store = updated
+    click = {"user_id": "clock", "item_id": week_log.frame["item_id"].iloc[0]}
+    store.add([click | {"timestamp": "2035-01-01"}], max_ahead=None)
+    store.add(week_log)
+    end = Recommender.load(toy_base).log_end
+    monkeypatch.setattr(Recommender, "log_end", property(lambda self: 2_051_222_400))
+    with pytest.raises(ValueError, match="takes 2035-01-01 00:00:00 UTC as the end of its log"):
+        update(toy_base, store.interactions())
+    with pytest.raises(ValueError, match="takes 2035-01-01T00:00:00 as the end .* say by since"):
+        drift(toy_base, store.interactions())
+    assert "is left out" in drift(toy_base, store.interactions(), since=end).notes[0]
+    assert update_from_store(toy_base, store, force=True).version.name == "3"
+    assert "2035-01-01 00:00:00 UTC): nothing counts as recent" in caplog.text
 
 
 @pytest.mark.slow
