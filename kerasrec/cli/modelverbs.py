@@ -14,7 +14,6 @@ from kerasrec.cli.userinput import (
     check_k,
     clean_for_training,
     clean_for_validation,
-    column_lines,
     export_options,
     known_only,
     load_tensorflow,
@@ -48,6 +47,7 @@ def inspect_verb(options: argparse.Namespace) -> None:
         manifest = read_manifest(find_version(options.model)).as_dict()
         print_rows(("key", "value"), [(key, str(value)) for key, value in flat(manifest)])
         return
+    from kerasrec.data.cleaningreport import column_lines
     from kerasrec.data.statistics import describe, find_problems, format_value
 
     options.on_bad = "skip"  # bad rows are among the problems
@@ -63,7 +63,7 @@ def inspect_verb(options: argparse.Namespace) -> None:
     rows = [(part, what, format_value(value)) for part, what, value in table.to_numpy()]
     print(f"\n{interactions.report}", end="\n\n")
     if items is not None:
-        print(*column_lines(items, options.items), sep="\n", end="\n\n")
+        print(*column_lines(items.report, options.items), sep="\n", end="\n\n")
     print_rows(tuple(table.columns), rows)
 
 
@@ -161,6 +161,7 @@ def train_verb(options: argparse.Namespace) -> None:
         print("The options of the section generator count with --generator only.")
     interactions, items, valid = _read_for_training(options, settings)
     load_tensorflow(options)
+    from kerasrec.data.cleaningreport import column_lines
     from kerasrec.training.pipeline import train
 
     trained = train(
@@ -176,7 +177,11 @@ def train_verb(options: argparse.Namespace) -> None:
         ask=options.ask,
         progress=sys.stderr.isatty() and not options.quiet,
     )
-    if not options.quiet:
+    if options.quiet:  # otherwise the log has said it before the training
+        for found, name in ((interactions, "interactions"), (items, "items")):
+            for line in column_lines(found.report, name):
+                print(line)
+    else:
         shown = trained.history.round(4).astype(str)
         print_rows(tuple(shown.columns), shown.to_numpy().tolist())
     quality = trained.metrics
@@ -206,9 +211,6 @@ def _read_for_training(options, settings):
         logs = [part for part in (interactions, valid) if part is not None]
         items = items_of(logs) if logs else None
         print("No --items: the model knows the items of the log by their ids alone.")
-    for found, path in ((interactions, options.interactions[0]), (items, options.items)):
-        for line in column_lines(found, path) if found is not None else ():
-            print(line)
     if items is not None and interactions is not None:
         interactions = readings.take(clean_for_training, options, interactions, items)
     if items is not None and valid is not None:

@@ -123,12 +123,6 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     return _reported(found, options.verb)
 
 
-def column_lines(found: "Interactions | Items", name: str) -> list[str]:
-    """Says which column of a table was taken for what, and which were not used."""
-    whats = [step.what for step in found.report.steps if step.step == "columns"]
-    return [f"{name}: {what}" if what.startswith("columns") else what for what in whats]
-
-
 def _reported(found: Table, verb: str) -> Table:
     """The table; the report of what was left out goes to the log, `inspect` shows it itself."""
     if verb != "inspect" and found.report.rows_before != found.report.rows_after:

@@ -141,6 +141,16 @@ class CleaningReport:
         return "\n".join(_format_row(row, widths) for row in rows)
 
 
+def column_lines(report: CleaningReport, name: str) -> list[str]:
+    """Says which columns of a table were taken for what, and which were not used.
+
+    >>> column_lines(CleaningReport(1).add("columns", "columns: user_id = uid", 1), "x.csv")
+    ['x.csv: columns: user_id = uid']
+    """
+    whats = [step.what for step in report.steps if step.step == "columns"]
+    return [f"{name}: {what}" if what.startswith("columns") else what for what in whats]
+
+
 def _format_row(row, widths):
     """One line; text to the left, the two numbers to the right."""
     cells = []

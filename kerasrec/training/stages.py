@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasrec.data.cleaningreport import column_lines
 from kerasrec.data.histories import Histories, make_histories
 from kerasrec.data.interactions import (
     Interactions,
@@ -268,8 +269,12 @@ def _check_not_known(validation: Validation) -> None:
 
 
 def encode(data: Data, options: Options, *, progress: bool) -> TextPart:
-    """Encodes and whitens the texts of the catalogue."""
-    return text_part(data.items, **options["encoder"], progress=progress)
+    """Encodes and whitens the texts of the catalogue; says which columns all is read from."""
+    text = text_part(data.items, **options["encoder"], progress=progress)
+    for name, table in (("interactions", data.interactions), ("items", data.items)):
+        for line in column_lines(table.report, name):
+            log.info("%s", line)
+    return text
 
 
 def fit(data: Data, text: TextPart, options: Options, *, progress: bool) -> Fitted:

@@ -103,8 +103,8 @@ def test_train(files, tmp_path, capsys, members):
         *("--item-columns", "item_id=course", "title=headline"),
     )
     out, err = capsys.readouterr()
-    assert "early.csv: columns: user_id = uid, item_id = course, timestamp = ts\n" in out
-    assert "items.csv: columns: item_id = course, title = headline" in out
+    assert "interactions: columns: user_id = uid, item_id = course, timestamp = ts\n" in err
+    assert "items: columns: item_id = course, title = headline" in err
     assert "valid_ndcg@10" in out and out.splitlines()[-1].startswith("validation NDCG@10 0.")
     assert f"exported {tmp_path / 'models' / 'shop' / '1'}" in out
     assert "events outside the core" in err and "epoch 1/" not in err
