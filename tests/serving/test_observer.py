@@ -115,7 +115,7 @@ def test_as_a_recommender_that_observes(served_folder, predictor, store):
 def test_late_events_count_and_wrong_clocks_do_no_harm(reader, predictor, store):
     ids, end, now = reader.items.ids, reader.log_end, int(time.time())
     live = Observer(predictor, store)
-    store.add([{"user_id": "u", "item_id": ids[0], "timestamp": now + 10**6}] * 1)
+    store.add({"user_id": "u", "item_id": ids[0], "timestamp": now + 10**6}, max_ahead=None)
     assert live.refresh()["toy", 1] in (0, 1)
     store.add([{"user_id": "u", "item_id": ids[1], "timestamp": end + 5}])
     live.refresh()
