@@ -81,6 +81,11 @@ def update_verb(options: argparse.Namespace) -> None:
     if found.evaluation is not None:
         console = make_console()
         console.print(found.evaluation.to_rich(console.width))
+    if found.withdrawn or found.returned:
+        print(
+            f"{found.withdrawn:,} items are in no list: the catalogue lacks them, or says so; "
+            f"{found.returned:,} are listed again"
+        )
     if found.version is None:
         raise NotGoodEnough(
             f"refused, nothing was published: {found.reason}. --force publishes it."

@@ -4,6 +4,9 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import pandas as pd
+
 # For every role, groups of names from the most to the least telling. The canonical name comes
 # first and beats all others; names of one group that occur together are a question for the user.
 INTERACTION_ALIASES = {
@@ -224,3 +227,63 @@ def name_list(names: Iterable[object], limit: int = 12) -> str:
     """Joins names by commas; says how many there are where they are too many."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:limit]) + (f", ... ({len(texts)} in all)" if len(texts) > limit else "")
+
+
+# --- columns that say whether an item is to be had ---
+
+_YES = set("1 true t yes y 是 有 在售 上架 已上架 on".split())
+_NO = set("0 false f no n 否 无 下架 已下架 off".split())
+#: names of columns -> the values with which an item is not to be had
+_STATES = {
+    "available is_available in_stock on_sale is_on_sale for_sale 可售 是否可售 在售 是否在售 上架 "
+    "是否上架 有货": _NO,
+    "下架 是否下架 已下架 withdrawn is_withdrawn discontinued is_discontinued": _YES
+    | {"下架", "已下架"},
+    "status 状态 商品状态 上架状态 上下架状态 销售状态": set(
+        "下架 已下架 停售 失效 已失效 off offline off_shelf withdrawn discontinued "
+        "unavailable".split()
+    ),
+}
+_STOCK = set("stock inventory 库存 库存量 库存数量".split())
+_ENDS = set(
+    "end_date end_time valid_until valid_to expires expires_at expiry_date 下架时间 下架日期 "
+    "结束时间 结束日期 截止日期 失效日期 有效期至".split()
+)
+
+
+def withdrawn_rows(
+    frame: pd.DataFrame, *, now: pd.Timestamp | None = None
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Finds the items that are not to be had, by columns that say so.
+
+    Args:
+        frame: of the items, all texts.
+        now: the moment that end dates are compared with; None = by this machine's clock.
+
+    Returns:
+        `bool (num_items,), {column: items that it takes out}`. A column by which no item is to be
+        had says something else, and counts for nothing.
+
+    >>> frame = pd.DataFrame({"item_id": list("abc"), "库存": ["3", "0", ""]})
+    >>> withdrawn_rows(frame)[0].tolist()
+    [False, True, False]
+    """
+    gone, reasons = np.zeros(len(frame), bool), {}
+    moment = pd.Timestamp.now() if now is None else now
+    for name in frame.columns:
+        word, values = normalise(name), frame[name].str.strip().str.lower()
+        mask = np.zeros(len(frame), bool)
+        for names, states in _STATES.items():
+            if word in names.split():
+                mask = values.isin(states).to_numpy()
+        if word in _STOCK:
+            mask = (pd.to_numeric(values, errors="coerce") <= 0).to_numpy()
+        elif word in _ENDS:
+            ends = pd.to_datetime(values, errors="coerce", format="mixed", utc=True)
+            ends = ends.dt.tz_localize(None)
+            is_day = ends.dt.normalize() == ends  # a date ends with its day
+            mask = (ends + pd.to_timedelta(is_day.astype(int), unit="D") <= moment).to_numpy()
+        if mask.any() and not mask.all():
+            gone |= mask
+            reasons[str(name)] = int(mask.sum())
+    return gone, reasons

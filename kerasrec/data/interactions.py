@@ -17,6 +17,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, Refusal
+from kerasrec.data.columns import withdrawn_rows
 from kerasrec.data.readers import (
     Part,
     read_id_column,
@@ -157,11 +158,13 @@ class Items:
             `""` where a value is missing.
         columns: canonical name -> name in the source.
         report: what was read, left out and why.
+        withdrawn: ids of items that are in no list: known, but not to be had now.
     """
 
     frame: pd.DataFrame
     columns: dict = field(default_factory=dict)
     report: CleaningReport = field(default_factory=CleaningReport)
+    withdrawn: frozenset[str] = frozenset()
 
     def __len__(self):
         return len(self.frame)
@@ -374,7 +377,8 @@ def read_items(
 
     Column names are recognised by their usual aliases (`item`, `iid`, `sku`, ...; `name`, `标题`,
     ...) or given by `columns`; further columns keep their names. Empty titles are kept and counted
-    in the report.
+    in the report. A column may say that an item is not to be had now (`available` = 0, `下架` = 是,
+    `status` = off, `stock` = 0, `end_date` in the past, ...): it is `withdrawn`, in no list.
 
     Args:
         source: path of a csv, csv.gz or parquet file, or a DataFrame.
@@ -399,7 +403,13 @@ def read_items(
     """
     _check_on_bad(on_bad)
     part = read_item_table(open_table(source, encoding), columns, on_bad, titles=titles)
-    found = Items(part.frame, part.columns, part.report)
+    gone, reasons = withdrawn_rows(part.frame)
+    report = part.report
+    for column, count in reasons.items():
+        what = f"not to be had by the column {column}: in no list"
+        report = report.add("note", what, count)
+    withdrawn = frozenset(part.frame["item_id"][gone])
+    found = Items(part.frame, part.columns, report, withdrawn)
     if part.refusals:
         raise DirtyRows(part.refusals, found)
     return found

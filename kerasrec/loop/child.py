@@ -23,7 +23,7 @@ from kerasrec.training.catchup import EPOCHS, gentle_trainer, replayed
 from kerasrec.training.heldout import FEWEST_TO_WEIGH
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import derive_version
-from kerasrec.versions.exporter import export
+from kerasrec.versions.exporter import export, withdrawn_index
 from kerasrec.versions.graph import ServingModule
 from kerasrec.versions.manifest import FusionFacts, UpdateFacts, make_part
 from kerasrec.versions.trainingstate import Rebuilt, write_training_state
@@ -161,6 +161,7 @@ class Child:
                 asset=ids,
                 fusion=self.fusion(),
                 k=self.about.k,
+                withdrawn=withdrawn_index(self.items),
             )
             if self.about.encoder is not None and self.model.text_part is not None:
                 module.add_text_functions(self.state.whitening)
@@ -211,7 +212,8 @@ class Child:
 
     def _has_room(self):
         """Whether the graph of the parent can hold the child: other numbers in the same graph."""
-        return self._is_frozen() and self.parent.has_room_for(self.fusion())
+        may_withdraw = "withdraws" in self.parent.loaded.abilities or not self.items.withdrawn
+        return self._is_frozen() and may_withdraw and self.parent.has_room_for(self.fusion())
 
     def _is_frozen(self):
         """Whether its encoder, if it has one, is as it was pretrained."""
@@ -221,7 +223,10 @@ class Child:
     def _derived(self, changes):
         form = self.about.item_matrix or "float32"
         made = self.recommender()
-        values = made.loaded.learned_variables() | itemmatrix.stored(made.loaded.vectors(), form)
+        values = made.loaded.learned_variables()
+        if "withdraws" not in self.parent.loaded.abilities:  # of a version of before: none
+            del values["withdrawn"]
+        values |= itemmatrix.stored(made.loaded.vectors(), form)
         # the generator is not trained again; it plans the new items by their codes
         plans = self.parent.plans
         if plans.can_plan:

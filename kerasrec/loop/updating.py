@@ -40,11 +40,14 @@ from kerasrec.models.sequencemodels import SEQUENCE_MODELS
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import train
 from kerasrec.versions import folders
+from kerasrec.versions.loaded import read_withdrawn
 from kerasrec.versions.manifest import UpdateFacts
 
 log = logging.getLogger(__name__)
 #: share of the new events that the child is judged on
 HELD_BACK = 0.2
+#: share of the known items that a catalogue must have: with fewer it is no whole catalogue
+LEAST_KEPT = 0.1
 #: new events of known items that users chose, at least: fewer prove nothing
 FEWEST = 20
 #: what a manifest says of a model beside its options
@@ -60,7 +63,8 @@ class Updated(NamedTuple):
 
     version: Path of the published version; None = refused.  reason: str, why so.  evaluation:
     `Evaluation` of child, parent and baselines on the held-back events.  events: number of new
-    events.  seconds: of the whole work.
+    events.  seconds: of the whole work.  withdrawn: number of items that are in no list.  returned:
+    of those that were in no list before and are listed again.
     """
 
     version: Path | None
@@ -68,6 +72,8 @@ class Updated(NamedTuple):
     evaluation: Any
     events: int
     seconds: float
+    withdrawn: int = 0
+    returned: int = 0
 
 
 def update(
@@ -87,8 +93,10 @@ def update(
         model: `saved_models/NAME`; the parent is its stable label, else its largest version.
         interactions: `Interactions` or what `read_interactions` takes: the whole log, old events
             (which are replayed) and new ones.
-        items: `Items` or what `read_items` takes: the catalogue as it is now. Items that it lacks
-            stay in the model; None = the parent's catalogue.
+        items: `Items` or what `read_items` takes: the whole catalogue as it is now. An item of the
+            parent that it lacks, or that a column of it says is not to be had (see `read_items`),
+            is in no list; histories know it as before, and it comes back when it does. None = the
+            parent's catalogue.
         new: bool `(num_events,)`, which rows of `interactions` the parent has not learned from;
             None = those later than the parent's log.
         label: "stable" or "canary", which will name the new version. For "canary" a parent that
@@ -141,6 +149,10 @@ def _update(model, interactions, items, new, label, force, facts, seed):
     if new_items := len(items) - len(parent.items):
         log.info("%d new items", new_items)
         parent.add_items(Items(items.frame[-new_items:].reset_index(drop=True)))
+    withdrawn, returned = len(items.withdrawn), len(parent.items.withdrawn - items.withdrawn)
+    if withdrawn or returned:
+        log.info("%d items are in no list, %d are listed again", withdrawn, returned)
+        parent.withdraw(items.withdrawn)
     child = Child(parent, items, seed=seed)
     child.choose_weights(learned)
     parent.observe(make_histories(learned, items))
@@ -156,7 +168,8 @@ def _update(model, interactions, items, new, label, force, facts, seed):
         of_store = {"store": told.store, "erasures": told.erasures}
         named = {key: value for key, value in of_store.items() if value is not None}
         named |= {"events": int(new.sum()), "decision": reason, "forced": not better}
-        named |= {"ndcg": figures_of(evaluation), "weighed": child.weighed, **facts}
+        named |= {"ndcg": figures_of(evaluation), "weighed": child.weighed}
+        named |= {"withdrawn": withdrawn, "returned": returned, **facts}
         if not force and folders.find_version(model) != parent.version:
             raise ArtifactError(
                 f"While the update of {parent.version} was at work another version became the one "
@@ -165,7 +178,7 @@ def _update(model, interactions, items, new, label, force, facts, seed):
         seconds = time.perf_counter() - started
         path = child.publish(label, named, interactions, seconds, labels=labels)
     seconds = time.perf_counter() - started
-    return Updated(path, reason, evaluation, int(new.sum()), seconds)
+    return Updated(path, reason, evaluation, int(new.sum()), seconds, withdrawn, returned)
 
 
 def update_from_store(
@@ -294,11 +307,12 @@ def _retrain(model, interactions, items, label, facts, seed):
     version = folders.find_version(model)
     base, manifest = version.parent, folders.read_manifest(version)
     _check_trainable(manifest, version)
-    items = grown_catalogue(Items(folders.read_catalogue(version)), items)
+    known = Items(folders.read_catalogue(version), withdrawn=read_withdrawn(version))
+    items = grown_catalogue(known, items)
     if interactions.has_time:
         interactions, _, _ = without_future(interactions)
-    known = items.index_of(interactions.frame["item_id"]) > 0
-    interactions = interactions.replace(interactions.frame[known])
+    is_known = items.index_of(interactions.frame["item_id"]) > 0
+    interactions = interactions.replace(interactions.frame[is_known])
     # a run folder belongs to one run, and a strategy is an object of another process
     trainer = {k: v for k, v in manifest.trainer.items() if k not in ("run_folder", "strategy")}
     options = {
@@ -332,7 +346,9 @@ def _retrain(model, interactions, items, label, facts, seed):
     instead_of = stable if label == "stable" else None  # a rollback meanwhile has the last word
     folders.write_label(base, label, int(trained.version.name), instead_of=instead_of)
     seconds = time.perf_counter() - started
-    return Updated(trained.version, reason, None, len(interactions), seconds)
+    withdrawn, returned = len(items.withdrawn), len(known.withdrawn - items.withdrawn)
+    events = len(interactions)
+    return Updated(trained.version, reason, None, events, seconds, withdrawn, returned)
 
 
 def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
@@ -340,11 +356,14 @@ def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
 
     Args:
         known: `Items` of the parent.
-        items: `Items`, what `read_items` takes, or None = no new ones. Its titles and other
-            columns count where it knows an item.
+        items: `Items`, what `read_items` takes, or None = no new ones.
 
     Returns:
-        `Items` with the parent's columns.
+        `Items` with the parent's columns; those that are not in `items`, or not to be had, are
+        withdrawn.
+
+    Raises:
+        ValueError: a column is missing, or nearly all items of the parent are.
     """
     if items is None:
         return known
@@ -356,8 +375,16 @@ def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
             f"items needs the columns of the parent's catalogue. Received: no {missing[0]!r}."
         )
     old = known.index_of(items.ids) > 0
+    if old.sum() < LEAST_KEPT * len(known):
+        raise ValueError(
+            f"items must be the whole catalogue as it is now. Received: {int(old.sum())} of the "
+            f"{len(known)} items that the model knows; all others would be in no list. Give old "
+            "items and new ones together, or a catalogue of the same ids."
+        )
     new = items.frame.loc[~old, known.frame.columns]
-    return Items(pd.concat([known.frame, new], ignore_index=True))
+    gone = set(known.ids) - set(items.ids)
+    frame = pd.concat([known.frame, new], ignore_index=True)
+    return Items(frame, withdrawn=frozenset(gone) | items.withdrawn)
 
 
 def _known_events(interactions, new, items, parent):

@@ -100,8 +100,10 @@ class VersionTexts:
         queries, items = (self._text_parts(v) for v in (given, self._loaded.vectors()))
         at_once = max(_CELLS // len(items), 1)
         parts = np.split(queries, range(at_once, len(queries), at_once))
-        found = [top_k(part @ items.T, k) for part in parts]
+        gone = self._loaded.withdrawn()
+        found = [top_k(_without(part @ items.T, gone), k) for part in parts]
         index, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        index = np.where(np.isneginf(scores), 0, index)
         return np.where(queries.any(axis=1)[:, None], index, 0).astype(np.int32), scores
 
     def _text_parts(self, vectors):
@@ -112,3 +114,9 @@ class VersionTexts:
         parts = parts[:, :, : options["text_units"]]
         parts = parts / np.maximum(np.linalg.norm(parts, axis=2, keepdims=True), 1e-9)
         return np.concatenate(list(parts.transpose(1, 0, 2)), axis=1) / members**0.5
+
+
+def _without(scores, index):
+    """Scores `(n, num_items + 1)` with -inf at the items of `index`."""
+    scores[:, index] = -np.inf
+    return scores

@@ -5,12 +5,14 @@ No training code is loaded.
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items, read_interactions, read_items
 from kerasrec.fusion.following import Following
@@ -74,7 +76,7 @@ class Recommender:
         loaded = version if isinstance(version, LoadedVersion) else LoadedVersion.load(version)
         self.loaded, self.about = loaded, loaded.manifest
         self.version: Any = loaded.path
-        self._set_items(loaded.items().frame)
+        self._set_items(loaded.items())
         self._knowledge = VersionLog(loaded, loaded.recency())
         self._has_observed = False
         self._texts, self.plans = VersionTexts(loaded), VersionPlans(loaded)
@@ -136,8 +138,8 @@ class Recommender:
         vectors = self.loaded.vectors()[1:]
         return self._shortlist.index.tune(vectors, self.interests(histories), recall=recall)
 
-    def _set_items(self, frame):
-        self.items = Items(frame)
+    def _set_items(self, items):
+        self.items = items
         self._ids = np.concatenate([[""], self.items.ids])
 
     def index_of(self, item_ids: Iterable[Any]) -> np.ndarray:
@@ -212,6 +214,8 @@ class Recommender:
     def _questions(self, histories, candidates, deny, at):
         """`Questions`; the arguments are those of `recommend`."""
         told = dict(asked=self.about.asked, log_end=self.log_end)
+        if self.items.withdrawn and "withdraws" not in self.loaded.abilities:
+            deny = [*(deny or []), *self.items.withdrawn]  # a graph of before has no place for them
         rules = dict(candidates=candidates, deny=deny, at=at)
         return read_questions(histories, self.items, **told, **rules)
 
@@ -470,8 +474,30 @@ class Recommender:
             self._shortlist.add(added)
         columns = self.items.frame.columns
         frames = [self.items.frame, items.frame.reindex(columns=columns, fill_value="")]
-        self._set_items(pd.concat(frames, ignore_index=True))
+        withdrawn = self.items.withdrawn | items.withdrawn
+        self._set_items(Items(pd.concat(frames, ignore_index=True)))
+        self.withdraw(withdrawn)
         return len(items)
+
+    def withdraw(self, item_ids: Iterable[Any]) -> int:
+        """Takes items out of all lists; those that were out before and are not named come back.
+
+        They stay known: in histories they count as before. `save()` makes it a version.
+
+        Args:
+            item_ids: of the catalogue; unknown ones are left out.
+
+        Returns:
+            Number of items that are in no list now.
+        """
+        index = np.unique(self.index_of(item_ids))
+        index = index[index > 0].astype(np.int32)
+        self._set_items(replace(self.items, withdrawn=frozenset(self._ids[index])))
+        if "withdraws" in self.loaded.abilities:
+            self.loaded.set_withdrawn(index)
+        if self._shortlist is not None:
+            self._shortlist.know()
+        return len(index)
 
     def save(self) -> Path:
         """Writes this Recommender, with added items and observed events, as the next version.
@@ -481,6 +507,11 @@ class Recommender:
         The graph is copied; the tables that grew are written anew.
         """
         changes: dict[str, Any] = {"num_items": len(self.items)}
+        if self.items.withdrawn and "withdraws" not in self.loaded.abilities:
+            raise ArtifactError(
+                f"{self.version} was written by a kerasrec whose graphs cannot leave items out. "
+                "Update it or train it again; or save it without withdrawn items."
+            )
         if self._has_observed:  # its recency knows more of the log than `update` says
             changes["observed"] = self.log_end
         if self.about.generator is not None:

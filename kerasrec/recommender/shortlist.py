@@ -120,6 +120,8 @@ class Shortlist:
             for rows in zip(*of_moments, strict=True)
         ]
         self._popular = _best(popularity, ASKED)
+        self._gone = np.zeros(len(first), bool)
+        self._gone[self._loaded.withdrawn()] = True
         self._first = first
         self._selectors: dict[int, Any] = {}
         # what is new at a moment is what is new at the next one and more
@@ -220,7 +222,7 @@ class Shortlist:
             parts += [past] if keep_seen else []
             mark[past], mark[list(deny)] = not keep_seen, True
             found = np.unique(np.concatenate([[0], *parts]))
-            found = found[~mark[found]]
+            found = found[~(mark[found] | self._gone[found])]
             mark[past] = mark[list(deny)] = False
             given = np.zeros((len(voted), len(found)), np.float32)
             for number, (column, value) in enumerate(of_row):

@@ -104,7 +104,10 @@ def export(
             compare = functools.partial(compare, process=process)
         asset = Path(scratch) / folders.ITEM_IDS.name
         folders.write_item_ids(asset, ids)
-        module = serving_module(model, asset=asset, fusion=fusion, k=k, generator=generator)
+        gone = withdrawn_index(items)
+        module = serving_module(
+            model, asset=asset, fusion=fusion, k=k, generator=generator, withdrawn=gone
+        )
         _add_texts(module, asset, encoder, whitening)
         signatures = module.signatures()
         # the number and the time are set once the folder is whole
@@ -128,14 +131,25 @@ def export(
 
 
 def serving_module(
-    model: Model, *, asset: Path, fusion: Fusion, k: int, generator: Generator | None = None
+    model: Model,
+    *,
+    asset: Path,
+    fusion: Fusion,
+    k: int,
+    generator: Generator | None = None,
+    withdrawn: Any = (),
 ) -> ServingModule:
     """Makes the `ServingModule` of a trained `Model`, without its encoder."""
     vectors = Ranker(model).item_vectors()
-    given = dict(item_vectors=vectors, asset=asset, fusion=fusion, k=k)
+    given = dict(item_vectors=vectors, asset=asset, fusion=fusion, k=k, withdrawn=withdrawn)
     if generator is None:
         return ServingModule(model, **given)
     return PlanningModule(model, generator=generator, **given)
+
+
+def withdrawn_index(items: Items) -> np.ndarray:
+    """Gives the indices of the items that are in no list, int32 `(n,)`, ascending."""
+    return np.sort(items.index_of(sorted(items.withdrawn)))
 
 
 def _add_texts(module, asset, encoder, whitening):

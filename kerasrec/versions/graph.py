@@ -44,6 +44,8 @@ class ServingModule(tf.Module):
         starts, first, prior, popular_at: what is known of recency, see `Fusion`. Versions of before
             2026-12 have no `popular_at`, and one row in `mixture`; their functions take no
             `waited`.
+        withdrawn: indices of items that are in no list, int32 `(n,)`; not in versions of before
+            2026-12.
         popularity: scores for users without a history, float32 `(num_items + 1,)`.
         layer_variables: list of the variables of the neighbour tables, the sequence model, the
             scorer, the text part, the whitening and the encoder, in this order, as far as there
@@ -65,7 +67,14 @@ class ServingModule(tf.Module):
     recommend_by_text: Any
 
     def __init__(
-        self, model: Model, *, item_vectors: Any, asset: Path, fusion: Fusion, k: int
+        self,
+        model: Model,
+        *,
+        item_vectors: Any,
+        asset: Path,
+        fusion: Fusion,
+        k: int,
+        withdrawn: Any = (),
     ) -> None:
         super().__init__()
         self.max_length = model.config["max_length"]
@@ -93,6 +102,8 @@ class ServingModule(tf.Module):
         self.half_vectors, self.byte_vectors = tables["half_vectors"], tables["byte_vectors"]
         self.byte_scale, self.unit_scale = tables["byte_scale"], tables["unit_scale"]
         self.popularity = tf.Variable(fusion.popular, shape=(None,), name="popularity")
+        gone = np.asarray(withdrawn, np.int32)
+        self.withdrawn = tf.Variable(gone, shape=(None,), trainable=False, name="withdrawn")
         self.temperature = tf.Variable(float(model.loss.temperature()), name="temperature")
         self.asset = tf.saved_model.Asset(str(asset))
         self.index_of_id = _table(self.asset, tf.string, tf.int64, "", -1)
@@ -178,8 +189,13 @@ class ServingModule(tf.Module):
         scores, known = self._or_popular(scores, history)
         seen = tf.where(keep_seen[:, None], 0, history)
         scores = exclude(scores, tf.concat([seen, deny], axis=1))
-        scores = exclude_all_but(scores, allow)
+        scores = exclude_all_but(scores, allow) + self._absent()
         return self._best(scores, interest, known, k)
+
+    def _absent(self):
+        """float32 `(num_items + 1,)`: -inf at items that are in no list, 0 elsewhere."""
+        low = tf.fill(tf.shape(self.withdrawn), -float("inf"))
+        return tf.scatter_nd(self.withdrawn[:, None], low, tf.shape(self.first))
 
     def _or_popular(self, scores, history):
         """Scores with those of popular items where a history is empty; which ones are not."""
@@ -263,6 +279,7 @@ class ServingModule(tf.Module):
         scores = self.fused_score.of_candidates(values, total, candidates, history, asked, waited)
         known = tf.reduce_any(history > 0, axis=1)
         scores = tf.where(known[:, None], scores, tf.gather(self.popularity, candidates))
+        scores += tf.gather(self._absent(), candidates)
         scores = tf.where(candidates > 0, scores, -float("inf"))
         weight = tf.where(known, self.scorer_weight, 0.0)
 
@@ -295,7 +312,8 @@ class ServingModule(tf.Module):
     def similar_rows(self, vectors: Any, deny: Any, k: Any) -> tuple[Any, Any]:
         """Finds items near `vectors (batch, dim)` by cosine: index and cosine, `(batch, k)`."""
         scores = self._cosines(tf.math.l2_normalize(vectors, axis=-1))
-        index, values = graph_top_k(exclude(scores, tf.pad(deny, [[0, 0], [1, 0]])), k)
+        scores = exclude(scores, tf.pad(deny, [[0, 0], [1, 0]])) + self._absent()
+        index, values = graph_top_k(scores, k)
         nothing = tf.reduce_all(vectors == 0, axis=1)[:, None]
         return tf.where(nothing, 0, index), tf.where(nothing, -float("inf"), values)
 
@@ -370,7 +388,8 @@ class ServingModule(tf.Module):
         now = tf.zeros([batch], tf.int64)
         scores = self._fused(none, interest, now, now)
         scores, known = self._or_popular(scores, history)
-        return self._named(*self._best(exclude(scores, none), interest, known, self.k))
+        scores = exclude(scores, none) + self._absent()
+        return self._named(*self._best(scores, interest, known, self.k))
 
     # --- signatures: item ids in, item ids out ---
 

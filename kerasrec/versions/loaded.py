@@ -30,6 +30,7 @@ ABILITIES = {
     "tokens": "encode_tokens",  # the text encoder is in the graph
     "texts": "encode_items",  # its tokenizer too
     "waits": "popular_at",  # the mixture knows how long ago the user's newest event was
+    "withdraws": "withdrawn",  # items can be in no list
 }
 _PARTS_OF_TABLE = ("neighbours", "votes")  # each with the name of the table behind it
 _WEIGHTS = ("part_weights", "mixture", "epsilon")
@@ -141,7 +142,18 @@ class LoadedVersion:
             return self._items
         folder = self.folder
         with _whole(folder):
-            return Items(folders.read_catalogue(folder))
+            frame = folders.read_catalogue(folder)
+        return Items(frame, withdrawn=frozenset(frame["item_id"].iloc[self.withdrawn() - 1]))
+
+    def withdrawn(self) -> np.ndarray:
+        """Indices of the items that are in no list, int32 `(n,)`."""
+        if "withdraws" not in self.abilities:
+            return np.zeros(0, np.int32)
+        return self.module.withdrawn.numpy()
+
+    def set_withdrawn(self, index: np.ndarray) -> None:
+        """Takes other items out of all lists; needs "withdraws"."""
+        self.module.withdrawn.assign(np.asarray(index, np.int32))
 
     def recency(self) -> Recency:
         """What is recent at the end of the log that it was written with."""
@@ -428,8 +440,12 @@ class LoadedVersion:
 
     def grown_variables(self) -> dict[str, Any]:
         """Name in the checkpoint -> variable, of what new items and newer events change."""
-        found = self._variables([*self._of_moments(), *itemmatrix.TABLES])
+        found = self._variables([*self._of_moments(), *self._of_lists(), *itemmatrix.TABLES])
         return found | (self.plan_variables() if "plans" in self.abilities else {})
+
+    def _of_lists(self):
+        """Names of the variables that say what may be listed."""
+        return ["withdrawn"] if "withdraws" in self.abilities else []
 
     def plan_variables(self) -> dict[str, Any]:
         """Name in the checkpoint -> variable, of the codes of the catalogue."""
@@ -444,7 +460,7 @@ class LoadedVersion:
         the layers.
         """
         tables = self._variables([n for table in self.decays for n in _names_of_table(table)])
-        names = [*self._of_moments(), "temperature", "scorer_weight", *_WEIGHTS]
+        names = [*self._of_moments(), *self._of_lists(), "temperature", "scorer_weight", *_WEIGHTS]
         named = self._variables(names)
         places: dict[Any, str] = {}  # one that is listed twice is stored under its first place
         for place, variable in enumerate(self.module.layer_variables):
@@ -461,6 +477,16 @@ class LoadedVersion:
     def _variables(self, names):
         """Name -> variable."""
         return {name: getattr(self.module, name) for name in names}
+
+
+def read_withdrawn(version: Path) -> frozenset[str]:
+    """Reads the ids of the items that are in no list from the files of a version alone."""
+    reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+    name = "withdrawn/.ATTRIBUTES/VARIABLE_VALUE"
+    if name not in reader.get_variable_to_shape_map():
+        return frozenset()
+    ids = folders.read_catalogue(version)["item_id"]
+    return frozenset(ids.iloc[reader.get_tensor(name) - 1])
 
 
 def _names_of_table(name):

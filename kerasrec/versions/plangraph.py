@@ -100,7 +100,7 @@ class PlanningModule(ServingModule):
         interest = self.interest_rows(history[:, 1:], time_gap, event)
         scores = self._fused(history, interest, asked, waited)
         scores, known = self._or_popular(scores, history)
-        scores = exclude(scores, tf.concat([history, deny], axis=1))
+        scores = exclude(scores, tf.concat([history, deny], axis=1)) + self._absent()
         scores = self._reranked(exclude_all_but(scores, allow), interest, known)
         scores = tf.cast(scores, tf.float64)
         best = tf.reduce_max(scores, axis=1, keepdims=True)
