@@ -42,7 +42,9 @@ _THREADS = 8  # that may wait for the store at once; fewer than the connections 
 _MOST_UNLOGGED = 1000  # lists whose impressions wait to be stored; further ones are not logged
 #: errors of a store that are not the caller's mistake
 _FAILURES = (OSError, ArtifactError, sa.exc.SQLAlchemyError)
-_PARAMETERS = ("user", "k", "model", "version", "label", "log")
+_PARAMETERS = ("user", "k", "model", "version", "label", "log", "deny")
+#: items that a question of `/v1/recommend` denies, at most
+_MOST_DENIED = 1000
 #: reads the body of a request
 ReadBody = Callable[[Request], Awaitable[bytes]]
 
@@ -104,12 +106,14 @@ class ListQuery(NamedTuple):
         user: user id.
         k: list length.
         is_logged: whether the list is stored as impressions.
+        deny: ids of items that may not be listed.
     """
 
     target: Target
     user: str
     k: int
     is_logged: bool
+    deny: Sequence[str] = ()
 
 
 class FeedbackRoutes:
@@ -234,7 +238,8 @@ class FeedbackRoutes:
         limits = self.predictor.limits
         with self.predictor.counted("rest") as call:
             call.signature = "recommend"
-            query = read_query(request.query_params, list(self.predictor.models))
+            denied = request.query_params.getlist("deny")
+            query = read_query(request.query_params, list(self.predictor.models), denied)
             deadline = time.perf_counter() + limits.seconds
             work = partial(self._list, call, query, deadline)
             try:
@@ -254,7 +259,7 @@ class FeedbackRoutes:
         }
 
     def _list(self, call: Call, query: ListQuery, deadline: float) -> Listed:
-        ask = partial(self._ask, call, query.target, deadline)
+        ask = partial(self._ask, call, query, deadline)
         lists = LiveLists(ask, self.store, self.rules)
         try:
             listed = lists.listed(query.user, query.k, log=False)
@@ -266,9 +271,12 @@ class FeedbackRoutes:
         return listed
 
     def _ask(
-        self, call: Call, target: Target, deadline: float, question: Question, k: int
+        self, call: Call, query: ListQuery, deadline: float, question: Question, k: int
     ) -> tuple[str, int, list[str], list[float]]:
         """Answers the question of `LiveLists` by the served version."""
+        target = query.target
+        if query.deny:
+            question = question._replace(deny=sorted({*question.deny, *query.deny}))
         with self.predictor.resolved(target, call) as resolved:
             types = {name: dtype for name, (dtype, _) in resolved.signature.inputs.items()}
             tensors = {
@@ -362,12 +370,15 @@ def read_events(body: bytes) -> list:
     return found
 
 
-def read_query(given: Mapping[str, str], models: Sequence[str]) -> ListQuery:
+def read_query(
+    given: Mapping[str, str], models: Sequence[str], denied: Sequence[str] = ()
+) -> ListQuery:
     """Reads the question of `/v1/recommend`.
 
     Args:
         given: parameter -> text.
         models: names of the models that are served.
+        denied: all values of the parameter `deny`, which may be given more than once.
 
     Raises:
         Refusal: INVALID_ARGUMENT.
@@ -384,6 +395,11 @@ def read_query(given: Mapping[str, str], models: Sequence[str]) -> ListQuery:
     k = given.get("k", "10")
     if not re.fullmatch("[0-9]{1,6}", k) or int(k) < 1:
         raise _wrong("k as a whole number from 1", k[:80])
+    if len(denied) > _MOST_DENIED:
+        raise _wrong(f"at most {_MOST_DENIED} times deny=ITEM", str(len(denied)))
+    for item in denied:
+        if not is_id(item):
+            raise _wrong(f"deny=ITEM, of at most {MAX_LENGTH} characters", item[:80])
     logged = given.get("log", "1")
     if logged not in ("0", "1"):
         raise _wrong("log=0 or log=1", logged[:80])
@@ -397,7 +413,7 @@ def read_query(given: Mapping[str, str], models: Sequence[str]) -> ListQuery:
         raise _wrong("version as a whole number", version[:80])
     number = None if version is None else int(version)
     target = Target(models[0] if model is None else model, number, label, "recommend")
-    return ListQuery(target, user, int(k), logged == "1")
+    return ListQuery(target, user, int(k), logged == "1", denied)
 
 
 def _wrong(expected: str, received: str) -> Refusal:

@@ -179,11 +179,20 @@ def test_versions_and_labels(client):
         ("user=a&k=1.5", "k as a whole number from 1"),
         ("user=a&log=no", "log=0 or log=1"),
         ("user=a&version=one", "version as a whole number"),
+        ("user=a&deny=", "deny=ITEM, of at most 256 characters"),
+        ("user=a" + "&deny=x" * 1001, "at most 1000 times deny=ITEM"),
         ("user=a&top=5", "a parameter of user, k, model"),
     ],
 )
 def test_mistakes_in_a_question(client, query, expected):
     assert expected in said(client.get(f"/v1/recommend?{query}"))
+
+
+def test_a_question_can_leave_items_out(client):
+    plain = items(recommend(client, "w", k=5, log=0))
+    left = items(recommend(client, "w", k=3, log=0, deny=[plain[0], plain[2], "unknown, id"]))
+    assert left == [plain[1], plain[3], plain[4]]
+    assert items(recommend(client, "w", k=1, log=0, deny=plain[0])) == [plain[1]]
 
 
 def test_two_models_need_a_name(base, tmp_path):
