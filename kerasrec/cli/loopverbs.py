@@ -81,6 +81,8 @@ def update_verb(options: argparse.Namespace) -> None:
     if found.evaluation is not None:
         console = make_console()
         console.print(found.evaluation.to_rich(console.width))
+    if found.changed:
+        print(f"{found.changed:,} texts changed")
     if found.withdrawn or found.returned:
         print(
             f"{found.withdrawn:,} items are in no list: the catalogue lacks them, or says so; "

@@ -415,6 +415,28 @@ def read_items(
     return found
 
 
+def changed_texts(before: pd.DataFrame, now: pd.DataFrame, template: str) -> np.ndarray:
+    """Finds the rows of which a template makes another text now, int `(n,)`, ascending.
+
+    A text that was taken away is no other text: an item without one is known by the old one.
+
+    Args:
+        before, now: frames of `Items`, the same items in the same rows.
+        template: as for `Items.texts`.
+
+    >>> before = pd.DataFrame({"item_id": ["a", "b"], "title": ["甲", "乙"]})
+    >>> changed_texts(before, before.assign(title=["甲 ", "丙"]), "{title}")
+    array([1])
+    """
+    names = {name for _, name in _template_pieces(template, list(now.columns)) if name}
+    is_other, has_text = np.zeros(len(now), bool), np.zeros(len(now), bool)
+    for name in names:
+        one, two = (frame[name].str.split().str.join(" ").to_numpy() for frame in (before, now))
+        is_other |= one != two
+        has_text |= two != ""
+    return np.flatnonzero(is_other & has_text)
+
+
 def read_user_ids(
     source: Source, *, column: str | None = None, encoding: str = "utf-8"
 ) -> np.ndarray:

@@ -69,7 +69,8 @@ class Child:
         self.about = parent.about._replace(num_items=len(items))
         self._rebuilt = Rebuilt(parent.loaded.folder, items)
         self.model, self.state = self._rebuilt.model, self._rebuilt.state
-        self._has_grown = len(items) > parent.about.num_items
+        # or has other texts: what is made of texts is made anew
+        self._has_grown = len(items) > parent.about.num_items or len(self._rebuilt.changed) > 0
         self.tables = dict(parent.fusion().tables)
         self._chosen: Fusion | None = None  # a fusion with weights of its own
         self._frozen_vectors = None  # of all texts, by an encoder that is not trained

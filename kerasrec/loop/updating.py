@@ -64,7 +64,8 @@ class Updated(NamedTuple):
     version: Path of the published version; None = refused.  reason: str, why so.  evaluation:
     `Evaluation` of child, parent and baselines on the held-back events.  events: number of new
     events.  seconds: of the whole work.  withdrawn: number of items that are in no list.  returned:
-    of those that were in no list before and are listed again.
+    of those that were in no list before and are listed again.  changed: number of items with
+    another text, which was encoded anew.
     """
 
     version: Path | None
@@ -74,6 +75,7 @@ class Updated(NamedTuple):
     seconds: float
     withdrawn: int = 0
     returned: int = 0
+    changed: int = 0
 
 
 def update(
@@ -95,8 +97,8 @@ def update(
             (which are replayed) and new ones.
         items: `Items` or what `read_items` takes: the whole catalogue as it is now. An item of the
             parent that it lacks, or that a column of it says is not to be had (see `read_items`),
-            is in no list; histories know it as before, and it comes back when it does. None = the
-            parent's catalogue.
+            is in no list; histories know it as before, and it comes back when it does. New titles,
+            texts and categories of known items are taken. None = the parent's catalogue.
         new: bool `(num_events,)`, which rows of `interactions` the parent has not learned from;
             None = those later than the parent's log.
         label: "stable" or "canary", which will name the new version. For "canary" a parent that
@@ -146,6 +148,8 @@ def _update(model, interactions, items, new, label, force, facts, seed):
     earlier, learned, held = _cut(interactions, new)
     # the parent, on which the child is judged, is told of all that the child will know: the two
     # differ in what was trained alone. It observes no event before the weights are chosen on it
+    if changed := parent.correct_items(items):
+        log.info("%d texts changed", changed)
     if new_items := len(items) - len(parent.items):
         log.info("%d new items", new_items)
         parent.add_items(Items(items.frame[-new_items:].reset_index(drop=True)))
@@ -169,7 +173,7 @@ def _update(model, interactions, items, new, label, force, facts, seed):
         named = {key: value for key, value in of_store.items() if value is not None}
         named |= {"events": int(new.sum()), "decision": reason, "forced": not better}
         named |= {"ndcg": figures_of(evaluation), "weighed": child.weighed}
-        named |= {"withdrawn": withdrawn, "returned": returned, **facts}
+        named |= {"withdrawn": withdrawn, "returned": returned, "changed": changed, **facts}
         if not force and folders.find_version(model) != parent.version:
             raise ArtifactError(
                 f"While the update of {parent.version} was at work another version became the one "
@@ -178,7 +182,8 @@ def _update(model, interactions, items, new, label, force, facts, seed):
         seconds = time.perf_counter() - started
         path = child.publish(label, named, interactions, seconds, labels=labels)
     seconds = time.perf_counter() - started
-    return Updated(path, reason, evaluation, int(new.sum()), seconds, withdrawn, returned)
+    catalogue = (withdrawn, returned, changed)
+    return Updated(path, reason, evaluation, int(new.sum()), seconds, *catalogue)
 
 
 def update_from_store(
@@ -356,7 +361,8 @@ def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
 
     Args:
         known: `Items` of the parent.
-        items: `Items`, what `read_items` takes, or None = no new ones.
+        items: `Items`, what `read_items` takes, or None = no new ones. Its titles and other columns
+            count where it knows an item.
 
     Returns:
         `Items` with the parent's columns; those that are not in `items`, or not to be had, are
@@ -374,7 +380,8 @@ def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
         raise ValueError(
             f"items needs the columns of the parent's catalogue. Received: no {missing[0]!r}."
         )
-    old = known.index_of(items.ids) > 0
+    index = known.index_of(items.ids)
+    old = index > 0
     if old.sum() < LEAST_KEPT * len(known):
         raise ValueError(
             f"items must be the whole catalogue as it is now. Received: {int(old.sum())} of the "
@@ -383,7 +390,9 @@ def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
         )
     new = items.frame.loc[~old, known.frame.columns]
     gone = set(known.ids) - set(items.ids)
-    frame = pd.concat([known.frame, new], ignore_index=True)
+    now = known.frame.copy()
+    now.iloc[index[old] - 1] = items.frame.loc[old, known.frame.columns].to_numpy(object)
+    frame = pd.concat([now, new], ignore_index=True)
     return Items(frame, withdrawn=frozenset(gone) | items.withdrawn)
 
 

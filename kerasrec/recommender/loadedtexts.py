@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from kerasrec.data.interactions import Items
+from kerasrec.data.interactions import Items, changed_texts
 from kerasrec.evaluation.toplists import top_k
 from kerasrec.versions import folders
 from kerasrec.versions.loaded import LoadedVersion
@@ -64,6 +65,19 @@ class VersionTexts:
         if vectors is not None:
             raise ValueError("This version was not trained on ready vectors: leave vectors out.")
         return self.encode(items.texts(self._manifest.template))
+
+    def changed(self, before: pd.DataFrame, now: pd.DataFrame) -> np.ndarray:
+        """Rows of a catalogue with another text now, int `(n,)`; none where no text is read."""
+        if not self._manifest.encodes_texts:
+            return np.zeros(0, int)
+        return changed_texts(before, now, self._manifest.template)
+
+    def with_texts(self, vectors: np.ndarray, items: Items) -> np.ndarray:
+        """Item vectors `(n, dim)` with the text parts of other texts of the same items."""
+        options = self._manifest.options
+        width = vectors.shape[1] // options.get("members", 1)
+        is_text = np.arange(vectors.shape[1]) % width < options["text_units"]
+        return np.where(is_text, self.encode(items.texts(self._manifest.template)), vectors)
 
     def place(self, vectors: np.ndarray | None, num_items: int) -> np.ndarray:
         """Item vectors of new ready vectors, float32 `(num_items, dim)`.

@@ -40,7 +40,7 @@ from kerasrec.recommender.questions import (
     read_k,
     read_questions,
 )
-from kerasrec.recommender.shortlist import check_index, find_shortlist
+from kerasrec.recommender.shortlist import Shortlist, check_index, find_shortlist
 from kerasrec.versions import folders
 from kerasrec.versions.derive import derive_version
 from kerasrec.versions.loaded import LoadedVersion
@@ -478,6 +478,33 @@ class Recommender:
         self._set_items(Items(pd.concat(frames, ignore_index=True)))
         self.withdraw(withdrawn)
         return len(items)
+
+    def correct_items(self, items: Items) -> int:
+        """Takes other titles, texts and columns of known items; texts that differ are encoded anew.
+
+        What users did with an item counts as before. Its codes in plans stay. `save()` makes it a
+        version.
+
+        Args:
+            items: `Items` with the columns of the catalogue; ids that are unknown are left out.
+
+        Returns:
+            Number of items with another text.
+        """
+        columns = list(self.items.frame.columns)
+        place = self.index_of(items.ids)
+        now, old = items.frame.loc[place > 0, columns], place[place > 0] - 1
+        frame = self.items.frame.copy()
+        frame.iloc[old] = now.to_numpy(object)
+        changed = self._texts.changed(self.items.frame, frame)
+        if len(changed):
+            rows = Items(frame.iloc[changed].reset_index(drop=True))
+            vectors = self._texts.with_texts(self.loaded.vectors_at(changed + 1), rows)
+            self.loaded.set_vectors(changed + 1, vectors)
+        self._set_items(replace(self.items, frame=frame))
+        if len(changed) and self._shortlist is not None:
+            self._shortlist = Shortlist(self.loaded)
+        return len(changed)
 
     def withdraw(self, item_ids: Iterable[Any]) -> int:
         """Takes items out of all lists; those that were out before and are not named come back.

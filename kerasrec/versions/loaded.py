@@ -209,6 +209,13 @@ class LoadedVersion:
         for name, rows in itemmatrix.grown(tables, vectors).items():
             tables[name].assign(rows)
 
+    def set_vectors(self, index: np.ndarray, vectors: np.ndarray) -> None:
+        """Takes other vectors, float32 `(n, dim)`, of items at indices."""
+        tables, whole = self._item_tables(), self.vectors()
+        whole[index] = vectors
+        for name, rows in itemmatrix.stored(whole, self.form).items():
+            tables[name].assign(rows)
+
     def _item_tables(self):
         return self._variables(itemmatrix.TABLES)
 

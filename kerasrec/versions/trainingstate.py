@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.checks import ArtifactError
-from kerasrec.data.interactions import Items
+from kerasrec.data.interactions import Items, changed_texts
 from kerasrec.models.build import Model, TextEncoder, build_model
 from kerasrec.models.ensemble import average_models
+from kerasrec.models.itemvectors import ItemTokens, TextTable
 from kerasrec.models.textpart import prepare_encoder
 from kerasrec.text.encoders import build_encoder, load_text_encoder
 from kerasrec.text.vectors import Whitening
@@ -75,6 +76,7 @@ class Rebuilt:
     Attributes:
         model: `Model`.
         state: `TrainingState`.
+        changed: int `(n,)`, rows of the items it was trained on that have another text now.
 
     Args:
         version: path of a version folder.
@@ -106,6 +108,9 @@ class Rebuilt:
         self.model = average_models([build_model(text=text, **options) for _ in range(members)])
         fresh = self.model.training.get_weights()
         self.model.training.set_weights(_grown(self.state.weights, fresh, before + 1))
+        self.changed = self._changed(items, before)  # rows whose text is another one by now
+        if len(self.changed) and items is not None:
+            self._correct(Items(items.frame.iloc[self.changed].reset_index(drop=True)))
         if text is not None and not self._is_frozen():
             self._check(self.encoder)  # it has its weights by now
 
@@ -127,6 +132,30 @@ class Rebuilt:
         if self._is_frozen():
             self._check(encoder)
         return encoder
+
+    def _changed(self, items, before):
+        """Which of the items that it was trained on have another text now."""
+        encoder = self._manifest.encoder
+        if items is None or encoder is None or encoder.kind == "vectors":
+            return np.zeros(0, int)
+        known = folders.read_catalogue(Path(self._version)).iloc[:before]
+        now = items.frame.iloc[:before]
+        return changed_texts(known, now, self._wanted["template"])
+
+    def _correct(self, items):
+        """Put the texts of `items`, the rows of `changed`, into the tables of the model."""
+        rows = self.changed + 1
+        for layer in self.model.training.submodules:
+            if isinstance(layer, TextTable):
+                _put(layer.table, rows, self.text_vectors(items))
+            elif isinstance(layer, ItemTokens):
+                texts = items.texts(self._wanted["template"])
+                given = self.encoder.tokenizer.encode_batch(texts)
+                for table, found in zip((layer.token_ids, layer.segment_ids), given, strict=True):
+                    width = min(found.shape[1], layer.max_tokens)
+                    values = np.zeros((len(rows), layer.max_tokens), np.int32)
+                    values[:, :width] = found[:, :width]
+                    _put(table, rows, values)
 
     def _is_frozen(self):
         return self._wanted["mode"] == "frozen"
@@ -169,6 +198,13 @@ def _tokens_of(encoder, wanted, state, texts):
             found = found[:, :width]
             table[num_items:, : found.shape[1]] = found
     return TextEncoder(encoder.model, *tokens, state.whitening)
+
+
+def _put(table, rows, values):
+    """Other values at some rows of a variable."""
+    whole = table.numpy()
+    whole[rows] = values
+    table.assign(whole)
 
 
 def _grown(weights, fresh, rows):
