@@ -185,8 +185,9 @@ def choose_live(
 
     Returns:
         As `choose_fusion`, and `events`: how many events the weights rest on. Its moments are those
-        of `histories`, its tables those of the last part. None where the catalogue is too
-        large for more than one moment, or nobody has a history.
+        of `histories`; its tables "ease" and "text" are those of the last part, the others as
+        given. None where the catalogue is too large for more than one moment, or nobody has a
+        history.
     """
     num_items = num_items or len(next(iter(tables.values())).neighbours) - 1
     moments = recency.fit_moments(histories, num_items, asked_from=int(times[0]))

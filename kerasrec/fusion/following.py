@@ -76,7 +76,7 @@ class Following:
         return transitions_table(counts, self._events, self._powers)._replace(decay=decay)
 
     def add(self, item: int, before: Sequence[int] | np.ndarray) -> None:
-        """Counts one more event.
+        """Counts one more event. What its user did later, and was counted before, stays as it is.
 
         Args:
             item: item index.

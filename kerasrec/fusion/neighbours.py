@@ -1,9 +1,9 @@
 """Fits neighbour tables: which items go with an item, by training events or by texts.
 
-There are three tables. `transitions` counts what follows an item in histories, `ease` is a
-closed-form linear model, `text` finds items with similar texts and is all that helps with a new
-item. None needs training, and each answers in microseconds. `fusion` adds their scores to those of
-the model, with weights chosen on validation. No TensorFlow here.
+There are four tables. `transitions` counts what follows an item in histories, `follows` what comes
+directly after it, `ease` is a closed-form linear model, `text` finds items with similar texts and
+is all that helps with a new item. None needs training, and each answers in microseconds. `fusion`
+adds their scores to those of the model, with weights chosen on validation. No TensorFlow here.
 """
 
 import logging

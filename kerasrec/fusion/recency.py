@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from kerasrec.data.events import EVENT_CODES
 from kerasrec.data.histories import Histories
 
 #: seconds in which the say of an event halves: an hour, six, a day, four, sixteen, sixty-four, and
@@ -48,7 +49,7 @@ class Counts(NamedTuple):
     time: int, UTC seconds, 0 = unknown.  recent: float64 `(num_half_lives, num_items + 1)`, each
     event counting `0.5 ** (age / half_life)`; no rows where times are unknown.  total: float64
     `(num_items + 1,)`.  opening: as `recent`, by `OPENING_HALF_LIVES`, of the events that open a
-    visit; no rows in versions of before 2026-12.
+    visit; all 0 in versions of before 2026-12.
     """
 
     time: int
@@ -242,7 +243,8 @@ def opening_events(*histories: Histories) -> np.ndarray:
     """Says which events open a visit: bool `(num_events,)`, those of all parts one after the other.
 
     An event does where its user has no other in the `PAUSE` seconds before, in any of the parts;
-    of several in one second the first does. An event without a time does not.
+    of several in one second the first does. An event without a time does not. What a user was
+    merely shown is no event here: a store does not give it to a server either.
 
     >>> from kerasrec.data.histories import Histories
     >>> events = np.array([7, 8, 9, 7]), np.array([100, 1000, 9000, 9000])
@@ -253,8 +255,14 @@ def opening_events(*histories: Histories) -> np.ndarray:
     """
     names = np.concatenate([part.user_ids for part in histories])
     lengths = np.concatenate([part.lengths for part in histories])
+    here = lengths > 0
+    users = np.repeat(pd.factorize(names[here])[0], lengths[here])
     times = np.concatenate([part.timestamps for part in histories])
-    return opens_after(np.repeat(pd.factorize(names)[0], lengths), times) & (times > 0)
+    counts = np.concatenate([part.events for part in histories]) != EVENT_CODES["impression"]
+    counts &= times > 0
+    opens = np.zeros(len(times), bool)
+    opens[counts] = opens_after(users[counts], times[counts])
+    return opens
 
 
 def opens_after(users: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -320,6 +328,8 @@ class Visits:
 
     def opens(self, users: ArrayLike, times: np.ndarray) -> np.ndarray:
         """Learns of newer events, in any order, and says which of them open a visit.
+
+        One that is told of half an hour too late may count as opening.
 
         Args:
             users: ids, `(n,)`.
@@ -463,8 +473,13 @@ class Recency(NamedTuple):
         """Reads what `save` wrote."""
         with np.load(path) as saved:
             total = saved["total"]
-            opening = saved["opening"] if "opening" in saved else np.zeros((0, len(total)))
-            counts = Counts(int(saved["time"]), saved["recent"], total, opening)
+            recent = saved["recent"]
+            if "opening" in saved:
+                opening = saved["opening"]
+            else:  # of before 2026-12: they are counted from now on
+                rows = len(OPENING_HALF_LIVES) if len(recent) else 0
+                opening = np.zeros((rows, len(total)))
+            counts = Counts(int(saved["time"]), recent, total, opening)
             return cls(counts, saved["weights"], saved["popular_weights"])
 
 

@@ -42,7 +42,7 @@ class LiveModel:
         recommender: `Recommender`; it is changed.
         histories: `Histories` of the whole log by the items of the recommender; of it a look sees
             only what happened before.
-        begin: UTC seconds of the first look; the tables are fitted anew so many seconds later.
+        begin: UTC seconds of the first look.
         remember: seconds between two whole fits of what follows what, at least.
         lag: seconds that an event needs until others can learn from it.
     """
@@ -88,6 +88,7 @@ class LiveModel:
         # those of the half hour before say who goes on with a visit
         since = self._times[self._observed] - PAUSE
         part = self._histories.where((times >= since) & (times <= until))
+        part = part.select(np.flatnonzero(part.lengths > 0))
         now, _ = self._recommender.recency.after(part)
         if sees_all_users(now.counts, self._saved):
             self._recommender.observe(part)
@@ -98,7 +99,8 @@ class LiveModel:
         number, count = (moment - self._begin) // self._remember, self._place(until)
         if count == self._fitted:
             return
-        if number == self._fits or count < GROWN * self._fitted_whole:
+        is_little = self._stream is not None and count < GROWN * self._fitted_whole
+        if number == self._fits or is_little:
             self._fitted = count
             if self._stream is not None:
                 self._stream.until(until)
@@ -106,13 +108,10 @@ class LiveModel:
             return
         known = self._histories.where(self._histories.timestamps < until)
         if is_the_log(*weigh_held(known, self._saved)):
-            self._recommender.remember(known)
-            self._stream = Stream(
-                self._histories,
-                until,
-                len(self._recommender.items),
-                self._recommender.about.tables,
-            )
+            learned = self._recommender.remember(known)
+            if learned and self._recommender.can_grow:
+                items, about = self._recommender.items, self._recommender.about
+                self._stream = Stream(self._histories, until, len(items), about.tables)
         elif not self._fitted:
             log.warning(
                 "what follows what stays as it was trained: the log does not hold the events that "

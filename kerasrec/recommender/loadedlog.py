@@ -40,7 +40,7 @@ class VersionLog:
             histories = histories.where(~ahead)
         self.recency, count = self.recency.after(histories)
         if count and self._has_live_moment:
-            self._loaded.set_last_moment(self.recency)
+            self._loaded.set_last_moment(self._loaded.last_moment(self.recency))
         elif count:
             starts, first, prior, _, popular_at = self._loaded.moments()
             ended = self.recency.at_end(starts, first, prior, popular_at)

@@ -291,7 +291,8 @@ class Recommender:
 
         Without training: the newest events of a whole log (not of a few users, which would look
         as if nobody else were there) move recent popularity, and which items count as new, for
-        lists that are asked for at the newest of them or later. `save()` makes it a version.
+        lists that are asked for at the newest of them or later; of several calls the last counts.
+        `save()` makes it a version.
 
         Args:
             events: `Histories`, `Interactions`, or what `read_interactions` takes; what is older
@@ -335,8 +336,13 @@ class Recommender:
                 the tables the rows that these changed are taken. A large catalogue, of which an
                 index answers, waits for the next `remember`.
         """
-        if self._shortlist is None:
+        if self.can_grow:
             self._knowledge.grow(following)
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether `grow` changes anything: not where an index answers."""
+        return self._shortlist is None
 
     def _whole_log(self, events):
         """What `observe` and `remember` take, as `Histories`."""

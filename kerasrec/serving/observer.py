@@ -47,10 +47,12 @@ class Observer:
     anew.
 
     What follows what, the tables "transitions" and "follows", is fitted when a version has been
-    loaded, and again after new events or an erasure, on all events of the store or its newest
-    `most`, without users who were forgotten. Fitting takes at most 1/20 of the time, so it may come
-    later. Where the store does not hold the log that the version was trained on, these tables stay
-    as they were trained, forgotten users included; `update_from_store` then trains from nothing.
+    loaded, and again after an erasure or when the log has grown by 2 %, on all events of the store
+    or its newest `most`, without users who were forgotten. In between the tables grow by the new
+    events, but not those of a large catalogue, of which an index answers. Fitting takes at most
+    1/20 of the time, so it may come later. Where the store does not hold the log that the version
+    was trained on, these tables stay as they were trained, forgotten users included;
+    `update_from_store` then trains from nothing.
 
     Args:
         predictor: `Predictor`; its models are kept up to date.
@@ -142,9 +144,12 @@ class Observer:
         if not tracked.is_whole():
             log.debug("too few events to say what is recent", extra=facts)
             return 0
-        given = [tracked.tables()] if tracked.is_first_look else [tracked.recency()]
-        take = version.set_moments if tracked.is_first_look else version.set_last_moment
-        if not self._exchange(facts, take, *given):
+        if tracked.is_first_look:
+            is_taken = self._exchange(facts, version.set_moments, tracked.tables(version.moments()))
+        else:
+            now = version.last_moment(tracked.recency())
+            is_taken = self._exchange(facts, version.set_last_moment, now)
+        if not is_taken:
             return 0
         tracked.is_first_look = False
         count, tracked.waiting = tracked.waiting, 0
@@ -160,9 +165,11 @@ class Observer:
     ) -> bool:
         """Lets the tables of a version grow, or fits them anew; whether they were exchanged."""
         state = self._recent.state
-        if tracked is None or not tracked.has_following or tracked.looked_at == state:
+        if tracked is None or not tracked.has_following:
             return False
-        more = tracked.little_more(self._recent) if version.indexed is None else None
+        if tracked.looked_at == state:  # rows may be left over that the busy server did not take
+            return tracked.following is not None and self._exchange_rows(version, tracked)
+        more = tracked.more(self._recent, only_little=may_fit)
         if more is not None:
             return self._grow(version, tracked, *more)
         return may_fit and self._fit(version, tracked, is_over)
@@ -192,7 +199,8 @@ class Observer:
         if is_over() or not self._exchange(facts, version.set_following, found):
             return False
         tracked.looked_at = state
-        tracked.following, tracked.fitted, tracked.added = counts, len(histories.items), 0
+        tracked.following = counts if version.indexed is None else None
+        tracked.fitted, tracked.added = len(histories.items), 0
         log.debug("what follows what learned", extra=facts)
         return True
 
@@ -205,9 +213,18 @@ class Observer:
         add_new(counts, histories, is_new)
         tracked.added += int(is_new.sum())
         tracked.looked_at = self._recent.state
-        facts = {"model": version.model, "version": version.number, "events": int(is_new.sum())}
-        if not self._exchange(facts, version.set_rows, version.changed_rows(counts)):
-            return False  # the rows are still noted as changed
+        return self._exchange_rows(version, tracked)
+
+    def _exchange_rows(self, version: ServedVersion, tracked: "_Tracked") -> bool:
+        """Gives a version the rows that changed; those that it does not take stay noted."""
+        counts = tracked.following
+        assert counts is not None
+        rows = version.changed_rows(counts)
+        if not any(len(part.items) for part in rows.values()):
+            return False
+        facts = {"model": version.model, "version": version.number}
+        if not self._exchange(facts, version.set_rows, rows):
+            return False
         counts.forget_changes()
         log.debug("what follows what has grown", extra=facts)
         return True
@@ -264,7 +281,7 @@ class _Tracked:
 
     def __init__(self, version: ServedVersion, recency: Recency, store: FeedbackStore) -> None:
         manifest = folders.read_manifest(version.path)
-        self._saved, self._moments = recency, version.moments
+        self._saved = recency
         self.is_first_look = True  # the version has no moment yet for what is seen here
         self.ids = folders.read_catalogue(version.path)["item_id"].to_numpy(object)
         self._index, self._counts = pd.Index(self.ids), recency.counts
@@ -333,22 +350,26 @@ class _Tracked:
         saved = self._saved.counts
         return weigh_held(histories, saved, erased=stored.erased_since(saved.time))
 
-    def little_more(self, stored: RecentLog) -> tuple[Histories, np.ndarray] | None:
+    def more(self, stored: RecentLog, *, only_little: bool) -> tuple[Histories, np.ndarray] | None:
         """Finds what came since the tables were made, where the counts of the last fit can grow.
 
+        Args:
+            stored: `RecentLog`.
+            only_little: True: not where so much is new that a fit is better.
+
         Returns:
-            As `RecentLog.newer`; None where a user was forgotten, or too much is new.
+            As `RecentLog.newer`; None where they cannot: after an erasure, or without counts.
         """
         erasures, count = self.looked_at
         if self.following is None or stored.state[0] != erasures:
             return None
         histories, is_new = stored.newer(self.ids, count)
         is_little = self.fitted + self.added + is_new.sum() < GROWN * self.fitted
-        return (histories, is_new) if is_little else None
+        return (histories, is_new) if is_little or not only_little else None
 
-    def tables(self) -> MomentTables:
+    def tables(self, moments: MomentTables) -> MomentTables:
         """What is new and popular at the moments of the version, and at one more: now."""
-        starts, first, prior, _, popular_at = self._moments()
+        starts, first, prior, _, popular_at = moments
         return MomentTables(*self.recency().at_end(starts, first, prior, popular_at))
 
     def recency(self) -> Recency:

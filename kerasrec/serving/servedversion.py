@@ -9,7 +9,7 @@ from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
 from kerasrec.fusion.following import Following, Rows
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.fusion.recency import Recency
+from kerasrec.fusion.recency import LastMoment, Recency
 from kerasrec.recommender.loadedlog import changed_rows, fit_following, following_tables
 from kerasrec.recommender.shortlist import sparse_table
 from kerasrec.serving.admission import Refusal
@@ -147,9 +147,13 @@ class ServedVersion:
         if self.indexed is not None:
             self.indexed.know()
 
-    def set_last_moment(self, recency: Recency) -> None:
+    def last_moment(self, recency: Recency) -> LastMoment:
+        """Computes the end of a longer log, beside the requests."""
+        return self._loaded.last_moment(recency)
+
+    def set_last_moment(self, last: LastMoment) -> None:
         """Takes the end of a longer log in the place of the last moment; see `set_moments`."""
-        self._loaded.set_last_moment(recency)
+        self._loaded.set_last_moment(last)
         if self.indexed is not None:
             self.indexed.know()
 

@@ -18,7 +18,7 @@ from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
 from kerasrec.fusion.following import Rows
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.fusion.recency import Recency
+from kerasrec.fusion.recency import LastMoment, Recency
 from kerasrec.models.codes import CodeTrie
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.manifest import Manifest
@@ -245,11 +245,14 @@ class LoadedVersion:
         for name, variable in self._variables(self._of_moments()).items():
             variable.assign(getattr(moments, name))
 
-    def set_last_moment(self, recency: Recency) -> None:
+    def last_moment(self, recency: Recency) -> LastMoment:
+        """Computes the end of a longer log, for `set_last_moment`; it changes nothing."""
+        return recency.last_moment(self.module.starts.numpy(), self.module.first.numpy())
+
+    def set_last_moment(self, last: LastMoment) -> None:
         """Takes the end of a longer log in the place of the last moment."""
         module = self.module
-        starts, first = module.starts.numpy(), module.first.numpy()
-        last = recency.last_moment(starts, first)
+        starts = module.starts.numpy()
         starts[-1] = last.start
         module.starts.assign(starts)
         module.first.assign(last.first)
@@ -284,6 +287,8 @@ class LoadedVersion:
 
     def set_rows(self, name: str, rows: Rows) -> None:
         """Takes other rows of a neighbour table, of its width."""
+        if not len(rows.items):
+            return
         neighbours, votes = self._variables(_names_of_table(name)).values()
         places = rows.items[:, None]
         neighbours.scatter_nd_update(places, rows.neighbours)

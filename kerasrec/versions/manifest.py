@@ -38,7 +38,8 @@ class FusionFacts(NamedTuple):
         decays: name of a neighbour table -> what one step back in the history keeps of a vote.
         epsilon: what is added to a share before its logarithm.
         prior: feature of an item's recency -> its weight in the prior.
-        popular: the same for users without a history.
+        popular: the same alone: what is popular with who goes on with a visit. With who is back and
+            who comes, as a user without a history does, it is in `more`.
         more: keys that are not described here.
     """
 

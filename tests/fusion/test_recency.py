@@ -8,6 +8,7 @@ from kerasrec.data.events import EVENT_CODES
 from kerasrec.fusion import recency
 from kerasrec.fusion.recency import (
     HALF_LIVES,
+    KINDS,
     NEVER,
     OPENING_HALF_LIVES,
     PAUSE,
@@ -231,3 +232,23 @@ def test_at_end_appends_replaces_and_forgets(monkeypatch):
     np.testing.assert_array_equal(ended.popular_at[:-1], before[1:])
     shares = np.exp(popular[1:].astype(float))
     np.testing.assert_allclose(np.exp(ended.popular_at[-1, 1:]), shares / shares.sum(), rtol=1e-5)
+
+
+def test_what_a_user_was_shown_opens_no_visit():
+    shown, click = EVENT_CODES["impression"], EVENT_CODES["click"]
+    histories = histories_of([[1, 2]], [[START, START + 10]], [[shown, click]])
+    assert opening_events(histories).tolist() == [False, True]
+
+
+def test_a_version_of_before_counts_what_opens_from_now_on(tmp_path):
+    """Its file has no such counts; an update weighs them, so they are there."""
+    log = histories_of([[1, 2]], [[START, START + 60]])
+    counts = Counts.of(2, log)
+    old = {"time": counts.time, "recent": counts.recent, "total": counts.total}
+    np.savez(tmp_path / "old.npz", **old, weights=np.ones(10), popular_weights=np.ones(10))
+    loaded = Recency.load(tmp_path / "old.npz")
+    assert loaded.counts.opening.shape == counts.opening.shape and not loaded.counts.opening.any()
+    child = loaded._replace(popular_weights=np.ones((KINDS, 14)))
+    assert child.priors()[1].shape == (KINDS, 3)
+    later, _ = child.after(histories_of([[1]], [[START + 9000]]))
+    assert later.counts.opening[0].tolist() == [0, 1, 0]
