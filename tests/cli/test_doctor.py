@@ -55,9 +55,13 @@ def test_doctor_without_tensorflow(tmp_path):
 
 def test_any_verb_without_tensorflow_is_one_sentence(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(f"{BLOCK}\nBlocker.names = {{'tensorflow'}}\n")
-    command = "-m kerasrec.cli train --interactions x.csv --items y.csv --name z".split()
+    # what is wrong with the tables would be told first
+    (tmp_path / "x.csv").write_text("user,item\nu,a\nu,b\nv,a\nv,b\n")
+    (tmp_path / "y.csv").write_text("item,title\na,甲\nb,乙\n", encoding="utf-8")
+    command = "-m kerasrec.cli train --name z --interactions".split()
+    tables = [str(tmp_path / "x.csv"), "--items", str(tmp_path / "y.csv")]
     done = subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, *command, *tables],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},

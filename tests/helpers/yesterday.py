@@ -90,7 +90,9 @@ def _others(recommender, ids, end):
     found["interests"] = recommender.interests(rows)
     found["interests timed"] = recommender.interests(timed)
     found["titles"] = recommender.titles(ids[:4]).astype(str)
-    found["counts"] = np.concatenate(recommender.counts.features())
+    found["counts"] = np.concatenate(
+        recommender.counts.features()[: len(recommender.recency.weights)]
+    )
     plans = recommender.generate(rows, num_items=4, beams=8, num_lists=2)
     found |= _table("generate", plans)
     options = dict(candidates=ids[:40], deny=ids[:7], at=end - 9 * DAY, diversity=1.0, num_lists=3)
