@@ -119,13 +119,14 @@ def watched_stages():
     """
     stages = Stages()
     since = stages.clock()
+    from kerasrec.training import catchup
     from kerasrec.training import stages as of_train
     from kerasrec.training.run import Run
     from kerasrec.versions import exporter
 
     stages.add("import", since)
     for name, label in {
-        "read_catalogue": "read",
+        "read_tables": "read",
         "read": "read",
         "encode": "encode the texts",
         "fit": "train",
@@ -148,7 +149,7 @@ def watched_stages():
     stages.watch(Run, "_quality", "- validate")
     for owner, name, label in (
         (of_train, "choose", "choose tables and weights"),
-        (of_train, "catch_up", "catch up"),
+        (catchup, "catch_up", "catch up"),
         (of_train, "publish", "export"),
         (exporter, "serving_module", "- make the graph"),
         (exporter.tf.saved_model, "save", "- save it"),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.tables import Source
-from kerasrec.training import stages
+from kerasrec.training import catchup, stages
 from kerasrec.training.heldout import Ask
 from kerasrec.training.options import resolve_preset
 from kerasrec.versions import folders
@@ -98,14 +98,14 @@ def train(
     if refit:
         fitted = fitted._replace(model=None)  # it is large: not two at a time
         given = (fitted, chosen, data, text, wanted)
-        fitted, chosen, text = stages.refit_all(*given, progress=progress)
+        fitted, chosen, text = catchup.refit_all(*given, progress=progress)
     plans = stages.Plans()
     if generator:
         plans = stages.generate(fitted.model, chosen, data, text, wanted, progress=progress)
     learned: dict[str, Any] = {}
     if not refit:
         given = (fitted, chosen, data, text, wanted)
-        fitted, chosen, learned = stages.catch_up(*given, learn=refit is None)
+        fitted, chosen, learned = catchup.catch_up(*given, learn=refit is None)
     said = {"preset": preset, "refit": bool(refit), **learned, **(facts or {})}
     base = Path(out) / name
     version = stages.publish(base, fitted, chosen, plans, data, text, wanted, said, started=started)

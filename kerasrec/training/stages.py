@@ -1,6 +1,7 @@
-"""The stages of `train`: read, encode, fit, choose, refit, generate, catch up, publish.
+"""The stages of `train`: read, encode, fit, choose, generate, publish.
 
-Each is a function whose result has a name, so that `pipeline.train` reads as the list of them.
+Each is a function whose result has a name, so that `pipeline.train` reads as the list of them. The
+stages that learn what was held out, refit and catch up, are in `catchup`.
 """
 
 import logging
@@ -25,7 +26,7 @@ from kerasrec.data.interactions import (
 from kerasrec.data.statistics import fingerprint
 from kerasrec.data.timestamps import latest_moment, read_zone, show_time
 from kerasrec.fusion.choice import choose_fusion, choose_live, choose_tables
-from kerasrec.fusion.fusion import PARTS, Fusion, fit_again, fit_tables
+from kerasrec.fusion.fusion import PARTS, Fusion, fit_tables
 from kerasrec.fusion.recency import (
     AT_NEWEST_EVENT,
     AT_THE_END,
@@ -39,16 +40,9 @@ from kerasrec.models.build import Model, build_model
 from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.textpart import TextPart, text_part
 from kerasrec.models.validation import Ranker, Validation
-from kerasrec.training.catchup import gentle_trainer, learn_gently
-from kerasrec.training.fitting import Fitted, best_epochs, fit_members, fit_models
+from kerasrec.training.fitting import Fitted, fit_models
 from kerasrec.training.generating import choose_trust, fit_generator, text_columns
 from kerasrec.training.heldout import Ask, HeldOut, hold_out
-from kerasrec.training.learning import (
-    lift_that_keeps,
-    places_of_new,
-    try_at_the_end,
-    try_by_users,
-)
 from kerasrec.training.optimizers import OPTIMIZERS
 from kerasrec.training.options import known_options
 from kerasrec.versions import folders
@@ -57,8 +51,6 @@ from kerasrec.versions.plangraph import PLAN_ITEMS
 from kerasrec.versions.trainingstate import plain
 
 log = logging.getLogger(__name__)
-#: the best epoch is early where there were this many times as many in all
-EARLY = 3
 #: sections of options, each a dict, complete: as `options.resolve_preset` gives them
 Options = dict[str, dict[str, Any]]
 
@@ -281,11 +273,11 @@ def fit(data: Data, text: TextPart, options: Options, *, progress: bool) -> Fitt
     """Trains the model, or the models whose average or choice it is, and stops by validation."""
     log.info("training on the histories of %s users", f"{data.fitted.num_users:,}")
     wanted = {"progress": progress, **options["trainer"]}
-    build = _builder(data, text, options)
+    build = builder_of(data, text, options)
     return fit_models(build, data.fitted, data.validation, text.vectors, **wanted)
 
 
-def _builder(data: Data, text: TextPart, options: Options) -> Callable[..., Model]:
+def builder_of(data: Data, text: TextPart, options: Options) -> Callable[..., Model]:
     """Gives the function that builds the model: gaps and events are inputs where there are any."""
     inputs = {
         "time_gaps": bool(data.histories.timestamps.any()),
@@ -301,7 +293,7 @@ def _builder(data: Data, text: TextPart, options: Options) -> Callable[..., Mode
 
 def choose(model: Model, data: Data, text: TextPart, options: Options) -> Chosen:
     """Fits the tables and recency, and chooses the weights of all parts on validation."""
-    timed, held = _is_timed(options), data.held
+    timed, held = is_timed(options), data.held
     if timed and (found := _choose_live(model, data, text, options)):
         return found
     users = f"{held.validation.histories.num_users:,}"
@@ -337,52 +329,9 @@ def _parts(options: Options) -> list[str]:
     return list(options["fusion"].get("parts", PARTS))
 
 
-def _is_timed(options: Options) -> bool:
+def is_timed(options: Options) -> bool:
+    """Whether recency is a part of the score."""
     return "recency" in _parts(options)
-
-
-# --- refit ---
-
-
-def refit_all(
-    first: Fitted, chosen: Chosen, data: Data, text: TextPart, options: Options, *, progress: bool
-) -> tuple[Fitted, Chosen, TextPart]:
-    """Fits model and tables anew on all events, for as many epochs, with the weights chosen.
-
-    What was held out is known when the version goes to work.
-
-    Args:
-        first: the first fit; its model is not read, so leave it out where it is large.
-        chosen, data, text, options, progress: as for the stages before.
-
-    Returns:
-        The same three as they are now. The table of epochs stays that of the first fit.
-    """
-    log.info("fitting anew on all events")
-    build = first.build
-    if text.encoder is not None and text.text is not text.vectors:
-        # the encoder has learned: begin again with the pretrained one
-        text = encode(data, options, progress=progress)
-        build = _builder(data, text, options)
-    events = data.everything()
-    wanted = {"progress": progress, **_elsewhere(options["trainer"])}
-    stop_after = best_epochs(first.history)
-    model, _ = fit_members(build, events, None, stop_after=stop_after, **wanted)
-    return first._replace(model=model), _with_tables(chosen, events, data, text), text
-
-
-def _with_tables(chosen, events, data, text):
-    """`Chosen` with the same tables of other events."""
-    fusion = chosen.fusion
-    tables = fit_again(fusion.tables, chosen.places, events, len(data.items), text.vectors)
-    return chosen._replace(fusion=fusion._replace(tables=tables))
-
-
-def _elsewhere(options: dict[str, Any]) -> dict[str, Any]:
-    """Trainer options of a second run: its run folder lies in that of the first."""
-    folder = options.get("run_folder")
-    rest = {name: value for name, value in options.items() if name != "codes"}
-    return rest if folder is None else {**rest, "run_folder": Path(folder) / "refit"}
 
 
 # --- generate ---
@@ -426,91 +375,6 @@ def no_time(histories: Histories) -> np.ndarray:
     return np.zeros(histories.num_users, np.int64)
 
 
-# --- catch up ---
-
-
-def catch_up(
-    last: Fitted, chosen: Chosen, data: Data, text: TextPart, options: Options, *, learn: bool
-) -> tuple[Fitted, Chosen, dict[str, Any]]:
-    """Teaches model and tables the events that they were weighed by.
-
-    For "live" both learn them: the model gently, as in an update, and the tables are fitted to all
-    events. For "end" and "newest" it is tried what that is worth (`learning`).
-
-    Args:
-        last, chosen, data, text, options: of the stages before.
-        learn: whether it is tried; if not, only "live" is learned.
-
-    Returns:
-        The first two as they are now, and what the manifest is to say of it.
-    """
-    requests = data.held.requests
-    if requests is None and not learn:
-        return last, chosen, {}
-    known = data.everything() if requests is None else requests.known
-    if requests is not None:
-        log.info("learning the held-out events")
-        learn_gently(_gentle(last.model, options), known, data.fitted)
-        return last, _with_tables(chosen, known, data, text), {}
-    log.info("trying what learning the held-out events is worth")
-    teach, timed, is_end = _teacher(last, data, options), _is_timed(options), data.held.ask == "end"
-    given = last.model, teach, chosen.fusion, chosen.places, data.held, known, text.vectors
-    decision = (try_at_the_end if is_end else try_by_users)(*given, timed=timed)
-    asked, new = (data.held, known), 0.0
-    is_learned = decision.tables or decision.model
-    if is_end and is_learned:
-        (new,) = places_of_new(last.model, chosen.fusion, *asked, (0.0,), timed=timed)
-    if teach is not None:
-        last = last._replace(model=teach(known if decision.model else data.fitted))
-    if decision.tables:
-        chosen = _with_tables(chosen, known, data, text)
-    if is_end and is_learned:
-        listed = places_of_new(last.model, chosen.fusion, *asked, timed=timed)
-        decision = decision._replace(lift=lift_that_keeps(new, listed, decision.lift))
-    elif decision.tables:
-        moments = fit_moments(known if timed else known.timeless(), len(data.items))
-        chosen = chosen._replace(fusion=chosen.fusion.at_moments(moments))
-    chosen = chosen._replace(fusion=chosen.fusion.lifted(decision.lift))
-    return last, chosen, {"learned": decision._asdict()}
-
-
-def _gentle(model, options):
-    trainer = {**known_options()["trainer"], **options["trainer"]}
-    return gentle_trainer(model, trainer, seed=trainer["seed"], strategy=trainer["strategy"])
-
-
-def _teacher(last, data, options):
-    """A function of the events that are to be known, which gives the model that knows them.
-
-    It learns them gently; where its best epoch came early it would so be trained past its best,
-    and is fitted anew for as many epochs. Told the events it has learned it is what it was. None
-    where it cannot begin again: an encoder that learns, an optimizer that keeps its state.
-    """
-    wanted = options["trainer"]
-    if options["encoder"].get("mode", "frozen") != "frozen":
-        return None
-    if isinstance(wanted.get("optimizer"), OPTIMIZERS):
-        return None
-    epochs, given = best_epochs(last.history), {**_elsewhere(wanted), "run_folder": None}
-    first, before = last.model, last.model.training.get_weights()
-
-    def anew(known):
-        if known is data.fitted:
-            return first
-        return fit_members(last.build, known, None, stop_after=epochs, progress=False, **given)[0]
-
-    def gently(known):
-        first.training.set_weights(before)
-        if known is not data.fitted:
-            learn_gently(trainer, known, data.fitted)
-        return first
-
-    if sum(epochs) * EARLY <= len(last.history):
-        return anew
-    trainer = _gentle(first, options)
-    return gently
-
-
 # --- publish ---
 #: what a version was validated on, in the words of its manifest, where `valid` was not given
 VALIDATED = {
@@ -541,7 +405,7 @@ def publish(
         started: when the work began, seconds of `time.perf_counter`.
     """
     known = [data.histories, data.held.later]
-    if not _is_timed(options):
+    if not is_timed(options):
         known = [part.timeless() for part in known]
     fusion = chosen.fusion.at_end(Counts.of(len(data.items), *known))
     log.info("exporting, and comparing what was exported")
