@@ -12,11 +12,11 @@ import numpy as np
 
 from kerasrec.data.histories import Histories
 from kerasrec.fusion.fusion import fit_again
-from kerasrec.fusion.recency import fit_moments
 from kerasrec.models.build import Model
 from kerasrec.models.textpart import TextPart
 from kerasrec.training.fitting import Fitted, best_epochs, fit_members
 from kerasrec.training.learning import (
+    Trial,
     lift_that_keeps,
     places_of_new,
     try_at_the_end,
@@ -166,23 +166,22 @@ def catch_up(
         learn_gently(_gentle(last.model, options), known, data.fitted)
         return last, _with_tables(chosen, known, data, text), {}
     log.info("trying what learning the held-out events is worth")
-    teach, timed, is_end = _teacher(last, data, options), is_timed(options), data.held.ask == "end"
-    given = last.model, teach, chosen.fusion, chosen.places, data.held, known, text.vectors
-    decision = (try_at_the_end if is_end else try_by_users)(*given, timed=timed)
-    asked, new = (data.held, known), 0.0
+    teach, is_end = _teacher(last, data, options), data.held.ask == "end"
+    given = last.model, teach, chosen.fusion, chosen.places, text.vectors, data.held, known
+    trial = Trial(*given, timed=is_timed(options))
+    decision, new = (try_at_the_end if is_end else try_by_users)(trial), 0.0
     is_learned = decision.tables or decision.model
     if is_end and is_learned:
-        (new,) = places_of_new(last.model, chosen.fusion, *asked, (0.0,), timed=timed)
+        (new,) = places_of_new(last.model, chosen.fusion, trial, (0.0,))
     if teach is not None:
         last = last._replace(model=teach(known if decision.model else data.fitted))
     if decision.tables:
         chosen = _with_tables(chosen, known, data, text)
     if is_end and is_learned:
-        listed = places_of_new(last.model, chosen.fusion, *asked, timed=timed)
+        listed = places_of_new(last.model, chosen.fusion, trial)
         decision = decision._replace(lift=lift_that_keeps(new, listed, decision.lift))
     elif decision.tables:
-        moments = fit_moments(known if timed else known.timeless(), len(data.items))
-        chosen = chosen._replace(fusion=chosen.fusion.at_moments(moments))
+        chosen = chosen._replace(fusion=chosen.fusion.at_moments(trial.moments(known)))
     chosen = chosen._replace(fusion=chosen.fusion.lifted(decision.lift))
     return last, chosen, {"learned": decision._asdict()}
 

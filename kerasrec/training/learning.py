@@ -24,7 +24,8 @@ from kerasrec.data.histories import Histories
 from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.fusion.choice import Lifted, choose_fusion, quality_by_lift, quality_of_tables
 from kerasrec.fusion.fusion import Fusion, fit_again
-from kerasrec.fusion.recency import fit_moments
+from kerasrec.fusion.neighbours import NeighbourTable
+from kerasrec.fusion.recency import Moments, fit_moments
 from kerasrec.models.validation import Ranker, Validation, hold_out_last, make_validation
 from kerasrec.training.heldout import HeldOut
 
@@ -128,44 +129,55 @@ def _filled(histories):
     return histories.select(np.flatnonzero(histories.lengths > 0))
 
 
-def try_at_the_end(
-    model: Any,
-    teach: Callable[[Histories], Any] | None,
-    fusion: Fusion,
-    places: dict[str, int],
-    held: HeldOut,
-    known: Histories,
-    text_vectors: np.ndarray,
-    *,
-    timed: bool,
-) -> Decision:
-    """Tries, for "end", what learning the earlier held-out events is worth for the later ones.
+class Trial(NamedTuple):
+    """Holds what it is tried with.
 
-    Args:
-        model: `Model`.
-        teach: function of the `Histories` that are to be known; gives the model that knows them.
-            None = the model does not learn.
-        fusion: `Fusion` that was chosen on all held-out events.
-        places: as for `fit_again`.
-        held: `HeldOut`.
-        known: `Histories` of all events, those that are held out too.
-        text_vectors: as for `fit_again`.
-        timed: whether recency is a part of the fusion.
+    model: `Model`.  teach: function of the `Histories` that are to be known; gives the model that
+    knows them; None = the model does not learn.  fusion: `Fusion` that was chosen on all held-out
+    events.  places, text_vectors: as for `fit_again`.  held: `HeldOut`.  known: `Histories` of all
+    events, those that are held out too.  timed: whether recency is a part of the fusion.
     """
-    halves = halves_by_time(held, known)
+
+    model: Any
+    teach: Callable[[Histories], Any] | None
+    fusion: Fusion
+    places: dict[str, int]
+    text_vectors: np.ndarray
+    held: HeldOut
+    known: Histories
+    timed: bool
+
+    def tables(
+        self, tables: dict[str, NeighbourTable], histories: Histories
+    ) -> dict[str, NeighbourTable]:
+        """Fits tables to other events."""
+        return fit_again(tables, self.places, histories, self.num_items, self.text_vectors)
+
+    def moments(self, histories: Histories, *, only_end: bool = False) -> Moments:
+        """Fits moments to other events, without times where recency is no part."""
+        known = histories if self.timed else histories.timeless()
+        return fit_moments(known, self.num_items, only_end=only_end)
+
+    def fitted_kinds(self) -> dict[str, list[NeighbourTable]]:
+        """Fits the tables to what the model learned first, as `choose_fusion` takes them."""
+        tables = self.tables(self.fusion.tables, self.held.fitted)
+        return {name: [table] for name, table in tables.items()}
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        return len(self.fusion.popular) - 1
+
+
+def try_at_the_end(trial: Trial) -> Decision:
+    """Tries, for "end", what learning the earlier held-out events is worth for the later ones."""
+    halves = halves_by_time(trial.held, trial.known)
     if halves.are_few:
         return Decision(why={"refused": "too few held-out events"})
-    num_items = len(fusion.popular) - 1
-
-    def moments_of(histories):
-        return fit_moments(histories if timed else histories.timeless(), num_items, only_end=True)
-
-    def grown(tables, histories):
-        return fit_again(tables, places, histories, num_items, text_vectors)
-
-    kinds = {name: [table] for name, table in grown(fusion.tables, held.fitted).items()}
-    plain, _ = choose_fusion(Ranker(model), halves.first, kinds, moments_of(held.fitted))
-    learned, moments = grown(plain.tables, halves.known), moments_of(halves.known)
+    first = trial.moments(trial.held.fitted, only_end=True)
+    plain, _ = choose_fusion(Ranker(trial.model), halves.first, trial.fitted_kinds(), first)
+    learned = trial.tables(plain.tables, halves.known)
+    moments = trial.moments(halves.known, only_end=True)
     found = []
 
     def try_with(model, *, taught):
@@ -174,38 +186,20 @@ def try_at_the_end(
             quality = quality_by_lift(Ranker(model), halves.second, used, moments, LIFTS)
             found.append(Tried(is_grown, taught, quality))
 
-    try_with(model, taught=False)
-    if teach is not None:
-        try_with(teach(halves.known), taught=True)
+    try_with(trial.model, taught=False)
+    if trial.teach is not None:
+        try_with(trial.teach(halves.known), taught=True)
     return decide(found)
 
 
-def try_by_users(
-    model: Any,
-    teach: Callable[[Histories], Any] | None,
-    fusion: Fusion,
-    places: dict[str, int],
-    held: HeldOut,
-    known: Histories,
-    text_vectors: np.ndarray,
-    *,
-    timed: bool,
-) -> Decision:
-    """Tries, for "newest", what fresher tables and a model that has learned more are worth.
-
-    Args:
-        model, teach, fusion, places, held, known, text_vectors, timed: as for `try_at_the_end`.
-    """
-    halves = halves_by_user(held, known)
+def try_by_users(trial: Trial) -> Decision:
+    """Tries, for "newest", what fresher tables and a model that has learned more are worth."""
+    held, teach = trial.held, trial.teach
+    halves = halves_by_user(held, trial.known)
     if halves.are_few:  # an event more of each user is known to help tables
         return Decision(tables=True, why={"refused": "too few held-out events"})
-    num_items = len(fusion.popular) - 1
-
-    def grown(tables, histories):
-        return fit_again(tables, places, histories, num_items, text_vectors)
-
     older, fresher = (
-        quality_of_tables(grown(fusion.tables, histories), held.validation)
+        quality_of_tables(trial.tables(trial.fusion.tables, histories), held.validation)
         for histories in (hold_out_last(held.fitted)[0], held.fitted)
     )
     tables = sum(fresher.values()) >= sum(older.values())
@@ -217,17 +211,14 @@ def try_by_users(
     }
     if teach is None:
         return Decision(tables=tables, why=why)
-    first = held.fitted if timed else held.fitted.timeless()
-    kinds = {name: [table] for name, table in grown(fusion.tables, held.fitted).items()}
-    moments = fit_moments(first, num_items)
-    used, _ = choose_fusion(Ranker(model), halves.first, kinds, moments)
+    moments = trial.moments(held.fitted)
+    used, _ = choose_fusion(Ranker(trial.model), halves.first, trial.fitted_kinds(), moments)
     if tables:
-        then = halves.known if timed else halves.known.timeless()
-        used = used._replace(tables=grown(used.tables, halves.known))
-        moments = fit_moments(then, num_items)
+        used = used._replace(tables=trial.tables(used.tables, halves.known))
+        moments = trial.moments(halves.known)
     plain, taught = (
         quality_by_lift(Ranker(one()), halves.second, used, moments).ndcg[0]
-        for one in (lambda: model, lambda: teach(halves.known))
+        for one in (lambda: trial.model, lambda: teach(halves.known))
     )
     gain, error = mean_and_error(taught - plain)
     why["model, ndcg@10"] = _short({"as fitted": plain.mean(), "with half of them": taught.mean()})
@@ -289,27 +280,19 @@ def _as_many(listed, before):
 
 
 def places_of_new(
-    model: Any,
-    fusion: Fusion,
-    held: HeldOut,
-    known: Histories,
-    lifts: Sequence[float] = LIFTS,
-    *,
-    timed: bool,
+    model: Any, fusion: Fusion, trial: Trial, lifts: Sequence[float] = LIFTS
 ) -> np.ndarray:
     """Measures which share of the first ten places new items have, by lift, `(num_lifts,)`.
 
     The lists are those of the users of the validation at the end of all that is known.
 
     Args:
-        model: `Model`.
-        fusion, held, known, timed: as for `try_at_the_end`.
+        model, fusion: `Model` and `Fusion`, which may have learned since the trial.
+        trial: `Trial`.
         lifts: as in `quality_by_lift`.
     """
-    moments = fit_moments(
-        known if timed else known.timeless(), len(fusion.popular) - 1, only_end=True
-    )
-    users = known.of_users(held.validation.histories.user_ids)
+    moments = trial.moments(trial.known, only_end=True)
+    users = trial.known.of_users(trial.held.validation.histories.user_ids)
     asked = Validation(users, np.zeros(0, np.int64), np.zeros(0, np.int32))
     return quality_by_lift(Ranker(model), asked, fusion, moments, lifts).listed
 
