@@ -11,11 +11,11 @@ import numpy as np
 
 from kerasrec.data.histories import Histories
 from kerasrec.fusion import recency
+from kerasrec.fusion.candidates import blocks, collect, of_rows, sample, side_by_side
 from kerasrec.fusion.following import Stream
 from kerasrec.fusion.fusion import FOLLOWING, POPULAR, Fusion, fit_again, fit_tables, mixture_of
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.weights import (
-    TINY,
     FitData,
     best_mixture,
     best_way,
@@ -25,32 +25,25 @@ from kerasrec.fusion.weights import (
     fit_weights,
     ndcg_of_hits,
     top_hits,
-    wait_buckets,
 )
 
 #: 0 looks at the newest event alone
 DECAYS = (0.0, 0.3, 0.5, 0.7, 0.85)
-#: validation users that the choice looks at; beyond them a sample
-MAX_USERS = 4000
 #: cut of the NDCG that a choice looks at; what `train` reports is named by it
 _CUT = 10
 #: epsilon is this divided by the number of items
 SMOOTHING = 0.01
-_CANDIDATES = 20  # of every part; twice as many gave the same weights in twice the time
-_NEW_CANDIDATES = 8  # new items of every part
 _FEW_MOMENTS = 20
 _PRIOR_CELLS = 2**19  # moments times items that the prior alone is fitted to
 #: parts of the events of `choose_live`; each has a table "ease" of its own, which is dear and
 #: changes slowly. What follows what is known up to each event
 LIVE_BLOCKS = 6
+_TABLE_BLOCKS = 4  # the same for the choice of the kinds of tables
 #: users of a kind at least, to weigh what is popular with them
 _FEWEST_OF_A_KIND = 200
-_TABLE_BLOCKS = 4  # the same for the choice of their kinds
 #: how the weights are fitted there, of `FITS`: on the day to come their mean is better than either,
 #: and than the one that was better until then
 LIVE_FITS = ("ndcg", "ndcg near the mixture")
-_OF_CANDIDATES = ("items", "shares", "is_new", "prior", "scorer", "real", "hits")
-_BLOCK_CELLS = 2**25  # scores of a block of users at most
 
 
 class Lifted(NamedTuple):
@@ -91,18 +84,18 @@ def choose_fusion(
         model alone, of at most `MAX_USERS` users. Where the fusion is no better, the model is
         alone.
     """
-    validation = _sample(validation)
+    validation = sample(validation)
     asked, waited = _asked_at(validation, moments)
     popular_weights = _fit_popular(moments, asked, waited, validation)
-    tables = {name: _best_table(candidates, validation) for name, candidates in tables.items()}
+    best = {name: _best_table(candidates, validation) for name, candidates in tables.items()}
     prior = moments.prior(popular_weights)
-    data = _collect(ranker, validation, tables, moments, (asked, waited), prior)
+    data = collect(ranker, validation, best, moments, (asked, waited), prior)
     mixture = best_mixture(data, _CUT)
     features, alone = features_of(data, mixture, _epsilon(moments)), _alone(data)
     hold_back = "users" if _many_moments(moments) else "items"
     fit = best_way(features, data, alone, _CUT, hold_back=hold_back)
     weights = fit_weights(features, data, alone, _CUT, ways=(fit,))[fit]
-    return _weighted(data, fit, (mixture, weights, popular_weights), tables, moments)
+    return _weighted(data, fit, (mixture, weights, popular_weights), best, moments)
 
 
 def quality_by_lift(
@@ -121,10 +114,10 @@ def quality_by_lift(
         moments: `recency.Moments` at which the lists are asked for.
         lifts: numbers that are added to the score of an item without an event.
     """
-    validation = _sample(validation)
+    validation = sample(validation)
     when = _asked_at(validation, moments)
     prior = moments.prior(fusion.recency.popular_weights)
-    data = _collect(ranker, validation, fusion.tables, moments, when, prior)
+    data = collect(ranker, validation, fusion.tables, moments, when, prior)
     names = ["model", *fusion.tables]
     features = features_of(data, fusion.mixture_rows([*names, POPULAR]), fusion.epsilon)
     scores = np.tensordot(_weights_of(fusion, names), features, 1)
@@ -142,7 +135,7 @@ def quality_by_lift(
 
 def quality_of_tables(tables: Mapping[str, NeighbourTable], validation: Any) -> dict[str, float]:
     """Measures each table alone by NDCG@10: name -> mean over at most `MAX_USERS` users."""
-    validation = _sample(validation)
+    validation = sample(validation)
     count = validation.histories.num_users
     return {
         name: float(_quality([table], validation, (table.decay,))[0] / count)
@@ -212,11 +205,11 @@ def choose_live(
         known = histories.where(histories.timestamps < times[part[0]])
         tables = fit_again(tables, chosen, known, num_items, text_vectors, parts=names)
         when = asked[part], waited[part], times[part]
-        block = _of_rows(validation, part)
-        collected.append(_collect(ranker, block, tables, moments, when, prior, stream))
+        block = of_rows(validation, part)
+        collected.append(collect(ranker, block, tables, moments, when, prior, stream))
     if not collected:
         return None
-    data = _side_by_side(collected)
+    data = side_by_side(collected)
     mixture = best_mixture(data, _CUT)
     features, alone = features_of(data, mixture, _epsilon(moments)), _alone(data)
     fitted = fit_weights(features, data, alone, _CUT, ways=LIVE_FITS)
@@ -298,21 +291,6 @@ def _mean(found, count, fusion, count_before, names):
     return mean, total
 
 
-def _side_by_side(parts):
-    """One `FitData` of several, filled up with empty places."""
-    width = max(part.items.shape[1] for part in parts)
-
-    def joined(name):
-        columns = [getattr(part, name) for part in parts]
-        if name in _OF_CANDIDATES:
-            columns = [
-                np.pad(c, [(0, 0)] * (c.ndim - 1) + [(0, width - c.shape[-1])]) for c in columns
-            ]
-        return _join(columns)
-
-    return FitData(*map(joined, FitData._fields))
-
-
 def _epsilon(moments):
     return SMOOTHING / (moments.features.shape[2] - 1)
 
@@ -372,23 +350,11 @@ def _fit_popular(moments, asked, waited, validation):
     for kind in range(recency.KINDS):
         rows = np.flatnonzero(kinds == kind)
         if _FEWEST_OF_A_KIND <= len(rows) < len(kinds):
-            part = _of_rows(validation, rows)
+            part = of_rows(validation, rows)
             if kind < recency.KINDS - 1:
                 part = part._replace(newcomers=None)  # they come
             weights[kind] = _fit_prior(moments, asked[rows], part)
     return weights
-
-
-def _of_rows(validation, rows):
-    """`Validation` of some users alone, rows ascending."""
-    place = np.full(validation.histories.num_users, -1)
-    place[rows] = np.arange(len(rows))
-    keep = place[validation.target_rows] >= 0
-    return validation._replace(
-        histories=validation.histories.select(rows),
-        target_rows=place[validation.target_rows[keep]],
-        target_items=validation.target_items[keep],
-    )
 
 
 def _fit_prior(moments, asked, validation):
@@ -435,34 +401,6 @@ def _many_moments(moments):
     return not moments.end.time or len(moments.starts) >= _FEW_MOMENTS
 
 
-def _sample(validation):
-    count = validation.histories.num_users
-    if count <= MAX_USERS:
-        return validation
-    chosen = np.random.default_rng(0).choice(count, MAX_USERS, replace=False)
-    return _of_rows(validation, np.sort(chosen))
-
-
-def _blocks(validation, num_items):
-    """Blocks of users: histories, `(b, num_items + 1)`-indexable seen pairs, targets."""
-    size = int(np.clip(_BLOCK_CELLS // num_items, 1, 512))
-    count = validation.histories.num_users
-    starts = np.searchsorted(validation.target_rows, np.arange(0, count + size, size))
-    for number, start in enumerate(range(0, count, size)):
-        histories = validation.histories.select(np.arange(start, min(start + size, count)))
-        seen = np.repeat(np.arange(histories.num_users), histories.lengths), histories.items
-        part = slice(starts[number], starts[number + 1])
-        targets = validation.target_rows[part] - start, validation.target_items[part]
-        yield histories, seen, targets
-
-
-def _normal(scores, seen):
-    """Rows of scores without padding and the seen items, summing to 1 (or all 0)."""
-    scores[:, 0] = 0
-    scores[seen] = 0
-    return scores / np.maximum(scores.sum(axis=1, keepdims=True), TINY)
-
-
 def _best_table(candidates, validation):
     """The candidate, with the decay, that ranks validation best on its own."""
     place, decay = divmod(int(_quality(candidates, validation).argmax()), len(DECAYS))
@@ -473,7 +411,7 @@ def _quality(candidates, validation, decays=DECAYS):
     """Sum of NDCG of each candidate with each of the decays, candidates first."""
     tables = [table._replace(decay=decay) for table in candidates for decay in decays]
     quality = np.zeros(len(tables))
-    for histories, seen, (row, item) in _blocks(validation, len(tables[0].neighbours)):
+    for histories, seen, (row, item) in blocks(validation, len(tables[0].neighbours)):
         wanted = np.zeros((histories.num_users, len(tables[0].neighbours)), bool)
         wanted[row, item] = True
         for number, table in enumerate(tables):
@@ -484,75 +422,3 @@ def _quality(candidates, validation, decays=DECAYS):
             hits = np.take_along_axis(wanted, order, axis=1) & listed
             quality[number] += ndcg_of_hits(hits, wanted.sum(axis=1)).sum()
     return quality
-
-
-def _collect(ranker, validation, tables, moments, when, prior, stream=None):
-    """`FitData` of some users; with a `Stream` what follows what is known up to each request."""
-    asked, waited, *times = when
-    grown = {} if stream is None else {n: t for n, t in tables.items() if n in FOLLOWING}
-    popular_at = np.exp(recency.log_shares(prior))
-    collected, probabilities_of, done = [], ranker.probabilities(), 0
-    for histories, seen, targets in _blocks(validation, moments.features.shape[2]):
-        model, mlp_of = probabilities_of(histories)
-        # every part as probabilities over the unseen items
-        users = slice(done, done + histories.num_users)
-        moment, wait = asked[users], waited[users]
-        kind = np.minimum(recency.kind_of_wait(wait), len(prior) - 1)
-        wait = wait_buckets(wait)
-        done += histories.num_users
-        live = stream.scores(grown, histories, times[0][users]) if grown else {}
-        scores = [model]
-        for name, table in tables.items():
-            scores.append(live[name] if name in live else table.scores(histories))
-        scores.append(popular_at[kind, moment])
-        parts = [_normal(part, seen) for part in scores]  # each (b, num_items + 1)
-        # what is new at the moment of each user, and what may be listed
-        is_new = moments.first[None] > moment[:, None]  # (b, num_items + 1)
-        may_be_listed = np.ones(model.shape, bool)
-        may_be_listed[:, 0] = may_be_listed[seen] = False
-        asked_for = np.where(may_be_listed, prior[kind, moment], -np.inf)
-        # the candidates: the best items of every part, of the prior, and the best new ones
-        best = [_best(part, _CANDIDATES) for part in [*parts, asked_for]]
-        best += [_best(part * is_new, _NEW_CANDIDATES) for part in parts]
-        # each candidate once, empty places last
-        items = np.sort(np.concatenate(best, axis=1), axis=1)
-        real = np.diff(items, axis=1, prepend=0) > 0  # each item once; never the padding
-        real &= np.take_along_axis(may_be_listed, items, axis=1)
-        items = -np.sort(-np.where(real, items, 0), axis=1)  # empty places last
-        real = items > 0
-        # shares, features and targets of the candidates
-        wanted = np.zeros(model.shape, bool)
-        wanted[targets] = True
-        shares = np.stack([np.take_along_axis(part, items, axis=1) for part in parts])
-        features = moments.features[
-            moment[:, None], : moments.num_plain, items
-        ]  # (b, n, num_plain)
-        collected.append(
-            FitData(
-                items=items,
-                shares=shares,
-                is_new=np.take_along_axis(is_new, items, axis=1),
-                prior=np.moveaxis(features, 2, 0),
-                scorer=mlp_of(items),
-                real=real,
-                hits=np.take_along_axis(wanted, items, axis=1) & real,
-                num_targets=wanted.sum(axis=1),
-                waited=wait,
-                target_shares=np.stack([part[targets] for part in parts], axis=1),
-                target_waited=wait[targets[0]],
-            )
-        )
-    data = FitData(*(_join(column) for column in zip(*collected, strict=True)))
-    filled = data.real.any(axis=0)
-    return data._replace(**{name: getattr(data, name)[..., filled] for name in _OF_CANDIDATES})
-
-
-def _best(part, count):
-    """Columns of the `count` largest of every row, in any order."""
-    count = min(count, part.shape[1])
-    return np.argpartition(-part, count - 1, axis=1)[:, :count]
-
-
-def _join(blocks):
-    """Blocks of users, one after the other."""
-    return np.concatenate(blocks, axis=1 if blocks[0].ndim == 3 else 0)

@@ -14,7 +14,8 @@ from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.statistics import fingerprint
-from kerasrec.fusion.choice import MAX_USERS, choose_live
+from kerasrec.fusion.candidates import MAX_USERS
+from kerasrec.fusion.choice import choose_live
 from kerasrec.fusion.fusion import Fusion, fit_again
 from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.models.validation import Ranker, Validation

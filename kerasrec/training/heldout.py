@@ -12,7 +12,7 @@ import numpy as np
 
 from kerasrec.data.histories import Histories, before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Interactions, Items, join_interactions
-from kerasrec.fusion.choice import MAX_USERS
+from kerasrec.fusion.candidates import MAX_USERS
 from kerasrec.fusion.recency import asked_at_the_end
 from kerasrec.models.validation import Validation, hold_out_last, make_validation
 
