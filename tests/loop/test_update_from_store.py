@@ -17,6 +17,7 @@ from loopchecks import (
 from kerasrec.feedback.database import EVENTS, sa
 from kerasrec.feedback.intake import FIELDS
 from kerasrec.feedback.store import FeedbackStore
+from kerasrec.fusion.recency import Recency
 from kerasrec.loop.drifting import drift
 from kerasrec.loop.updating import _erased, update, update_from_store
 from kerasrec.recommender.recommender import Recommender
@@ -95,14 +96,17 @@ def test_an_event_of_the_future_is_no_end(
         assert (stats.ahead, stats.ahead_first, stats.last) == (1, 3_786_912_000, 3_786_912_000)
 
 
-def test_a_version_that_took_the_future_as_its_end(updated, week_log, monkeypatch, caplog):
+def test_a_version_that_took_the_future_as_its_end(updated, week_log, caplog):
     """As an older kerasrec made it: the store still says what is new, a file cannot."""
     toy_base, store = updated
     click = {"user_id": "clock", "item_id": week_log.frame["item_id"].iloc[0]}
     store.add([click | {"timestamp": "2035-01-01"}], max_ahead=None)
     store.add(week_log)
-    end = Recommender.load(toy_base).log_end
-    monkeypatch.setattr(Recommender, "log_end", property(lambda self: 2_051_222_400))
+    recommender = Recommender.load(toy_base)
+    end = recommender.log_end
+    path = recommender.version / folders.RECENCY
+    recency = Recency.load(path)
+    recency._replace(counts=recency.counts._replace(time=2_051_222_400)).save(path)
     with pytest.raises(ValueError, match="takes 2035-01-01 00:00:00 UTC as the end of its log"):
         update(toy_base, store.interactions())
     with pytest.raises(ValueError, match="takes 2035-01-01T00:00:00 as the end .* say by since"):

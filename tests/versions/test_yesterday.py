@@ -1,11 +1,18 @@
 """A version that kerasrec exported before the packages loads, and answers as it did then."""
 
+import shutil
 import tarfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import yesterday
 from places import FILES
+
+from kerasrec.data.interactions import read_interactions
+from kerasrec.fusion.recency import KINDS
+from kerasrec.loop.updating import update
+from kerasrec.recommender.recommender import Recommender
 
 #: answers that the old code gave
 EXPECTED = FILES / "yesterday_answers.npz"
@@ -50,3 +57,26 @@ def test_numbers_are_equal(found, expected):
     assert len(numbers) > 30
     for name in numbers:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-6, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_an_update_of_it_counts_what_opens_a_visit(version, tmp_path):
+    """It knows no kinds of users; its child, weighed on live requests, does."""
+    base = shutil.copytree(version.parent, tmp_path / "yesterday")
+    parent = Recommender.load(base / "1")
+    assert not parent.loaded.knows_visits and not parent.counts.opening.any()
+    ids, end = parent.items.ids, parent.log_end
+    # users walk from item to item, two in a visit
+    rows = [
+        (f"u{user}", ids[(3 * user + step) % 60], end + 3600 * (step // 2 + 1) + 60 * step + user)
+        for user in range(60)
+        for step in range(10)
+    ]
+    log = read_interactions(pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]))
+    child = Recommender.load(update(base, log, force=True).version)
+    assert child.loaded.knows_visits and child.log_end == max(row[2] for row in rows)
+    assert child.recency.popular_weights.shape[0] == KINDS
+    opening = child.counts.opening.sum(axis=1)
+    assert (opening > 0).all() and (opening < child.counts.recent[:4].sum(axis=1)).all()
+    lists = child.recommend([ids[:2].tolist(), []], k=5)
+    assert len(lists) == 10 and np.isfinite(lists["score"]).all()
