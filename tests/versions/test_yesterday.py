@@ -62,8 +62,8 @@ def test_numbers_are_equal(found, expected):
 @pytest.mark.slow
 def test_an_update_of_it_counts_what_opens_a_visit(version, tmp_path):
     """It knows no kinds of users; its child, weighed on live requests, does."""
-    base = shutil.copytree(version.parent, tmp_path / "yesterday")
-    parent = Recommender.load(base / "1")
+    base = tmp_path / "yesterday"  # without the versions that `found` writes beside it
+    parent = Recommender.load(shutil.copytree(version, base / "1"))
     assert not parent.loaded.knows_visits and not parent.counts.opening.any()
     ids, end = parent.items.ids, parent.log_end
     # users walk from item to item, two in a visit
