@@ -45,15 +45,22 @@ from live import METRICS, run  # noqa: E402
 PROTOCOLS = ["loo", "temporal", "live"]
 LOSSES = ("softmax", "sampled_softmax", "bce", "gbce", "bpr", "infonce", "mse")
 #: variant -> arguments of `kerasrec train`; --set options of the variants are joined
+TABLES = ("transitions", "follows", "ease", "text", "recency")
+
+
+def _without(part):
+    """The other parts of the fusion, as `--set` takes them."""
+    return "[" + ",".join(name for name in TABLES if name != part) + "]"
+
+
 VARIANTS = {
     "default": [],
     "text-only": ["--set", "model.id_units=0", "model.text_units=128", "fusion.parts=[text]"],
-    "no-text": ["--encoder", "none", "--set", "model.id_units=128"],
+    "ids-only": ["--encoder", "none", "--set", "model.id_units=128"],
     "no-id": ["--set", "model.id_units=0", "model.text_units=128"],
     "no-tables": ["--set", "fusion.parts=[recency]"],
     "model-alone": ["--set", "fusion.parts=[]"],
-    "no-transitions": ["--set", "fusion.parts=[ease,text,recency]"],
-    "no-recency": ["--set", "fusion.parts=[transitions,ease,text]"],
+    **{f"no-{part}": ["--set", f"fusion.parts={_without(part)}"] for part in TABLES},
     "no-residual": ["--set", "model.residual=false"],
     "refit": ["--refit"],
     "no-refit": ["--no-refit"],

@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from kerasrec.data.histories import Histories
+from kerasrec.fusion.counting import Counting
 from kerasrec.fusion.following import Following, Rows
 from kerasrec.fusion.fusion import FOLLOWING, Fusion
 from kerasrec.fusion.neighbours import NeighbourTable
@@ -30,6 +31,7 @@ class VersionLog:
     def __init__(self, loaded: LoadedVersion, recency: Recency):
         self._loaded, self._manifest, self.recency = loaded, loaded.manifest, recency
         self._has_live_moment = False  # whether the last moment is of observed events
+        self._counting: Counting | None = None  # what ranks in the place of the model
 
     def observe(self, histories: Histories) -> int:
         """See `Recommender.observe`; takes `Histories`."""
@@ -39,14 +41,34 @@ class VersionLog:
             log.warning("events that lie in the future do not count as recent: %d", ahead.sum())
             histories = histories.where(~ahead)
         self.recency, count = self.recency.after(histories)
-        if count and self._has_live_moment:
-            self._loaded.set_last_moment(self._loaded.last_moment(self.recency))
-        elif count:
+        if count:
+            self._know_now()
+        return count
+
+    def _know_now(self):
+        """Bring the last moment up to date; the first time it becomes one more."""
+        if not self._has_live_moment:
             starts, first, prior, _, popular_at = self._loaded.moments()
             ended = self.recency.at_end(starts, first, prior, popular_at)
             self._loaded.set_moments(MomentTables(*ended))
             self._has_live_moment = True
-        return count
+            if self._counting is None:
+                return
+        last = self._loaded.last_moment(self.recency)
+        if self._counting is not None:
+            last = self._counting.moment(last, self.recency.counts)
+        self._loaded.set_last_moment(last)
+
+    def count_alone(self, counting: Counting) -> None:
+        """See `Recommender.count_alone`."""
+        self._counting = counting
+        self._loaded.count_alone(counting.mixture())
+        self._know_now()
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether `count_alone` was called."""
+        return self._counting is not None
 
     def remember(self, histories: Histories, num_items: int) -> list[str]:
         """See `Recommender.remember`; takes `Histories`. Gives the names of the tables."""

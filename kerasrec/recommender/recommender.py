@@ -15,6 +15,7 @@ import pandas as pd
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items, read_interactions, read_items
+from kerasrec.fusion.counting import Counting
 from kerasrec.fusion.following import Following
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.recency import Counts, Recency
@@ -344,6 +345,20 @@ class Recommender:
         """Whether `grow` changes anything: not where an index answers."""
         return self._shortlist is None
 
+    def count_alone(self, counting: Counting) -> None:
+        """Ranks by counts alone from now on, without the model; `save` then refuses.
+
+        Args:
+            counting: `fusion.counting.Counting`. Where it has learned more, call it again.
+
+        Raises:
+            ArtifactError: a version whose graph does not mix counts, see
+                `LoadedVersion.can_count_alone`.
+        """
+        if not self.loaded.can_count_alone:
+            raise ArtifactError(f"{self.version} has no counts in its score, to rank by alone.")
+        self._knowledge.count_alone(counting)
+
     def _whole_log(self, events):
         """What `observe` and `remember` take, as `Histories`."""
         if isinstance(events, Histories | Interactions):
@@ -539,6 +554,11 @@ class Recommender:
 
         The graph is copied; the tables that grew are written anew.
         """
+        if self._knowledge.is_counting:
+            raise ArtifactError(
+                f"{self.version} ranks by counts alone since its model fell behind them: there is "
+                "nothing of it to save. Load it anew, or train it again."
+            )
         changes: dict[str, Any] = {"num_items": len(self.items)}
         if self.items.withdrawn and "withdraws" not in self.loaded.abilities:
             raise ArtifactError(

@@ -19,7 +19,7 @@ from kerasrec.data.histories import Histories
 from kerasrec.feedback.recentlog import AT_ONCE, MOST_EVENTS, RecentLog, pause, told_of
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.following import GROWN, Following, add_new
-from kerasrec.fusion.recency import HALF_LIVES, PAUSE, Counts, Recency, Visits
+from kerasrec.fusion.recency import HALF_LIVES, PAUSE, Counts, LastMoment, Recency, Visits
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.predictor import Predictor
 from kerasrec.serving.servedversion import ServedVersion
@@ -54,6 +54,9 @@ class Observer:
     was trained on, these tables stay as they were trained, forgotten users included;
     `update_from_store` then trains from nothing.
 
+    Where the tables grow, a `Guard` compares what the version lists with what counting alone lists,
+    on what users then took. A version that falls behind for sure answers by counts from then on.
+
     Args:
         predictor: `Predictor`; its models are kept up to date.
         store: `FeedbackStore`.
@@ -73,7 +76,8 @@ class Observer:
     def run(self, stopping: threading.Event, seconds: float) -> None:
         """Looks at the store every `seconds` until the event `stopping` is set."""
         while not stopping.wait(seconds):
-            for look in (self.refresh, self.remember):
+            # what is recent last: a `Guard` compares lists that do not know the new events
+            for look in (self.remember, self.refresh):
                 try:
                     look(stopping.is_set)
                 except Exception as error:  # the store may be back at the next look
@@ -147,7 +151,7 @@ class Observer:
         if tracked.is_first_look:
             is_taken = self._exchange(facts, version.set_moments, tracked.tables(version.moments()))
         else:
-            now = version.last_moment(tracked.recency())
+            now = tracked.last_moment(version)
             is_taken = self._exchange(facts, version.set_last_moment, now)
         if not is_taken:
             return 0
@@ -169,9 +173,11 @@ class Observer:
             return False
         if tracked.looked_at == state:  # rows may be left over that the busy server did not take
             return tracked.following is not None and self._exchange_rows(version, tracked)
-        more = tracked.more(self._recent, only_little=may_fit)
+        more = tracked.more(self._recent)
         if more is not None:
-            return self._grow(version, tracked, *more)
+            self._watch(version, tracked, *more)
+            if not may_fit or tracked.is_little(more[1]):
+                return self._grow(version, tracked, *more)
         return may_fit and self._fit(version, tracked, is_over)
 
     def _fit(
@@ -214,6 +220,26 @@ class Observer:
         tracked.added += int(is_new.sum())
         tracked.looked_at = self._recent.state
         return self._exchange_rows(version, tracked)
+
+    def _watch(
+        self, version: ServedVersion, tracked: "_Tracked", histories: Histories, is_new: np.ndarray
+    ) -> None:
+        """Compares the version with counting on new events; where it has lost, counting answers."""
+        guard = tracked.guard
+        if guard is None or tracked.is_first_look:
+            return
+        assert tracked.following is not None
+        places = np.flatnonzero(is_new)
+        places = places[np.argsort(histories.timestamps[places], kind="stable")]
+        facts = {"model": version.model, "version": version.number}
+        if version.watch(guard, histories, places, (tracked.following, tracked.counts)):
+            log.warning(
+                "counting alone lists better than the model: it answers until the next version",
+                extra={**facts, "ndcg_gain": round(guard.gain, 4), "events": guard.events},
+            )
+        if guard.is_lost:
+            now = tracked.last_moment(version)
+            self._exchange(facts, version.count_alone, guard.counting.mixture(), now)
 
     def _exchange_rows(self, version: ServedVersion, tracked: "_Tracked") -> bool:
         """Gives a version the rows that changed; those that it does not take stay noted."""
@@ -284,7 +310,7 @@ class _Tracked:
         self._saved = recency
         self.is_first_look = True  # the version has no moment yet for what is seen here
         self.ids = folders.read_catalogue(version.path)["item_id"].to_numpy(object)
-        self._index, self._counts = pd.Index(self.ids), recency.counts
+        self._index, self.counts = pd.Index(self.ids), recency.counts
         self._seq, self._since = _begin(manifest, recency.counts.time, store)
         self._visits = Visits()
         if self._seq:  # who was here at the end of its log goes on with a visit
@@ -296,6 +322,7 @@ class _Tracked:
         self.looked_at = (0, 0)  # state of the `RecentLog` at which its tables were dealt with
         self.following: Following | None = None  # counts of the last fit, and what came since
         self.fitted, self.added = 0, 0  # events of that fit, and since
+        self.guard = version.guard()
         self.is_told = False  # whether the operator knows that the table stays
 
     def read(self, store: FeedbackStore, last: int, is_over: Callable[[], bool]) -> None:
@@ -318,9 +345,9 @@ class _Tracked:
             chosen &= times >= self._since
         if not chosen.any():
             return
-        until = max(self._counts.time, int(times[chosen].max()))
+        until = max(self.counts.time, int(times[chosen].max()))
         given = (part[chosen] for part in (items, times, weights, opens))
-        self._counts = self._counts.after(*given, until=until)
+        self.counts = self.counts.after(*given, until=until)
         self.waiting += int(chosen.sum())
 
     def _opens(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -335,7 +362,7 @@ class _Tracked:
 
     def is_whole(self) -> bool:
         """Whether the store seems to get the events of all users."""
-        return sees_all_users(self._counts, self._saved.counts)
+        return sees_all_users(self.counts, self._saved.counts)
 
     def held(self, histories: Histories, stored: RecentLog) -> tuple[int, int]:
         """Weighs the events of the version's training log: those that the store holds, and all.
@@ -350,12 +377,8 @@ class _Tracked:
         saved = self._saved.counts
         return weigh_held(histories, saved, erased=stored.erased_since(saved.time))
 
-    def more(self, stored: RecentLog, *, only_little: bool) -> tuple[Histories, np.ndarray] | None:
+    def more(self, stored: RecentLog) -> tuple[Histories, np.ndarray] | None:
         """Finds what came since the tables were made, where the counts of the last fit can grow.
-
-        Args:
-            stored: `RecentLog`.
-            only_little: True: not where so much is new that a fit is better.
 
         Returns:
             As `RecentLog.newer`; None where they cannot: after an erasure, or without counts.
@@ -363,18 +386,27 @@ class _Tracked:
         erasures, count = self.looked_at
         if self.following is None or stored.state[0] != erasures:
             return None
-        histories, is_new = stored.newer(self.ids, count)
-        is_little = self.fitted + self.added + is_new.sum() < GROWN * self.fitted
-        return (histories, is_new) if is_little or not only_little else None
+        return stored.newer(self.ids, count)
+
+    def is_little(self, is_new: np.ndarray) -> bool:
+        """Whether so little is new that no fit is needed."""
+        return bool(self.fitted + self.added + is_new.sum() < GROWN * self.fitted)
 
     def tables(self, moments: MomentTables) -> MomentTables:
         """What is new and popular at the moments of the version, and at one more: now."""
         starts, first, prior, _, popular_at = moments
         return MomentTables(*self.recency().at_end(starts, first, prior, popular_at))
 
+    def last_moment(self, version: ServedVersion) -> LastMoment:
+        """What is recent now, as the last moment of a version."""
+        last = version.last_moment(self.recency())
+        if self.guard is not None and self.guard.is_lost:
+            return self.guard.counting.moment(last, self.counts)
+        return last
+
     def recency(self) -> Recency:
         """What is recent now."""
-        return self._saved._replace(counts=self._counts)
+        return self._saved._replace(counts=self.counts)
 
 
 def _begin(manifest: Manifest, end: int, store: FeedbackStore) -> tuple[int, int | None]:

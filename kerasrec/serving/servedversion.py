@@ -4,14 +4,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
+from kerasrec.fusion.counting import Guard
 from kerasrec.fusion.following import Following, Rows
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.fusion.recency import LastMoment, Recency
+from kerasrec.fusion.recency import Counts, LastMoment, Recency
 from kerasrec.recommender.loadedlog import changed_rows, fit_following, following_tables
 from kerasrec.recommender.shortlist import sparse_table
+from kerasrec.recommender.watching import guard_of, watch
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.indexedsignatures import INDEXED, SCORES_PER_ROW, IndexedSignatures
 from kerasrec.versions import folders
@@ -188,6 +192,25 @@ class ServedVersion:
         """Takes some rows of these tables; no request meanwhile, as for `set_moments`."""
         for name, part in rows.items():
             self._loaded.set_rows(name, part)
+
+    def guard(self) -> Guard | None:
+        """Makes its `Guard`; None where it cannot count alone, or where an index answers."""
+        return guard_of(self._loaded) if self.indexed is None else None
+
+    def watch(
+        self,
+        guard: Guard,
+        histories: Histories,
+        places: np.ndarray,
+        known: tuple[Following, Counts],
+    ) -> bool:
+        """Compares what it lists with what counting lists, beside the requests; see `watch`."""
+        return watch(self._loaded, guard, histories, places, known)
+
+    def count_alone(self, mixture: Mapping[str, np.ndarray], last: LastMoment) -> None:
+        """Ranks by counts alone from now on; no request meanwhile, as for `set_moments`."""
+        self._loaded.count_alone(mixture)
+        self._loaded.set_last_moment(last)
 
     def unload(self) -> None:
         """Lets the memory go; nobody may use the version any more."""

@@ -17,8 +17,10 @@ from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
 from kerasrec.fusion.following import Rows
+from kerasrec.fusion.fusion import FOLLOWING, POPULAR
 from kerasrec.fusion.neighbours import NeighbourTable
-from kerasrec.fusion.recency import LastMoment, Recency
+from kerasrec.fusion.recency import KINDS, LastMoment, Recency
+from kerasrec.fusion.weights import NUM_WAITS
 from kerasrec.models.codes import CodeTrie
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.manifest import Manifest
@@ -268,6 +270,31 @@ class LoadedVersion:
             else:
                 places, rows = [[place]], last.popular_at.reshape(1, -1)
             module.popular_at.scatter_nd_update(places, rows)
+
+    @property
+    def can_count_alone(self) -> bool:
+        """Whether its graph can rank by counts alone, see `count_alone`."""
+        facts = self.manifest.fusion
+        is_mixed = "mixture" in facts.weights and POPULAR in facts.mixture
+        return self.knows_visits and is_mixed and any(name in facts.mixture for name in FOLLOWING)
+
+    def count_alone(self, mixture: Mapping[str, np.ndarray]) -> None:
+        """Ranks by what follows what and by what is popular, without the model, until loaded anew.
+
+        The last moment has to be one of `Counting.moment`.
+
+        Args:
+            mixture: as `Counting.mixture` gives it; parts that the graph does not mix are left out.
+        """
+        facts, module = self.manifest.fusion, self.module
+        weights = [[float(name == "mixture"), 0.0] for name in facts.weights]
+        none = np.zeros(NUM_WAITS)
+        rows = np.stack([mixture.get(name, none) for name in facts.mixture], axis=1)
+        module.part_weights.assign(np.array(weights, np.float32))
+        module.mixture.assign((rows / rows.sum(axis=1, keepdims=True)).astype(np.float32))
+        module.scorer_weight.assign(0.0)
+        if len(popular_at := module.popular_at.numpy()) == 1:  # the same for all kinds until now
+            module.popular_at.assign(np.repeat(popular_at, KINDS, axis=0))
 
     @property
     def decays(self) -> dict[str, float]:

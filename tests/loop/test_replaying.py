@@ -118,6 +118,31 @@ def test_what_others_do_counts_after_the_look_and_the_lag(exported_version, week
     assert total(begin, DAY) == (0, 0)
 
 
+def spoil(module):
+    """What the version would list last comes first."""
+    module.part_weights.assign(-module.part_weights)
+    module.prior.assign(-module.prior)
+
+
+@pytest.mark.parametrize("is_spoiled", [True, False])
+def test_a_version_that_falls_behind_counting_gives_way(exported_version, week, is_spoiled, caplog):
+    log, requests = week
+    recommender = Recommender.load(exported_version)
+    if is_spoiled:
+        spoil(recommender.loaded.module)
+    events = read_interactions(log.rename(columns={"who": "user_id", "item": "item_id"}))
+    histories = recommender.histories(events)
+    times = requests["timestamp"].to_numpy()
+    live = LiveModel(recommender, histories, int(times.min()), DAY)
+    for moment, _ in blocks(times, int(times.min()), 3600):
+        live.look(moment)
+    assert bool(live.lost_at) == is_spoiled
+    assert ("counting alone lists better" in caplog.text) == is_spoiled
+    assert bool(recommender.loaded.scorer_weight) == (
+        not is_spoiled and bool(Recommender.load(exported_version).loaded.scorer_weight)
+    )
+
+
 def test_new_users_and_unknown_items(exported_version, week):
     log, requests = week
     end = int(log["timestamp"].max())

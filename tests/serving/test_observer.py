@@ -9,6 +9,7 @@ import time
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 from manifests import real_manifest
 
@@ -245,7 +246,7 @@ def test_what_came_in_after_an_update_counts_at_its_own_age(base, reader, toy_in
     store.add(late + new)
     assert live.refresh() == {("toy", 1): 100}
     tracked = next(iter(live._tracked.values()))
-    saved, counts = tracked._saved.counts, tracked._counts
+    saved, counts = tracked._saved.counts, tracked.counts
     assert (counts.total - saved.total)[1:3].tolist() == [50, 50]
     day = list(HALF_LIVES).index(24 * 3600)
     grown = counts.recent[day] - saved.recent[day] * 0.5 ** (100 / 86400)
@@ -485,6 +486,37 @@ def test_the_newest_events_are_enough_when_they_are_many(habit, single, store):
     store.add(events[600:])
     assert len(events) > 900
     assert remembered(live)["toy", 1] and served(single, a)[0] == b
+
+
+@pytest.mark.parametrize("is_spoiled", [True, False])
+def test_a_model_that_falls_behind_counting_gives_way(
+    is_spoiled, base, week_log, toy_interactions, store, caplog
+):
+    """Real events come in by and by; a spoiled version lists last what it should list first."""
+    predictor = loaded(base)
+    with predictor.models["toy"].use(version=1) as version:
+        module = version._loaded.module
+    if is_spoiled:
+        module.part_weights.assign(-module.part_weights)
+        module.prior.assign(-module.prior)
+    store.add(toy_interactions)
+    live, given = Observer(predictor, store), module.part_weights.numpy()
+    live.refresh(), live.remember()
+    frame = week_log.frame
+    new = frame[frame["timestamp"] > toy_interactions.frame["timestamp"].max()]
+    new = new[["user_id", "item_id", "timestamp"]].astype({"user_id": str})
+    twins = new.assign(user_id=new["user_id"] + " twin", timestamp=new["timestamp"] + 5)
+    new = pd.concat([new, twins]).sort_values("timestamp")
+    for start in range(0, len(new), 20):
+        store.add(new.iloc[start : start + 20].to_dict("records"))
+        live.remember(), live.refresh()
+    told = [r for r in caplog.records if "counting alone lists better" in r.message]
+    assert len(told) == is_spoiled
+    assert np.array_equal(module.part_weights.numpy(), given) != is_spoiled
+    if is_spoiled:
+        assert told[0].ndcg_gain > 0 and told[0].events >= 200
+        # what is popular among those who come leads for them, by the counts of now
+        assert not module.prior.numpy()[-1].any()
 
 
 def test_a_busy_server_keeps_its_table(habit, single, toy_interactions, store):
