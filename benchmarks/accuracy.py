@@ -44,7 +44,7 @@ from live import METRICS, run  # noqa: E402
 
 PROTOCOLS = ["loo", "temporal", "live"]
 LOSSES = ("softmax", "sampled_softmax", "bce", "gbce", "bpr", "infonce", "mse")
-#: variant -> arguments of `kerasrec train`; --set options of the variants are joined
+#: parts of a fusion beside the model
 TABLES = ("transitions", "follows", "ease", "text", "recency")
 
 
@@ -53,6 +53,7 @@ def _without(part):
     return "[" + ",".join(name for name in TABLES if name != part) + "]"
 
 
+#: variant -> arguments of `kerasrec train`; --set options of the variants are joined
 VARIANTS = {
     "default": [],
     "text-only": ["--set", "model.id_units=0", "model.text_units=128", "fusion.parts=[text]"],
