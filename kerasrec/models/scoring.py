@@ -131,6 +131,10 @@ def _places(item_index):
     return tf.stack([rows, tf.reshape(item_index, [-1])], axis=1)
 
 
+@tf.function(
+    input_signature=[tf.TensorSpec((None, None), tf.float32), tf.TensorSpec((), tf.int32)],
+    autograph=False,
+)
 def graph_top_k(scores: Any, k: Any) -> tuple[Any, Any]:
     """Finds the best `k` columns of every row, or all where there are fewer; ties by smaller index.
 

@@ -122,14 +122,28 @@ class ServingModule(tf.Module):
         return {name: getattr(self, name) for name in itemmatrix.TABLES}
 
     def _vectors(self, index):
+        """Item vectors at item indices of any shape: int32 `(...)` -> float32 `(..., dim)`."""
+        dim = self.item_vectors.shape[1]
+        found = self.vector_rows(tf.reshape(index, [-1]))
+        found = tf.reshape(found, tf.concat([tf.shape(index), [dim]], 0))
+        return tf.ensure_shape(found, [*index.shape, dim])
+
+    # --- parts of the others: functions, so that a version holds and loads each of them once ---
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)], autograph=False)
+    def vector_rows(self, index: Any) -> Any:
+        """Looks up item vectors, float32 `(n, dim)`."""
         return itemmatrix.look_up(self._item_tables(), index)
 
-    def _cosines(self, queries):
+    @tf.function(input_signature=[_VECTORS], autograph=False)
+    def cosine_rows(self, queries: Any) -> Any:
+        """Multiplies queries with every unit item vector, `(batch, num_items + 1)`."""
         return itemmatrix.cosines(self._item_tables(), queries)
 
-    def _fused(self, history, interest, asked, waited):
-        """The fused score without the MLP, `(batch, num_items + 1)`."""
-        retrieval = tf.nn.softmax(self._cosines(interest / self.temperature))
+    @tf.function(input_signature=[_ROWS, _VECTORS, _TIMES, _TIMES], autograph=False)
+    def fused_rows(self, history: Any, interest: Any, asked: Any, waited: Any) -> Any:
+        """Gives the fused score without the MLP, `(batch, num_items + 1)`."""
+        retrieval = tf.nn.softmax(self.cosine_rows(interest / self.temperature))
         newest = history[:, -self.max_length :]
         return self.fused_score.of_all(retrieval, history, newest, asked, waited)
 
@@ -185,7 +199,7 @@ class ServingModule(tf.Module):
         """
         history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
         interest = self.interest_rows(history[:, 1:], time_gap, event)
-        scores = self._fused(history, interest, asked, waited)
+        scores = self.fused_rows(history, interest, asked, waited)
         scores, known = self._or_popular(scores, history)
         seen = tf.where(keep_seen[:, None], 0, history)
         scores = exclude(scores, tf.concat([seen, deny], axis=1))
@@ -301,7 +315,7 @@ class ServingModule(tf.Module):
         """Gives the fused score, float32 `(batch, c)`, of candidate item indices; index 0: -inf."""
         interest = self.interest_rows(history, time_gap, event)
         vectors = tf.math.l2_normalize(self._vectors(candidates), axis=-1)
-        fused = self._fused(tf.pad(history, [[0, 0], [1, 0]]), interest, asked, waited)
+        fused = self.fused_rows(tf.pad(history, [[0, 0], [1, 0]]), interest, asked, waited)
         scores = tf.gather(fused, candidates, batch_dims=1)
         scores += self.scorer_weight * self.scorer([interest, vectors], training=False)
         known = tf.reduce_any(history > 0, axis=1)
@@ -311,7 +325,7 @@ class ServingModule(tf.Module):
     @tf.function(input_signature=[_VECTORS, _ROWS, tf.TensorSpec((), tf.int32)], autograph=False)
     def similar_rows(self, vectors: Any, deny: Any, k: Any) -> tuple[Any, Any]:
         """Finds items near `vectors (batch, dim)` by cosine: index and cosine, `(batch, k)`."""
-        scores = self._cosines(tf.math.l2_normalize(vectors, axis=-1))
+        scores = self.cosine_rows(tf.math.l2_normalize(vectors, axis=-1))
         scores = exclude(scores, tf.pad(deny, [[0, 0], [1, 0]])) + self._absent()
         index, values = graph_top_k(scores, k)
         nothing = tf.reduce_all(vectors == 0, axis=1)[:, None]
@@ -386,7 +400,7 @@ class ServingModule(tf.Module):
         vectors = tf.reshape(vectors, [batch, tf.shape(texts)[1], vectors.shape[1]])
         interest = self.interest_model([vectors, history, none, none])
         now = tf.zeros([batch], tf.int64)
-        scores = self._fused(none, interest, now, now)
+        scores = self.fused_rows(none, interest, now, now)
         scores, known = self._or_popular(scores, history)
         scores = exclude(scores, none) + self._absent()
         return self._named(*self._best(scores, interest, known, self.k))

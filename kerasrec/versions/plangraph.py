@@ -98,7 +98,7 @@ class PlanningModule(ServingModule):
         """
         history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
         interest = self.interest_rows(history[:, 1:], time_gap, event)
-        scores = self._fused(history, interest, asked, waited)
+        scores = self.fused_rows(history, interest, asked, waited)
         scores, known = self._or_popular(scores, history)
         scores = exclude(scores, tf.concat([history, deny], axis=1)) + self._absent()
         scores = self._reranked(exclude_all_but(scores, allow), interest, known)

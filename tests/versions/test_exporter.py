@@ -259,6 +259,20 @@ def test_the_graph_holds_core_operations_only(text_version, exported_version):
     assert done.stdout.strip() == "[]", done.stderr[-2000:]
 
 
+def test_parts_of_several_functions_are_kept_once(exported_version):
+    """A version is the larger, and loads the longer, the more functions it has."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((exported_version / "1" / "saved_model.pb").read_bytes())
+    functions = saved.meta_graphs[0].graph_def.library.function
+    names = [function.signature.name for function in functions]
+    for part in ("vector_rows", "cosine_rows", "fused_rows", "graph_top_k"):
+        assert len([name for name in names if part in name]) == 1
+    loops = [node for function in functions for node in function.node_def if "While" in node.op]
+    assert len(loops) == 2 and len(names) < 60  # one loop for each small form of the vectors
+
+
 def test_the_encoder_is_kept_once(text_version, text_parts):
     """However many functions call it: one variable for each of its weights."""
     weights = text_parts[2].encoder.model.weights
