@@ -17,7 +17,7 @@ import pytest
 from cputimes import CpuTimes
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 from places import SHARED
-from toys import clustered, made_once, planted_histories
+from toys import clustered, made_once, once_for_each_structure, planted_histories
 
 from kerasrec.data.datasets import load_mooccube
 
@@ -60,9 +60,11 @@ def started(own_cache):
     """TensorFlow, in a worker of pytest-xdist: the test that is first there need not pay for it.
 
     Exported versions are compared in this process, not in one of their own: that is the subject of
-    test_exporter alone, and of `trained`. Grappler, which makes a graph quicker before its first
-    run, is off: the graphs here are tiny and run a few times, so it took a third of all CPU seconds
-    (test_build: 79 s with it, 49 s without). Processes that tests start have it, as users do.
+    test_exporter alone, and of `trained`. The tests load what they export, so that here the first
+    version of each structure is enough: the same signatures and the same variables. Grappler, which
+    makes a graph quicker before its first run, is off: the graphs here are tiny and run a few
+    times, so it took a third of all CPU seconds (test_build: 79 s with it, 49 s without). Processes
+    that tests start have it, as users do.
     """
     name = "kerasrec.versions.exporter"
     if "PYTEST_XDIST_WORKER" in os.environ or name in sys.modules:
@@ -70,7 +72,7 @@ def started(own_cache):
         tf = importlib.import_module("tensorflow")
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         gc.freeze()  # what is there now stays: no collection looks through it again
-        with exporter.compared_by(exporter.compare_here):
+        with exporter.compared_by(once_for_each_structure(exporter.compare_here)):
             yield
     else:
         yield

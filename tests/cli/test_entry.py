@@ -447,6 +447,7 @@ def test_a_log_alone_trains_a_model_of_ids(tmp_path, capsys):
     assert "--encoder tfidf reads the texts of --items" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # `read_tables` of such files: test_train_refuses
 def test_without_an_encoder_titles_are_not_asked_for(tmp_path):
     (tmp_path / "log.csv").write_text(
         "user,item\n" + "".join(f"u{n // 6},i{(n + n // 6) % 9}\n" for n in range(120))

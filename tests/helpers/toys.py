@@ -19,6 +19,20 @@ def made_once(folder, name, make):
         return pickle.loads(kept.read_bytes())
 
 
+def once_for_each_structure(compare):
+    """`compare` of exports, but not where a module differs in numbers alone from one before."""
+    known = set()
+
+    def compare_once(module, *given):
+        variables = sorted((v.name, v.dtype.name, v.shape.rank) for v in module.variables)
+        structure = (*module.signatures(), *variables)
+        if structure not in known:
+            compare(module, *given)
+            known.add(structure)
+
+    return compare_once
+
+
 def tiny_options(encoder, *, members=1, **more):
     """Options of `train` for the smallest model that has all parts; `more` go to the model."""
     return {

@@ -68,32 +68,43 @@ def test_from_a_store(updated):
         update_from_store(toy_base, store)
 
 
-def test_an_event_of_the_future_is_no_end(
-    week_log, grown_items, exported_version, tmp_path, caplog
-):
-    """As an older kerasrec stored it: one click of 2090 once made all later updates fail."""
-    base = shutil.copytree(exported_version, tmp_path / "toy")
-    frame = week_log.frame.sort_values("timestamp", kind="stable")
-    last = int(frame["timestamp"].max())
-    with FeedbackStore(tmp_path / "feedback.db") as store:
-        fill(store, week_log)
-        row = {name: None for name in FIELDS} | {"event_id": "2090", "user_id": "clock"}
-        row |= {"item_id": frame["item_id"].iloc[0], "event": "click", "timestamp": 3_786_912_000}
-        with store._database.writing() as connection:
-            connection.execute(sa.insert(EVENTS).values(row))
-        first = update_from_store(base, store, grown_items, force=True)
-        sentence = "1 event lies more than 86400 seconds ahead of this machine's clock (2090-01-01)"
-        assert sentence in caplog.text
-        assert last - 4 * DAY < Recommender.load(base).log_end <= last - 2 * DAY
-        facts = folders.read_manifest(first.version).as_dict()
-        assert facts["data"]["interactions"] == store.stats().events - 1
-        store.add(week_log)
-        second = update_from_store(base, store, force=True)
-        assert second.version.name == "3" and last - DAY < Recommender.load(base).log_end <= last
-        found = drift(base / "2", store.interactions())
-        assert found.notes[0].startswith(sentence) and found.table["end"].max() < "2090"
-        stats = store.stats()
-        assert (stats.ahead, stats.ahead_first, stats.last) == (1, 3_786_912_000, 3_786_912_000)
+@pytest.fixture
+def with_2090(updated, week_log, caplog):
+    """`(folder of the model, store, version 3, sentence)`: the store has a click of 2090, as an
+    older kerasrec stored it, and the whole week."""
+    toy_base, store = updated
+    row = {name: None for name in FIELDS} | {"event_id": "2090", "user_id": "clock"}
+    row |= {"item_id": week_log.frame["item_id"].iloc[0], "event": "click"}
+    with store._database.writing() as connection:
+        connection.execute(sa.insert(EVENTS).values(row | {"timestamp": 3_786_912_000}))
+    store.add(week_log)
+    found = update_from_store(toy_base, store, force=True)
+    sentence = "1 event lies more than 86400 seconds ahead of this machine's clock (2090-01-01)"
+    assert sentence in caplog.text
+    return toy_base, store, found.version, sentence
+
+
+def test_an_event_of_the_future_is_no_end(with_2090, week_log):
+    """One click of 2090 once made all later updates fail."""
+    toy_base, store, version, sentence = with_2090
+    last = int(week_log.frame["timestamp"].max())
+    assert version.name == "3" and last - DAY < Recommender.load(version).log_end <= last
+    facts = folders.read_manifest(version).as_dict()
+    assert facts["data"]["interactions"] == store.stats().events - 1
+    found = drift(toy_base / "2", store.interactions())
+    assert found.notes[0].startswith(sentence) and found.table["end"].max() < "2090"
+    stats = store.stats()
+    assert (stats.ahead, stats.ahead_first, stats.last) == (1, 3_786_912_000, 3_786_912_000)
+
+
+@pytest.mark.slow
+def test_an_update_after_that_of_the_future(with_2090, week_log):
+    toy_base, store, _, _ = with_2090
+    late = int(week_log.frame["timestamp"].max()) + DAY
+    items = week_log.frame["item_id"].unique()[:5]
+    store.add([{"user_id": f"u{n}", "item_id": i, "timestamp": late} for n, i in enumerate(items)])
+    found = update_from_store(toy_base, store, force=True)
+    assert found.version.name == "4" and Recommender.load(found.version).log_end == late
 
 
 def test_a_version_that_took_the_future_as_its_end(updated, week_log, caplog):

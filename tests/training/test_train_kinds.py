@@ -1,9 +1,11 @@
 """`train` for every kind of encoder; the versions reload in one fresh process and agree."""
 
+import functools
 import json
 import re
 import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,16 +16,38 @@ from kerasrec.backend import tf
 from kerasrec.models.validation import Ranker
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.text.encoders import load_text_encoder
-from kerasrec.training.pipeline import train
+from kerasrec.training.pipeline import Trained, train
 from kerasrec.versions import exporter, folders
+from kerasrec.versions.graph import ServingModule
 from kerasrec.versions.trainingstate import Rebuilt
 
 KINDS = ("none", "vectors", "frozen", "lora", "members")
 
 
+#: the two that the others hold in themselves are slow tests: a frozen encoder is in "members"
+OF_KINDS = pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow) if k == "frozen" else k for k in KINDS]
+)
+
+
+class Made(NamedTuple):
+    """trained: `Trained`.  module: the `ServingModule` in memory that was saved."""
+
+    trained: Trained
+    module: ServingModule
+
+    @property
+    def manifest(self):
+        return self.trained.manifest
+
+    @property
+    def version(self):
+        return self.trained.version
+
+
 @pytest.fixture(scope="module")
-def exported(small, tiny_bert_folder, tmp_path_factory):
-    """Kind -> `Trained`, and kind -> the `ServingModule` in memory that was saved."""
+def make(small, tiny_bert_folder, tmp_path_factory):
+    """Function of a kind that gives `Made`, trained when it is first asked for."""
     interactions, items = small
     folder = tmp_path_factory.mktemp("kinds")
     rng = np.random.default_rng(0)
@@ -35,37 +59,28 @@ def exported(small, tiny_bert_folder, tmp_path_factory):
         "lora": {"name": str(tiny_bert_folder), "mode": "lora"},
         "members": {"name": str(tiny_bert_folder)},
     }
-    modules = []
     more = {
         "none": {"sequence": "rnn"},
         "lora": {"loss": "bpr", "interest": "gmf"},
         "members": {"members": 2, "sequence": "hstu"},
     }
-    # compared below, all versions in one fresh process
-    with exporter.compared_by(lambda module, *_: modules.append(module)):
-        trained = {
-            kind: train(
-                interactions,
-                items,
-                name=kind,
-                out=folder / "saved_models",
-                options=tiny_options(encoders[kind], **more.get(kind, {})),
-                progress=False,
-            )
-            for kind in KINDS
-        }
-    return trained, dict(zip(KINDS, modules, strict=True))
+
+    @functools.cache
+    def made(kind):
+        modules = []
+        options = tiny_options(encoders[kind], **more.get(kind, {}))
+        given = dict(name=kind, out=folder / "saved_models", options=options, progress=False)
+        # compared below, all versions in one fresh process
+        with exporter.compared_by(lambda module, *_: modules.append(module)):
+            return Made(train(interactions, items, **given), *modules)
+
+    return made
 
 
 @pytest.fixture(scope="module")
-def made(exported):
-    """Kind -> `Trained`."""
-    return exported[0]
-
-
-@pytest.fixture(scope="module")
-def loaded(made):
-    return {kind: Recommender.load(trained.version.parent) for kind, trained in made.items()}
+def load(make):
+    """Function of a kind that gives its `Recommender`, loaded once."""
+    return functools.cache(lambda kind: Recommender.load(make(kind).version.parent))
 
 
 HISTORIES = [["a,b", "书 籍", "中,文"], ["  spaced  "], [], ["?", "a\u2028b", 'say "hi"', "0"]]
@@ -74,40 +89,39 @@ TEXT = "机器学习与大学物理"
 TIMED = [[[0, 0, 3, 7], [2, 9, 8, 1]], [[0, 0, 0, 9], [4, 1, 20, 7]], [[0] * 4] * 2]
 
 
-def check_answers(made, exported, answers):
+def check_answers(kind, made, answers):
     """Whether answers (ids and scores of lists, a text's vector, interests of histories with times)
     are those of what was saved."""
     history = tf.constant([[""] * (4 - len(row)) + row for row in HISTORIES])
-    for kind, module in exported[1].items():
-        with exporter._as_saved():  # the traces of the export are used again
-            expected = module.serving_default(history)
-        expected = {key: value.numpy() for key, value in expected.items()}
-        listed = expected["scores"] > -np.inf
-        items, scores, vectors, interests = answers[kind]
-        np.testing.assert_allclose(interests, module.interest_rows(*TIMED), atol=1e-5)
-        np.testing.assert_allclose(scores, expected["scores"][listed], atol=1e-4)
-        assert items == [i.decode() for i in expected["item_ids"][listed]]
-        if kind in ("frozen", "lora", "members"):
-            tokens = load_text_encoder(made[kind].version / folders.ENCODER).tokenizer
-            encoded = module.encode_tokens(*map(tf.constant, tokens.encode_batch([TEXT])))
-            np.testing.assert_allclose(vectors, encoded, atol=1e-4)
-        else:
-            assert vectors is False
+    with exporter._as_saved():  # the traces of the export are used again
+        expected = made.module.serving_default(history)
+    expected = {key: value.numpy() for key, value in expected.items()}
+    listed = expected["scores"] > -np.inf
+    items, scores, vectors, interests = answers
+    np.testing.assert_allclose(interests, made.module.interest_rows(*TIMED), atol=1e-5)
+    np.testing.assert_allclose(scores, expected["scores"][listed], atol=1e-4)
+    assert items == [i.decode() for i in expected["item_ids"][listed]]
+    if kind in ("frozen", "lora", "members"):
+        tokens = load_text_encoder(made.version / folders.ENCODER).tokenizer
+        encoded = made.module.encode_tokens(*map(tf.constant, tokens.encode_batch([TEXT])))
+        np.testing.assert_allclose(vectors, encoded, atol=1e-4)
+    else:
+        assert vectors is False
 
 
-def test_loaded_versions_answer_as_what_was_saved(made, exported, loaded):
-    answers = {}
-    for kind, recommender in loaded.items():
-        table = recommender.recommend(HISTORIES, k=30)
-        encodes = recommender.manifest["encodes_texts"]
-        vectors = encodes and recommender.encode([TEXT])
-        interests = recommender.loaded.module.interest_rows(*TIMED)
-        answers[kind] = (list(table["item_id"]), table["score"].tolist(), vectors, interests)
-    check_answers(made, exported, answers)
+@OF_KINDS
+def test_loaded_versions_answer_as_what_was_saved(make, load, kind):
+    recommender = load(kind)
+    table = recommender.recommend(HISTORIES, k=30)
+    encodes = recommender.manifest["encodes_texts"]
+    vectors = encodes and recommender.encode([TEXT])
+    interests = recommender.loaded.module.interest_rows(*TIMED)
+    answers = (list(table["item_id"]), table["score"].tolist(), vectors, interests)
+    check_answers(kind, make(kind), answers)
 
 
 @pytest.mark.slow
-def test_a_fresh_process_agrees(made, exported):
+def test_a_fresh_process_agrees(make):
     code = (
         "import json, sys\n"
         "import kerasrec\n"
@@ -122,19 +136,22 @@ def test_a_fresh_process_agrees(made, exported):
         f"        recommender.loaded.module.interest_rows(*{TIMED}).numpy().tolist()]\n"
         "print(json.dumps(answers))\n"
     )
-    paths = [str(trained.version) for trained in made.values()]
+    paths = [str(make(kind).version) for kind in KINDS]
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(HISTORIES), *paths], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    check_answers(made, exported, json.loads(done.stdout))
+    answers = json.loads(done.stdout)
+    assert answers.keys() == set(KINDS)
+    for kind in KINDS:
+        check_answers(kind, make(kind), answers[kind])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_rebuild_gives_the_trained_model_back(made, loaded, kind):
-    rebuilt = Rebuilt(made[kind].version)
+@OF_KINDS
+def test_rebuild_gives_the_trained_model_back(make, load, kind):
+    rebuilt = Rebuilt(make(kind).version)
     model, encoder, state = rebuilt.model, rebuilt.encoder, rebuilt.state
-    recommender = loaded[kind]
+    recommender = load(kind)
     vectors = Ranker(model).item_vectors().numpy()
     np.testing.assert_allclose(
         vectors[1:], recommender.item_vectors(recommender.items.ids), atol=1e-5
@@ -155,16 +172,14 @@ def test_rebuild_gives_the_trained_model_back(made, loaded, kind):
         np.testing.assert_allclose(text, recommender.encode([TEXT]), atol=1e-5)
 
 
-def test_lora_trained_its_encoder(made, loaded):
-    assert (
-        made["lora"].manifest["encoder"]["fingerprint"]
-        != made["frozen"].manifest["encoder"]["fingerprint"]
-    )
+def test_lora_trained_its_encoder(make):
+    prints = [make(kind).manifest["encoder"]["fingerprint"] for kind in ("lora", "members")]
+    assert prints[0] != prints[1]
 
 
-@pytest.mark.parametrize("kind", ["frozen", "lora"])
-def test_new_texts_with_a_bert_encoder(loaded, kind):
-    recommender = loaded[kind]
+@pytest.mark.parametrize("kind", [pytest.param("frozen", marks=pytest.mark.slow), "lora"])
+def test_new_texts_with_a_bert_encoder(load, kind):
+    recommender = load(kind)
     titles = recommender.items.frame["title"].tolist()
     nearest = recommender.similar(text=titles[:5], k=30)
     unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
@@ -181,9 +196,9 @@ def test_new_texts_with_a_bert_encoder(loaded, kind):
 
 
 @pytest.mark.slow
-def test_new_texts_with_members(made):
+def test_new_texts_with_members(make):
     """A new item under the title of an old one: its text part in both members, and no id part."""
-    recommender = Recommender.load(made["members"].version)
+    recommender = Recommender.load(make("members").version)
     ids, titles = list(recommender.items.ids), recommender.items.frame["title"].tolist()
     nearest = recommender.similar(text=titles[4], k=30)
     assert (nearest["item_id"][0], nearest["score"][0]) == (ids[4], pytest.approx(1, abs=1e-5))
@@ -204,21 +219,21 @@ def test_new_texts_with_members(made):
 @pytest.mark.parametrize(
     ("kind", "why"), [("none", "their id alone"), ("vectors", "ready vectors")]
 )
-def test_texts_without_an_encoder(loaded, kind, why):
+def test_texts_without_an_encoder(load, kind, why):
     with pytest.raises(
         ValueError, match=f"cannot encode texts: its items were known by {why}. Train with"
     ):
-        loaded[kind].similar(text=TEXT)
-    assert len(loaded[kind].similar("a,b", k=4)) == 4
+        load(kind).similar(text=TEXT)
+    assert len(load(kind).similar("a,b", k=4)) == 4
 
 
-def test_add_items_with_ready_vectors(made):
-    recommender = Recommender.load(made["vectors"].version)
+def test_add_items_with_ready_vectors(make):
+    recommender = Recommender.load(make("vectors").version)
     new = pd.DataFrame({"item_id": ["n1", "n2"], "title": ["甲", "乙"]})
     for bad in (None, np.zeros((2, 3)), np.full((2, 12), np.nan)):
         with pytest.raises(ValueError, match=r"needs vectors of shape \(2, 12\), all finite"):
             recommender.add_items(new, vectors=bad)
-    twin = np.load(made["vectors"].manifest["encoder_options"]["name"].removeprefix("vectors:"))
+    twin = np.load(make("vectors").manifest["encoder_options"]["name"].removeprefix("vectors:"))
     vectors = twin["vectors"][[4, 9]].astype(np.float32)
     assert recommender.add_items(new, vectors=vectors) == 2
     np.testing.assert_allclose(
@@ -228,8 +243,8 @@ def test_add_items_with_ready_vectors(made):
     )
 
 
-def test_add_items_without_any_text_part(made):
-    recommender = Recommender.load(made["none"].version)
+def test_add_items_without_any_text_part(make):
+    recommender = Recommender.load(make("none").version)
     with pytest.raises(ValueError, match="known by their id alone"):
         recommender.add_items(pd.DataFrame({"item_id": ["n1"], "title": ["甲"]}))
 
@@ -237,9 +252,9 @@ def test_add_items_without_any_text_part(made):
 # --- the manifest ---
 
 
-def test_manifest_is_complete(made, small, tiny_bert_folder):
-    manifest = made["lora"].manifest
-    assert manifest == folders.read_manifest(made["lora"].version).as_dict()
+def test_manifest_is_complete(make, small, tiny_bert_folder):
+    manifest = make("lora").manifest
+    assert manifest == folders.read_manifest(make("lora").version).as_dict()
     assert manifest["name"] == "lora" and manifest["version"] == 1 and manifest["format"] == 2
     assert manifest["preset"] == "balanced" and manifest["validation"] == "last event of each user"
     assert manifest["asked"] == "newest event of the user"
@@ -258,16 +273,16 @@ def test_manifest_is_complete(made, small, tiny_bert_folder):
     data = manifest["data"]
     assert data["interactions"] == len(small[0]) and data["items"] == 30
     assert data["columns"] == {"user_id": "uid", "item_id": "iid", "timestamp": "ts"}
-    assert manifest["metrics"] == made["lora"].metrics
+    assert manifest["metrics"] == make("lora").trained.metrics
     assert 0 <= manifest["metrics"]["valid_ndcg@10"] <= 1
-    assert len(made["lora"].history) == manifest["epochs"] == 1
+    assert len(make("lora").trained.history) == manifest["epochs"] == 1
 
 
-def test_manifest_and_history_of_members(made):
-    trained = made["members"]
+def test_manifest_and_history_of_members(make):
+    trained = make("members").trained
     assert trained.manifest["trainer"]["members"] == trained.manifest["options"]["members"] == 2
-    assert made["frozen"].manifest["trainer"]["members"] == 1
-    assert "members" not in made["frozen"].manifest["options"]
+    assert make("none").manifest["trainer"]["members"] == 1
+    assert "members" not in make("none").manifest["options"]
     assert trained.history["member"].tolist() == [1, 2] and trained.manifest["epochs"] == 2
     assert 0 <= trained.metrics["valid_ndcg_of_the_model_alone@10"] <= 1
-    assert "member" not in made["frozen"].history
+    assert "member" not in make("none").trained.history

@@ -44,6 +44,16 @@ def test_codes_refuse_what_cannot_begin_anew(small, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_titles_are_asked_for_by_an_encoder_alone(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item\nu,i1\nv,i2\n")
+    (tmp_path / "items.csv").write_text("sku\ni1\ni2\ni3\n")
+    given = (tmp_path / "log.csv", tmp_path / "items.csv", None)
+    _, items, _ = stages.read_tables(*given, {"encoder": {"name": "none"}})
+    assert items.ids.tolist() == ["i1", "i2", "i3"]
+    with pytest.raises(ValueError, match="title"):
+        stages.read_tables(*given, {"encoder": {"name": "tfidf"}})
+
+
 @pytest.mark.parametrize("mode", ["finetune", "lora"])
 def test_members_refuse_an_encoder_that_learns(small, tmp_path, mode):
     given = {"trainer": {"members": 3}, "encoder": {"mode": mode}}
