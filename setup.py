@@ -54,7 +54,12 @@ setup(
         # kerasrec.feedback on SQLite; several machines write to one PostgreSQL
         "feedback": ["sqlalchemy>=2.0.28"],
         "postgres": ["sqlalchemy>=2.0.28", "psycopg[binary]>=3.2"],
+        # tables from Excel and from databases (PostgreSQL: the extra above too)
+        "excel": ["python-calamine>=0.3"],
+        "sql": ["sqlalchemy>=2.0.28"],
         "test": [
+            "openpyxl>=3.1",
+            "polars>=1.20",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",

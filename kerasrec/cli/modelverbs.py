@@ -48,6 +48,7 @@ def inspect_verb(options: argparse.Namespace) -> None:
         print_rows(("key", "value"), [(key, str(value)) for key, value in flat(manifest)])
         return
     from kerasrec.data.cleaningreport import column_lines
+    from kerasrec.data.formats.sqltable import source_name
     from kerasrec.data.statistics import describe, find_problems, format_value
 
     options.on_bad = "skip"  # bad rows are among the problems
@@ -63,7 +64,7 @@ def inspect_verb(options: argparse.Namespace) -> None:
     rows = [(part, what, format_value(value)) for part, what, value in table.to_numpy()]
     print(f"\n{interactions.report}", end="\n\n")
     if items is not None:
-        print(*column_lines(items.report, options.items), sep="\n", end="\n\n")
+        print(*column_lines(items.report, source_name(options.items)), sep="\n", end="\n\n")
     print_rows(tuple(table.columns), rows)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from kerasrec.data.histories import history_rows
 from kerasrec.data.interactions import Interactions, read_interactions
+from kerasrec.data.tables import is_frame
 
 #: histories as `recommend` takes them
 Histories: TypeAlias = Sequence[Any] | Mapping[Any, Sequence[Any]] | Interactions | pd.DataFrame
@@ -73,7 +74,7 @@ def checked_texts(values: Any, what: str) -> list[str]:
 def text_histories(histories: Any) -> tuple[list, list[list[str]]]:
     """Makes `(users, rows of texts)` of the argument of `recommend_by_text`."""
     rows: Any = histories.values() if isinstance(histories, dict) else histories
-    rows = list(rows) if is_many(rows) and not isinstance(rows, pd.DataFrame) else rows
+    rows = list(rows) if is_many(rows) and not is_frame(rows) else rows
     if not isinstance(rows, list) or not all(map(is_many, rows)):
         raise ValueError(
             "recommend_by_text takes a list of histories, each a list of texts. For one user with "
@@ -85,7 +86,7 @@ def text_histories(histories: Any) -> tuple[list, list[list[str]]]:
 
 def _one_of(rows: Any) -> str:
     """The mistake among values that should be histories."""
-    if isinstance(rows, pd.DataFrame):
+    if is_frame(rows):
         return "a DataFrame"
     if not is_many(rows):
         return _shown(rows)
@@ -96,7 +97,7 @@ def histories_of(
     histories: Histories, timestamps: Any
 ) -> tuple[list, list[list[str]], list[list[int]] | None]:
     """Makes `(users, rows of ids, rows of times or None)` of any form that `recommend` takes."""
-    if isinstance(histories, pd.DataFrame):
+    if is_frame(histories):
         histories = read_interactions(histories)
     if isinstance(histories, Interactions):
         return _of_interactions(histories, timestamps)

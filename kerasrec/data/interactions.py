@@ -296,11 +296,14 @@ def read_interactions(
     an event column every row is a `rating` where there is a value column, else a `click`.
 
     Args:
-        source: path of a csv, csv.gz or parquet file, a list of such paths (joined in this order),
-            or a DataFrame.
+        source: path of a file (csv, tsv or jsonl, also with .gz or .zst; parquet, xlsx); a folder
+            of such files or a pattern such as `"log/*.csv"` (joined in the order of their paths,
+            numbers in them by their size); a query, `"sqlite:///shop.db?query=SELECT ..."`; a table
+            of pandas, polars or Arrow; or a list of these, joined in this order.
         columns: canonical name -> column name, e.g. `{"user_id": "buyer"}`; None as name ignores a
             role.
-        encoding: of text files, e.g. `"gb18030"`.
+        encoding: of text files, e.g. `"big5"`; GBK, GB18030 and UTF-16 are found by their bytes
+            where these leave no doubt.
         on_bad: `"error"` raises where there are bad rows (one error that names all
             kinds), `"skip"` leaves such rows out and counts them.
         event_weights: event name -> weight, added to the defaults (impression 0, view 1, click 1,
@@ -381,7 +384,7 @@ def read_items(
     `status` = off, `stock` = 0, `end_date` in the past, ...): it is `withdrawn`, in no list.
 
     Args:
-        source: path of a csv, csv.gz or parquet file, or a DataFrame.
+        source: a file, folder, pattern, query or table, as for `read_interactions`.
         columns: canonical name -> column name, e.g. `{"title": "headline"}`.
         encoding: of text files, e.g. `"gb18030"`.
         on_bad: `"error"` raises at a row without an id or with an id seen before, `"skip"` leaves
@@ -443,7 +446,7 @@ def read_user_ids(
     """Reads a list of users: the user column of a table with a header line.
 
     Args:
-        source: path of a csv, csv.gz or parquet file, or a DataFrame.
+        source: a file, folder, pattern, query or table, as for `read_interactions`.
         column: name to look for before the usual aliases, such as the interactions' user column.
         encoding: of text files.
 

@@ -23,6 +23,7 @@ from kerasrec.data.columns import (
     resolve_columns,
 )
 from kerasrec.data.events import event_table, look_up_events, unknown_event_message
+from kerasrec.data.formats.columntable import to_pandas
 from kerasrec.data.tables import Table
 from kerasrec.data.timestamps import (
     INEXACT,
@@ -98,7 +99,7 @@ def read_interaction_table(
     rows.check(
         np.isnan(weight),
         "rating without a value",
-        lambda row: ("a value for every rating", f"none in data row {row + 1}"),
+        lambda row: ("a value for every rating", f"none in {rows.place(row)}"),
     )
     checked["value"], checked["weight"] = value, weight
     frame = rows.good(pd.DataFrame(checked))
@@ -116,7 +117,12 @@ def _read(table, names, text, on_bad):
     except DirtyRows as error:
         refusals = list(error.refusals)
         data, report = table.read(names, text, "skip")
-    return data, _Rows(table.name, report, on_bad, refusals)
+    return data, _Rows(table.name, report, on_bad, refusals, getattr(table, "place", _data_row))
+
+
+def _data_row(row):
+    """Where a row lies; a table of several files says which of them."""
+    return f"data row {row + 1}"
 
 
 def _interaction_columns(
@@ -188,7 +194,9 @@ def _read_times(rows, data, columns, zone, latest):
         rows.check(
             mask,
             reason,
-            lambda row, reason=reason: _describe_time(reason, name, column, row, latest),
+            lambda row, reason=reason: _describe_time(
+                reason, name, _cell(column, row), rows.place(row), latest
+            ),
             example=None if reason == "no time" else lambda row: _cell(column, row),
             advice=_TIME_ADVICE.get(reason),
         )
@@ -217,11 +225,11 @@ _TIME_ADVICE = {
 }
 
 
-def _describe_time(reason, name, column, row, latest):
+def _describe_time(reason, name, cell, place, latest):
     """(expected, received) of a row whose time is missing or wrong."""
     if reason == "no time":
-        return f"a time (column {name}) in every row", f"none in data row {row + 1}"
-    received = f"{reason}, {name}='{_cell(column, row)}' in data row {row + 1}"
+        return f"a time (column {name}) in every row", f"none in {place}"
+    received = f"{reason}, {name}='{cell}' in {place}"
     if reason == "time in the future":
         return f"times up to {show_time(latest)} UTC, a little ahead of this clock", received
     if reason == INEXACT:
@@ -272,8 +280,8 @@ def read_item_table(
         "repeated item_id",
         lambda row: (
             "every item_id once",
-            f"'{ids[row]}' in data rows {int(np.argmax(ids.codes == ids.codes[row])) + 1} and "
-            f"{row + 1}",
+            f"'{ids[row]}' in {rows.place(int(np.argmax(ids.codes == ids.codes[row])))} and in "
+            f"{rows.place(row)}",
         ),
         example=lambda row: ids[row],
     )
@@ -333,8 +341,8 @@ def _note_empty_texts(rows, frame):
 class _Rows:
     """Which rows of a table are bad: counts them, in refusals where they are to be an error."""
 
-    def __init__(self, source, report, on_bad, refusals=()):
-        self.source = source
+    def __init__(self, source, report, on_bad, refusals, place):
+        self.source, self.place = source, place
         self.size = report.rows_after
         self.report = report
         self.bad = np.zeros(self.size, dtype=bool)
@@ -350,7 +358,7 @@ class _Rows:
         if not count:
             return
         row = int(np.argmax(mask))
-        shown = f"data row {row + 1}" + (f", '{example(row)}'" if example else "")
+        shown = self.place(row) + (f", '{example(row)}'" if example else "")
         if not self._skip:
             expected, received = describe(row)
             others = f" ({count} such rows)" if count > 1 else ""
@@ -405,7 +413,7 @@ class _Rows:
         self.check(
             ids.codes < 0,
             f"empty {role}",
-            lambda row: (f"{article} {label} in every row", f"none in data row {row + 1}"),
+            lambda row: (f"{article} {label} in every row", f"none in {self.place(row)}"),
         )
         self._check_exact(ids, role, label)
         padded = [text for text in texts if text != text.strip() and text.strip()]
@@ -423,7 +431,7 @@ class _Rows:
             f"{role} rounded to a number",
             lambda row: (
                 f"whole ids as {label}",
-                f"a rounded one, '{ids[row]}' in data row {row + 1}",
+                f"a rounded one, '{ids[row]}' in {self.place(row)}",
             ),
             example=lambda row: ids[row],
             advice=lambda row: (
@@ -448,7 +456,7 @@ class _Rows:
             f"{role} that is no number",
             lambda row: (
                 f"a finite number as {role}",
-                f"{columns[role]}='{series.iloc[row]}' in data row {row + 1}",
+                f"{columns[role]}='{series.iloc[row]}' in {self.place(row)}",
             ),
             example=lambda row: series.iloc[row],
         )
@@ -475,7 +483,7 @@ def as_categories(column: Any, name: str) -> pd.Categorical:
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             return _from_arrow_strings(column)
-        column = _to_pandas(column)
+        column = to_pandas(column)
     try:
         codes, uniques = pd.factorize(column)
     except TypeError:  # lists, dicts: cannot be hashed
@@ -554,7 +562,7 @@ def _id_text(value, name, exact=np.inf):
 
 def _read_text(column):
     """A column as a Series of str; "" where a value is missing, spaces between values of a list."""
-    series = column if isinstance(column, pd.Series) else _to_pandas(column)
+    series = column if isinstance(column, pd.Series) else to_pandas(column)
     if series.dtype.kind == "f":
         series = series.astype(float)  # also of pandas' Float64, whose gaps are no numbers
         whole = series.map(
@@ -562,13 +570,6 @@ def _read_text(column):
         )
         return whole.where(series.notna(), "").astype(object)
     return series.astype(object).where(series.notna(), "").map(_text)
-
-
-def _to_pandas(column):
-    """An Arrow column as a Series; whole numbers with gaps stay whole (floats would round ids)."""
-    if pa.types.is_integer(column.type) and column.null_count:
-        return pd.Series(column.to_pandas(types_mapper=pd.ArrowDtype).astype("Int64"))
-    return column.to_pandas()
 
 
 def _text(value):

@@ -1,7 +1,7 @@
-"""Reads csv and parquet files and DataFrames by columns, and writes tables whole.
+"""Reads files, databases and tables of Python by columns, and writes tables whole.
 
 Every source is a `Table`: its name for messages, its columns in order, and `read`. Nothing here
-knows what a column means.
+knows what a column means. The forms of files are in `data.formats`.
 """
 
 import gzip
@@ -16,12 +16,34 @@ import pyarrow.parquet
 
 from kerasrec.backend import whole_file
 from kerasrec.data.cleaningreport import CleaningReport
-from kerasrec.data.csvtable import CsvTable, check_repeated, one_line
+from kerasrec.data.formats.columntable import ColumnTable, arrow_columns, to_pandas
+from kerasrec.data.formats.csvtable import CsvTable, check_repeated
+from kerasrec.data.formats.excel import open_sheet
+from kerasrec.data.formats.jsonlines import open_json
+from kerasrec.data.formats.packed import one_line
+from kerasrec.data.formats.parts import PartsTable, files_of, is_pattern
+from kerasrec.data.formats.sqltable import is_address, open_query
+
+
+class ArrowTable(Protocol):
+    """A table that offers itself as an Arrow stream: polars, Arrow, DuckDB and others."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The stream, in a capsule."""
+
 
 #: where a table can come from
-Source: TypeAlias = str | os.PathLike[str] | pd.DataFrame
-TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+Source: TypeAlias = str | os.PathLike[str] | pd.DataFrame | ArrowTable
 PARQUET_SUFFIXES = (".parquet", ".pq")
+_EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+_PACKED = ("", ".gz", ".zst")
+#: kind of table -> endings of its files
+_SUFFIXES = {
+    "parquet": PARQUET_SUFFIXES,
+    "excel": _EXCEL_SUFFIXES,
+    "json": tuple(f".{name}{end}" for name in ("jsonl", "ndjson") for end in _PACKED),
+    "text": tuple(f".{name}{end}" for name in ("csv", "tsv", "txt") for end in _PACKED),
+}
 
 
 class Table(Protocol):
@@ -36,45 +58,91 @@ class Table(Protocol):
         """The asked columns, name -> array or Series, and what was left out."""
 
 
+def is_frame(source: object) -> bool:
+    """Whether a source is a table of Python: of pandas, polars, Arrow or another Arrow stream."""
+    if isinstance(source, pd.DataFrame):
+        return True
+    # a column alone, such as a Series, offers a stream too
+    is_table = hasattr(source, "columns") or hasattr(source, "schema")
+    return is_table and hasattr(source, "__arrow_c_stream__")
+
+
+def as_frame(source: Any) -> pd.DataFrame:
+    """Turns a table of Python into a pandas DataFrame; whole numbers with gaps stay whole."""
+    if isinstance(source, pd.DataFrame):
+        return source
+    columns, _ = arrow_columns(source)
+    return pd.DataFrame({name: to_pandas(column) for name, column in columns.items()})
+
+
 def open_table(source: Source, encoding: str = "utf-8") -> Table:
-    """Opens the table behind a path or a DataFrame; only the column names are read here.
+    """Opens the table behind a path, a pattern, a query or a table of Python.
+
+    Of csv and parquet files only the column names are read here; other sources are read whole.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a folder, another kind of file, an empty or damaged file, a wrong encoding.
+        ValueError: a folder without tables, another kind of file, an empty or damaged file, a wrong
+            encoding.
     """
     if isinstance(source, pd.DataFrame):
         return FrameTable(source)
+    if is_frame(source):
+        return ColumnTable("table", *arrow_columns(source))
     if not isinstance(source, str | os.PathLike):
         raise TypeError(
-            "expected a path or a pandas DataFrame (for interactions also a list of them). "
-            f"Received: {type(source).__name__}. Pass one of these."
+            "expected a path or a table of pandas, polars or Arrow (for interactions also a list "
+            f"of them). Received: {type(source).__name__}. Pass one of these."
         )
+    if is_address(source):
+        return open_query(str(source))
     path = Path(source)
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if _kind(p))[:6]
-        hint = f" It holds {', '.join(inside)}." if inside else ""
-        raise ValueError(f"{path}: expected a file. Received: a folder.{hint} Name the file.")
+    if path.is_dir() or (is_pattern(path) and not path.exists()):
+        return _open_parts(path, encoding)
+    return _open_file(path, encoding)
+
+
+def _open_file(path, encoding):
+    sheet = ""
     if not path.exists():
-        raise FileNotFoundError(_missing_file_message(path))
-    if not _kind(path):
+        name, hash_sign, sheet = path.name.rpartition("#")
+        if not (hash_sign and path.with_name(name).exists()):
+            raise FileNotFoundError(_missing_file_message(path))
+        path = path.with_name(name)
+    kind = _kind(path)
+    if not kind:
         raise ValueError(
-            f"{path}: expected a file that ends in .csv, .csv.gz, .tsv, .txt or .parquet. "
-            f"Received: '{path.suffix or path.name}'. Save the table in one of these forms."
+            f"{path}: expected a file that ends in .csv, .tsv, .txt or .jsonl (also with .gz or "
+            f".zst), .parquet or .xlsx. Received: '{path.suffix or path.name}'. Save the table in "
+            "one of these forms."
         )
     if path.stat().st_size == 0:
         raise ValueError(
             f"{path}: expected a table with a header line. Received: an empty file (0 bytes). "
             "Write the file again."
         )
-    return ParquetTable(path) if _kind(path) == "parquet" else CsvTable(path, encoding)
+    if kind == "excel":
+        return open_sheet(path, sheet)
+    if kind == "json":
+        return open_json(path, encoding)
+    return ParquetTable(path) if kind == "parquet" else CsvTable(path, encoding)
+
+
+def _open_parts(path, encoding):
+    root, files = files_of(path)
+    files = [file for file in files if _kind(file) or is_pattern(path)]
+    if not files:
+        what = "a folder with tables" if path.is_dir() else "a pattern that names files"
+        received = "a folder without" if path.is_dir() else "one that names none"
+        raise FileNotFoundError(f"{path}: expected {what}. Received: {received}. Check the path.")
+    # of empty files, which jobs write for parts without rows, the header is unknown
+    filled = [file for file in files if file.stat().st_size] or files[:1]
+    return PartsTable(path, root, filled, lambda file: _open_file(file, encoding))
 
 
 def _kind(path):
     name = Path(path).name.lower()
-    if name.endswith(PARQUET_SUFFIXES):
-        return "parquet"
-    return "text" if name.endswith(TEXT_SUFFIXES) else ""
+    return next((kind for kind, endings in _SUFFIXES.items() if name.endswith(endings)), "")
 
 
 def _missing_file_message(path):

@@ -18,7 +18,7 @@ from kerasrec.data.cleaningreport import CleaningReport, DirtyRows
 from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import MISSING_IDS, read_interaction_table
-from kerasrec.data.tables import FrameTable, Table
+from kerasrec.data.tables import FrameTable, Table, as_frame, is_frame
 from kerasrec.data.timestamps import (
     FIRST_SECOND,
     LAST_SECOND,
@@ -107,10 +107,11 @@ def numbered_rows(
     clock = _Clock(now, read_zone(timezone), latest_moment(max_ahead, now=now))
     if isinstance(events, Interactions):
         return _as_sent(_not_ahead(_interaction_rows(events), clock))
-    if isinstance(events, pd.DataFrame):
-        if not len(events):
+    if is_frame(events):
+        frame = as_frame(events)
+        if not len(frame):
             return _as_sent([])
-        rows, _ = table_rows(FrameTable(events), now=now, timezone=clock.zone, max_ahead=max_ahead)
+        rows, _ = table_rows(FrameTable(frame), now=now, timezone=clock.zone, max_ahead=max_ahead)
         return _as_sent(rows)
     if isinstance(events, dict):
         events = [events]

@@ -218,7 +218,7 @@ class FeedbackStore:
         timezone: str | tzinfo | None = None,
         max_ahead: float | None = MAX_AHEAD,
     ) -> Added:
-        """Stores the events of csv, csv.gz or parquet files; after an interruption, run it again.
+        """Stores the events of files, folders or queries; after an interruption, run it again.
 
         Columns are found as by `read_interactions`; a time column is needed. Columns named
         `event_id`, `request_id`, `model`, `version` and `position` are read too. Without

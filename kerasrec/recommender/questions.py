@@ -11,6 +11,7 @@ from kerasrec.backend import tf
 from kerasrec.checks import is_whole
 from kerasrec.data.histories import Histories, history_rows, make_histories, model_inputs
 from kerasrec.data.interactions import Interactions, Items, read_interactions
+from kerasrec.data.tables import is_frame
 from kerasrec.data.timestamps import read_moment
 from kerasrec.fusion.recency import AT_THE_END, newest_times
 
@@ -99,7 +100,7 @@ def read_histories(given: ManyHistories, items: Items) -> Histories:
     """Reads histories in any form; items that the catalogue lacks are skipped."""
     if isinstance(given, Histories):
         return given
-    if isinstance(given, pd.DataFrame):
+    if is_frame(given):
         given = read_interactions(given)
     if isinstance(given, Interactions):
         return known_histories(given, items)

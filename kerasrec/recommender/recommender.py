@@ -15,6 +15,7 @@ import pandas as pd
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items, read_interactions, read_items
+from kerasrec.data.tables import is_frame
 from kerasrec.fusion.counting import Counting
 from kerasrec.fusion.following import Following
 from kerasrec.fusion.fusion import Fusion
@@ -479,7 +480,7 @@ class Recommender:
             ValueError: an id that is known already or repeated, a text column or vectors that are
                 missing, or a version that knows items by their id alone.
         """
-        if isinstance(items, pd.DataFrame):
+        if is_frame(items):
             items = read_items(items)
         folders.check_item_ids(items.ids)
         clash = items.ids[self.index_of(items.ids) > 0]

@@ -402,7 +402,7 @@ def test_all_dirt_is_told_in_one_pass_without_tensorflow(tmp_path):
     assert head == "kerasrec train: 3 problems with the tables:"
     assert "empty user_id" not in lines[0] and "expected a user_id" in lines[0]
     assert "1 x unparsable time (data row 2, 'soon')" in lines[0]
-    assert "'i3' in data rows 4 and 5" in lines[1]
+    assert "'i3' in data row 4 and in data row 5" in lines[1]
     assert "1 unknown items in 1 of 42 events, such as 'nowhere'" in lines[2]
 
 

@@ -1,9 +1,18 @@
 """Rows and arrays of requests, worked by hand."""
 
 import pandas as pd
+import polars as pl
 import pytest
 
-from kerasrec.client.inputs import NEWEST, batches, flat, ids_of, padded, text_histories
+from kerasrec.client.inputs import (
+    NEWEST,
+    batches,
+    flat,
+    histories_of,
+    ids_of,
+    padded,
+    text_histories,
+)
 from kerasrec.serving.admission import Limits
 
 
@@ -43,3 +52,13 @@ def test_padding():
     assert make(slice(0, 2)).tolist() == [["", "", "a"], ["", "b", "c"]]
     assert padded([[1], [2, 3]], padding=0, first=False)(slice(0, 2)).tolist() == [[1, 0], [2, 3]]
     assert flat(["a", "b"])(slice(1, 2)).tolist() == ["b"]
+
+
+def test_histories_of_polars_are_as_those_of_pandas():
+    data = {
+        "user": ["u", "v", "u"],
+        "item": ["a", "b", "c"],
+        "ts": [1393607207, 1393607161, 1393607161],
+    }
+    assert histories_of(pl.DataFrame(data), None) == histories_of(pd.DataFrame(data), None)
+    assert histories_of(pl.DataFrame(data), None)[1] == [["c", "a"], ["b"]]

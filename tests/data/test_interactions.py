@@ -31,7 +31,7 @@ ITEMS = "item,title\na,甲\nb,乙\n".encode()
 # name of the file, its bytes (None: no file), arguments, parts of the one-line message
 BAD_INTERACTIONS = {
     "missing file": ("x.csv", None, {}, ["expected a file", "Check the path"]),
-    "other kind": ("x.xlsx", b"1", {}, ["ends in .csv", "'.xlsx'"]),
+    "other kind": ("x.docx", b"1", {}, ["ends in .csv", "'.docx'"]),
     "empty": ("x.csv", b"", {}, ["header line", "an empty file (0 bytes)"]),
     "empty gzip": ("x.csv.gz", gzip.compress(b""), {}, ["an empty file"]),
     "blank lines": ("x.csv", b"\n\n\n", {}, ["blank lines only"]),
@@ -60,7 +60,12 @@ BAD_INTERACTIONS = {
         {},
         ["looks like GBK/GB18030", "encoding='gb18030'"],
     ),
-    "utf-16": ("x.csv", "user,item\n1,甲\n".encode("utf-16"), {}, ["looks like UTF-16"]),
+    "utf-16 called utf-16-be": (
+        "x.csv",
+        "user,item\n1,甲\n".encode("utf-16-le"),
+        {"encoding": "utf-16-be"},
+        ["a column user_id"],
+    ),
     "utf-8 called gbk": (
         "x.csv",
         "user,item\n1,红楼梦\n".encode(),
@@ -85,8 +90,8 @@ BAD_INTERACTIONS = {
     ),
     "broken parquet": ("x.parquet", b"PAR1" + b"x" * 99 + b"PAR1", {}, ["a parquet file", "read"]),
     "csv as parquet": ("x.parquet", GOOD, {}, ["a parquet file"]),
-    "short row": ("x.csv", GOOD + b"3,c\n", {}, ["3 values", "2 in data row 3", "'3,c'", "skip"]),
-    "long row": ("x.csv", GOOD + b"3,c,1400000000,9\n", {}, ["4 in data row 3"]),
+    "short row": ("x.csv", GOOD + b"3,c\n", {}, ["3 values", "2 in line 4", "'3,c'", "skip"]),
+    "long row": ("x.csv", GOOD + b"3,c,1400000000,9\n", {}, ["4 in line 4"]),
     "open quote": ("x.csv", GOOD + b'3,"c,1\n4,d,1\n', {}, ["closing quote", "line 4", '3,"c']),
     "no time": ("x.csv", GOOD + b"3,c,\n", {}, ["a time", "none in data row 3"]),
     "unparsable time": (
@@ -126,7 +131,7 @@ BAD_ITEMS = {
         "x.csv",
         ITEMS + b"a,c\n",
         {},
-        ["every item_id once", "'a' in data rows 1 and 3", "on_bad='skip'"],
+        ["every item_id once", "'a' in data row 1 and in data row 3", "on_bad='skip'"],
     ),
     "empty id": ("x.csv", ITEMS + b",c\n", {}, ["an item_id", "none in data row 3"]),
     "no text at all": ("x.csv", b"item,title\na,\nb, \n", {}, ["2 items without any text"]),
@@ -195,9 +200,9 @@ def check_outcome(path, on_bad):
         assert interactions.frame["user_id"].notna().all()
 
 
-def test_folder_is_refused(tmp_path):
-    (tmp_path / "x.csv").write_bytes(GOOD)
-    check_message(read_interactions, tmp_path, ".", None, {}, ["Received: a folder", "x.csv"])
+def test_folder_without_tables_is_refused(tmp_path):
+    (tmp_path / "x.pdf").write_bytes(GOOD)
+    check_message(read_interactions, tmp_path, ".", None, {}, ["a folder with tables"])
 
 
 def test_bad_rows_are_skipped_and_counted(tmp_path):

@@ -1,9 +1,11 @@
 import gzip
 
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
-from kerasrec.data.tables import check_output, open_table, write_table
+from kerasrec.data.tables import check_output, is_frame, open_table, write_table
 
 FRAME = pd.DataFrame({"user_id": ["007", "二"], "item_id": ["a", "b"], "rank": [1, 2]})
 
@@ -53,8 +55,9 @@ def test_missing_file_and_folder_say_what_is_there(tmp_path):
     write_table(FRAME, tmp_path / "clicks.csv")
     with pytest.raises(FileNotFoundError, match=r"That folder holds clicks\.csv"):
         open_table(tmp_path / "click.csv")
-    with pytest.raises(ValueError, match=r"Received: a folder\. It holds clicks\.csv"):
-        open_table(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="expected a folder with tables"):
+        open_table(tmp_path / "empty")
 
 
 def test_other_types_are_refused():
@@ -69,3 +72,11 @@ def test_check_output_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="/file, which is a file. Choose another place"):
         check_output(tmp_path / "file" / "x.csv")
+
+
+def test_what_is_a_table_of_python():
+    table = pa.table({"a": [1]})
+    for frame in (pd.DataFrame(), pl.DataFrame(), table, table.to_reader()):
+        assert is_frame(frame)
+    for other in (pd.Series([1]), pl.Series([1]), table.column(0), [table], {"a": [1]}, "x.csv"):
+        assert not is_frame(other)

@@ -2,6 +2,8 @@ import datetime
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 from kerasrec.data.interactions import read_interactions
@@ -129,3 +131,17 @@ def test_rows_of_one_second_are_in_their_exact_order():
     times = ["2024-03-01 00:00:00.9", "2024-03-01 00:00:00.1", "2024-03-01 00:00:00.5"]
     table = pd.DataFrame({"user": 1, "item": ["c", "a", "b"], "time": times})
     assert [row["item_id"] for row in event_rows(table)] == ["a", "b", "c"]
+
+
+def test_tables_of_polars_and_arrow_are_as_those_of_pandas():
+    data = {
+        "user": ["u", "v"],
+        "item": [2**53 + 1, 3],
+        "event": ["pv", "buy"],
+        "ts": [1393607161, 1393607207],
+    }
+    expected = event_rows(pd.DataFrame(data))
+    assert [row["item_id"] for row in expected] == ["9007199254740993", "3"]
+    for make in (pl.DataFrame, pa.table, lambda data: pa.table(data).to_reader()):
+        assert event_rows(make(data)) == expected
+    assert event_rows(pl.DataFrame(data).clear()) == []

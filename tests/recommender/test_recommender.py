@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 from kerasrec.backend import tf
@@ -145,8 +146,10 @@ def test_histories_of_other_containers(recommender, ids):
 
 
 def test_numbers_stand_for_their_texts(changed):
-    changed.add_items(pd.DataFrame({"item_id": ["5", "12"], "title": ["机器学习", "大学物理"]}))
+    changed.add_items(pl.DataFrame({"item_id": [5, 12], "title": ["机器学习", "大学物理"]}))
     expected = changed.recommend([["5", "12"]], k=5)
+    table = pl.DataFrame({"user": ["u", "u"], "item": [5, 12]})
+    assert changed.recommend(table, k=5)["item_id"].tolist() == expected["item_id"].tolist()
     for history in ([5, 12], np.array([5, 12])):
         pd.testing.assert_frame_equal(changed.recommend([history], k=5), expected)
     assert changed.index_of([5, "12", 13]).tolist() == [83, 84, 0]

@@ -1,9 +1,10 @@
 import codecs
 import gzip
 
+import pyarrow as pa
 import pytest
 
-from kerasrec.data.csvtable import CsvTable
+from kerasrec.data.formats.csvtable import CsvTable
 
 GOOD = "user,item,note\n007,a,x\n8,乙,y\n"
 
@@ -72,7 +73,9 @@ def test_ragged_rows_are_counted_with_the_number_of_the_first(tmp_path):
     raw = (GOOD + "\n9,c\n10,d,z,zz\n11,e,w\n").encode()
     with pytest.raises(ValueError) as error:
         read(tmp_path, raw)
-    assert "Received: 2 in data row 3, '9,c' (2 such rows)." in str(error.value)
+    said = str(error.value)
+    assert "Received: 2 in line 5, '9,c' (2 such rows; also lines 6), most often a text" in said
+    assert "a text with a line break, without double quotes. Correct the data" in said
     data, report = read(tmp_path, raw, on_bad="skip")
     assert data["user"] == ["007", "8", "11"]
     assert (report.rows_before, report.rows_after) == (5, 3)
@@ -141,3 +144,77 @@ def test_cut_off_gzip_with_broken_bytes(tmp_path, on_bad):
     raw = gzip.compress(b"user,item,note\n" + lines)[:-2000]
     with pytest.raises(ValueError, match="cut off or damaged"):
         read(tmp_path, raw, name="x.csv.gz", on_bad=on_bad)
+
+
+LOG = "用户,商品,标题\n1,2,红楼梦\n3,4,大学物理实验\n5,6,中国历史地理\n"
+
+
+@pytest.mark.parametrize("pack", [bytes, packed, lambda raw: zstd(raw)])
+@pytest.mark.parametrize("encoding", ["gbk", "gb18030", "utf-16", "utf-16-le", "utf-16-be"])
+def test_chinese_of_another_encoding_is_read_and_said(tmp_path, encoding, pack):
+    data, report = read(tmp_path, pack(LOG.encode(encoding)))
+    assert data["标题"] == ["红楼梦", "大学物理实验", "中国历史地理"] and data["用户"] == [
+        "1",
+        "3",
+        "5",
+    ]
+    name = "UTF-16" if encoding[:3] == "utf" else "GBK/GB18030"
+    assert [step.what for step in report.steps] == [f"encoding: {name}, by its bytes"]
+
+
+def test_chinese_far_behind_an_ascii_start_is_read_too(tmp_path):
+    start = "user,item,title\n" + "1,2,plain\n" * 10_000
+    data, report = read(tmp_path, (start + LOG.split("\n", 1)[1]).encode("gbk"))
+    assert data["title"][-1] == "中国历史地理" and len(data["user"]) == 10_003
+    assert report.steps[0].what == "encoding: GBK/GB18030, by its bytes"
+
+
+def test_a_broken_line_in_a_found_encoding_is_named(tmp_path):
+    raw = (LOG * 3).encode("gbk") + b"7,8,\xff\n"
+    with pytest.raises(ValueError, match="bytes that are not in line 13, '7,8,"):
+        read(tmp_path, raw)
+    data, _ = read(tmp_path, raw, on_bad="skip")
+    assert len(data["用户"]) == 11
+
+
+def zstd(raw):
+    return pa.Codec("zstd").compress(raw).to_pybytes()
+
+
+def test_zstd_in_several_frames_and_under_any_name(tmp_path):
+    raw = zstd(GOOD[:20].encode()) + zstd(GOOD[20:].encode())
+    for name in ("x.csv.zst", "x.csv"):
+        data, _ = read(tmp_path, raw, name=name)
+        assert data == {"user": ["007", "8"], "item": ["a", "乙"], "note": ["x", "y"]}
+
+
+def test_a_name_of_zstd_and_a_cut_off_one(tmp_path):
+    with pytest.raises(ValueError, match="expected a zstd file, as its name says"):
+        read(tmp_path, GOOD.encode(), name="x.csv.zst")
+    body = "".join(f"{i},{i * 7919 % 10007},x\n" for i in range(50_000)).encode()
+    raw = zstd(b"user,item,note\n" + body)
+    with pytest.raises(ValueError, match="expected a whole zstd file.*Copy or compress it again"):
+        read(tmp_path, raw[:-2000], name="x.csv.zst")
+
+
+def test_rows_of_a_wrong_length_are_named_by_their_lines(tmp_path):
+    """Line breaks within quotes, blank lines and rows before them count as lines."""
+    raw = 'user,item,note\n1,a,"x\ny"\n\n2,b,z\n3,c,one, two\n4,d,"f, g"\n5,e,p, q\n'.encode()
+    with pytest.raises(ValueError) as error:
+        read(tmp_path, raw)
+    said = str(error.value)
+    assert "4 in line 6, '3,c,one, two' (2 such rows; also lines 8)" in said
+    assert "a text that holds the separator, such as a comma, without double quotes" in said
+
+
+def test_many_rows_of_a_wrong_length(tmp_path):
+    raw = ("user,item\n" + "1,a\n2,b,c\n" * 100).encode()
+    with pytest.raises(
+        ValueError, match=r"in line 3, .*\(100 such rows; also lines 5, 7, 9, 11, ..."
+    ):
+        read(tmp_path, raw)
+
+
+def test_the_separator_of_hive(tmp_path):
+    data, report = read(tmp_path, GOOD.replace(",", "\x01").encode())
+    assert data["user"] == ["007", "8"] and report.steps[0].what == r"separator: \001"

@@ -1,11 +1,9 @@
-"""Reads csv files by columns, plain or gzip, in any encoding; explains damage in one sentence."""
+"""Reads csv files by columns, packed or not, in any encoding; explains damage in one sentence."""
 
 import codecs
 import csv
-import gzip
 import io
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +13,20 @@ import pyarrow.compute
 import pyarrow.csv
 
 from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, Refusal
+from kerasrec.data.formats.encodings import decodes, find_encoding, show_encoding
+from kerasrec.data.formats.packed import (
+    DAMAGES,
+    HEAD_BYTES,
+    damaged,
+    one_line,
+    open_binary,
+    peek,
+)
 
-SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
-HEAD_BYTES = 1 << 16
+SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", "\x01": "\\001"}
+_SHOWN_LINES = 5
+_TOO_MANY = "most often a text that holds the separator, such as a comma, without double quotes"
+_TOO_FEW = "most often a text with a line break, without double quotes"
 BLOCK_BYTES = 4 << 20
 
 
@@ -30,12 +39,15 @@ class _Parsed(NamedTuple):
 
 
 class CsvTable:
-    """Reads a csv file, plain or gzip, with a header line; that line shows the separator."""
+    """Reads a csv file, packed or not, with a header line; that line shows the separator.
+
+    Text that is no UTF-8 is read as what its bytes say, where they leave no doubt.
+    """
 
     def __init__(self, path: str | Path, encoding: str = "utf-8") -> None:
         self.name = str(path)
         self._path = path
-        self._encoding = _known_encoding(encoding)
+        self._encoding, self._is_found = known_encoding(encoding), False
         head = self._read_head()
         lines = head.split("\n")
         filled = [number for number, line in enumerate(lines) if line.strip()]
@@ -67,12 +79,15 @@ class CsvTable:
             try:
                 parsed = self._parse(include, types)
             except UnicodeError as error:
+                if self._encoding == "utf-8" and find_encoding(self._sample()):
+                    self._take_encoding(find_encoding(self._sample()))
+                    return self.read(columns, text, on_bad)
                 parsed = self._parse(include, types, errors="replace")
                 broken = _broken_rows(parsed.table)
                 # Broken bytes in columns that nobody reads do not matter.
                 if broken.any() and (on_bad != "skip" or "looks like" in self._explain(error)):
                     raise
-        except (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeError) as error:
+        except (*DAMAGES, UnicodeError) as error:
             raise ValueError(self._explain(error)) from error
         self._check_quotes(parsed)
         table, report = self._without_ragged(parsed, on_bad)
@@ -83,6 +98,9 @@ class CsvTable:
             table = table.filter(pa.array(~broken))
         if self.separator != ",":
             report = report.add("note", f"separator: {SEPARATORS[self.separator]}", 1)
+        if self._is_found:
+            what = f"encoding: {show_encoding(self._encoding)}, by its bytes"
+            report = report.add("note", what, 1)
         return {name: table.column(positions[name]) for name in columns}, report
 
     def _parse(self, include, types, *, errors="strict", use_threads=True):
@@ -117,23 +135,59 @@ class CsvTable:
         report = CleaningReport(parsed.table.num_rows + lines)
         if not parsed.ragged:
             return parsed.table, report
-        # Only a single thread knows row numbers.
-        row = self._parse(["0"], {"0": pa.string()}, errors="replace", use_threads=False).ragged[0]
-        number = row.number - self._skip - 1
-        example = f"{row.actual_columns} in data row {number}, '{one_line(row.text)[:60]}'"
+        places = self._ragged_places(parsed.ragged)
+        number, row = places[0]
+        example = f"{row.actual_columns} in line {number}, '{one_line(row.text)[:60]}'"
         what = f"rows without exactly {len(self.columns)} values"
         if on_bad != "skip":
             count = len(parsed.ragged)
+            shown = ", ".join(str(number) for number, _ in places[1:_SHOWN_LINES])
+            others = f"; also lines {shown}" if shown else ""
+            others += ", ..." if len(places) > _SHOWN_LINES else ""
+            usual = _TOO_MANY if row.actual_columns > len(self.columns) else _TOO_FEW
             refusal = Refusal(
                 self.name,
                 f"{len(self.columns)} values in every row, as in the header",
-                f"{example} ({count} such rows)",
+                f"{example} ({count} such rows{others}), {usual}",
                 what,
                 count,
                 example,
             )
             raise DirtyRows([refusal])
         return parsed.table, report.add("skip", what, lines, removed=lines, example=example)
+
+    def _ragged_places(self, ragged):
+        """`(line of the file, row)` of the first rows of a wrong length, in their order."""
+        rows = {row.text.split("\n", 1)[0].rstrip("\r"): row for row in ragged}
+        places: list[tuple[int, Any]] = []
+        is_open = False
+        for number, line in enumerate(self._lines(), start=1):
+            if not is_open and number > self._skip + 1 and line in rows:
+                places.append((number, rows[line]))
+                if len(places) > _SHOWN_LINES:
+                    break
+            is_open ^= line.count('"') % 2 == 1
+        return places or [(0, ragged[0])]
+
+    def _lines(self) -> Iterator[str]:
+        """The lines of the file as text, without their ends."""
+        with open_binary(self._path) as file:
+            for line in io.TextIOWrapper(file, self._encoding, errors="replace"):
+                yield line.rstrip("\n")
+
+    def _sample(self):
+        """Lines that are not of ASCII alone, some of them."""
+        sample = b""
+        with open_binary(self._path) as file:
+            for line in file:
+                if not line.isascii():
+                    sample += line
+                if len(sample) >= HEAD_BYTES:
+                    break
+        return sample
+
+    def _take_encoding(self, found):
+        self._encoding, self._is_found = found, True
 
     def _check_quotes(self, parsed):
         """Refuses a file with a quote that is never closed.
@@ -159,13 +213,11 @@ class CsvTable:
     def _open_quote_message(self):
         """Where the last quote opens that is never closed."""
         is_open, place = False, ""
-        with _open_binary(self._path) as file:
-            for number, line in enumerate(file, start=1):
-                if line.count(b'"') % 2:
-                    is_open = not is_open
-                    if is_open:
-                        text = one_line(line.decode(self._encoding, errors="replace"))
-                        place = f" in line {number}, '{text[:40]}'"
+        for number, line in enumerate(self._lines(), start=1):
+            if line.count('"') % 2:
+                is_open = not is_open
+                if is_open:
+                    place = f" in line {number}, '{one_line(line)[:40]}'"
         return (
             f"{self.name}: expected a closing quote for every opening one. Received: one that is "
             f'never closed{place}. Double it ("") or take it out.'
@@ -173,11 +225,11 @@ class CsvTable:
 
     def _read_head(self):
         """The first lines as text; explains gzip and encoding trouble at once."""
-        raw = _peek(self._path)
+        raw = peek(self._path)
         if raw.startswith(b"PK\x03\x04") or raw.startswith(b"\xd0\xcf\x11\xe0"):
             raise ValueError(
                 f"{self.name}: expected text with one row per line. Received: what looks like a "
-                "zip or Excel file. Save it as csv or unpack it."
+                "zip or Excel file. Save it as csv, or give it the ending .xlsx."
             )
         if raw.startswith(b"PAR1"):
             raise ValueError(
@@ -189,51 +241,49 @@ class CsvTable:
                 f"{self.name}: expected a table with a header line. Received: an empty file. "
                 "Write the file again."
             )
-        if self._encoding == "utf-8" and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ValueError(_encoding_message(self.name, "utf-8", "UTF-16", "utf-16"))
-        if self._encoding.startswith("gb") and _is_chinese_utf8(raw):
+        if self._encoding == "utf-8" and find_encoding(raw):
+            self._take_encoding(find_encoding(raw))
+        if not self._is_found and self._encoding.startswith("gb") and _is_chinese_utf8(raw):
             raise ValueError(_encoding_message(self.name, self._encoding, "UTF-8", "utf-8"))
         try:
             text = codecs.getincrementaldecoder(self._encoding)().decode(raw)
         except UnicodeError as error:
             header = raw.split(b"\n", 1)[0]
-            if self._encoding != "utf-8" or not _decodes(header, "utf-8"):
+            is_by_line = self._encoding in ("utf-8", "gb18030")
+            if not is_by_line or not decodes(header, self._encoding):
                 raise ValueError(self._explain(error)) from error
-            text = raw.decode("utf-8", errors="replace")
+            text = raw.decode(self._encoding, errors="replace")
         return text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
     def _explain(self, error):
         """One sentence for a file that cannot be read: damaged, of another encoding, no csv."""
         number, first_bad, sample, num_bad, num_good = 0, 0, b"", 0, 0
         try:
-            with _open_binary(self._path) as file:
+            with open_binary(self._path) as file:
                 for number, line in enumerate(file, start=1):
                     if line.isascii():
                         continue
-                    if _decodes(line, self._encoding):
+                    if _is_whole(line, self._encoding):
                         num_good += 1
                         continue
                     num_bad += 1
                     first_bad = first_bad or number
                     if len(sample) < HEAD_BYTES:
                         sample += line
-        except (EOFError, OSError, zlib.error) as damage:
-            return (
-                f"{self.name}: expected a whole gzip file. Received: one that is cut off or "
-                f"damaged after {number} lines ({one_line(damage)}). Copy or compress it again."
-            )
+        except DAMAGES as damage:
+            return damaged(self._path, damage, number)
         if "straddling object" in str(error):
             return self._open_quote_message()
         if not num_bad:
             return f"{self.name}: expected csv. Received: {one_line(error)}. Write the file again."
         # In a GBK file nearly every line with Chinese is bad UTF-8; in a UTF-8 file few are.
-        if self._encoding == "utf-8" and num_bad > num_good and _decodes(sample, "gb18030"):
+        if self._encoding == "utf-8" and num_bad > num_good and decodes(sample, "gb18030"):
             return _encoding_message(self.name, "utf-8", "GBK/GB18030", "gb18030")
-        line = one_line(sample.split(b"\n", 1)[0].decode(self._encoding, errors="replace"))[:60]
+        start = one_line(sample.split(b"\n", 1)[0].decode(self._encoding, errors="replace"))
         return (
             f"{self.name}: expected text in {self._encoding}. Received: bytes that are not in "
-            f"line {first_bad}, '{line}' ({num_bad} such lines). Name the file's encoding with "
-            "encoding=... (--encoding ...) or mend these lines."
+            f"line {first_bad}, '{start[:60]}' ({num_bad} such lines). Name the file's encoding "
+            "with encoding=... (--encoding ...) or mend these lines."
         )
 
 
@@ -244,7 +294,8 @@ def _encoding_message(name, expected, looks, use):
     )
 
 
-def _known_encoding(encoding):
+def known_encoding(encoding: str) -> str:
+    """The canonical name of an encoding; ValueError for what is none."""
     try:
         name = codecs.lookup(encoding).name
     except (LookupError, TypeError):
@@ -256,7 +307,7 @@ def _known_encoding(encoding):
     return {"gb2312": "gb18030", "gbk": "gb18030", "utf-8-sig": "utf-8"}.get(name, name)
 
 
-def _decodes(raw, encoding):
+def _is_whole(raw, encoding):
     try:
         raw.decode(encoding)
     except UnicodeError:
@@ -299,43 +350,12 @@ def check_repeated(source: str, names: Sequence[str], wanted: Sequence[str]) -> 
             )
 
 
-def one_line(error: object) -> str:
-    """Shortens the message of a foreign error to one line."""
-    return " ".join(str(error).split())[:160]
-
-
-def _open_binary(path):
-    """The file's bytes, unpacked when it is gzip (seen by its first bytes, not by its name)."""
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if packed else open(path, "rb")
-
-
-def _peek(path):
-    """The first bytes of the text; a .gz that is no gzip file, or a damaged one, is an error."""
-    with open(path, "rb") as file:
-        start = file.read(2)
-    if Path(path).name.lower().endswith(".gz") and start != b"\x1f\x8b":
-        raise ValueError(
-            f"{path}: expected a gzip file, as its name says. Received: a file that is not "
-            f"compressed. Rename it to {Path(path).stem} or compress it."
-        )
-    try:
-        with _open_binary(path) as file:
-            return file.read(HEAD_BYTES)
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{path}: expected a whole gzip file. Received: one that is cut off or damaged "
-            f"({one_line(error)}). Copy or compress it again."
-        ) from error
-
-
 class _Utf8Stream(io.RawIOBase):
     """The text of a file as UTF-8 bytes without byte order mark; remembers its last line."""
 
     def __init__(self, path, encoding, errors):
         super().__init__()
-        self._file = _open_binary(path)
+        self._file = open_binary(path)
         self._decoder = codecs.getincrementaldecoder(encoding)(errors)
         self._is_same = encoding == "utf-8" and errors == "strict"
         self._at_start = True
