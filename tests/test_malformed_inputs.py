@@ -57,7 +57,7 @@ def folder(exported_version, tmp_path_factory):
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    (folder / "gbk.csv").write_bytes(ITEMS.encode("gb18030"))
+    (folder / "big5.csv").write_bytes(ITEMS.replace("课", "課").encode("big5"))
     (folder / "gbk.txt").write_bytes("课程1\n".encode("gb18030"))
     (folder / "zeros.csv").write_bytes(good + b"\0" * 50)
     (folder / "truncated.csv.gz").write_bytes(gzip.compress(good)[:-30])
@@ -103,8 +103,11 @@ INPUTS = {
         train("lgo.csv"),
         "lgo.csv: expected a file. Received: a path where there is none",
     ),
-    "a folder for a file": (train("half-bert"), "half-bert: expected a file. Received: a folder"),
-    "another kind of file": (train("log.xlsx"), "ends in .csv.*Received: '.xlsx'"),
+    "a folder for a file": (
+        train("half-bert"),
+        "half-bert: expected a folder with tables. Received: a folder without",
+    ),
+    "another kind of file": (train("log.xlsx"), "a file of Excel without a password"),
     "an empty file": (train("empty.csv"), "an empty file"),
     "a header and nothing else": (
         train("header-only.csv"),
@@ -166,14 +169,14 @@ INPUTS = {
         "no validation user has a training event",
     ),
     # tables of items
-    "Chinese in another encoding": (train("log.csv", "gbk.csv"), "gbk.csv.*--encoding gb18030"),
+    "text in another encoding": (train("log.csv", "big5.csv"), "big5.csv.*--encoding"),
     "an encoding that does not exist": (
         train("log.csv", "items.csv", "--encoding", "utf-88"),
         "utf-88",
     ),
     "an item twice": (
         train("log.csv", "repeated-items.csv"),
-        "every item_id once. Received: 'i3' in data rows 4 and 11",
+        "every item_id once. Received: 'i3' in data row 4 and in data row 11",
     ),
     "no titles column": (train("log.csv", "no-title.csv"), "expected a column title"),
     "empty titles": (train("log.csv", "empty-titles.csv"), "10 items without any text"),
