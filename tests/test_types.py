@@ -10,7 +10,9 @@ from places import ROOT
 
 PACKAGE = ROOT / "kerasrec"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-FACES = [path for path in MODULES if path.name == "__init__.py" and path.parent.name != "datasets"]
+#: packages within packages: no faces
+INNER = ("datasets", "formats")
+FACES = [path for path in MODULES if path.name == "__init__.py" and path.parent.name not in INNER]
 
 
 def untyped(body, prefix="", in_class=False):
