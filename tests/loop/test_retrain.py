@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from kerasrec.data.interactions import Items
 from kerasrec.loop.updating import retrain
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
@@ -25,14 +26,17 @@ def same_options(child, parent, *, seed):
 def test_retrain_begins_from_nothing_with_the_options_of_the_parent(
     toy_base, week_log, grown_items, exported_version
 ):
-    found = retrain(toy_base, week_log, grown_items, label="canary", facts={"why": "x"}, seed=5)
+    gone = list(grown_items.ids[:2])
+    left = Items(grown_items.frame.iloc[2:].reset_index(drop=True))
+    found = retrain(toy_base, week_log, left, label="canary", facts={"why": "x"}, seed=5)
     assert found.version == toy_base / "2" and found.evaluation is None
     assert (found.reason, found.events) == ("trained from nothing", len(week_log))
     assert folders.read_labels(toy_base) == {"stable": 1, "canary": 2}
     parent, child = (folders.read_manifest(toy_base / name).as_dict() for name in "12")
     same_options(child, parent, seed=5)
     assert child["parent"] == 1 and child["epochs"] == 2 and child["refit"] is False
-    assert child["update"] == {"decision": "trained from nothing", "why": "x"}
+    assert child["update"]["decision"] == "trained from nothing" and child["update"]["why"] == "x"
+    assert (found.withdrawn, found.returned) == (2, 0)
     assert child["data"]["interactions"] == len(week_log)
     assert "generator_options" not in child and "generate" not in child["signatures"]
     # the catalogue is that of an update: old items in their places, new ones behind them
@@ -41,7 +45,8 @@ def test_retrain_begins_from_nothing_with_the_options_of_the_parent(
     # nothing of the parent's weights is left
     ids = list(old.items.ids)
     assert np.abs(new.item_vectors(ids) - old.item_vectors(ids)).max(axis=1).min() > 1e-3
-    assert "new-1" in set(new.recommend([ids[:3]], k=len(new.items))["item_id"])
+    listed = set(new.recommend([ids[:3]], k=len(new.items), keep_seen=True)["item_id"])
+    assert "new-1" in listed and not listed & set(gone) and new.item_vectors(gone).any()
     for name in ("saved_model.pb", "assets.extra/train/state.npz"):
         assert (toy_base / "1" / name).read_bytes() == (exported_version / "1" / name).read_bytes()
 

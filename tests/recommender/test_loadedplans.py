@@ -183,6 +183,34 @@ def test_a_version_without_a_generator_says_what_to_do(exported_version):
     assert not [name for name in toy.loaded.grown_variables() if name.startswith("planner")]
 
 
+@pytest.mark.slow
+def test_withdrawn_items_are_in_no_plan(changed, ids):
+    """Half of the catalogue is gone: for who has a history, who has none, and TF Serving."""
+    gone = set(ids[::2])
+    changed.withdraw(gone)
+    given = {"b": ids[:3], "a": []}
+    plans = plans_of(changed.generate(given, 4, 8, num_lists=2))
+    assert len(plans) == 4 and not {item for plan in plans.values() for item in plan} & gone
+    assert not set(changed.generate(given, candidates=[ids[0], ids[1]])["item_id"]) & gone
+    version = changed.save()
+    again = Recommender.load(version)
+    assert plans_of(again.generate(given, 4, 8, num_lists=2)) == plans
+    served = tf.saved_model.load(str(version))
+    answer = served.signatures["generate"](
+        history=tf.constant([ids[:3]]),
+        timestamps=tf.zeros((1, 3), tf.int64),
+        allow=tf.zeros((1, 0), tf.string),
+        deny=tf.zeros((1, 0), tf.string),
+        temperature=tf.zeros(1),
+        top_p=tf.ones(1),
+        seed=tf.zeros(1, tf.int32),
+    )
+    planned = {item.decode() for item in answer["item_ids"].numpy()[0] if item}
+    assert planned and not planned & gone
+    again.withdraw([])
+    assert {item for plan in plans_of(again.generate(given, 4)).values() for item in plan} & gone
+
+
 # --- new items ---
 
 
