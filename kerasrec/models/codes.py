@@ -97,15 +97,47 @@ class SemanticIds(NamedTuple):
         Raises:
             CollapsedCodes: there is no room left where an item belongs.
         """
+        added = self._places(item_vectors, self.codes)
+        return self._replace(codes=np.concatenate([self.codes, added]))
+
+    def with_changed(self, rows: np.ndarray, before: np.ndarray, now: np.ndarray) -> Self:
+        """Moves items whose texts have changed to where the new texts belong.
+
+        An item stays in its place where its text part leads to the same codes as before.
+
+        Args:
+            rows: of the items in `codes`, `(n,)`.
+            before, now: their item vectors, float32 `(n, item_dim)`.
+
+        Returns:
+            `SemanticIds`; the codes of all other items are as they were.
+
+        Raises:
+            CollapsedCodes: as `with_items`.
+        """
+        none = self.codes[:0]
+        was, belongs = (
+            np.concatenate([self._places(row[None], none) for row in part])[:, :-1]
+            for part in (before, now)
+        )
+        moves = (was != belongs).any(axis=1)
+        if not moves.any():
+            return self
+        codes, moved = self.codes.copy(), rows[moves]
+        codes[moved] = self._places(now[moves], np.delete(codes, moved, axis=0))
+        return self._replace(codes=codes)
+
+    def _places(self, item_vectors, others):
+        """Codes by the known columns, int32 `(n, levels + 1)`, free beside those of `others`."""
         start = self.centers.shape[2] - len(self.known)
         columns = start + np.flatnonzero(self.known)
         centers = self.centers[:, :, columns]
         rows = _text_columns(np.asarray(item_vectors, np.float32), self.known)[:, self.known]
-        paths, count = np.unique(self.codes[:, :-1], axis=0, return_counts=True)
-        taken = {tuple(path): int(n) for path, n in zip(paths, count, strict=True)}
+        taken = {}
+        for *path, number in others.tolist():  # behind the last one: an item may have moved away
+            taken[tuple(path)] = max(taken.get(tuple(path), 0), number + 1)
         places = [_place(row, centers, taken, self.room) for row in rows]
-        added = np.array(places, np.int32).reshape(-1, self.codes.shape[1])
-        return self._replace(codes=np.concatenate([self.codes, added]))
+        return np.array(places, np.int32).reshape(-1, self.codes.shape[1])
 
 
 def fit_semantic_ids(
@@ -294,7 +326,7 @@ def _check(ids):
 
 
 def _place(row, centers, taken, room):
-    """Codes of a new item; `taken`, path -> items that have it, is kept up to date.
+    """Codes of a new item; `taken`, path -> numbers that are taken, is kept up to date.
 
     The nearest code at each level; at the last one the nearest under which there is room.
     """

@@ -120,6 +120,16 @@ class VersionPlans:
         new = (grown.codes[len(before.codes) :] + offsets).astype(np.int32)
         self._loaded.set_plan_codes(np.concatenate([known, new]), make_trie(grown.codes))
 
+    def change_items(self, rows: np.ndarray, before: np.ndarray, now: np.ndarray) -> None:
+        """Codes items anew whose texts have changed; see `SemanticIds.with_changed`."""
+        if not self.can_plan:
+            return
+        old = self.ids
+        self._ids = moved = old.with_changed(rows, before, now)
+        tokens = self._loaded.plan_tokens()
+        tokens[1:] += (moved.codes - old.codes).astype(np.int32)
+        self._loaded.set_plan_codes(tokens, make_trie(moved.codes))
+
     @property
     def ids(self) -> SemanticIds:
         """`SemanticIds` of the catalogue, added items included."""

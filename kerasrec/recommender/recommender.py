@@ -504,8 +504,8 @@ class Recommender:
     def correct_items(self, items: Items) -> int:
         """Takes other titles, texts and columns of known items; texts that differ are encoded anew.
 
-        What users did with an item counts as before. Its codes in plans stay. `save()` makes it a
-        version.
+        What users did with an item counts as before. Its codes in plans are those of the new text.
+        `save()` makes it a version.
 
         Args:
             items: `Items` with the columns of the catalogue; ids that are unknown are left out.
@@ -521,7 +521,9 @@ class Recommender:
         changed = self._texts.changed(self.items.frame, frame)
         if len(changed):
             rows = Items(frame.iloc[changed].reset_index(drop=True))
-            vectors = self._texts.with_texts(self.loaded.vectors_at(changed + 1), rows)
+            before = self.loaded.vectors_at(changed + 1)
+            vectors = self._texts.with_texts(before, rows)
+            self.plans.change_items(changed, before, vectors)  # first: there may be no codes left
             self.loaded.set_vectors(changed + 1, vectors)
         self._set_items(replace(self.items, frame=frame))
         if len(changed) and self._shortlist is not None:

@@ -304,6 +304,22 @@ def test_new_items_by_hand():
     assert codes[:, -1].tolist() == [3, 4, 3]  # behind the 3 copies
 
 
+def test_an_item_with_another_text_moves_by_hand():
+    """Item 5 gets the text of item 40, and goes behind the three that have it."""
+    ids = fit_semantic_ids(TWO_LEVELS, known=all_known(TWO_LEVELS), levels=2, num_codes=4)
+    rows = np.array([5, 7])
+    longer = TWO_LEVELS[[40, 7]] * 3  # that of 7 is the same
+    moved = ids.with_changed(rows, TWO_LEVELS[rows], longer)
+    check_valid(moved)
+    assert moved.codes[5].tolist() == [*ids.codes[40, :-1], 3]
+    others = np.arange(len(ids.codes)) != 5
+    np.testing.assert_array_equal(moved.codes[others], ids.codes[others])
+    back = moved.with_changed(rows[:1], TWO_LEVELS[[40]], TWO_LEVELS[[5]])
+    assert back.codes[5, :-1].tolist() == ids.codes[5, :-1].tolist()
+    check_valid(back)
+    assert ids.with_changed(rows[1:], TWO_LEVELS[[7]], longer[1:]) is ids
+
+
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**20), distinct=st.integers(2, 30), dim=st.integers(2, 5))
 def test_new_items_with_the_text_of_old_ones(seed, distinct, dim):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.backend import tf
+from kerasrec.data.interactions import Items
 from kerasrec.generation.generator import read_ids
 from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.validation import hold_out_last, quality_per_user
@@ -209,6 +210,30 @@ def test_withdrawn_items_are_in_no_plan(changed, ids):
     assert planned and not planned & gone
     again.withdraw([])
     assert {item for plan in plans_of(again.generate(given, 4)).values() for item in plan} & gone
+
+
+@pytest.mark.slow
+def test_codes_follow_a_corrected_text(changed, ids):
+    """Two items exchange their titles: their codes are those of the other's place."""
+    codes = changed.plans.ids.codes.copy()
+    first, second = next(
+        (a, b) for a in range(5) for b in range(a + 1, 60) if codes[a, 0] != codes[b, 0]
+    )
+    frame = changed.items.frame.iloc[[first, second]].copy()
+    frame["title"] = frame["title"].to_numpy()[::-1]
+    assert changed.correct_items(Items(frame.reset_index(drop=True))) == 2
+    now = changed.plans.ids.codes
+    others = np.delete(np.arange(len(codes)), [first, second])
+    np.testing.assert_array_equal(now[others], codes[others])
+    assert (now[[first, second]] != codes[[first, second]]).any()
+    assert len(np.unique(now, axis=0)) == len(now)
+    # plans read the new codes, also those of the version that is saved
+    tokens = changed.loaded.plan_tokens()
+    np.testing.assert_array_equal(tokens[1:] - tokens[1], now - now[0])
+    given = [ids[:3], []]
+    again = Recommender.load(changed.save())
+    pd.testing.assert_frame_equal(again.generate(given, 4), changed.generate(given, 4))
+    np.testing.assert_array_equal(again.plans.ids.codes, now)
 
 
 # --- new items ---
