@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import logging
 import os
 import re
 import sys
@@ -96,7 +97,8 @@ def load(*, quiet: bool = False) -> tuple[Any, Any]:
     Args:
         quiet: True keeps TensorFlow's C++ start-up lines off stderr (everything else it writes is
             passed on when it has loaded). The command line asks for it; a process that dies while
-            TensorFlow loads takes its last words along, which `kerasrec doctor` then shows.
+            TensorFlow loads takes its last words along, which `kerasrec doctor` then shows. Where
+            the user has set `TF_CPP_MIN_LOG_LEVEL` below 3, that has the last word.
 
     Returns:
         `(tf, keras)`.
@@ -110,7 +112,8 @@ def load(*, quiet: bool = False) -> tuple[Any, Any]:
     for module in ("tensorflow", "tf_keras"):
         if not is_installed(module):
             raise _missing(module)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if quiet else "2")
+    # 3: also without lines on an error that is none, such as a machine without a GPU
+    quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3" and quiet
     if quiet:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # each failed TLS handshake is a line
     # a pool of memory: glibc gives a large tensor back to the system and has the next one zeroed
@@ -126,6 +129,39 @@ def load(*, quiet: bool = False) -> tuple[Any, Any]:
             )
     globals().update(tf=tf, keras=keras)
     return tf, keras
+
+
+#: whether this process was forked from one in which TensorFlow was at work
+_was_at_work = False
+
+
+def _note_fork():
+    """In a child of a fork: note whether TensorFlow had begun to work, not only been imported."""
+    global _was_at_work
+    module = sys.modules.get("tensorflow.python.eager.context")
+    context = getattr(module, "_context", None)
+    _was_at_work |= getattr(context, "_context_handle", None) is not None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def check_process() -> None:
+    """Refuses to work in a process that was forked from one in which TensorFlow was at work.
+
+    Its threads do not come along with a fork, and the first call would wait for them for ever.
+
+    Raises:
+        RuntimeError: this is such a process.
+    """
+    if _was_at_work:
+        raise RuntimeError(
+            "TensorFlow does not work in a process that was forked after it had begun to work: its "
+            "threads stay in the parent, and a call would wait for ever. Load the version in each "
+            "process instead: under gunicorn without --preload, or in the first request; with "
+            'multiprocessing.get_context("spawn"), in the initializer of the pool.'
+        )
 
 
 def import_bert4keras() -> Any:
@@ -231,6 +267,28 @@ def _without_chatter():
                     os.write(2, line)
 
 
+@contextlib.contextmanager
+def few_words() -> Iterator[None]:
+    """Without TensorFlow's remarks on names of inputs and on where and how it wrote files.
+
+    absl, by which it says them, would also put a handler on Python's root logger where there is
+    none yet: what this process logs would then be written twice, and a later
+    `logging.basicConfig` of the user's would do nothing.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    nothing = logging.NullHandler()
+    logging.root.addHandler(nothing)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(nothing)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def register(cls: _Target) -> _Target:
     """Registers a class with Keras under the package name kerasrec; for use as a decorator.
 
@@ -267,6 +325,17 @@ def with_autograph(function: Callable) -> Callable:
     tf, _ = load()
     autograph = tf.__internal__.autograph
     return autograph.tf_convert(function, autograph.control_status_ctx())
+
+
+def traced(function: Callable) -> Any:
+    """`tf.function` of something that many objects have, each traced by itself.
+
+    TensorFlow counts the traces of all of them together and warns of too many.
+    """
+    tf, _ = load()
+    made = tf.function(function, reduce_retracing=True, autograph=False)
+    made._omit_frequent_tracing_warning = True
+    return made
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Each wrong environment in a process of its own, and the helpers that need none."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -137,6 +138,28 @@ def test_load_quietly_drops_chatter_and_nothing_else():
 
 
 @pytest.mark.slow
+def test_load_quietly_leaves_the_log_level_of_the_user_alone():
+    done = run(
+        "import os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '0'\n"
+        "from kerasrec import backend\nbackend.load(quiet=True)\nbackend.tf.ones(2) + 1\n"
+    )
+    assert "All log messages before absl::InitializeLog()" in done.stderr
+
+
+def test_few_words_leaves_the_loggers_as_they_were(monkeypatch, capsys):
+    from absl import logging as absl_logging
+
+    monkeypatch.setattr(logging.root, "handlers", [])
+    logger = logging.getLogger("absl")
+    before = logger.level
+    with backend.few_words():
+        assert logger.level == logging.ERROR
+        absl_logging.info("Sharding callback duration")  # else it gives the root a handler
+    assert logger.level == before and logging.root.handlers == []
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
 def test_load_without_stderr():
     done = run(
         "import os; os.close(2)\nfrom kerasrec import backend\nbackend.load(quiet=True)\nprint(1)"
@@ -268,3 +291,59 @@ def test_a_whole_file_that_failed_leaves_the_old_one_and_nothing_beside(tmp_path
         beside.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+FORKED = """
+import multiprocessing, os, pickle, signal, sys
+from kerasrec import Recommender, build_model
+from kerasrec.backend import tf
+
+path = sys.argv[1]
+
+
+def answer():
+    return len(Recommender.load(path).recommend([[]], k=3))
+
+
+def fork(work):
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)
+    signal.alarm(120)  # instead of waiting for ever
+    try:
+        print(work(), flush=True)
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    fork(answer)  # TensorFlow is imported in the parent, and has done nothing
+    loaded = Recommender.load(path)
+    fork(lambda: loaded.recommend([[]], k=3))
+    fork(answer)
+    fork(lambda: build_model(9))
+    print(len(loaded.recommend([[]], k=3)), flush=True)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(answer))
+    try:
+        pickle.dumps(loaded)
+    except TypeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_forked_process_is_told_what_to_do_instead_of_waiting(exported_version, tmp_path):
+    (tmp_path / "script.py").write_text(FORKED)
+    command = [sys.executable, tmp_path / "script.py", exported_version]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    before, *refused, parent, spawned, pickled = done.stdout.splitlines()
+    assert (before, parent, spawned) == ("3", "3", "3"), done.stderr
+    assert len(refused) == 3
+    for line in refused:
+        assert line.startswith("TensorFlow does not work in a process that was forked after")
+        assert line.endswith(
+            'multiprocessing.get_context("spawn"), in the initializer of the pool.'
+        )
+    assert pickled.endswith("Send its path, and load it there: Recommender.load(path).")

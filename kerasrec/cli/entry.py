@@ -112,41 +112,54 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     return parser, verbs
 
 
+#: loggers whose lines say what a verb does: of the verbs that work long, and of `replay`
+_STEPS = tuple(
+    f"kerasrec.{name}"
+    for name in ("training.stages", "training.catchup", "training.fitting", "versions.exporter")
+)
+_UPDATES = ("kerasrec.loop.replaying",)  # each takes long and is one line
+
+
 @contextlib.contextmanager
 def _logging(options: argparse.Namespace) -> Iterator[None]:
     """Shows the library's log on stderr while a verb runs; TensorFlow's only with --verbose.
 
-    Long work says its steps; where no bar can be drawn it says its epochs too.
+    Long work says its steps; where no bar can be drawn it says its epochs too. Of all verbs it is
+    shown that a step goes on, where it takes long.
     """
-    verbose = options.verbose or options.debug
-    is_long = options.verb in ("demo", "train", "simulate") and not getattr(options, "quiet", False)
-    logger, steps = logging.getLogger("kerasrec"), logging.getLogger("kerasrec.training.stages")
-    updates = logging.getLogger("kerasrec.loop.replaying")  # each takes long and is one line
+    verbose, is_quiet = options.verbose or options.debug, getattr(options, "quiet", False)
+    is_long = options.verb in ("demo", "train", "simulate") and not is_quiet
+    is_server = options.verb == "serve"
+    says_all = verbose or is_server or (is_long and not sys.stderr.isatty())
+    names = (_STEPS if is_long else ()) + (_UPDATES if options.verb == "replay" else ())
+
+    def is_shown(record):
+        if record.levelno >= logging.WARNING or says_all or record.name in names:
+            return True
+        return not is_quiet and getattr(record, "is_long", False)
+
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    # a server's log is JSON to the last line, also what uvicorn, asyncio and warnings say
-    whose = logging.getLogger() if options.verb == "serve" else logger
-    whose.addHandler(handler)
-    logging.captureWarnings(whose is not logger)
-    levels = {one: one.level for one in (logger, steps, updates)}
-    lines = verbose or (is_long and not sys.stderr.isatty())
-    if options.verb == "serve":
+    handler.addFilter(is_shown)
+    logger, root = logging.getLogger("kerasrec"), logging.getLogger()
+    # at the root: absl gives a root without a handler one, and each line would come twice. A
+    # server's log is JSON to the last line, also what uvicorn, asyncio and warnings say
+    root.addHandler(handler)
+    logging.captureWarnings(is_server)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    if is_server:
         from kerasrec.serving.monitor import JsonFormatter
 
         handler.setFormatter(JsonFormatter())
-        lines = True
-    logger.setLevel(logging.INFO if lines else logging.WARNING)
-    steps.setLevel(logging.INFO if is_long else logging.NOTSET)
-    updates.setLevel(logging.INFO if options.verb == "replay" else logging.NOTSET)
     if not verbose:
         for name in ("absl", "tensorflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
-        whose.removeHandler(handler)
+        root.removeHandler(handler)
         logging.captureWarnings(False)
-        for one, level in levels.items():
-            one.setLevel(level)
+        logger.setLevel(level)
 
 
 def _is_too_large(error: BaseException) -> bool:

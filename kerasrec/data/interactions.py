@@ -4,6 +4,7 @@ No row is lost silently. A reader refuses a table with bad rows and names all ki
 `on_bad="skip"` it leaves them out, and the report says which, why and how many.
 """
 
+import html
 import logging
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,6 +102,10 @@ class Interactions:
             text += f", {first} to {last}"
         return f"Interactions({text})"
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the same line, and the first rows."""
+        return f"<p>{html.escape(repr(self))}</p>{self.frame.head().to_html()}"
+
     @property
     def num_users(self) -> int:
         """Users with at least one event."""
@@ -171,6 +176,10 @@ class Items:
 
     def __repr__(self):
         return f"Items({len(self):,} items, columns {', '.join(map(str, self.frame.columns))})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the same line, and the first rows."""
+        return f"<p>{html.escape(repr(self))}</p>{self.frame.head().to_html()}"
 
     @cached_property
     def ids(self) -> np.ndarray:

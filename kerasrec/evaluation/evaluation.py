@@ -1,6 +1,7 @@
 """Compares models and baselines on one test set: tidy tables, groups, paired comparisons."""
 
 import difflib
+import html
 import json
 import logging
 import math
@@ -60,6 +61,17 @@ class Evaluation:
     lists: dict
     counts: dict
     k: int
+
+    def __repr__(self):
+        return f"Evaluation({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the summary and the main figures at `k`."""
+        table = self.table[self.table["k"] == self.k]
+        values = table.pivot(index="model", columns="metric", values="value").loc[self.models]
+        shown = values[[name for name in SHOWN_METRICS if name in values]].round(4)
+        shown.columns.name, shown.index.name = None, None
+        return f"<p>{html.escape(self.summary())}</p>{shown.to_html(na_rep='')}"
 
     @property
     def models(self) -> list[str]:

@@ -266,7 +266,7 @@ class FeedbackStore:
         from tqdm import tqdm
 
         added = Added(0, 0)
-        with tqdm(total=len(rows), unit="event", disable=not progress) as bar:
+        with tqdm(total=len(rows), unit="event", disable=None if progress else True) as bar:
             for start in range(0, len(rows), _IMPORT):
                 part = rows[start : start + _IMPORT]
                 added += self._writer.submit(part).result()

@@ -212,7 +212,8 @@ class _Session:
         self.model, self.begin = model, int(requests.times.min())
         self.learning = self.asking = 0.0
         self.events = self.answered = 0
-        self._bar = tqdm(desc="requests", total=len(requests.names), disable=not progress)
+        hidden = None if progress else True  # None = where there is a terminal
+        self._bar = tqdm(desc="requests", total=len(requests.names), disable=hidden)
 
     def answer(self, recommender, rows, begin=None):
         """Lists of some requests, `user, item, rank`; `begin` = the first look."""

@@ -127,7 +127,9 @@ def simulate(
     }
     for name in STRATEGIES:
         if name in strategies and not results.is_over(name):
-            bar = tqdm(desc=name, total=len(replay.steps), disable=not progress, leave=False)
+            bar = tqdm(
+                desc=name, total=len(replay.steps), disable=None if progress else True, leave=False
+            )
             for number, ranks, seconds in runs[name]():
                 if number >= results.count(name):
                     results.add(name, number, replay, ranks, seconds)

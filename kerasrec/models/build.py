@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import PlainValidator
 
-from kerasrec.backend import keras, register, tf, with_autograph
+from kerasrec.backend import check_process, keras, register, tf, with_autograph
 from kerasrec.data.events import EVENT_CODES
 from kerasrec.data.histories import NUM_GAP_BUCKETS
 from kerasrec.models.interest import (
@@ -216,6 +216,7 @@ def build_model(
     Raises:
         ValueError: an unknown name or an impossible combination.
     """
+    check_process()
     config: dict[str, Any] = dict(
         num_items=num_items,
         sequence=sequence,

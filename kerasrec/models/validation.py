@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kerasrec.backend import tf
+from kerasrec.backend import check_process, tf, traced
 from kerasrec.data.histories import Histories, model_inputs, pad_left
 from kerasrec.fusion.gains import first_gains, ideal_gains
 from kerasrec.models.build import Model
@@ -104,10 +104,10 @@ class Ranker:
     """Ranks the whole catalogue with the current weights of a `Model`."""
 
     def __init__(self, model: Model) -> None:
+        check_process()
         self.model = model
-        self._rank = tf.function(self._rank_batch, reduce_retracing=True, autograph=False)
-        self._retrieve = tf.function(self._retrieve_batch, reduce_retracing=True, autograph=False)
-        self._vectors_of = tf.function(model.item_vectors, reduce_retracing=True, autograph=False)
+        self._rank, self._retrieve = traced(self._rank_batch), traced(self._retrieve_batch)
+        self._vectors_of = traced(model.item_vectors)
 
     def item_vectors(self) -> Any:
         """Computes all item vectors, float32 `(num_items + 1, dim)`; row 0 is padding."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kerasrec.checks import ArtifactError
+from kerasrec.checks import ArtifactError, step
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items, read_interactions, read_items
 from kerasrec.data.tables import is_frame
@@ -112,7 +112,16 @@ class Recommender:
             ImportError: "ann" without faiss.
         """
         check_index(index)  # before the work
-        return cls(LoadedVersion.load(model), index=index)
+        with step(log, "loading %s", folders.find_version(model)):
+            return cls(LoadedVersion.load(model), index=index)
+
+    def __reduce__(self):
+        return self.loaded.__reduce__()  # which says what to do instead
+
+    def __repr__(self):
+        about = self.about
+        name = f"{about.name} {about.version}" if self.version else f"{about.name}, in memory"
+        return f"Recommender({name}, {len(self.items):,} items)"
 
     @property
     def manifest(self) -> dict[str, Any]:

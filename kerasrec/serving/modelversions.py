@@ -237,6 +237,8 @@ class ModelVersions:
         look = look_of(path)
         self._set_state(number, "LOADING")
         facts: dict[str, object] = {"model": self.name, "version": number}
+        log.info("loading a version", extra=facts)
+        begin = time.monotonic()
         try:
             version = ServedVersion(self.name, number, path)
             replayed = version.warm_up(self._check_open)
@@ -253,6 +255,7 @@ class ModelVersions:
                 replaced.is_retired = True
         if replaced is not None and is_over:
             self._unload(replaced)
+        facts["seconds"] = round(time.monotonic() - begin, 1)
         facts["warm_up_requests"] = replayed
         if version.indexed is not None:
             facts["index"] = version.indexed.report

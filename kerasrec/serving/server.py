@@ -206,7 +206,8 @@ class Server:
             parts.callback(self._stopping.set)
             self._parts = parts.pop_all()
         facts = {"rest": self.rest_address, "grpc": self.grpc_address}
-        log.info("serving", extra=facts)
+        served = {name: model.numbers for name, model in self.models.items()}
+        log.info("serving", extra={**facts, "versions": served})
         if not (options.access.is_local or options.access.api_key):
             log.warning("open to other machines, without an API key", extra=facts)
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from kerasrec import backend
 from kerasrec.backend import tf
+from kerasrec.checks import Pace
 from kerasrec.text.architectures import build_checkpoint_transformer, used_config
 from kerasrec.text.checkpointfolder import read_folder
 from kerasrec.text.e5small import read_e5_small
@@ -153,6 +154,7 @@ class BertEncoder(Encoder):
         Returns:
             float32, `(num_texts, dim)`.
         """
+        backend.check_process()
         if self.model is None:
             raise ValueError(
                 f"The encoder {self.name} was loaded without weights: they live in the exported"
@@ -185,7 +187,8 @@ class BertEncoder(Encoder):
         """Yields `(row numbers, their vectors)`, CHUNK at a time, the longest rows first."""
         order = np.argsort([-len(row) for row in rows], kind="stable").astype(int)
         forward = self._forward() if rows else None
-        hidden = not (progress and rows)
+        hidden = None if progress and rows else True  # None = where there is a terminal
+        pace = Pace(log)
         with tqdm(total=len(rows), desc=f"encoding ({self.name})", disable=hidden) as bar:
             for start in range(0, len(order), CHUNK):
                 chunk = order[start : start + CHUNK]
@@ -195,6 +198,9 @@ class BertEncoder(Encoder):
                     batch = forward(token_ids, np.zeros_like(token_ids)).numpy()
                     vectors[first : first + batch_size] = batch
                     bar.update(len(batch))
+                    if bar.disable:
+                        done = start + min(first + batch_size, len(chunk))
+                        pace.say("encoded %s of %s texts", f"{done:,}", f"{len(rows):,}")
                 yield chunk, vectors
 
     def save(self, folder: str | Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kerasrec.checks import step
 from kerasrec.data.histories import Histories
 from kerasrec.fusion.fusion import fit_again
 from kerasrec.models.build import Model
@@ -162,10 +163,15 @@ def catch_up(
         return last, chosen, {}
     known = data.everything() if requests is None else requests.known
     if requests is not None:
-        log.info("learning the held-out events")
-        learn_gently(_gentle(last.model, options), known, data.fitted)
-        return last, _with_tables(chosen, known, data, text), {}
-    log.info("trying what learning the held-out events is worth")
+        with step(log, "learning the held-out events"):
+            learn_gently(_gentle(last.model, options), known, data.fitted)
+            return last, _with_tables(chosen, known, data, text), {}
+    with step(log, "trying what learning the held-out events is worth"):
+        return _try(last, chosen, data, text, options, known)
+
+
+def _try(last, chosen, data, text, options, known):
+    """`catch_up` for "end" and "newest"."""
     teach, is_end = _teacher(last, data, options), data.held.ask == "end"
     given = last.model, teach, chosen.fusion, chosen.places, text.vectors, data.held, known
     trial = Trial(*given, timed=is_timed(options))

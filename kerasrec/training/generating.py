@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kerasrec.checks import step
 from kerasrec.data.histories import Histories
 from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.generation.decoder import build_decoder
@@ -75,7 +76,8 @@ def fit_generator(
     Raises:
         CollapsedCodes: the items are too alike to be told apart by codes.
     """
-    ids = fit_semantic_ids(item_vectors, text_vectors, known=known, levels=levels, seed=seed)
+    with step(log, "fitting semantic ids to %s items", f"{len(item_vectors):,}"):
+        ids = fit_semantic_ids(item_vectors, text_vectors, known=known, levels=levels, seed=seed)
     for row in ids.usage():
         log.info("semantic ids, %s", ", ".join(f"{key} {value}" for key, value in row.items()))
     trie = make_trie(ids.codes)

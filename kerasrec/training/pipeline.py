@@ -1,5 +1,6 @@
 """`train`: tables in, a served-ready version out. The command line's `train` is this function."""
 
+import html
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,15 @@ class Trained(NamedTuple):
     history: pd.DataFrame
     metrics: dict[str, float]
     manifest: dict[str, Any]
+
+    def __repr__(self):
+        ndcg, recall = (self.metrics.get(f"valid_{name}@10") for name in ("ndcg", "recall"))
+        quality = "" if ndcg is None else f", validation NDCG@10 {ndcg:.4f}, recall@10 {recall:.4f}"
+        return f"Trained({self.version}{quality}, {len(self.history)} epochs)"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the same line, and the table of epochs."""
+        return f"<p>{html.escape(repr(self))}</p>{self.history.round(4).to_html(index=False)}"
 
 
 def train(

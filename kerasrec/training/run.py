@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kerasrec.backend import keras, tf, whole_file
+from kerasrec.backend import few_words, keras, tf, whole_file
+from kerasrec.checks import Pace, step
 from kerasrec.data.histories import Histories
 from kerasrec.models.validation import Validation, ranking_quality
 
@@ -70,9 +71,10 @@ class Run(keras.callbacks.Callback):
         self.bar = tqdm(
             total=self.steps,
             desc=f"epoch {epoch + 1}/{self.trainer.epochs}",
-            disable=not self.trainer.progress,
+            disable=None if self.trainer.progress else True,  # None = where there is a terminal
             leave=False,
         )
+        self.pace = Pace(log)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops a run whose loss is no number any more; moves the bar."""
@@ -84,7 +86,11 @@ class Run(keras.callbacks.Callback):
                 f"{self.trainer.clip_norm}), or use precision='float32'."
             )
         self.bar.update()
-        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        if self.bar.disable:
+            name = f"epoch {len(self.rows) + 1}/{self.trainer.epochs}"
+            self.pace.say("%s: step %d of %d, loss %.4g", name, batch + 1, self.steps, loss)
+        else:
+            self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Validates, keeps and writes weights, and says whether it was the last epoch."""
@@ -108,7 +114,8 @@ class Run(keras.callbacks.Callback):
     def _quality(self):
         if self.validation is None:
             return {"ndcg@10": float("nan"), "recall@10": float("nan")}
-        return ranking_quality(self.ranker.top(self.validation.histories), self.validation)
+        with step(log, "validating", only_long=True):
+            return ranking_quality(self.ranker.top(self.validation.histories), self.validation)
 
     def _keep(self, epoch):
         """Keep the weights of the best epochs; what does not learn is the same in all."""
@@ -137,7 +144,8 @@ class Run(keras.callbacks.Callback):
         checkpoints = self.folder / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
         path = str(checkpoints / f"epoch-{epoch + 1}")
-        self._checkpoint().write(path)
+        with few_words():
+            self._checkpoint().write(path)
         if epoch in self.kept:
             best = self.folder / f"best-{epoch + 1}.npz"
             with whole_file(best) as beside, open(beside, "wb") as file:
@@ -176,7 +184,8 @@ class Run(keras.callbacks.Callback):
         self.rows, self.finished = state["rows"], state["finished"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         path = self.folder / "checkpoints" / f"epoch-{state['epochs_done']}"
-        self._checkpoint().read(str(path)).assert_existing_objects_matched()
+        with few_words():
+            self._checkpoint().read(str(path)).assert_existing_objects_matched()
         for epoch in state["kept"]:
             with np.load(self.folder / f"best-{epoch + 1}.npz") as saved:
                 self.kept[epoch] = [saved[name] for name in saved.files]

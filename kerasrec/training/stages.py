@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasrec.checks import step
 from kerasrec.data.cleaningreport import column_lines
 from kerasrec.data.histories import Histories, make_histories
 from kerasrec.data.interactions import (
@@ -262,7 +263,8 @@ def _check_not_known(validation: Validation) -> None:
 
 def encode(data: Data, options: Options, *, progress: bool) -> TextPart:
     """Encodes and whitens the texts of the catalogue; says which columns all is read from."""
-    text = text_part(data.items, **options["encoder"], progress=progress)
+    with step(log, "reading the texts of %s items", f"{len(data.items):,}", only_long=True):
+        text = text_part(data.items, **options["encoder"], progress=progress)
     for name, table in (("interactions", data.interactions), ("items", data.items)):
         for line in column_lines(table.report, name):
             log.info("%s", line)
@@ -297,13 +299,13 @@ def choose(model: Model, data: Data, text: TextPart, options: Options) -> Chosen
     if timed and (found := _choose_live(model, data, text, options)):
         return found
     users = f"{held.validation.histories.num_users:,}"
-    log.info("choosing tables and weights on %s validation users", users)
     num_items, fitted = len(data.items), data.fitted
-    tables = fit_tables(fitted, num_items, text.vectors, **options["fusion"])
-    moments = fit_moments(
-        fitted if timed else fitted.timeless(), num_items, only_end=held.ask != "newest"
-    )
-    fusion, metrics = choose_fusion(Ranker(model), held.validation, tables, moments)
+    with step(log, "choosing tables and weights on %s validation users", users):
+        tables = fit_tables(fitted, num_items, text.vectors, **options["fusion"])
+        moments = fit_moments(
+            fitted if timed else fitted.timeless(), num_items, only_end=held.ask != "newest"
+        )
+        fusion, metrics = choose_fusion(Ranker(model), held.validation, tables, moments)
     return Chosen(fusion, metrics, fusion.chosen(tables))
 
 
@@ -312,11 +314,13 @@ def _choose_live(model, data, text, options):
     if (requests := data.held.requests) is None:
         return None
     known, places, times, validation = requests
-    log.info("choosing tables and weights on %s requests", f"{len(places):,}")
     given = known, validation, times
-    num_items = len(data.items)
-    tables, chosen = choose_tables(*given, num_items, text.vectors, **options["fusion"])
-    found = choose_live(Ranker(model), *given, tables, chosen, text.vectors, num_items=num_items)
+    num_items, count = len(data.items), f"{len(places):,}"
+    with step(log, "choosing tables on %s requests", count):
+        tables, chosen = choose_tables(*given, num_items, text.vectors, **options["fusion"])
+    given = Ranker(model), *given, tables, chosen, text.vectors
+    with step(log, "choosing weights on %s requests", count):
+        found = choose_live(*given, num_items=num_items)
     if found is None:
         return None
     fusion, quality = found
@@ -363,8 +367,9 @@ def generate(
     with tempfile.TemporaryDirectory() as folder:
         ids = Path(folder) / folders.ITEM_IDS.name
         folders.write_item_ids(ids, data.items.ids)
-        module = serving_module(model, asset=ids, fusion=chosen.fusion, k=1, generator=found)
-        trust, prior, tried = choose_trust(module, data.validation, asked_of, PLAN_ITEMS)
+        with step(log, "weighing the generator of plans"):
+            module = serving_module(model, asset=ids, fusion=chosen.fusion, k=1, generator=found)
+            trust, prior, tried = choose_trust(module, data.validation, asked_of, PLAN_ITEMS)
     log.info("plans: trust in the decoder %s, in the recommender %s", trust, prior)
     facts = {"tried": tried, "epochs": history.to_dict("records"), "seconds": seconds}
     return Plans(found._replace(trust=trust, prior=prior), {"plans": facts})
@@ -408,7 +413,6 @@ def publish(
     if not is_timed(options):
         known = [part.timeless() for part in known]
     fusion = chosen.fusion.at_end(Counts.of(len(data.items), *known))
-    log.info("exporting, and comparing what was exported")
     seconds = time.perf_counter() - started
     return export(
         last.model,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from kerasrec.backend import keras, set_seed, tf
+from kerasrec.backend import check_process, keras, set_seed, tf
 from kerasrec.data.histories import Histories, make_windows, num_batches, training_batches
 from kerasrec.models.optiontypes import (
     Count,
@@ -84,6 +84,7 @@ class Trainer:
         progress: bool = True,
         ranker: Callable[[Any], Any] = Ranker,
     ):
+        check_process()
         set_seed(seed, deterministic=deterministic)
         self.strategy = strategy or tf.distribute.get_strategy()
         self.model = self._built(model, precision)

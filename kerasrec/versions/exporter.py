@@ -16,8 +16,8 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from kerasrec.backend import tf, without_grappler
-from kerasrec.checks import ArtifactError
+from kerasrec.backend import few_words, tf, without_grappler
+from kerasrec.checks import ArtifactError, step
 from kerasrec.data.interactions import Items
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.recency import AT_NEWEST_EVENT
@@ -33,6 +33,8 @@ from kerasrec.versions.modelcard import CARD, model_card
 from kerasrec.versions.plangraph import PlanningModule
 from kerasrec.versions.trainingstate import plain, write_training_state
 from kerasrec.versions.warmup import read_signatures, read_warmup, write_warmup
+
+log = logging.getLogger(__name__)
 
 DEFAULT_K = 50
 #: all that a tokenizer may stumble over
@@ -114,7 +116,7 @@ def export(
         own = {"format": FORMAT, "version": 0, "created": "", "signatures": sorted(signatures)}
         facts = make_manifest({**summary, **own})
         with folders.new_version(base, facts, documents=documents) as (folder, result):
-            with _few_words():
+            with step(log, "exporting the version"), few_words():
                 tf.saved_model.save(module, str(folder), signatures=signatures)
             write_training_state(folder, model, whitening, history)
             fusion.recency.save(folder / folders.RECENCY)
@@ -126,7 +128,9 @@ def export(
             if generator is not None:
                 generator.save(folder / folders.GENERATOR)
             texts = [*items.frame["title"][:3], _PROBE_TEXT, ""]
-            compare(module, folder, probe, texts)
+            with step(log, "comparing what was exported with the model"):
+                compare(module, folder, probe, texts)
+    log.info("exported %s", result["path"])
     return result["path"]
 
 
@@ -157,20 +161,6 @@ def _add_texts(module, asset, encoder, whitening):
         module.add_text_functions(whitening)
         if encoder.kind == "bert":
             module.add_encoder(encoder.model, graph_tokenizer(encoder.tokenizer, asset.parent))
-
-
-@contextlib.contextmanager
-def _few_words():
-    """Without the remarks of TensorFlow on names of inputs and on where it wrote assets."""
-    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _packages():

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kerasrec.backend import tf
+from kerasrec.backend import check_process, tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
 from kerasrec.fusion.following import Rows
@@ -95,7 +95,7 @@ class LoadedVersion:
                 f"{path or 'The module'} is not a version that this kerasrec exported: it has no "
                 f"{missing[0]}. Train it again."
             )
-        self.module, self._manifest, self.path = module, manifest, path
+        self._module, self._manifest, self.path = module, manifest, path
         self.abilities = frozenset(
             name for name, attribute in ABILITIES.items() if hasattr(module, attribute)
         )
@@ -108,11 +108,28 @@ class LoadedVersion:
         Raises:
             ArtifactError: nothing of the kind is there, or it is damaged.
         """
+        check_process()
         path = folders.find_version(model)
         manifest = folders.read_manifest(path)
         with _whole(path):
             module = tf.saved_model.load(str(path))
         return cls(module, manifest, path)
+
+    @property
+    def module(self) -> Any:
+        """See the class.
+
+        Raises:
+            RuntimeError: it was loaded before this process was forked (`backend.check_process`).
+        """
+        check_process()
+        return self._module
+
+    def __reduce__(self):
+        raise TypeError(
+            "A loaded version cannot be sent to another process. Send its path, and load it there: "
+            "Recommender.load(path)."
+        )
 
     @property
     def manifest(self) -> Manifest:

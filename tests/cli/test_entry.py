@@ -1,5 +1,6 @@
 """Every verb on small real files; mistakes are in test_malformed_inputs."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -11,8 +12,8 @@ import pytest
 import yaml
 
 from kerasrec.backend import tf
-from kerasrec.checks import ArtifactError
-from kerasrec.cli import modelverbs
+from kerasrec.checks import LONG, ArtifactError
+from kerasrec.cli import entry, modelverbs
 from kerasrec.cli.entry import VERBS, _sentence, build_parser, main
 from kerasrec.cli.userinput import UserError
 from kerasrec.recommender.recommender import Recommender
@@ -109,8 +110,10 @@ def test_train(files, tmp_path, capsys, members):
     assert f"exported {tmp_path / 'models' / 'shop' / '1'}" in out
     assert "events outside the core" in err and "epoch 1/" not in err
     # no terminal, so no bars: the steps and the epochs as lines
-    steps = ["training on", "epoch 1 ", "choosing tables", "exporting"]
+    steps = ["training on", "epoch 1 ", "choosing tables", "exporting", "comparing", "exported"]
     assert [s for s in steps if s in err] == steps
+    begun = [line.partition(": done in ")[0] for line in err.splitlines() if ": done in " in line]
+    assert len(begun) >= 3 and all(err.splitlines().count(line) == 1 for line in begun)
     manifest = folders.read_manifest(tmp_path / "models" / "shop" / "1").as_dict()
     assert manifest["preset"] == "fast" and manifest["validation"] == "given"
     assert manifest["data"]["columns"] == {"user_id": "uid", "item_id": "course", "timestamp": "ts"}
@@ -306,6 +309,31 @@ def test_a_process_says_what_it_has_to_and_nothing_else(files, toy, tmp_path):
     )
     assert done.stderr == "" and done.returncode == 0
     assert done.stdout == f"150 rows for 150 users in {tmp_path / 'recs.csv'}\n"
+
+
+@pytest.mark.parametrize("words, shown", [([], "long\nbad\n"), (["--verbose"], None)])
+def test_each_line_of_the_log_is_shown_once(toy, words, shown, monkeypatch, capsys):
+    from absl import logging as absl_logging
+
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a new process
+    (options, _), log = build_parser(), logging.getLogger("kerasrec.training.run")
+    options = options.parse_args(["inspect", "--model", str(toy), *words])
+    with entry._logging(options):
+        absl_logging.info("Sharding callback duration")  # absl gives a bare root a handler
+        log.info("epoch 1")
+        log.info("long", extra=LONG)
+        log.warning("bad")
+    assert logging.root.handlers == []
+    error = capsys.readouterr().err
+    assert error == shown if shown else error.endswith("epoch 1\nlong\nbad\n")
+
+
+def test_a_quiet_training_shows_warnings_alone(monkeypatch, capsys):
+    words = ["train", "--interactions", "x", "--name", "x", "--quiet"]
+    with entry._logging(build_parser()[0].parse_args(words)):
+        logging.getLogger("kerasrec.training.stages").info("choosing", extra=LONG)
+        logging.getLogger("kerasrec.training.stages").warning("bad")
+    assert capsys.readouterr().err == "bad\n"
 
 
 def test_a_reader_that_stops_early_gets_no_complaint(toy):

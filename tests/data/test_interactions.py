@@ -565,10 +565,13 @@ def test_tables_are_one_line_to_read():
     assert repr(timeless) == "Interactions(1,001 events, 2 users, 2 items)"
     nothing = timed.replace(timed.frame[:0])
     assert repr(nothing) == "Interactions(0 events, 0 users, 0 items)"
+    shown = timed._repr_html_()
+    assert shown.startswith(f"<p>{timed!r}</p><table") and shown.count("<tr>") == 5  # first rows
     split = Split(timed, nothing, nothing, "leave-one-out")
     assert repr(split) == "Split(train 1,001, valid 0, test 0 events, leave-one-out)"
     items = read_items(pd.DataFrame({"item": ["x"], "title": ["甲"], "price": ["2"]}))
     assert repr(items) == "Items(1 items, columns item_id, title, price)"
+    assert items._repr_html_().startswith(f"<p>{items!r}</p><table")
 
 
 def test_mapped_text_columns_get_their_canonical_names():

@@ -112,6 +112,9 @@ def test_evaluate_comparisons(evaluation):
     assert row["difference"] == pytest.approx(ahead)
     assert row["low"] < row["difference"] < row["high"]
     assert "item_knn: NDCG@10" in evaluation.summary() and "clearly better" in evaluation.summary()
+    assert repr(evaluation) == f"Evaluation({evaluation.summary()})"
+    shown = evaluation._repr_html_()
+    assert all(f"<th>{name}</th>" in shown for name in ("recall", "ndcg", *evaluation.models))
 
 
 def test_evaluate_calls_a_model_with_the_test_users(case):

@@ -69,10 +69,18 @@ def test_training_code_is_not_loaded():
 def test_load(recommender, exported_version, toy_items):
     assert recommender.version == exported_version / "1"
     assert recommender.manifest["name"] == "toy"
+    assert repr(recommender) == "Recommender(toy 1, 82 items)"
     pd.testing.assert_frame_equal(
         recommender.items.frame.astype(object), toy_items.frame.astype(object), check_dtype=False
     )
     assert list(recommender.training_history()["epoch"]) == [1, 2]
+
+
+def test_load_says_that_it_loads(exported_version, caplog):
+    caplog.set_level("INFO", "kerasrec")
+    Recommender.load(exported_version)
+    begun, done = (record.getMessage() for record in caplog.records[:2])
+    assert begun == f"loading {exported_version / '1'}" and done.startswith(f"{begun}: done in ")
 
 
 def test_load_refuses_a_damaged_version(exported_version, tmp_path):

@@ -319,7 +319,8 @@ def test_graceful_stop(base):
     assert codes == [(200, 100)] * 4
     events = [json.loads(line) for line in err.splitlines()]
     names = [event["event"] for event in events]
-    assert names[:2] == ["version loaded", "serving"] and names[-1] == "stopped"
+    assert names[:3] == ["loading a version", "version loaded", "serving"]
+    assert names[-1] == "stopped" and events[2]["versions"] == {"toy": [1]}
     assert "Invalid HTTP request received." in names  # uvicorn's own words, in the same form
     requests = [event for event in events if event["event"] == "request"]
     assert [event["rows"] for event in requests] == [1, *[100] * 4]
@@ -382,4 +383,5 @@ def test_stop_while_the_first_version_loads(base, number):
         finally:
             process.kill()
     assert time.monotonic() - began < 10 and process.returncode == 0 and out == ""
-    assert [json.loads(line)["event"] for line in err.splitlines()] == ["stopped"]
+    said = [json.loads(line)["event"] for line in err.splitlines()]
+    assert said == ["loading a version", "stopped"]

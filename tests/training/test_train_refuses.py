@@ -1,4 +1,6 @@
-"""Mistakes that `train` finds before the work."""
+"""Mistakes that `train` finds before the work; and what it gives back, on one line."""
+
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from kerasrec.backend import keras
 from kerasrec.data.interactions import Items, read_interactions
 from kerasrec.models.validation import make_validation
 from kerasrec.training import stages
-from kerasrec.training.pipeline import train
+from kerasrec.training.pipeline import Trained, train
 
 # --- mistakes are found before the work ---
 
@@ -130,3 +132,14 @@ def test_refit_with_a_generator_is_refused_before_the_work(small, tmp_path, monk
         "refit trains the model anew on what the generator is weighed by. Give refit or "
         "generator, not both."
     )
+
+
+def test_what_train_gives_back_is_one_line_to_read():
+    quality = {"valid_ndcg@10": 0.12345, "valid_recall@10": 0.5}
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [0.123456, 0.1]})
+    trained = Trained(Path("saved_models/shop/1"), history, quality, {"much": "more"})
+    assert repr(trained) == (
+        "Trained(saved_models/shop/1, validation NDCG@10 0.1235, recall@10 0.5000, 2 epochs)"
+    )
+    shown = trained._repr_html_()
+    assert shown.startswith(f"<p>{trained!r}</p><table") and "<td>0.1235</td>" in shown

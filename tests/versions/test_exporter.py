@@ -1,4 +1,3 @@
-import logging
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from kerasrec.models.validation import Ranker
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 from kerasrec.versions.exporter import (
-    _few_words,
     _same,
     compare_here,
     compare_in_a_process,
@@ -299,14 +297,6 @@ def test_same_looks_at_numbers_and_at_clear_winners():
     swapped = {"item_ids": np.array([["b", "a"], ["乙", ""]]), "scores": tied["scores"]}
     assert _same(swapped, tied)
     assert not _same({"vectors": np.array([np.nan])}, {"vectors": np.array([1.0])})
-
-
-def test_few_words_puts_the_levels_back():
-    logger = logging.getLogger("absl")
-    before = logger.level
-    with _few_words():
-        assert logger.level == logging.ERROR
-    assert logger.level == before
 
 
 def test_manifest_of_the_toy_version(exported_version):
