@@ -18,6 +18,7 @@ from kerasrec.cli import (
     serveverb,
 )
 from kerasrec.cli.parser import Parser
+from kerasrec.cli.printing import VisibleFormatter, any_encoding, say
 from kerasrec.cli.userinput import ManyErrors, UserError
 
 _DESCRIPTION = """LLM-enhanced sequential recommendation over Chinese item text.
@@ -56,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 = success, 1 = an update that was refused or a model that has gone stale, 2 =
         bad input (one sentence on stderr), 130 = interrupted.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    with any_encoding():
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _run(words):
     debug, name = "--debug" in words, "kerasrec"
     try:
         options = parse(words)
@@ -67,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             VERBS[options.verb][1](options)
             sys.stdout.flush()
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        say(f"{name}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `kerasrec inspect ... | head`: nobody reads on, also not at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the one place where an error becomes a sentence
         if debug or not (isinstance(error, _EXPECTED) or _is_too_large(error)):
             raise
-        print(f"{name}: {_sentence(error)}", file=sys.stderr)
+        say(f"{name}: {_sentence(error)}", file=sys.stderr)
         return 1 if isinstance(error, loopverbs.NotGoodEnough) else 2
     return 0
 
@@ -139,6 +144,7 @@ def _logging(options: argparse.Namespace) -> Iterator[None]:
         return not is_quiet and getattr(record, "is_long", False)
 
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(VisibleFormatter())
     handler.addFilter(is_shown)
     logger, root = logging.getLogger("kerasrec"), logging.getLogger()
     # at the root: absl gives a root without a handler one, and each line would come twice. A

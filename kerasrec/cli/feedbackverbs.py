@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerasrec import backend
 from kerasrec.cli.parser import SHAPE, Parser, add_clock, add_files, add_reading
-from kerasrec.cli.printing import print_rows
+from kerasrec.cli.printing import print_rows, say
 from kerasrec.cli.userinput import UserError, event_weights, pairs_of, period
 
 if TYPE_CHECKING:
@@ -115,16 +115,16 @@ def add(options: argparse.Namespace) -> None:
         raise UserError("--events F goes without the options of a single event.")
     if options.events is None:
         with _open(options, create=True) as store:
-            print(_said(store.add([single], **_times(options))))
+            say(_said(store.add([single], **_times(options))))
     elif options.events == "-":
         with _open(options, create=True) as store:
-            print(_said(_add_lines(store, sys.stdin, "standard input", _times(options))))
+            say(_said(_add_lines(store, sys.stdin, "standard input", _times(options))))
     else:
         with (
             open(options.events, encoding="utf-8-sig") as file,
             _open(options, create=True) as store,
         ):
-            print(_said(_add_lines(store, file, options.events, _times(options))))
+            say(_said(_add_lines(store, file, options.events, _times(options))))
 
 
 def _times(options: argparse.Namespace) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def import_(options: argparse.Namespace) -> None:
             max_ahead=period(options.max_ahead, "--max-ahead", least=0),
             progress=sys.stderr.isatty(),
         )
-        print(f"{_said(added)} in {store.name}")
+        say(f"{_said(added)} in {store.name}")
 
 
 def _add_options_of_export(action: argparse.ArgumentParser) -> None:
@@ -227,7 +227,7 @@ def _add_options_of_export(action: argparse.ArgumentParser) -> None:
 def export(options: argparse.Namespace) -> None:
     """Write all events as a table that `kerasrec feedback import` reads."""
     with _open(options) as store:
-        print(f"{store.export_file(options.out):,} events in {options.out}")
+        say(f"{store.export_file(options.out):,} events in {options.out}")
 
 
 # --- stats and forget ---
@@ -270,7 +270,7 @@ def stats(options: argparse.Namespace) -> None:
     print_rows(("what", "value"), rows)
     for table in (found.versions, found.positions):
         if len(table):
-            print()
+            say()
             shown = table.assign(rate=table["rate"].map("{:.4f}".format))
             shown = shown.astype(object).where(shown.notna(), "")
             print_rows(tuple(table.columns), shown.to_numpy().tolist())
@@ -296,13 +296,13 @@ def forget(options: argparse.Namespace) -> None:
             count = len(store.read(users=[options.user]))
             _confirm(f"Delete {count:,} events of user {options.user!r} in {store.name} for good?")
         count = store.forget(options.user)
-        print(f"{count:,} events deleted; older ones of this user are refused from now on")
+        say(f"{count:,} events deleted; older ones of this user are refused from now on")
 
 
 def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise UserError("forget deletes for good: give --yes where nobody can be asked.")
-    print(f"{question} [y/N] ", end="", flush=True)
+    say(f"{question} [y/N] ", end="", flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UserError("nothing was deleted.")
 

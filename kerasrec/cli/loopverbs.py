@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerasrec import backend
 from kerasrec.cli.parser import add_files, add_model, add_out_and_preset, add_reading
-from kerasrec.cli.printing import make_console, print_rows
+from kerasrec.cli.printing import make_console, print_rows, say
 from kerasrec.cli.userinput import (
     Readings,
     UserError,
@@ -82,9 +82,9 @@ def update_verb(options: argparse.Namespace) -> None:
         console = make_console()
         console.print(found.evaluation.to_rich(console.width))
     if found.changed:
-        print(f"{found.changed:,} texts changed")
+        say(f"{found.changed:,} texts changed")
     if found.withdrawn or found.returned:
-        print(
+        say(
             f"{found.withdrawn:,} items are in no list: the catalogue lacks them, or says so; "
             f"{found.returned:,} are listed again"
         )
@@ -92,7 +92,7 @@ def update_verb(options: argparse.Namespace) -> None:
         raise NotGoodEnough(
             f"refused, nothing was published: {found.reason}. --force publishes it."
         )
-    print(
+    say(
         f"{found.events:,} new events in {found.seconds:.0f} s; {found.reason}; published "
         f"{found.version}"
     )
@@ -119,13 +119,13 @@ def rollback_verb(options: argparse.Namespace) -> None:
 
     base = Path(options.out) / options.name
     before, now = rollback(base, options.to)
-    print(f"stable: version {now} (was {before})")
+    say(f"stable: version {now} (was {before})")
     with contextlib.suppress(
         ArtifactError, OSError, ValueError
     ):  # one goes back from a damaged version, too
         told = read_manifest(base / str(before)).update
         if told is not None and told.erased is not None and now < before:
-            print(
+            say(
                 f"Version {now} was trained with users who were erased before version {before}: "
                 "kerasrec update --store makes one without them.",
                 file=sys.stderr,
@@ -218,20 +218,20 @@ def drift_verb(options: argparse.Namespace) -> None:
     found = drift(base, interactions, **settings)
     for heads in _SHOWN:
         print_rows(tuple(heads), _texts(found.table, heads.values(), in_days=step % 86400 == 0))
-        print()
+        say()
     if options.report:
         _write_drift(found.table, Path(options.report))
     for sentence in found.notes:
-        print(sentence)
+        say(sentence)
     for sentence in found.warnings:
-        print(f"stale: {sentence}")
+        say(f"stale: {sentence}")
     if found.warnings:
         count = len(found.warnings)
         raise NotGoodEnough(
             f"{found.version} has gone stale, for {count} {'reason' if count == 1 else 'reasons'} "
             f"(above): kerasrec update --name {options.name} makes the next version."
         )
-    print(f"{found.version}: nothing says that it has gone stale")
+    say(f"{found.version}: nothing says that it has gone stale")
 
 
 def _since(text: str | None, timezone: str | None) -> int | None:
@@ -265,7 +265,7 @@ def _write_drift(table: "pd.DataFrame", folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "drift.csv", index=False)
     (folder / "drift.svg").write_text(drift_curves(table), encoding="utf-8")
-    print(f"drift.csv and drift.svg are in {folder}")
+    say(f"drift.csv and drift.svg are in {folder}")
 
 
 def add_simulate(sub: argparse.ArgumentParser) -> None:
@@ -340,8 +340,8 @@ def simulate_verb(options: argparse.Namespace) -> None:
     found.table.to_csv(found.work / "table.csv", index=False)
     found.steps.to_csv(found.work / "steps.csv", index=False)
     (found.work / "curves.svg").write_text(strategy_curves(found.steps), encoding="utf-8")
-    print(found.table.round(4).to_string(index=False))
-    print(f"table.csv, steps.csv and curves.svg are in {found.work}")
+    say(found.table.round(4).to_string(index=False))
+    say(f"table.csv, steps.csv and curves.svg are in {found.work}")
 
 
 def add_replay(sub: argparse.ArgumentParser) -> None:
@@ -427,7 +427,7 @@ def replay_verb(options: argparse.Namespace) -> None:
             version=found.updates["version"].replace(0, "none"),
         )
         print_rows(tuple(rows.columns), rows.to_numpy().tolist())
-    print(
+    say(
         f"{found.lists['user'].nunique():,} lists in {found.seconds:.0f} s: "
         f"{found.ms_per_request:.1f} ms a request, {found.events_per_second:,.0f} events a second "
         f"learned; {options.out}"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from kerasrec.cli.parser import add_at, add_files, add_model, add_out_and_preset, add_reading
-from kerasrec.cli.printing import flat, make_console, print_rows
+from kerasrec.cli.printing import flat, make_console, print_rows, say, visible
 from kerasrec.cli.userinput import (
     UNSAID,
     Readings,
@@ -57,14 +57,14 @@ def inspect_verb(options: argparse.Namespace) -> None:
     items = readings.take(read_catalogue, options, False) if options.items else None
     readings.end()
     problems = find_problems(interactions, items)
-    print(f"problems found: {len(problems) or 'none'}")
+    say(f"problems found: {len(problems) or 'none'}")
     for number, problem in enumerate(problems, start=1):
-        print(f"{number:3}. {problem}")
+        say(f"{number:3}. {problem}")
     table = describe(interactions, items)
     rows = [(part, what, format_value(value)) for part, what, value in table.to_numpy()]
-    print(f"\n{interactions.report}", end="\n\n")
+    say(f"\n{interactions.report}", end="\n\n")
     if items is not None:
-        print(*column_lines(items.report, source_name(options.items)), sep="\n", end="\n\n")
+        say(*column_lines(items.report, source_name(options.items)), sep="\n", end="\n\n")
     print_rows(tuple(table.columns), rows)
 
 
@@ -159,7 +159,7 @@ def train_verb(options: argparse.Namespace) -> None:
     """
     settings = training_options(options)
     if settings.get("generator") and not options.generator:
-        print("The options of the section generator count with --generator only.")
+        say("The options of the section generator count with --generator only.")
     interactions, items, valid = _read_for_training(options, settings)
     load_tensorflow(options)
     from kerasrec.data.cleaningreport import column_lines
@@ -181,12 +181,12 @@ def train_verb(options: argparse.Namespace) -> None:
     if options.quiet:  # otherwise the log has said it before the training
         for found, name in ((interactions, "interactions"), (items, "items")):
             for line in column_lines(found.report, name):
-                print(line)
+                say(line)
     else:
         shown = trained.history.round(4).astype(str)
         print_rows(tuple(shown.columns), shown.to_numpy().tolist())
     quality = trained.metrics
-    print(
+    say(
         f"validation NDCG@10 {quality['valid_ndcg@10']:.4f}, "
         f"recall@10 {quality['valid_recall@10']:.4f}; exported {trained.version}"
     )
@@ -211,7 +211,7 @@ def _read_for_training(options, settings):
         settings["encoder"] = {**(settings.get("encoder") or {}), "name": "none"}
         logs = [part for part in (interactions, valid) if part is not None]
         items = items_of(logs) if logs else None
-        print("No --items: the model knows the items of the log by their ids alone.")
+        say("No --items: the model knows the items of the log by their ids alone.")
     if items is not None and interactions is not None:
         interactions = readings.take(clean_for_training, options, interactions, items)
     if items is not None and valid is not None:
@@ -265,7 +265,7 @@ def evaluate_verb(options: argparse.Namespace) -> None:
     baselines = run_baselines(
         make_histories(fitted, items), wanted, items, k=options.k, texts=texts
     )
-    name = str(recommender.about.name)
+    name = visible(recommender.about.name, one_line=True)
     name = f"{name} (model)" if name in baselines else name
     recommender.observe(histories)
     lists = {name: recommender.recommend(wanted, k=options.k, at=at), **baselines}
@@ -277,7 +277,7 @@ def evaluate_verb(options: argparse.Namespace) -> None:
         history = recommender.training_history()
         extra = dict(items=items, histories=wanted, training_history=history)
         write_report(result, options.report, manifest=recommender.manifest, **extra)
-        print(f"report: {Path(options.report) / 'report.html'}")
+        say(f"report: {Path(options.report) / 'report.html'}")
 
 
 def add_recommend(sub: argparse.ArgumentParser) -> None:
@@ -317,14 +317,14 @@ def recommend_verb(options: argparse.Namespace) -> None:
     histories = recommender.histories(interactions, users=users)
     newer = recommender.observe(interactions)
     if newer:
-        print(f"{newer:,} events are newer than the version; they count as recent")
+        say(f"{newer:,} events are newer than the version; they count as recent")
     table = recommender.recommend(
         histories, k=options.k, keep_seen=options.keep_seen, candidates=candidates, at=at
     )
     write_table(table, options.out, interactions.columns)
     popular = len(table.attrs["popular_for"])
     note = f"; {popular} of them have no known item and get popular ones" if popular else ""
-    print(f"{len(table)} rows for {histories.num_users} users in {options.out}{note}")
+    say(f"{len(table)} rows for {histories.num_users} users in {options.out}{note}")
 
 
 def add_similar(sub: argparse.ArgumentParser) -> None:
@@ -403,8 +403,8 @@ def export_verb(options: argparse.Namespace) -> None:
     if options.set:
         from kerasrec.versions.derive import export_again
 
-        print(f"exported {export_again(options.model, **values)}")
+        say(f"exported {export_again(options.model, **values)}")
     if options.deploy:
         host_name = options.host_name or "localhost"
         files = deploy(options.model, options.deploy, host_name=host_name, force=options.force)
-        print(f"wrote {len(files)} files for TF Serving; begin with {files[-1]}")
+        say(f"wrote {len(files)} files for TF Serving; begin with {files[-1]}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kerasrec import backend
 from kerasrec.cli.parser import add_at, add_files, add_model, add_reading
+from kerasrec.cli.printing import say
 from kerasrec.cli.userinput import UserError, moment, read_events, read_lines, read_users
 from kerasrec.versions.folders import find_version, read_manifest
 
@@ -92,7 +93,7 @@ def generate_verb(options: argparse.Namespace) -> None:
     histories = recommender.histories(interactions, users=users)
     newer = recommender.observe(interactions)
     if newer:
-        print(f"{newer:,} events are newer than the version; they count as recent")
+        say(f"{newer:,} events are newer than the version; they count as recent")
     table = recommender.generate(
         histories,
         options.num_items,
@@ -107,13 +108,13 @@ def generate_verb(options: argparse.Namespace) -> None:
     )
     write_table(table, options.out, interactions.columns)
     lengths = table.groupby(["user_id", "list"]).size()
-    print(f"{len(lengths):,} plans for {histories.num_users:,} users in {options.out}")
+    say(f"{len(lengths):,} plans for {histories.num_users:,} users in {options.out}")
     if popular := len(table.attrs["popular_for"]):
-        print(f"{popular:,} of the users have no known item: theirs begin with what is popular")
+        say(f"{popular:,} of the users have no known item: theirs begin with what is popular")
     if short := int((lengths < options.num_items).sum()):
-        print(f"{short:,} of them are shorter: no more items may be listed")
+        say(f"{short:,} of them are shorter: no more items may be listed")
     if empty := histories.num_users * options.num_lists - len(lengths):
-        print(f"{empty:,} plans are missing: no item may be listed, or none in another order")
+        say(f"{empty:,} plans are missing: no item may be listed, or none in another order")
     if options.describe:
         names = interactions.columns
         _write_texts(recommender, histories, table, describe, options.texts, names)
@@ -178,12 +179,12 @@ def _write_texts(
         frame["text"] = [found.text for found in texts]
         frame["source"] = [found.source for found in texts]
         write_table(frame, path, names)
-        print(f"{len(frame):,} texts in {path}")
+        say(f"{len(frame):,} texts in {path}")
     else:
         for (user, number), found in list(zip(keys, texts, strict=True))[:_SHOWN]:
-            print(f"{user}, plan {number}: {found.text}")
+            say(f"{user}, plan {number}: {found.text}")
         if len(texts) > _SHOWN:
-            print(f"... and {len(texts) - _SHOWN:,} more; --texts F writes all")
+            say(f"... and {len(texts) - _SHOWN:,} more; --texts F writes all")
 
 
 #: texts that are shown where no file is given

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerasrec import backend
 from kerasrec.cli.parser import add_clock
+from kerasrec.cli.printing import say
 from kerasrec.cli.userinput import UserError, load_tensorflow, period
 from kerasrec.versions.folders import read_catalogue
 
@@ -204,10 +205,10 @@ def _feedback(options: argparse.Namespace) -> "FeedbackOptions | None":
 
 def _print_server(server: "Server") -> None:
     for name, model in server.models.items():
-        print(f"model {name}: versions {', '.join(map(str, model.numbers))}")
-    print(f"REST {server.rest_address}")
-    print(f"gRPC {server.grpc_address}")
-    print("\n".join(examples(server)), flush=True)
+        say(f"model {name}: versions {', '.join(map(str, model.numbers))}")
+    say(f"REST {server.rest_address}")
+    say(f"gRPC {server.grpc_address}")
+    say("\n".join(examples(server)), flush=True)
 
 
 def examples(server: "Server") -> list[str]:
