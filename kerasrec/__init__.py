@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from kerasrec.models import fit_semantic_ids as fit_semantic_ids
     from kerasrec.models import hold_out_last as hold_out_last
     from kerasrec.models import make_validation as make_validation
+    from kerasrec.models import plot_model as plot_model
     from kerasrec.recommender import Recommender as Recommender
     from kerasrec.serving import serve as serve
     from kerasrec.text import add_lora as add_lora
@@ -107,6 +108,7 @@ else:
                 "fit_semantic_ids",
                 "hold_out_last",
                 "make_validation",
+                "plot_model",
             ],
             "versions": ["deploy", "export", "rollback"],
             "recommender": ["Recommender"],

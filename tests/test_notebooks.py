@@ -47,7 +47,7 @@ def run(path, folder, monkeypatch, num_cells=None):
 
 
 def test_notebooks_are_found():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
 @pytest.mark.slow
@@ -63,6 +63,7 @@ def test_notebook_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
         "04": "REST and gRPC answer as Recommender does: True; the server stopped with code 0",
         "05": "a click changed the next list: True; versions 1, 2",
         "06": "a path of 5 courses, all real and new to the learner: True; ",
+        "07": "1 epochs of Keras' fit; version 1 of courses_keras lists 5 courses",
     }
     assert result.startswith(expected[path.name[:2]])
     assert list((tmp_path / "saved_models").glob("*/1/saved_model.pb"))

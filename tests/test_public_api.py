@@ -20,7 +20,7 @@ ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES LanguageM
 Recommender SEQUENCE_MODELS SetupError Split TextEncoder Trainer add_lora build_encoder build_model
 check_leakage clean deploy describe describe_plans drift evaluate export fit_generator
 fit_product_codes fit_semantic_ids fit_whitening hold_out_last join_interactions load_mooccube
-make_histories make_validation read_interactions read_items replay rollback run_baselines
+make_histories make_validation plot_model read_interactions read_items replay rollback run_baselines
 score_recommendations serve set_trainable simulate split_leave_one_out split_temporal split_users
 train update update_from_store write_report write_table
 """.split()

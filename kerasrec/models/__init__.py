@@ -9,8 +9,9 @@ What is computed, in this order:
 5. `scoring` corrects the scores by an MLP and finds the best items.
 6. `graphfusion` fuses the parts of the score, in the graph of a version.
 
-`build` joins 2 to 5 to a `Model`; `ensemble` averages several of them; `validation` ranks with the
-weights of the moment; `codes` gives items short tuples of codes and needs no TensorFlow.
+`build` joins 2 to 5 to a `Model`, and `kerasmodel` lets a Keras user train it; `ensemble` averages
+several of them; `validation` ranks with the weights of the moment; `codes` gives items short tuples
+of codes and needs no TensorFlow.
 """
 
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kerasrec.models.codes import fit_product_codes as fit_product_codes
     from kerasrec.models.codes import fit_semantic_ids as fit_semantic_ids
     from kerasrec.models.ensemble import average_models as average_models
+    from kerasrec.models.kerasmodel import plot_model as plot_model
     from kerasrec.models.losses import LOSSES as LOSSES
     from kerasrec.models.sequencemodels import SEQUENCE_MODELS as SEQUENCE_MODELS
     from kerasrec.models.validation import Ranker as Ranker
@@ -35,6 +37,7 @@ else:
         __name__,
         submod_attrs={
             "build": ["Model", "TextEncoder", "build_model"],
+            "kerasmodel": ["plot_model"],
             "losses": ["LOSSES"],
             "sequencemodels": ["SEQUENCE_MODELS"],
             "codes": ["fit_product_codes", "fit_semantic_ids"],

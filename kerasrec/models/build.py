@@ -8,7 +8,8 @@ from pydantic import PlainValidator
 
 from kerasrec.backend import check_process, keras, register, tf, with_autograph
 from kerasrec.data.events import EVENT_CODES
-from kerasrec.data.histories import NUM_GAP_BUCKETS
+from kerasrec.data.histories import NUM_GAP_BUCKETS, Histories
+from kerasrec.data.interactions import Interactions
 from kerasrec.models.interest import (
     INTERESTS,
     Interest,
@@ -25,10 +26,12 @@ from kerasrec.models.itemvectors import (
     TextTable,
     WhiteningLayer,
 )
-from kerasrec.models.losses import LOSSES, NEGATIVES
+from kerasrec.models.kerasmodel import HistoryModel, RankingQuality, batches, check_keras_2
+from kerasrec.models.losses import LOSSES, NEGATIVES, check_loss
 from kerasrec.models.optiontypes import Count, Flag, NameOf, Share, Whole
 from kerasrec.models.scoring import Scorer, ScorerLoss
-from kerasrec.models.sequencemodels import SEQUENCE_MODELS, UNKNOWN_SHARE
+from kerasrec.models.sequencemodels import SEQUENCE_MODELS, UNKNOWN_SHARE, own_sequence
+from kerasrec.models.validation import Validation
 
 #: a sequence model, by its name or as a function
 Sequence = Annotated[str | Callable, PlainValidator(NameOf(SEQUENCE_MODELS))]
@@ -38,6 +41,8 @@ Loss = Annotated[str | Callable, PlainValidator(NameOf(LOSSES))]
 FULL_SOFTMAX_ITEMS = 4000
 #: width of the part of item vectors that comes from codes, about
 CODE_UNITS = 64
+#: sequence models of kerasrec; a user may add others to the table
+_OWN_SEQUENCES = frozenset(SEQUENCE_MODELS)
 #: whose layers have no Python control flow over tensors
 _KNOWN = ("kerasrec.", "tf_keras.", "bert4keras.")
 
@@ -56,6 +61,10 @@ class Model(NamedTuple):
     scorer: `Scorer` layer.  loss: `InterestLoss` layer.  config: the options, as resolved.
 
     An average of several models (`ensemble`) has the same parts and one more option, `members`.
+
+    `training` is a Keras model, and `compile`, `fit`, `evaluate`, `summary`, `save_weights` and
+    `load_weights` of this are those of it. The other parts learn along with it: they share its
+    layers.
     """
 
     training: Any
@@ -66,6 +75,101 @@ class Model(NamedTuple):
     scorer: Any
     loss: Any
     config: dict
+
+    def __repr__(self):
+        names = (self.config["sequence"], self.config["loss"])
+        of = ", ".join(
+            n if isinstance(n, str) else getattr(n, "__name__", type(n).__name__) for n in names
+        )
+        count = f"{self.training.count_params():,} weights"
+        return f"Model({self.config['num_items']:,} items, {of}, {count})"
+
+    @property
+    def keras_model(self) -> Any:
+        """The Keras model that is trained: `training`."""
+        return self.training
+
+    def compile(self, optimizer: Any = "adam", **options: Any) -> None:
+        """As a Keras model's, without loss and metrics: the losses are in the graph.
+
+        Args:
+            optimizer: name, or optimizer of Keras 2.
+            options: the other ones of Keras: `run_eagerly`, `jit_compile`, ...
+        """
+        self.training.compile(optimizer=optimizer, **options)
+
+    def batches(self, histories: Histories, *, batch_size: int = 128, seed: int = 0) -> Any:
+        """Makes a `tf.data.Dataset` of one epoch, in another order each time it is read.
+
+        Args:
+            histories: `Histories`, as `make_histories` gives them.
+            batch_size: histories per step.
+            seed: of the order.
+        """
+        return batches(
+            histories, max_length=self.config["max_length"], batch_size=batch_size, seed=seed
+        )
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int | None = None,
+        validation_data: Any = None,
+        callbacks: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Trains as a Keras model does, and returns Keras' `History`.
+
+        Args:
+            x: `Histories`, or batches of one's own as `kerasmodel.inputs_of` takes them: a
+                `tf.data.Dataset`, or arrays.
+            y: the target where x are arrays of histories alone.
+            batch_size: rows per step of `Histories` (default 128) and of arrays.
+            validation_data: the same as x, to know `val_loss`; or a `Validation`
+                (`hold_out_last`), which adds `val_ndcg@10` and `val_recall@10` to the logs.
+            callbacks: list of Keras callbacks. To stop by the ranking take
+                `EarlyStopping("val_ndcg@10", mode="max", restore_best_weights=True)`.
+            options: the other ones of Keras' `fit`: `epochs`, `verbose`, ...
+        """
+        callbacks = list(callbacks or [])
+        check_keras_2(*callbacks)
+        if isinstance(validation_data, Validation):
+            callbacks.insert(0, RankingQuality(self, validation_data))
+            validation_data = None
+        x, batch_size = self._fed(x, batch_size)
+        return self.training.fit(
+            x,
+            y,
+            batch_size=batch_size,
+            validation_data=self._fed(validation_data, None)[0],
+            callbacks=callbacks,
+            **options,
+        )
+
+    def evaluate(self, x: Any, y: Any = None, **options: Any) -> Any:
+        """Measures the loss on data of the forms of `fit`, as a Keras model does."""
+        x, batch_size = self._fed(x, options.pop("batch_size", None))
+        return self.training.evaluate(x, y, batch_size=batch_size, **options)
+
+    def _fed(self, data, batch_size):
+        """`Histories` become a dataset, which has its own batch size; other data stay."""
+        if isinstance(data, Histories | Interactions):
+            return self.batches(data, batch_size=batch_size or 128), None
+        return data, batch_size
+
+    def summary(self, **options: Any) -> None:
+        """Prints the layers, as a Keras model does."""
+        self.training.summary(**options)
+
+    def save_weights(self, filepath: Any, **options: Any) -> Any:
+        """Writes the weights, as a Keras model does."""
+        return self.training.save_weights(filepath, **options)
+
+    def load_weights(self, filepath: Any, **options: Any) -> Any:
+        """Reads the weights, as a Keras model does."""
+        return self.training.load_weights(filepath, **options)
 
 
 @register
@@ -186,8 +290,9 @@ def build_model(
             known, None = no such part. That of a new item is zero.
         code_sizes: values that each code may have; None = as many as codes has.
         code_units: width of that part; None = 64, or the next multiple of heads.
-        sequence: the sequence model: a name of `SEQUENCE_MODELS` or a function with their
-            signature, see `kerasrec.models.sequencemodels`.
+        sequence: the sequence model: a name of `SEQUENCE_MODELS`; a Keras layer from vectors
+            `(batch, time, dim)` to states of the same shape, dim = the sum of the units; or a
+            function that makes one of dim, see `kerasrec.models.sequencemodels.own_sequence`.
         interest: how an interest is made of a state: "mf" = by a matrix, "gmf" = with a weight per
             column too.
         loss: a name of `LOSSES` or a function with their signature; None = softmax over the whole
@@ -271,12 +376,14 @@ def build_model(
     dim = text_units + id_units + wide
     drop = keras.layers.Dropout(input_dropout, noise_shape=None)
     features = EventFeatures(time_gaps=time_gaps, events=events, name="event_features")
-    make_sequence = SEQUENCE_MODELS[sequence] if isinstance(sequence, str) else sequence
     options: dict[str, Any] = dict(
         max_length=max_length, num_blocks=num_blocks, heads=heads, dropout=dropout
     )
-    sequence_model = make_sequence(dim, **options)
-    if callable(sequence):
+    if isinstance(sequence, str) and sequence in _OWN_SEQUENCES:
+        sequence_model = SEQUENCE_MODELS[sequence](dim, **options)
+    else:  # also one that the user has put into the table
+        given = SEQUENCE_MODELS[sequence] if isinstance(sequence, str) else sequence
+        sequence_model = own_sequence(given, dim, options)
         _translate(sequence_model)
     # float32 from here on, whatever the precision policy: cosines, temperatures and losses
     fusion = LongShortFusion(name="fusion", dtype="float32")
@@ -302,7 +409,7 @@ def build_model(
     step = [vectors, positive, negative]
     outputs = interest_loss([project(packed), *step])
     outputs = scorer_loss([outputs, *step, history_row, batch_row])
-    training = keras.Model([history, time_gap, event, target], outputs, name="training")
+    training = HistoryModel([history, time_gap, event, target], outputs, name="training")
     # Functional model: parts for inference
     given = keras.Input((None, dim), name="vectors")
     states = states_of(given, history > 0, time_gap, event)
@@ -327,7 +434,8 @@ def _translate(model):
     """Let AutoGraph have the layers of a user's own model: what calls them is kept from it."""
     for layer in (model, *getattr(model, "submodules", ())):
         if isinstance(layer, keras.layers.Layer) and not layer.__module__.startswith(_KNOWN):
-            layer.call = with_autograph(layer.call)
+            if "call" not in vars(layer):  # a layer that is used again has it
+                layer.call = with_autograph(layer.call)
 
 
 def _join_parts(text_of_items, items, coded, drop_known):
@@ -355,6 +463,9 @@ def _checked(config, text):
     ):
         if isinstance(value, str) and value not in known:
             raise ValueError(f"{what} must be one of {', '.join(known)}. Received: {value!r}.")
+    check_keras_2(config["sequence"])
+    if not isinstance(loss, str | None):
+        check_loss(loss)
     if num_items < 2:
         raise ValueError(f"A model needs at least 2 items. Received: num_items={num_items}.")
     if loss is None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from kerasrec.backend import keras, tf, without_autograph
 from kerasrec.models.build import Model
+from kerasrec.models.kerasmodel import HistoryModel
 
 #: s of the module: its square vanishes beside 1 in float32
 LENGTH_SCALE = 1e-5
@@ -61,7 +62,7 @@ def average_models(models: Sequence[Model]) -> Model:
     # Functional model
     names = ("history", "time_gap", "event", "target")
     events = [keras.Input((None,), name=name, dtype="int32") for name in names]
-    training = keras.Model(events, training_of(events), name="training")
+    training = HistoryModel(events, training_of(events), name="training")
     index = keras.Input((), name="item_index", dtype="int32")
     item_model = keras.Model(index, vectors_of(index), name="item_model")
     inputs = [keras.Input((None, item_model.output.shape[-1]), name="vectors"), *events[:3]]

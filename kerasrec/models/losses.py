@@ -10,7 +10,9 @@ callable fits wherever a name does:
     num_items: size of the catalogue (an int), for the sampling corrections.
 """
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 from kerasrec.backend import tf
@@ -93,6 +95,23 @@ def _mean(values, valid_mask):
     valid = tf.cast(valid_mask, tf.float32)
     total = tf.reduce_sum(tf.where(valid_mask, values, 0.0), axis=1)
     return total / tf.maximum(tf.reduce_sum(valid, axis=1), 1.0)
+
+
+def check_loss(loss: Callable[..., Any]) -> None:
+    """Refuses a loss of the user's that cannot take the four arguments.
+
+    Raises:
+        ValueError: it cannot; the message names them.
+    """
+    try:
+        inspect.signature(loss).bind(None, None, None, None)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "A loss is a function of four arguments: positive (num_positions,), negative "
+            "(num_positions, num_negatives), valid_mask of the same shape and num_items; it gives "
+            f"one value per position. Received: {loss!r} ({error}). Losses of Keras, of y_true and "
+            "y_pred, do not fit: the scores of the candidates are made inside the graph."
+        ) from error
 
 
 LOSSES = {

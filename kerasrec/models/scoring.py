@@ -72,6 +72,10 @@ class ScorerLoss(keras.layers.Layer):
         super().__init__(**kwargs)
         self.scorer, self.temperature = scorer, temperature
 
+    def get_config(self) -> dict[str, Any]:
+        """Says what it holds, for Keras' pictures and logs; it cannot be made of that."""
+        return {**super().get_config(), "scorer": self.scorer.get_config()}
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Adds the loss and returns the interests unchanged."""
         interest, item_vectors, positive, negative, history, batch_row = inputs

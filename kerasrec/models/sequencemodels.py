@@ -7,6 +7,8 @@ real events; histories are padded on the left. One that looks at times has a thi
 where it is unknown.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -402,3 +404,116 @@ SEQUENCE_MODELS = {
     "bert": build_bert,
     "hstu": build_hstu,
 }
+
+
+# --- of the user's own ---
+_EXPECTED = (
+    "sequence is a name, a Keras layer, or a function that makes one of dim (and of any of "
+    "max_length, num_blocks, heads, dropout). The layer's call takes (vectors), (vectors, mask), "
+    "(vectors, valid_mask) or (vectors, valid_mask, time_gap), and gives one state per event, "
+    "(batch, time, {dim}); of a functional model the inputs are [vectors, valid_mask] and perhaps "
+    "time_gap."
+)
+
+
+def own_sequence(given: Any, dim: int, options: dict[str, Any]) -> Any:
+    """Makes a sequence model of what a user gives, and checks that no state sees the future.
+
+    Args:
+        given: a Keras layer; or a function, or class, that makes one of `dim` and of those of
+            `options` that its signature names (a function with `**options` gets all). The layer's
+            `call` takes `(vectors)`, `(vectors, mask)` (Keras' mask: True = a real event),
+            `(vectors, valid_mask)` or `(vectors, valid_mask, time_gap)`. Of a functional model the
+            inputs count: vectors, `valid_mask`, `time_gap`. A layer of another kind that a function
+            makes, or a function, gets the list `[vectors, valid_mask]`. A layer that has weights
+            already is made anew from its configuration: each model has weights of its own.
+        dim: width of the item vectors, and of the states.
+        options: `max_length`, `num_blocks`, `heads`, `dropout`.
+
+    Returns:
+        Keras model, see the module.
+
+    Raises:
+        ValueError: no layer, other states than `(batch, time, dim)`, or states that see what comes
+            after them.
+    """
+    made = given if isinstance(given, layers.Layer) else _made(given, dim, options)
+    is_made = made is not given
+    if not is_made and given.built:
+        made = type(given).from_config(given.get_config())
+    if not isinstance(made, layers.Layer) and callable(made) and is_made:
+        return made  # a function of the two inputs; what it holds is known when it is called
+    if not isinstance(made, layers.Layer):
+        raise ValueError(f"{_EXPECTED.format(dim=dim)} Received: {type(made).__name__}.")
+    try:
+        if len(getattr(made, "inputs", None) or ()) < 2:
+            made = _with_inputs(made, dim, is_made=is_made)
+        _check_states(made, dim, min(options["max_length"], 6))
+    except _BadStates as error:
+        raise ValueError(str(error)) from error
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{_EXPECTED.format(dim=dim)} It failed: {reason}") from error
+    return made
+
+
+class _BadStates(ValueError):
+    """The states are not what a sequence model gives."""
+
+
+def _made(make: Callable[..., Any], dim: int, options: dict[str, Any]) -> Any:
+    """What a builder makes of dim and of those options that it names."""
+    try:
+        known = inspect.signature(make).parameters
+        takes_all = any(one.kind is one.VAR_KEYWORD for one in known.values())
+        takes_all &= not inspect.isclass(make)
+        wanted = {name: value for name, value in options.items() if takes_all or name in known}
+        inspect.signature(make).bind(dim, **wanted)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{_EXPECTED.format(dim=dim)} Received: {make!r} ({error}).") from error
+    return make(dim, **wanted)
+
+
+def _with_inputs(layer: Any, dim: int, *, is_made: bool) -> Any:
+    """A model of the inputs that the `call` of a layer takes."""
+    vectors, valid = _inputs(dim)
+    time_gap = keras.Input((None,), name="time_gap", dtype="int32")
+    known = inspect.signature(layer.call).parameters
+    given = {"valid_mask": valid, "time_gap": time_gap}
+    named = {name: tensor for name, tensor in given.items() if name in known}
+    is_plain = "mask" in known or layer.__module__.startswith("tf_keras.") or not is_made
+    if named:
+        states = layer(vectors, **named)
+    elif is_plain:
+        states = layer(WithMask()([vectors, valid]))
+    else:
+        states = layer([vectors, valid])
+    inputs = [vectors, valid, *([time_gap] if "time_gap" in named else [])]
+    return keras.Model(inputs, states, name="sequence")
+
+
+def _check_states(model: Any, dim: int, time: int) -> None:
+    """Refuse states of another shape, and such as change with what comes after them."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(2, time, dim)).astype(np.float32)
+    valid = np.ones((2, time), bool)
+    valid[0, : time // 3] = False
+    rest = [np.ones((2, time), np.int32)] if len(model.inputs) > 2 else []
+    states = model([tf.constant(v) for v in (vectors, valid, *rest)], training=False)
+    if tuple(states.shape) != (2, time, dim):
+        shape = ", ".join(map(str, states.shape[1:]))
+        raise _BadStates(
+            f"A sequence model gives one state per event, (batch, {time}, {dim}) for {time} "
+            f"events of {dim} numbers. Received: (batch, {shape}). The last number is "
+            "text_units + id_units; a recurrent layer needs return_sequences=True."
+        )
+    half = time // 2
+    vectors[:, half:] += 1
+    changed = model([tf.constant(v) for v in (vectors, valid, *rest)], training=False)
+    first, second = (tf.cast(found, tf.float32).numpy()[:, :half] for found in (states, changed))
+    if half and not np.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise _BadStates(
+            "A state may depend on its own event and earlier ones only. Received: a sequence model "
+            "whose states change with later events: it would read the answer. Make it causal, as "
+            "by Conv1D(padding='causal') or MultiHeadAttention with use_causal_mask=True."
+        )

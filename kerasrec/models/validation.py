@@ -8,7 +8,6 @@ import numpy as np
 from kerasrec.backend import check_process, tf, traced
 from kerasrec.data.histories import Histories, model_inputs, pad_left
 from kerasrec.fusion.gains import first_gains, ideal_gains
-from kerasrec.models.build import Model
 from kerasrec.models.scoring import exclude, graph_top_k
 
 
@@ -103,7 +102,7 @@ def rows_at_once(num_items: int) -> int:
 class Ranker:
     """Ranks the whole catalogue with the current weights of a `Model`."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Any) -> None:
         check_process()
         self.model = model
         self._rank, self._retrieve = traced(self._rank_batch), traced(self._retrieve_batch)

@@ -2,7 +2,7 @@
 
 import html
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +52,7 @@ def train(
     progress: bool = True,
     facts: dict[str, Any] | None = None,
     ask: Ask | None = None,
+    fit: Callable[..., Any] | None = None,
 ) -> Trained:
     """Encodes the texts, fits a model, chooses the fusion on validation, exports a version.
 
@@ -85,6 +86,12 @@ def train(
             it. None = "live" where the log has real times and at least `FEWEST_TO_WEIGH` held-out
             first choices, and `valid` is later or not given; else "end" where `valid` is later,
             else "newest".
+        fit: a function that trains in the place of `Trainer`. It is called as `fit(build,
+            histories, validation)`, where `build(**options)` is `build_model` with the catalogue,
+            its texts and the options of the section "model", `histories` are what is to be learned
+            and `validation` what is held out. It gives back the trained `Model`, or that and its
+            history: a DataFrame with a row per epoch, or what Keras' `fit` gives. Tables, weights,
+            generator and export are as ever.
 
     Returns:
         `Trained`.
@@ -93,17 +100,23 @@ def train(
         ValueError: unknown options, data that nothing can be learned from, times in one of
             `interactions` and `valid` only, a question that the data cannot answer, refit, members
             or codes with an optimizer that is made already, members or codes with an encoder that
-            learns, or refit with a generator.
+            learns, or refit with a generator; fit with refit or with options of `Trainer` that it
+            replaces, or a fit that gives no `Model`.
     """
     started = time.perf_counter()
     folders.check_name(name)
     folders.check_writable(out)
     wanted = resolve_preset(preset, options or {})
     stages.check_wishes(wanted, refit=refit, generator=generator)
+    if fit is not None:
+        stages.check_own_fit(options or {}, refit=refit)
     interactions, items, valid = stages.read_tables(interactions, items, valid, wanted)
     data = stages.read(interactions, items, valid, ask)
     text = stages.encode(data, wanted, progress=progress)
-    fitted = stages.fit(data, text, wanted, progress=progress)
+    if fit is None:
+        fitted = stages.fit(data, text, wanted, progress=progress)
+    else:
+        fitted, refit = stages.own_fit(fit, data, text, wanted), False
     chosen = stages.choose(fitted.model, data, text, wanted)
     if refit:
         fitted = fitted._replace(model=None)  # it is large: not two at a time

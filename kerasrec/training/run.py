@@ -111,6 +111,12 @@ class Run(keras.callbacks.Callback):
         self.finished = self.model.stop_training or epoch + 1 == self.last
         self._save(epoch)
 
+    def end(self, epoch: int) -> None:
+        """Notes that a callback of the user's has stopped the training after an epoch."""
+        if not self.finished:
+            self.finished = True
+            self._save(epoch)
+
     def _quality(self):
         if self.validation is None:
             return {"ndcg@10": float("nan"), "recall@10": float("nan")}

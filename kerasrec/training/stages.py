@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from kerasrec.checks import step
 from kerasrec.data.cleaningreport import column_lines
@@ -126,6 +127,61 @@ def check_wishes(options: Options, *, refit: bool | None, generator: bool) -> No
             "refit trains the model anew on what the generator is weighed by. Give refit or "
             "generator, not both."
         )
+
+
+#: options of `Trainer` and of what repeats it, which a function of the user's replaces
+_REPLACED = ("epochs", "patience", "run_folder", "precision", "members", "codes")
+
+
+def check_own_fit(options: Options, *, refit: bool | None) -> None:
+    """Refuses what a function that trains in the place of `Trainer` would leave unread.
+
+    Args:
+        options: as the user gave them, without a preset.
+        refit: as for `train`.
+
+    Raises:
+        ValueError: refit, or such an option.
+    """
+    if unread := [name for name in _REPLACED if name in (options.get("trainer") or {})]:
+        raise ValueError(
+            f"fit trains in the place of Trainer, so trainer.{unread[0]} would count for nothing. "
+            "Leave it out, and say it inside of fit."
+        )
+    if refit:
+        raise ValueError(
+            "refit fits anew for as many epochs, which only Trainer can do. Received: refit=True "
+            "and fit. Leave one of them out."
+        )
+
+
+def own_fit(fit: Callable[..., Any], data: Data, text: TextPart, options: Options) -> Fitted:
+    """Has a function of the user's train the model, see `pipeline.train`.
+
+    Raises:
+        ValueError: it gives no `Model` of this catalogue.
+    """
+    log.info("training on the histories of %s users, by fit", f"{data.fitted.num_users:,}")
+    build = builder_of(data, text, options)
+    found = fit(build, data.fitted, data.validation)
+    is_pair = isinstance(found, tuple) and not isinstance(found, Model)
+    model, history = found if is_pair and len(found) == 2 else (found, None)
+    if not isinstance(model, Model) or model.config["num_items"] != len(data.items):
+        raise ValueError(
+            "fit gives back the Model that build() made, trained; or that and its history. "
+            f"Received: {type(model).__name__}."
+        )
+    return Fitted(model, _epochs_of(history), build, {})
+
+
+def _epochs_of(history: Any) -> pd.DataFrame:
+    """A row per epoch, of a DataFrame, of what Keras' `fit` gives, or of None."""
+    if isinstance(history, pd.DataFrame):
+        return history
+    logs = getattr(history, "history", {})
+    table = pd.DataFrame(logs)
+    table.insert(0, "epoch", np.arange(1, len(table) + 1))
+    return table
 
 
 def _check_repeats(options: Options, refit: bool) -> None:

@@ -1,6 +1,6 @@
 """`Trainer`: fits a model with full-ranking validation, early stopping, checkpoints and resume."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pandas as pd
 
 from kerasrec.backend import check_process, keras, set_seed, tf
 from kerasrec.data.histories import Histories, make_windows, num_batches, training_batches
+from kerasrec.models.kerasmodel import check_keras_2
 from kerasrec.models.optiontypes import (
     Count,
     Flag,
@@ -64,6 +65,8 @@ class Trainer:
         ranker: function of the model that gives what ranks validation, as `Ranker` does. Anything
             with `training` (a Keras model of the four inputs), `config` (with `max_length`) and a
             ranker of its own can be trained.
+        callbacks: list of Keras callbacks. They see each epoch's logs with `loss`, `valid_ndcg@10`
+            and `valid_recall@10`; `EarlyStopping("valid_ndcg@10", mode="max")` stops by it.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Trainer:
         precision: Text = "float32",
         progress: bool = True,
         ranker: Callable[[Any], Any] = Ranker,
+        callbacks: Sequence[Any] = (),
     ):
         check_process()
         set_seed(seed, deterministic=deterministic)
@@ -92,9 +96,16 @@ class Trainer:
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
         self.run_folder = None if run_folder is None else Path(run_folder)
         self.seed, self.progress, self.ranker = seed, progress, ranker
+        check_keras_2(optimizer, *callbacks)
+        self.callbacks = list(callbacks)
         self._schedule, self._compiled = None, ()  # of the last `fit`
 
     def _built(self, model, precision):
+        if isinstance(model, keras.Model):
+            raise ValueError(
+                "Trainer takes the Model that build_model gives, or a function that builds one. "
+                f"Received: {type(model).__name__}; one part of a Model is not enough."
+            )
         if callable(model):
             before = keras.mixed_precision.global_policy()
             keras.mixed_precision.set_global_policy(precision)
@@ -135,6 +146,11 @@ class Trainer:
             ValueError: no training target at all, or a run folder of another run.
             FloatingPointError: the loss became NaN or infinite.
         """
+        if not isinstance(histories, Histories):
+            raise ValueError(
+                "fit takes Histories, as make_histories(interactions, items) gives them. Received: "
+                f"{type(histories).__name__}."
+            )
         max_length = self.model.config["max_length"]
         windows = make_windows(histories, max_length)
         if not len(windows.starts):
@@ -161,7 +177,8 @@ class Trainer:
 
         data = tf.data.Dataset.from_generator(generate, output_signature=_SIGNATURE).prefetch(4)
         if not run.finished and first < run.last:
-            self._run_epochs(range(first, run.last), steps, data, [run, *run.boards()])
+            callbacks = [run, *run.boards(), *self.callbacks]
+            self._run_epochs(range(first, run.last), steps, data, callbacks)
         run.restore_best()
         return pd.DataFrame(run.rows)
 
@@ -187,6 +204,7 @@ class Trainer:
                 callbacks.on_train_batch_end(step, logs)
             callbacks.on_epoch_end(epoch, logs)
             if training.stop_training:
+                callbacks.callbacks[0].end(epoch)
                 break
         callbacks.on_train_end()
         for _ in batches:

@@ -46,7 +46,7 @@ def export(
     base: str | Path,
     *,
     items: Items,
-    manifest: dict[str, Any],
+    manifest: dict[str, Any] | None = None,
     encoder: Encoder | None = None,
     whitening: Whitening | None = None,
     fusion: Fusion | None = None,
@@ -62,7 +62,7 @@ def export(
         base: `saved_models/NAME`.
         items: `Items`, the catalogue in the order of the item indices.
         manifest: dict of what is known of the run (data, options, metrics): keys of
-            `manifest.Manifest`, or others of the caller's own.
+            `manifest.Manifest`, or others of the caller's own; None = nothing.
         encoder: the text encoder that made the text part, or None.
         whitening: `Whitening` between encoder and text part; needed with `encoder`.
         fusion: `Fusion`, what is fused with the model's retrieval; None = nothing, and users
@@ -77,8 +77,20 @@ def export(
 
     Raises:
         ArtifactError: the reloaded version answers differently; nothing is published then.
-        ValueError: an item id that a line of a text file cannot hold.
+        ValueError: an item id that a line of a text file cannot hold, no `Model`, or another
+            catalogue than that of the model.
     """
+    if not isinstance(model, Model):
+        raise ValueError(
+            "export takes the Model that build_model gives, trained. Received: "
+            f"{type(model).__name__}. One part of a Model is not enough."
+        )
+    if model.config["num_items"] != len(items):
+        raise ValueError(
+            f"export needs the catalogue that the model was built for, {model.config['num_items']} "
+            f"items in the same order. Received: {len(items)} items."
+        )
+    manifest = manifest or {}
     ids = items.ids
     k, fusion = min(k, len(ids)), fusion or Fusion.alone(len(ids))
     probe = [list(ids[:3]), list(ids[-2:]), []] if probe is None else probe

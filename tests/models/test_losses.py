@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from kerasrec.backend import tf
+from kerasrec.backend import keras, tf
+from kerasrec.models.build import build_model
 from kerasrec.models.losses import LOSSES, gbce, sampled_softmax, softmax
 
 NUM_ITEMS = 5
@@ -147,3 +148,17 @@ def test_gbce_beta_runs_from_1_to_alpha():
     assert beta(5, 0.75) == pytest.approx(0.625)
     assert beta(201, 0.75) == pytest.approx(0.01 * (0.75 * (1 - 100) + 100))
     assert beta(2, 0.75) == pytest.approx(1)  # more draws than items: the rate is at most 1
+
+
+@pytest.mark.parametrize("loss", [lambda truth, found: 0.0, keras.losses.MeanSquaredError()])
+def test_a_loss_of_other_arguments_is_refused(loss):
+    with pytest.raises(ValueError, match="positive .*negative .*valid_mask .*num_items.*of Keras"):
+        build_model(9, id_units=4, loss=loss)
+
+
+def test_a_loss_that_takes_the_mean_itself_is_refused():
+    def mean(positive, negative, valid_mask, num_items):
+        return tf.reduce_mean(negative)
+
+    with pytest.raises(ValueError, match="one value per position.*Received: values of shape"):
+        build_model(9, id_units=4, loss=mean)

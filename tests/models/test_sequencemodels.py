@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kerasrec.backend import import_bert4keras, keras
+from kerasrec.backend import import_bert4keras, keras, tf
 from kerasrec.data.histories import NUM_GAP_BUCKETS, gap_buckets
 from kerasrec.models.sequencemodels import (
     SEQUENCE_MODELS,
@@ -16,6 +16,7 @@ from kerasrec.models.sequencemodels import (
     build_bert,
     build_hstu,
     build_transformer,
+    own_sequence,
 )
 
 DIM, MAX_LENGTH = 8, 12
@@ -293,3 +294,96 @@ def test_normalization_is_that_of_keras():
     weights = [RNG.normal(size=(DIM,)).astype(np.float32) for _ in range(2)]
     ours.set_weights(weights), theirs.set_weights(weights)
     np.testing.assert_allclose(ours(values), theirs(values), atol=1e-5)
+
+
+# --- of the user's own ---
+
+OPTIONS = {"max_length": MAX_LENGTH, "num_blocks": 1, "heads": 2, "dropout": 0.25}
+
+
+class Gated(keras.layers.Layer):
+    """Takes all that a sequence model may see, by name."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def call(self, vectors, valid_mask, time_gap):
+        known = tf.cast(valid_mask & (time_gap > 0), vectors.dtype)
+        return vectors * known[..., None]
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class Masked(keras.layers.Layer):
+    """Takes Keras' mask."""
+
+    def call(self, vectors, mask):
+        return vectors * tf.cast(mask, vectors.dtype)[..., None]
+
+
+class Listed(keras.layers.Layer):
+    """Takes a list, as a function that makes a layer always could have it."""
+
+    def call(self, inputs):
+        return inputs[0] * tf.cast(inputs[1], inputs[0].dtype)[..., None]
+
+
+VECTORS = RNG.normal(size=(2, 3, DIM)).astype(np.float32)
+VALID = np.array([[False, True, True], [True, True, True]])
+TIMES = np.array([[0, 0, 3], [0, 1, 2]], np.int32)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (Gated(DIM), VALID & (TIMES > 0)),
+        (Gated, VALID & (TIMES > 0)),
+        (Masked(), VALID),
+        (lambda dim: Masked(), VALID),
+        (lambda dim, *, dropout, **options: Listed(name=f"by{options['heads']}{dropout}"), VALID),
+        (keras.layers.Activation("linear"), np.full((2, 3), True)),
+        (lambda dim: keras.Sequential([keras.layers.Activation("linear")]), np.full((2, 3), True)),
+    ],
+    ids=["layer", "class", "mask", "mask by a function", "list", "plain", "sequential"],
+)
+def test_a_plain_layer_is_a_sequence_model(given, kept):
+    made = own_sequence(given, DIM, OPTIONS)
+    inputs = [tf.constant(values) for values in (VECTORS, VALID, TIMES)]
+    np.testing.assert_allclose(made(inputs[: len(made.inputs)]), VECTORS * kept[..., None])
+
+
+def test_a_recurrent_layer_skips_padding():
+    keras.utils.set_random_seed(0)
+    made = own_sequence(keras.layers.GRU(DIM, return_sequences=True), DIM, OPTIONS)
+    states = made([tf.constant(VECTORS), tf.constant(VALID)]).numpy()
+    alone = made([tf.constant(VECTORS[:1, 1:]), tf.constant(VALID[:1, 1:])]).numpy()
+    np.testing.assert_allclose(states[:1, 1:], alone, atol=1e-6)
+
+
+def test_each_model_has_weights_of_its_own():
+    layer = keras.layers.Conv1D(DIM, 2, padding="causal")
+    first, second = (own_sequence(layer, DIM, OPTIONS) for _ in range(2))
+    assert len({id(weight) for model in (first, second) for weight in model.weights}) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (keras.layers.GRU(DIM), r"needs return_sequences=True|one state per event"),
+        (keras.layers.Dense(3), r"Received: \(batch, 6, 3\).*text_units \+ id_units"),
+        (keras.layers.Conv1D(DIM, 3, padding="same"), "whose states change with later events"),
+        (
+            keras.layers.Bidirectional(keras.layers.SimpleRNN(DIM // 2, return_sequences=True)),
+            "whose states change with later events",
+        ),
+        (keras.layers.MultiHeadAttention(1, 4), "call takes .*It failed: .*missing 1 required"),
+        (lambda vectors, valid_mask: vectors, "function that makes one of dim.*missing a required"),
+        (lambda dim: None, "Received: NoneType"),
+        (5, "Received: 5"),
+    ],
+)
+def test_what_is_no_sequence_model_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        own_sequence(given, DIM, OPTIONS)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from toys import tiny_options
 
-from kerasrec.backend import tf
+from kerasrec.backend import keras, tf
 from kerasrec.models.validation import Ranker
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.text.encoders import load_text_encoder
@@ -286,3 +286,43 @@ def test_manifest_and_history_of_members(make):
     assert trained.history["member"].tolist() == [1, 2] and trained.manifest["epochs"] == 2
     assert 0 <= trained.metrics["valid_ndcg_of_the_model_alone@10"] <= 1
     assert "member" not in make("none").trained.history
+
+
+def test_a_fit_of_ones_own_becomes_a_version(small, tmp_path):
+    """A Keras layer, a loss and an optimizer of the user's; tables and weights come beside them."""
+    interactions, items = small
+    given = []
+
+    def margin(positive, negative, valid_mask, num_items):
+        return tf.reduce_sum(tf.nn.relu(1.0 + negative - positive[:, None]), axis=1)
+
+    def fit(build, histories, validation):
+        sequence = keras.layers.Conv1D(8, 2, padding="causal")
+        model = build(sequence=sequence, loss=margin)
+        model.compile(keras.optimizers.legacy.SGD(0.01))
+        run = model.fit(histories, epochs=2, validation_data=validation, verbose=0)
+        given.extend([model, run.history])
+        return model, run
+
+    options = tiny_options({"name": "tfidf"})
+    del options["trainer"]["epochs"]
+    trained = train(
+        interactions,
+        items,
+        name="own",
+        out=tmp_path,
+        options=options,
+        fit=fit,
+        progress=False,
+    )
+    model, history = given
+    assert list(trained.history["val_ndcg@10"]) == history["val_ndcg@10"]
+    assert list(trained.history["epoch"]) == [1, 2]
+    about = folders.read_manifest(trained.version).as_dict()
+    assert about["options"]["sequence"] == "Conv1D" and about["options"]["loss"] == "margin"
+    assert about["fusion"]["weights"] and about["epochs"] == 2
+    # the version answers by the weights that fit gave
+    recommender = Recommender.load(trained.version)
+    vectors = Ranker(model).item_vectors().numpy()
+    np.testing.assert_allclose(recommender.loaded.vectors(), vectors, atol=1e-6)
+    assert len(recommender.recommend([list(items.ids[:3])], k=4)) == 4

@@ -134,6 +134,21 @@ def test_refit_with_a_generator_is_refused_before_the_work(small, tmp_path, monk
     )
 
 
+def test_a_fit_of_ones_own_leaves_no_option_unread(small, tmp_path):
+    def fit(build, histories, validation):
+        raise AssertionError
+
+    def refused(message, **options):
+        with pytest.raises(ValueError, match=message):
+            train(*small, name="m", out=tmp_path, progress=False, **{"fit": fit, **options})
+
+    refused("trainer.epochs would count for nothing", options={"trainer": {"epochs": 3}})
+    refused("refit fits anew .*Leave one of them out", refit=True)
+    nothing = {"encoder": {"name": "none"}}
+    refused("fit gives back the Model.*Received: None", options=nothing, fit=lambda *_: None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_train_gives_back_is_one_line_to_read():
     quality = {"valid_ndcg@10": 0.12345, "valid_recall@10": 0.5}
     history = pd.DataFrame({"epoch": [1, 2], "loss": [0.123456, 0.1]})

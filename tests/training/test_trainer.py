@@ -408,3 +408,25 @@ def test_without_validation_the_last_weights_are_taken(data, tmp_path):
     again.fit(data[0], None, stop_after=2)  # finished: nothing is trained
     for one, other in zip(made.model.training.weights, again.model.training.weights, strict=True):
         np.testing.assert_allclose(one, other)
+
+
+def test_callbacks_see_validation_and_may_stop_for_good(data, tmp_path):
+    seen = []
+    callbacks = [
+        keras.callbacks.EarlyStopping("valid_ndcg@10", mode="max", min_delta=9, patience=1),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs))),
+    ]
+    made = trainer(epochs=9, run_folder=tmp_path, callbacks=callbacks)
+    history = made.fit(*data)
+    assert history["epoch"].tolist() == [1, 2]
+    np.testing.assert_allclose([logs["valid_ndcg@10"] for logs in seen], history["valid_ndcg@10"])
+    # the run is over, also for who starts it again
+    assert len(trainer(epochs=9, run_folder=tmp_path).fit(*data)) == 2
+
+
+def test_parts_and_tables_are_refused_with_what_is_expected(data):
+    made = plain()
+    with pytest.raises(ValueError, match="Trainer takes the Model .*Received: HistoryModel"):
+        Trainer(made.training)
+    with pytest.raises(ValueError, match="fit takes Histories, as make_histories.*Received: dict"):
+        trainer(made).fit({"u": ["i"]}, None)

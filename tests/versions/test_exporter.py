@@ -303,3 +303,12 @@ def test_manifest_of_the_toy_version(exported_version):
     manifest = folders.read_manifest(exported_version / "1").as_dict()
     assert manifest["encoder"]["kind"] == "tfidf" and manifest["k"] == 50
     assert manifest["num_items"] == manifest["data"]["items"] == 82
+
+
+def test_export_takes_a_whole_model_and_its_own_catalogue(tiny_model, tiny_items, tmp_path):
+    with pytest.raises(ValueError, match="export takes the Model that build_model gives.*History"):
+        export(tiny_model.training, tmp_path / "m", items=tiny_items)
+    fewer = Items(tiny_items.frame[:-1])
+    with pytest.raises(ValueError, match=r"the catalogue that the model was built for, .* items"):
+        export(tiny_model, tmp_path / "m", items=fewer)
+    assert not list(tmp_path.iterdir())
