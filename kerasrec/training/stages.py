@@ -143,7 +143,8 @@ def check_own_fit(options: Options, *, refit: bool | None) -> None:
     Raises:
         ValueError: refit, or such an option.
     """
-    if unread := [name for name in _REPLACED if name in (options.get("trainer") or {})]:
+    given, usual = options.get("trainer") or {}, known_options()["trainer"]
+    if unread := [n for n in _REPLACED if n in given and given[n] != usual[n]]:
         raise ValueError(
             f"fit trains in the place of Trainer, so trainer.{unread[0]} would count for nothing. "
             "Leave it out, and say it inside of fit."
