@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
+from kerasrec.checks import step
 from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, Refusal
 from kerasrec.data.columns import withdrawn_rows
 from kerasrec.data.readers import (
@@ -352,9 +353,10 @@ def read_interactions(
     refusals: list[Refusal] = []
     for one in sources:
         try:
-            part = read_interaction_table(
-                open_table(one, encoding), columns, on_bad, event_weights, **times
-            )
+            with step(log, "reading interactions", only_long=True):
+                part = read_interaction_table(
+                    open_table(one, encoding), columns, on_bad, event_weights, **times
+                )
         except DirtyRows as error:  # no good row is left of this one
             refusals += error.refusals
             continue

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from kerasrec.checks import step
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items
@@ -329,8 +330,9 @@ def run_baselines(
     lists = {}
     for name in chosen:
         options = {"texts": texts} if name == "tfidf_text" else {}
-        score = BASELINES[name](train, len(items), **options)
-        lists[name] = recommend_top_k(score, histories, items, k=k)
+        with step(log, "lists of the baseline %s", name):
+            score = BASELINES[name](train, len(items), **options)
+            lists[name] = recommend_top_k(score, histories, items, k=k)
     return lists
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.backend import untraced
-from kerasrec.checks import ArtifactError
+from kerasrec.checks import ArtifactError, step
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import (
@@ -158,10 +158,12 @@ def _update(model, interactions, items, new, label, force, facts, seed):
         log.info("%d items are in no list, %d are listed again", withdrawn, returned)
         parent.withdraw(items.withdrawn)
     child = Child(parent, items, seed=seed)
-    child.choose_weights(learned)
-    parent.observe(make_histories(learned, items))
-    child.learn(learned, since=earlier)
-    with untraced():
+    with step(log, "weighing the parts of the score on what is new"):
+        child.choose_weights(learned)
+    with step(log, "learning what is new"):
+        parent.observe(make_histories(learned, items))
+        child.learn(learned, since=earlier)
+    with step(log, "comparing the new version with version %d", parent.about.version), untraced():
         evaluation = judge(child.recommender(), parent, learned, held)
     better, reason = decide(evaluation)
     path = None

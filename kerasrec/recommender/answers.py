@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kerasrec.checks import Pace
 from kerasrec.data.histories import Histories
 from kerasrec.recommender.questions import Questions, history_tensors
 from kerasrec.recommender.shortlist import LONGEST, ROWS_AT_ONCE, Shortlist
@@ -89,9 +90,11 @@ def make_lists(
     scores = np.zeros(index.shape, np.float32)
     lengths = questions.histories.lengths
     batches = list(make_batches(lengths, min(batch_size, at_once), fixed))
+    pace = Pace(log)
     with ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
-        for rows, found in zip(batches, pool.map(answer, batches), strict=True):
-            index[rows], scores[rows] = found
+        for number, found in enumerate(pool.map(answer, batches), start=1):
+            index[batches[number - 1]], scores[batches[number - 1]] = found
+            pace.say("lists: batch %d of %d", number, len(batches))
     return index, scores
 
 
