@@ -288,6 +288,7 @@ def test_manifest_and_history_of_members(make):
     assert "member" not in make("none").trained.history
 
 
+@pytest.mark.slow
 def test_a_fit_of_ones_own_becomes_a_version(small, tmp_path):
     """A Keras layer, a loss and an optimizer of the user's; tables and weights come beside them."""
     interactions, items = small
