@@ -260,10 +260,11 @@ def _texts(table: "pd.DataFrame", columns: Iterable[str], *, in_days: bool) -> l
 
 
 def _write_drift(table: "pd.DataFrame", folder: Path) -> None:
+    from kerasrec.data.tables import write_table
     from kerasrec.evaluation.plots import drift_curves
 
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / "drift.csv", index=False)
+    write_table(table, folder / "drift.csv", for_people=True)
     (folder / "drift.svg").write_text(drift_curves(table), encoding="utf-8")
     say(f"drift.csv and drift.svg are in {folder}")
 

@@ -5,7 +5,14 @@ import difflib
 import sys
 from pathlib import Path
 
-from kerasrec.cli.parser import add_at, add_files, add_model, add_out_and_preset, add_reading
+from kerasrec.cli.parser import (
+    add_at,
+    add_files,
+    add_list_file,
+    add_model,
+    add_out_and_preset,
+    add_reading,
+)
 from kerasrec.cli.printing import flat, make_console, print_rows, say, visible
 from kerasrec.cli.userinput import (
     UNSAID,
@@ -24,6 +31,7 @@ from kerasrec.cli.userinput import (
     read_users,
     say_mismatch,
     training_options,
+    write_lists,
 )
 from kerasrec.data.interactions import Items
 from kerasrec.versions.folders import find_version, read_manifest
@@ -295,13 +303,13 @@ def add_recommend(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--keep-seen", action="store_true", help="items of the history may be listed")
     sub.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
     add_at(sub)
-    sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
+    add_list_file(sub)
     add_reading(sub)
 
 
 def recommend_verb(options: argparse.Namespace) -> None:
     """Write a list of recommendations for every user of the histories."""
-    from kerasrec.data.interactions import check_output, write_table
+    from kerasrec.data.interactions import check_output
 
     check_k(options)
     at = moment(options.at, options.timezone)
@@ -321,7 +329,7 @@ def recommend_verb(options: argparse.Namespace) -> None:
     table = recommender.recommend(
         histories, k=options.k, keep_seen=options.keep_seen, candidates=candidates, at=at
     )
-    write_table(table, options.out, interactions.columns)
+    write_lists(options, table, options.out, interactions.columns)
     popular = len(table.attrs["popular_for"])
     note = f"; {popular} of them have no known item and get popular ones" if popular else ""
     say(f"{len(table)} rows for {histories.num_users} users in {options.out}{note}")

@@ -92,6 +92,17 @@ def add_clock(group: argparse._ActionsContainer, *, shown: str, late: str) -> No
     )
 
 
+def add_list_file(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of the file that lists are written to."""
+    sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
+    sub.add_argument(
+        "--exact-cells",
+        action="store_true",
+        help="csv for programs: write texts that a spreadsheet would run as formulas (=1+1) as "
+        "they are (default: with a ' before them)",
+    )
+
+
 def add_model(sub: argparse.ArgumentParser) -> None:
     """Adds the option of the model that a verb works with."""
     sub.add_argument(

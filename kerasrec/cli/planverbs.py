@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerasrec import backend
-from kerasrec.cli.parser import add_at, add_files, add_model, add_reading
+from kerasrec.cli.parser import add_at, add_files, add_list_file, add_model, add_reading
 from kerasrec.cli.printing import say
-from kerasrec.cli.userinput import UserError, moment, read_events, read_lines, read_users
+from kerasrec.cli.userinput import (
+    UserError,
+    moment,
+    read_events,
+    read_lines,
+    read_users,
+    write_lists,
+)
 from kerasrec.versions.folders import find_version, read_manifest
 
 if TYPE_CHECKING:
@@ -61,7 +68,7 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--llm", metavar="NAME", help="of the language model, with a URL")
     group.add_argument("--texts", metavar="F", help="csv or parquet to write the texts to")
-    sub.add_argument("--out", required=True, metavar="F", help="csv, csv.gz or parquet to write")
+    add_list_file(sub)
     add_reading(sub)
 
 
@@ -72,7 +79,7 @@ def generate_verb(options: argparse.Namespace) -> None:
     history. With --describe a short Chinese text is made for each plan and shown, or written to
     --texts.
     """
-    from kerasrec.data.interactions import check_output, write_table
+    from kerasrec.data.interactions import check_output
 
     describe = _describer(options)
     _check_flags(options)
@@ -106,7 +113,7 @@ def generate_verb(options: argparse.Namespace) -> None:
         top_p=options.top_p,
         seed=options.seed,
     )
-    write_table(table, options.out, interactions.columns)
+    write_lists(options, table, options.out, interactions.columns)
     lengths = table.groupby(["user_id", "list"]).size()
     say(f"{len(lengths):,} plans for {histories.num_users:,} users in {options.out}")
     if popular := len(table.attrs["popular_for"]):
@@ -117,7 +124,7 @@ def generate_verb(options: argparse.Namespace) -> None:
         say(f"{empty:,} plans are missing: no item may be listed, or none in another order")
     if options.describe:
         names = interactions.columns
-        _write_texts(recommender, histories, table, describe, options.texts, names)
+        _write_texts(recommender, histories, table, describe, options, names)
 
 
 def _check_flags(options: argparse.Namespace) -> None:
@@ -158,11 +165,10 @@ def _write_texts(
     histories: "Histories",
     table: "pd.DataFrame",
     describe: "LanguageModel | None",
-    path: str | None,
+    options: argparse.Namespace,
     names: Mapping[str, str],
 ) -> None:
     from kerasrec.client.planwords import Plan, describe_plans
-    from kerasrec.data.interactions import write_table
 
     past = {
         user: recommender.items.ids[part.items - 1]
@@ -174,12 +180,12 @@ def _write_texts(
         titles = recommender.titles(rows["item_id"])
         plans.append(Plan(list(recommender.titles(past[key[0]])), list(titles)))
     texts = describe_plans(plans, describe)
-    if path:
+    if options.texts:
         frame = table[["user_id", "list"]].drop_duplicates().reset_index(drop=True)
         frame["text"] = [found.text for found in texts]
         frame["source"] = [found.source for found in texts]
-        write_table(frame, path, names)
-        say(f"{len(frame):,} texts in {path}")
+        write_lists(options, frame, options.texts, names)
+        say(f"{len(frame):,} texts in {options.texts}")
     else:
         for (user, number), found in list(zip(keys, texts, strict=True))[:_SHOWN]:
             say(f"{user}, plan {number}: {found.text}")

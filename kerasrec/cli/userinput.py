@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +11,8 @@ from kerasrec.checks import did_you_mean
 from kerasrec.data.cleaningreport import DirtyRows
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kerasrec.data.interactions import Interactions, Items
 
 log = logging.getLogger(__name__)
@@ -241,6 +243,24 @@ def pairs_of(texts: Iterable[str] | None, flag: str) -> dict[str, Any]:
             raise UserError(f"{flag} names {name} twice: {pairs[name]!r} and {value!r}. Keep one.")
         pairs[name.strip()] = value if value.strip() else None
     return pairs
+
+
+def write_lists(
+    options: argparse.Namespace, frame: "pd.DataFrame", path: str, columns: Mapping[str, str]
+) -> None:
+    """Writes a table that people open: no formulas in csv, unless --exact-cells asks for them."""
+    from kerasrec.data.formats.written import guarded
+    from kerasrec.data.tables import PARQUET_SUFFIXES, write_table
+
+    is_exact = options.exact_cells or path.lower().endswith(PARQUET_SUFFIXES)
+    write_table(frame, path, columns, for_people=not is_exact)
+    if not is_exact and (count := guarded(frame)[1]):
+        log.warning(
+            "%s: %d cells begin as a formula does (= + - @): written with a ' before them, for "
+            "spreadsheets. --exact-cells writes them as they are.",
+            path,
+            count,
+        )
 
 
 # --- settings ---

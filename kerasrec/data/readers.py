@@ -41,6 +41,8 @@ from kerasrec.data.timestamps import (
 #: digits of a number that a spreadsheet keeps; it makes zeros of all behind them
 _KEPT_DIGITS = 15
 _SAMPLE = 10_000  # values of a column of an unknown name
+#: half of a character, which no file can hold, and what stands for an id with one
+_HALF, _HALVED = re.compile("[\ud800-\udfff]"), "\ufffd half a character in "
 MISSING_IDS = ("", "nan", "NaN", "NULL", "null", "None", "<NA>", "\\N")
 
 
@@ -415,6 +417,16 @@ class _Rows:
             f"empty {role}",
             lambda row: (f"{article} {label} in every row", f"none in {self.place(row)}"),
         )
+        halved = np.array([text.startswith(_HALVED) for text in ids.categories] + [False])
+        self.check(
+            halved[ids.codes],
+            f"{role} with half a character",
+            lambda row: (
+                f"whole characters in {label}",
+                f"'{ids[row].removeprefix(_HALVED)}' in {self.place(row)}",
+            ),
+            example=lambda row: ids[row].removeprefix(_HALVED),
+        )
         self._check_exact(ids, role, label)
         padded = [text for text in texts if text != text.strip() and text.strip()]
         if padded:
@@ -489,7 +501,7 @@ def as_categories(column: Any, name: str) -> pd.Categorical:
     except TypeError:  # lists, dicts: cannot be hashed
         _id_text(column[column.notna()].iloc[0], name)
     exact = exact_below(column.dtype)  # factorize makes wider floats of narrow ones
-    texts = pd.Index([_id_text(value, name, exact) for value in uniques], dtype=object)
+    texts = pd.Index([_whole(_id_text(value, name, exact)) for value in uniques], dtype=object)
     if not texts.is_unique:  # 1 and "1" in one column
         merged, texts = pd.factorize(texts)
         codes = np.append(merged, -1)[codes]
@@ -543,6 +555,13 @@ def _from_arrow_strings(column):
     return pd.Categorical.from_codes(codes, texts)
 
 
+def _whole(text):
+    """The text; one that no file can hold is marked, and `_Rows.read_ids` takes it out."""
+    if text.isascii() or not _HALF.search(text):
+        return text
+    return _HALVED + text.encode("utf-8", "backslashreplace").decode()
+
+
 def _id_text(value, name, exact=np.inf):
     if isinstance(value, str):
         return value
@@ -574,8 +593,8 @@ def _read_text(column):
 
 def _text(value):
     if isinstance(value, list | tuple | np.ndarray):
-        return " ".join(str(one) for one in value)
-    return str(value)
+        value = " ".join(str(one) for one in value)
+    return _HALF.sub("\ufffd", str(value))
 
 
 def _cell(column, row):

@@ -23,6 +23,7 @@ from kerasrec.data.formats.jsonlines import open_json
 from kerasrec.data.formats.packed import one_line
 from kerasrec.data.formats.parts import PartsTable, files_of, is_pattern
 from kerasrec.data.formats.sqltable import is_address, open_query
+from kerasrec.data.formats.written import guarded, write_csv
 
 
 class ArrowTable(Protocol):
@@ -231,7 +232,11 @@ def check_output(path: str | os.PathLike[str]) -> str:
 
 
 def write_table(
-    frame: pd.DataFrame, path: str | os.PathLike[str], columns: Mapping[str, str] | None = None
+    frame: pd.DataFrame,
+    path: str | os.PathLike[str],
+    columns: Mapping[str, str] | None = None,
+    *,
+    for_people: bool = False,
 ) -> Path:
     """Writes a DataFrame as csv, csv.gz or parquet, whole or not at all.
 
@@ -242,6 +247,8 @@ def write_table(
         path: ends in .csv, .csv.gz or .parquet; missing folders are made.
         columns: canonical name -> name to write, such as `Interactions.columns`, so that a table
             made from a file with `user,item` also says `user,item`; names absent from it stay.
+        for_people: True puts a `'` before texts of a csv file that a spreadsheet would run as
+            formulas, such as `=1+1`. Read again, such an id is another one.
 
     Returns:
         The path.
@@ -252,9 +259,12 @@ def write_table(
     with whole_file(path) as beside:
         if kind in PARQUET_SUFFIXES:
             frame.to_parquet(beside, index=False)
-        elif kind == ".csv":
-            frame.to_csv(beside, index=False, encoding="utf-8")
+            return path
+        if for_people:
+            frame, _ = guarded(frame)
+        if kind == ".csv":
+            write_csv(frame, str(beside))
         else:  # without name and time in the header: the same table gives the same bytes
             with open(beside, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-                frame.to_csv(file, index=False, encoding="utf-8")
+                write_csv(frame, file)
     return path

@@ -100,8 +100,8 @@ def write_report(
     frames = [frame.assign(model=name) for name, frame in evaluation.per_user.items()]
     per_user = pd.concat(frames).reset_index()
     per_user = per_user[["model", *per_user.columns.drop("model")]]
-    write_table(per_user.round(6), folder / "per_user.csv.gz")
-    write_table(lists, folder / "recommendations.csv.gz")
+    write_table(per_user.round(6), folder / "per_user.csv.gz", for_people=True)
+    write_table(lists, folder / "recommendations.csv.gz", for_people=True)
     return folder / "report.html"
 
 

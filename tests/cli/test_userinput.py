@@ -1,9 +1,12 @@
+import argparse
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from kerasrec.cli import userinput
-from kerasrec.cli.userinput import UserError, assignments, pairs_of, read_lines
+from kerasrec.cli.userinput import UserError, assignments, pairs_of, read_lines, write_lists
+from kerasrec.data.interactions import read_user_ids
 
 
 def test_pairs_of():
@@ -142,3 +145,16 @@ def test_moment():
     for text in ("soon", "", "5", "1960-01-01"):
         with pytest.raises(UserError, match='--at must be "now" or a time'):
             userinput.moment(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_exact", "first"),
+    [("x.csv", False, "'=1+1"), ("x.csv", True, "=1+1"), ("x.parquet", False, "=1+1")],
+)
+def test_lists_for_people_hold_no_formulas(tmp_path, caplog, name, is_exact, first):
+    frame = pd.DataFrame({"user_id": ["=1+1", "b"], "item_id": ["x", "-1"], "rank": [1, 2]})
+    options = argparse.Namespace(exact_cells=is_exact)
+    write_lists(options, frame, str(tmp_path / name), {"user_id": "user"})
+    assert read_user_ids(tmp_path / name).tolist() == [first, "b"]
+    said = "1 cells begin as a formula does" in caplog.text
+    assert said == (first != "=1+1") and ("--exact-cells" in caplog.text) == said
