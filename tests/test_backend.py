@@ -13,11 +13,9 @@ from blocking import BLOCK
 from kerasrec import backend
 
 
-def run(code, *, block=(), env=None):
+def run(code, *, block=(), env=None, whole=os.environ):
     """Run Python code in a fresh process without any Keras switch but those in `env`."""
-    clean = {
-        k: v for k, v in os.environ.items() if k not in (*backend.SWITCHES, "TF_CPP_MIN_LOG_LEVEL")
-    }
+    clean = {k: v for k, v in whole.items() if k not in (*backend.SWITCHES, "TF_CPP_MIN_LOG_LEVEL")}
     script = f"{BLOCK}\nBlocker.names = {set(block)!r}\n{code}" if block else code
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env={**clean, **(env or {})}
@@ -35,6 +33,7 @@ def setup_error(code, **options):
 
 
 POOL = "TF_CPU_ALLOCATOR_USE_BFC"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 LOAD = "import kerasrec; from kerasrec.backend import tf"
 
 
@@ -122,8 +121,10 @@ def test_tensorflow_first_is_fine_until_its_keras_is_used():
     assert done.stdout.strip() == "tf_keras (1, 2)", done.stderr
 
 
-def test_load_quietly_drops_chatter_and_nothing_else():
-    script = "import os, sys\nfrom kerasrec import backend\nbackend.load(quiet=True)\n"
+def test_load_quietly_drops_chatter_and_nothing_else_and_calls_share_the_cores():
+    """As many calls as cores: one thread for each."""
+    script = f"import os, sys\nfrom kerasrec import backend\nbackend.share_cores({CORES})\n"
+    script += "backend.load(quiet=True)\n"
     code = (
         "import builtins\noriginal = builtins.__import__\n"
         "import os, importlib\nreal = importlib.import_module\n"
@@ -132,9 +133,11 @@ def test_load_quietly_drops_chatter_and_nothing_else():
         "    return real(name, *a)\n"
         "importlib.import_module = loud\n" + script + "backend.tf.ones(2) + 1\n"
     )
-    done = run(code)
+    code += "print(backend.tf.config.threading.get_intra_op_parallelism_threads())"
+    environment = {k: v for k, v in os.environ.items() if k != "TF_NUM_INTRAOP_THREADS"}
+    done = run(code, whole=environment)
     assert done.returncode == 0
-    assert done.stderr == "something else\n"
+    assert done.stderr == "something else\n" and done.stdout == "1\n"
 
 
 @pytest.mark.slow
@@ -243,17 +246,8 @@ def test_unknown_attribute():
         _ = backend.torch
 
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-@pytest.mark.parametrize(
-    ("calls", "variable", "expected"),
-    [
-        (CORES, None, 1),
-        pytest.param(1, None, CORES, marks=pytest.mark.slow),
-        pytest.param(CORES, "3", 0, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("calls", "variable", "expected"), [(1, None, CORES), (CORES, "3", 0)])
 def test_calls_share_the_cores(calls, variable, expected):
     """As many calls as cores: one thread for each; what the user has set is left alone (0)."""
     code = (

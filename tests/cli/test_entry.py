@@ -377,6 +377,7 @@ def test_debug_shows_the_traceback_of_a_mistake(tmp_path):
         main(["inspect", "--debug", "--model", str(tmp_path)])
 
 
+@pytest.mark.slow  # TensorFlow looks for the memory for ten seconds
 def test_what_needs_more_memory_than_there_is_is_one_sentence():
     with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
         tf.random.normal([10**12, 64])

@@ -164,7 +164,9 @@ def test_the_best_plan_is_that_of_bert4keras(searched, slow, history):
     assert index[0, 0].tolist() == by_bert4keras(slow, history, 3, weights[0], 14)
 
 
-@pytest.mark.parametrize("beams", [1, 2, 4])
+@pytest.mark.parametrize(
+    "beams", [2, *(pytest.param(beams, marks=pytest.mark.slow) for beams in (1, 4))]
+)
 def test_with_few_beams_plans_are_no_less_likely_than_those_of_bert4keras(searched, slow, beams):
     """It looks ahead: beams live on by the best item below a code, not by all of them."""
     found = []

@@ -482,9 +482,11 @@ def lora(model):
 @pytest.mark.parametrize(
     "prepare, moved",
     [
-        (lambda model: None, lambda name: False),
+        pytest.param(lambda model: None, lambda name: False, marks=pytest.mark.slow),
         (lambda model: set_trainable(model, 1), lambda name: name.startswith("Transformer-1-")),
-        (lambda model: set_trainable(model, "all"), lambda name: True),
+        pytest.param(
+            lambda model: set_trainable(model, "all"), lambda name: True, marks=pytest.mark.slow
+        ),
         (lora, lambda name: "lora" in name),
     ],
     ids=["frozen", "top layer", "all", "lora"],

@@ -38,7 +38,15 @@ def encoder(folder):
 CHINESE = ["机器学习基础", "古代汉语", "大学物理", ""]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "mean_l2", "cls_l2"])
+#: each way of pooling alone is in test_pooling
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        "max",
+        "mean_l2",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mean", "cls", "cls_l2")),
+    ],
+)
 def test_encode_equals_numpy(tmp_path, pooling):
     vocab = vocabulary(CHINESE)
     config = make_config("bert", len(vocab))

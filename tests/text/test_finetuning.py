@@ -163,7 +163,10 @@ def test_errors(encoder, tmp_path):
         set_trainable(albert.model, 1)
 
 
-@pytest.mark.parametrize("model", ["albert", "nezha", "roformer_v2"])
+@pytest.mark.parametrize(
+    "model",
+    ["albert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nezha", "roformer_v2"))],
+)
 def test_other_architectures_train(tmp_path, model):
     encoder = build_encoder(make_folder(tmp_path, model), max_tokens=24)
     set_trainable(encoder.model, "all")

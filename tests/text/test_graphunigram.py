@@ -151,7 +151,14 @@ def test_random_strings(graph, tokenizer, count):
     assert wrong_of(graph, tokenizer, texts) == []
 
 
-@pytest.mark.parametrize(("max_tokens", "prefix"), [(3, ""), (4, "query: "), (9, ""), (20, "你 ")])
+@pytest.mark.parametrize(
+    ("max_tokens", "prefix"),
+    [
+        (4, "query: "),
+        (9, ""),
+        *(pytest.param(*given, marks=pytest.mark.slow) for given in ((3, ""), (20, "你 "))),
+    ],
+)
 def test_short_rows_and_other_prefixes(tokenizer, max_tokens, prefix):
     data = tokenizer.to_dict() | {"max_tokens": max_tokens, "prefix": prefix}
     short = UnigramTokenizer(**{key: data[key] for key in data if key != "kind"})

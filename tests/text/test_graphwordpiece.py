@@ -121,7 +121,14 @@ def test_hand_made_texts(pair):
         check(*pair, [text])
 
 
-@pytest.mark.parametrize("max_tokens, prefix", [(3, ""), (4, "中é "), (9, "query: "), (300, "a")])
+@pytest.mark.parametrize(
+    ("max_tokens", "prefix"),
+    [
+        (4, "中é "),
+        (300, "a"),
+        *(pytest.param(*given, marks=pytest.mark.slow) for given in ((3, ""), (9, "query: "))),
+    ],
+)
 def test_prefix_and_truncation(vocab, titles, tmp_path, max_tokens, prefix):
     tokenizer = WordPieceTokenizer(vocab, max_tokens=max_tokens, prefix=prefix)
     graph = GraphWordPiece(tokenizer, tmp_path)

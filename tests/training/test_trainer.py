@@ -105,7 +105,7 @@ def test_fit_stops_when_validation_stops_improving(data):
     "optimizer",
     [
         "sgd",
-        lambda schedule: keras.optimizers.Adam(schedule),
+        pytest.param(lambda schedule: keras.optimizers.Adam(schedule), marks=pytest.mark.slow),
         keras.optimizers.legacy.Adam,
         lambda schedule: accumulated()(schedule, grad_accum_steps=2),
     ],
@@ -186,7 +186,7 @@ def trained_alone(data):
     "make",
     [
         lambda: tf.distribute.MirroredStrategy(["CPU:0"]),
-        lambda: tf.distribute.OneDeviceStrategy("CPU:0"),
+        pytest.param(lambda: tf.distribute.OneDeviceStrategy("CPU:0"), marks=pytest.mark.slow),
     ],
     ids=["mirrored", "one device"],
 )

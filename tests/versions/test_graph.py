@@ -525,7 +525,10 @@ def test_encode_items_of_many_texts_is_that_of_each(with_texts, toy_items):
     assert np.isfinite(encode(with_texts, [b"\xff\xe4", "中" * 100_000, "x" * 100_000])).all()
 
 
-@pytest.mark.parametrize("history", [[0], [1, 1, 0], [0, 1, 2, 3, 4, 0, 1]])
+@pytest.mark.parametrize(
+    "history",
+    [pytest.param([0], marks=pytest.mark.slow), [1, 1, 0], [0, 1, 2, 3, 4, 0, 1]],
+)
 def test_recommend_by_text_answers_as_for_items_added_by_these_texts(
     with_texts, text_version, history
 ):
