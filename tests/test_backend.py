@@ -123,8 +123,8 @@ def test_tensorflow_first_is_fine_until_its_keras_is_used():
 
 def test_load_quietly_drops_chatter_and_nothing_else_and_calls_share_the_cores():
     """As many calls as cores: one thread for each."""
-    script = f"import os, sys\nfrom kerasrec import backend\nbackend.share_cores({CORES})\n"
-    script += "backend.load(quiet=True)\n"
+    script = "import os, sys\nfrom kerasrec import backend\nbackend.load(quiet=True)\n"
+    script += f"backend.share_cores({CORES})\n"
     code = (
         "import builtins\noriginal = builtins.__import__\n"
         "import os, importlib\nreal = importlib.import_module\n"
