@@ -17,7 +17,7 @@ import pytest
 from cputimes import CpuTimes
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 from places import SHARED
-from toys import clustered, made_once, once_for_each_structure, planted_histories
+from toys import clustered, files_of, made_once, once_for_each_structure, planted_histories
 
 from kerasrec.data.datasets import load_mooccube
 
@@ -42,6 +42,16 @@ def common_folder(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp().parent / "common"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_versions_stay_as_they_are(common_folder):
+    """What `made_once` made belongs to all tests: files of tests that write into it fail."""
+    roots = [path.with_suffix("") for path in common_folder.glob("*.pickle")]
+    before = {root: files_of(root) for root in roots}
+    yield
+    changed = [root.name for root in roots if files_of(root) != before[root]]
+    assert not changed, f"tests wrote into the shared {', '.join(changed)}: copy it before"
 
 
 @pytest.fixture(scope="session", autouse=True)

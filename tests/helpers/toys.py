@@ -19,6 +19,11 @@ def made_once(folder, name, make):
         return pickle.loads(kept.read_bytes())
 
 
+def files_of(folder):
+    """Path -> time of the last change, of all files below a folder."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 def once_for_each_structure(compare):
     """`compare` of exports, but not where a module differs in numbers alone from one before."""
     known = set()

@@ -535,11 +535,11 @@ LEARNS = [
     pytest.param(*names, id="-".join(names), marks=[] if names in PAIRS else [pytest.mark.slow])
     for names in GRID
 ]
-#: these go through `export` itself (as the fixture `exported_version` does)
+#: these of `PAIRS` go through `export` itself (as the fixture `exported_version` does)
 EXPORTED = [
     ("rnn", "gmf", "bpr"),
     ("transformer", "mf", "gbce"),
-    ("bert", "gmf", "infonce"),
+    ("bert", "gmf", "sampled_softmax"),
     ("hstu", "mf", "softmax"),
 ]
 
@@ -634,9 +634,9 @@ def answers_of(model):
 
 
 @pytest.mark.slow
-def test_every_combination_exports_and_one_fresh_process_reloads_them_all(tmp_path):
-    """All 56 as the parts that differ (item vectors, U, MLP); one of each sequence model by
-    `export` itself."""
+def test_all_parts_export_and_one_fresh_process_reloads_them_all(tmp_path):
+    """`PAIRS` as the parts that differ (item vectors, U, MLP): no loss is in them; one of each
+    sequence model by `export` itself."""
     ids = [f"i{number}" for number in range(1, NUM_ITEMS + 1)]
     items = read_items(pd.DataFrame({"item_id": ids, "title": ids}))
     versions, grid = [], tf.Module()
@@ -647,7 +647,8 @@ def test_every_combination_exports_and_one_fresh_process_reloads_them_all(tmp_pa
         versions.append(exporter.export(model, base, manifest={"name": base.name}, **options))
     history, wanted = planted_rows()
     rows, expected = tf.constant(history), {}
-    for names in GRID:
+    assert set(EXPORTED) < set(PAIRS)
+    for names in PAIRS:
         call, variables = answers_of(trained_model(*names))
         expected["-".join(names)] = call(rows)
         grid.calls = [*getattr(grid, "calls", []), call]
@@ -660,7 +661,7 @@ def test_every_combination_exports_and_one_fresh_process_reloads_them_all(tmp_pa
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "answers.npz") as saved:
         found = {name: saved[name] for name in saved.files}
-    for names in GRID:
+    for names in PAIRS:
         name, model = "-".join(names), trained_model(*names)
         interest, mlp = expected[name]
         np.testing.assert_allclose(found[f"{name} grid interest"], interest, atol=1e-5)
