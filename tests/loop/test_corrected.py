@@ -59,11 +59,12 @@ def test_similar_items_follow(corrected):
         assert item in set(near["item_id"])
 
 
-def test_the_next_update_begins_with_the_corrected_texts(corrected, week_log):
+def test_the_next_update_begins_with_the_corrected_texts(corrected, week_log, tmp_path):
     found, parent, titles = corrected
+    base = shutil.copytree(found.version.parent, tmp_path / "toy")
     times = week_log.frame["timestamp"].to_numpy()
     new = times >= np.sort(times)[-150]
-    again = update(found.version.parent, week_log, force=True, new=new)
+    again = update(base, week_log, force=True, new=new)
     assert again.changed == 0
     child = Recommender.load(again.version)
     expected = text_parts(child, child.encode(list(titles.values())))
