@@ -102,7 +102,7 @@ class Run(keras.callbacks.Callback):
         if logs is not None:
             logs.update({name: value for name, value in row.items() if name.startswith("valid")})
         self.bar.close()
-        log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in self.rows[-1].items()))
+        log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in self.rows[-1].items() if v == v))
         if self.validation is None or row[MONITOR] > self.best:
             self.best, self.best_epoch = row[MONITOR], epoch
         elif epoch - self.best_epoch >= self.trainer.patience:

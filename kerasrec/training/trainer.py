@@ -1,5 +1,7 @@
 """`Trainer`: fits a model with full-ranking validation, early stopping, checkpoints and resume."""
 
+import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from kerasrec.backend import check_process, keras, set_seed, tf
+from kerasrec.checks import step
 from kerasrec.data.histories import Histories, make_windows, num_batches, training_batches
 from kerasrec.models.kerasmodel import check_keras_2
 from kerasrec.models.optiontypes import (
@@ -28,6 +31,7 @@ from kerasrec.training.optimizers import (
 )
 from kerasrec.training.run import Run, fingerprint
 
+log = logging.getLogger(__name__)
 #: an epoch has at least this many steps where the data allow it, or few users learn little
 MIN_STEPS = 50
 _MIN_BATCH = 16
@@ -198,10 +202,13 @@ class Trainer:
         for epoch in epochs:
             training.reset_metrics()
             callbacks.on_epoch_begin(epoch)
-            for step in range(steps):
-                callbacks.on_train_batch_begin(step)
-                logs = {name: float(value) for name, value in step_of(batches).items()}
-                callbacks.on_train_batch_end(step, logs)
+            for number in range(steps):
+                callbacks.on_train_batch_begin(number)
+                # the first one may be traced, which takes long where the model is large
+                traces = step(log, "the first step of the epoch", only_long=True)
+                with traces if number == 0 else contextlib.nullcontext():
+                    logs = {name: float(value) for name, value in step_of(batches).items()}
+                callbacks.on_train_batch_end(number, logs)
             callbacks.on_epoch_end(epoch, logs)
             if training.stop_training:
                 callbacks.callbacks[0].end(epoch)
