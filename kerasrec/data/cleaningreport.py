@@ -141,14 +141,22 @@ class CleaningReport:
         return "\n".join(_format_row(row, widths) for row in rows)
 
 
+#: begins of the notes of `data.formats` on how a table was read
+_HOW = ("encoding: ", "files, joined ", "sheet ")
+
+
 def column_lines(report: CleaningReport, name: str) -> list[str]:
-    """Says which columns of a table were taken for what, and which were not used.
+    """Says which columns of a table were taken for what, which were not used, and how it was read.
+
+    How it was read: an encoding that was found, many files and their order, a sheet of several.
 
     >>> column_lines(CleaningReport(1).add("columns", "columns: user_id = uid", 1), "x.csv")
     ['x.csv: columns: user_id = uid']
     """
     whats = [step.what for step in report.steps if step.step == "columns"]
-    return [f"{name}: {what}" if what.startswith("columns") else what for what in whats]
+    how = [step.what for step in report.steps if step.what.startswith(_HOW)]
+    lines = [f"{name}: {what}" if what.startswith("columns") else what for what in whats]
+    return [*lines, *(f"{name}: {what}" for what in how)]
 
 
 def _format_row(row, widths):

@@ -1,6 +1,6 @@
 import pytest
 
-from kerasrec.data.cleaningreport import CleaningReport
+from kerasrec.data.cleaningreport import CleaningReport, column_lines
 
 
 def test_rows_after_is_what_the_steps_leave():
@@ -57,3 +57,12 @@ def test_frame_and_dict_hold_the_same_lines():
     }
     assert report.to_frame().to_dict("records") == [line]
     assert report.to_dict() == {"rows_before": 3, "rows_after": 2, "steps": [line]}
+
+
+def test_how_a_table_was_read_is_said_beside_its_columns():
+    report = CleaningReport(1).add("note", "encoding: GBK/GB18030, by its bytes", 1)
+    report = report.add("columns", "columns: item_id = id", 1).add("note", "empty title (kept)", 1)
+    assert column_lines(report, "x.csv") == [
+        "x.csv: columns: item_id = id",
+        "x.csv: encoding: GBK/GB18030, by its bytes",
+    ]

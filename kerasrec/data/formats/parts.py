@@ -99,6 +99,7 @@ class PartsTable:
                     f"{path}: expected folders of the same names, {_names(self._values[0])}. "
                     f"Received: {_names(values)} ({file}). Name a folder in which all are alike."
                 )
+        self._paths = [file.relative_to(root).as_posix() for file in files]
         self._starts = np.zeros(1, np.int64)
         self._given = [name for name in self._values[0] if name not in self._own]
         self.columns = [*self._own, *self._given]
@@ -153,7 +154,7 @@ class PartsTable:
         return pieces, reports
 
     def _report(self, reports):
-        files = f"{self._files[0].name} ... {self._files[-1].name}"
+        files = f"{self._paths[0]} ... {self._paths[-1]}"
         whole = CleaningReport(sum(report.rows_before for report in reports))
         if len(self._files) > 1:
             what = f"files, joined in the order of their paths: {files}"
