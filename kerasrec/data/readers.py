@@ -22,6 +22,7 @@ from kerasrec.data.columns import (
     name_list,
     resolve_columns,
 )
+from kerasrec.data.dateclock import DatedTable, with_clock
 from kerasrec.data.events import event_table, look_up_events, unknown_event_message
 from kerasrec.data.formats.columntable import to_pandas
 from kerasrec.data.tables import Table
@@ -79,6 +80,9 @@ def read_interaction_table(
         columns, on_bad, event_weights, timezone, max_ahead: as for `read_interactions`.
     """
     zone, latest = read_zone(timezone), latest_moment(max_ahead)
+    table = with_clock(table, columns)
+    if isinstance(table, DatedTable):
+        columns = {**(columns or {}), "timestamp": table.joined}
     roles, found = _interaction_columns(table, columns)
     text = [roles[role] for role in ("user_id", "item_id", "event") if role in roles]
     names = list(roles.values())
@@ -87,6 +91,8 @@ def read_interaction_table(
         # a csv parser makes floats of numbers such as 1.4E+12: the text still shows the rounding
         data, rows = _read(table, names, [*text, roles["timestamp"]], on_bad)
     rows.note_columns(roles, "not used", _others(table.columns, roles))
+    if isinstance(table, DatedTable):
+        rows.note(f"a date and a clock are read together: {table.joined}", rows.size)
     if found:
         rows.note(f"no usual name of a time: {found} holds times and is taken", rows.size)
     checked = {

@@ -1,0 +1,104 @@
+"""Reads a date and a clock that stand in two columns as one column of times."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from kerasrec.data.cleaningreport import CleaningReport
+from kerasrec.data.columns import INTERACTION_ALIASES, normalise
+from kerasrec.data.formats.columntable import to_pandas
+from kerasrec.data.tables import Table
+
+_DAY = r"\d{4}\s*[-/.年]?\s*\d{1,2}\s*[-/.月]?\s*\d{1,2}\s*日?"
+_HALF = "(?:上午|下午|凌晨|早上|中午|晚上|[AaPp][Mm])?"
+_CLOCK = rf"{_HALF}\s*\d{{1,2}}:\d{{2}}(?::\d{{2}}(?:\.\d+)?)?\s*{_HALF}"
+#: values of a column that are looked at
+_SAMPLE = 1000
+_MOST = 0.9  # share of them that must be days, or clocks
+_TIME_NAMES = frozenset(" ".join(INTERACTION_ALIASES["timestamp"]).split())
+
+
+class DatedTable:
+    """A table in which a column of dates and one of clocks are one, named `DATE+CLOCK`.
+
+    Attributes:
+        name, columns: as of the table; the two columns are gone, and the new one is there.
+        joined: name of the new column.
+
+    Args:
+        table: `Table`.
+        date, clock: names of its columns.
+    """
+
+    def __init__(self, table: Table, date: str, clock: str) -> None:
+        self._table, self._parts = table, (date, clock)
+        self.name, self.joined = table.name, f"{date}+{clock}"
+        self.columns = [
+            self.joined if name == date else name for name in table.columns if name != clock
+        ]
+
+    def place(self, row: int) -> str:
+        """Says where a row lies, as the table does."""
+        place = getattr(self._table, "place", None)
+        return place(row) if place else f"data row {row + 1}"
+
+    def read(
+        self, columns: Sequence[str], text: Sequence[str] = (), on_bad: str = "error"
+    ) -> tuple[dict[str, Any], CleaningReport]:
+        """Reads columns as the table does; the new one as texts."""
+        asked, others = self.joined in columns, [n for n in columns if n != self.joined]
+        names = [*others, *(self._parts if asked else ())]
+        as_text = [name for name in text if name != self.joined] + list(self._parts) * asked
+        data, report = self._table.read(names, as_text, on_bad)
+        if asked:
+            date, clock = (_texts(data.pop(name)) for name in self._parts)
+            # without a clock the day is what is known; without a day nothing is
+            data[self.joined] = date.str.cat(clock.fillna(""), sep=" ").str.strip()
+        return data, report
+
+
+def with_clock(table: Table, mapping: Mapping[str, str | None] | None) -> Table:
+    """Joins a date and a clock that together are the time of the events.
+
+    Args:
+        table: `Table` of interactions.
+        mapping: as for `read_interactions`. Its time may be named `DATE+CLOCK`. Where it names
+            none, columns are joined whose names are usual for times, when of these exactly one
+            holds days alone and exactly one clocks alone.
+
+    Returns:
+        A `DatedTable`, or the table as it is.
+    """
+    given = (mapping or {}).get("timestamp")
+    if given and given not in table.columns and "+" in given:
+        date, clock = (part.strip() for part in given.split("+", 1))
+        if {date, clock} <= set(table.columns):
+            return DatedTable(table, date, clock)
+        return table
+    used = set((mapping or {}).values())
+    names = [n for n in table.columns if normalise(n) in _TIME_NAMES and n not in used]
+    is_open = "timestamp" not in (mapping or {}) and len(set(names)) == len(names)
+    if not is_open or len(names) < 2:
+        return table
+    data, _ = table.read(names, names, "skip")
+    samples = {name: _texts(data[name]).dropna()[:_SAMPLE] for name in names}
+    days, clocks = (
+        [n for n, values in samples.items() if values.str.fullmatch(form).mean() > _MOST]
+        for form in (_DAY, _CLOCK)
+    )
+    if len(days) == 1 and len(clocks) == 1:
+        return DatedTable(table, days[0], clocks[0])
+    return table
+
+
+def _texts(column):
+    """A column as a Series of texts, None where there is none; days without a clock."""
+    series = (column if isinstance(column, pd.Series) else to_pandas(column)).reset_index(drop=True)
+    empty = series.isna()
+    if isinstance(series.dtype, pd.DatetimeTZDtype) or series.dtype.kind == "M":
+        found = series.dt.strftime("%Y-%m-%d")
+    else:
+        midnight = r"[T ]00:00:00(?:\.0+)?$"  # a day, as spreadsheets and databases keep it
+        found = series.astype("str").str.strip().str.replace(midnight, "", regex=True)
+    return found.mask(empty | found.isin(["", "nan", "None", "<NA>"]), None)

@@ -1,0 +1,94 @@
+"""A day and a clock in two columns, as shops and tills export them, are one time."""
+
+import datetime
+
+import pandas as pd
+import pytest
+
+from kerasrec.data.interactions import read_interactions
+
+NOON = 1709294400  # 2024-03-01T12:00:00 UTC
+ROWS = [("u", "a", "2024-03-01", "12:00:05"), ("u", "b", "2024-03-01", "09:30:00")]
+
+
+def table(rows=ROWS, names=("日期", "时间")):
+    return pd.DataFrame(rows, columns=["user_id", "item_id", *names])
+
+
+def times(source, **options):
+    return sorted(read_interactions(source, **options).frame["timestamp"])
+
+
+@pytest.mark.parametrize(
+    "names", [("日期", "时间"), ("date", "time"), ("order_date", "order_time")]
+)
+def test_usual_names_are_joined(names):
+    """The order within a day is that of the clock, not of the file."""
+    found = read_interactions(table(names=names))
+    assert found.frame["timestamp"].tolist() == [NOON + 5, NOON - 9000]
+    assert found.columns["timestamp"] == "+".join(names)
+    assert "a date and a clock are read together" in str(found.report)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl", ".xlsx"])
+def test_from_files(tmp_path, suffix):
+    path = tmp_path / f"log{suffix}"
+    frame = table()
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True, force_ascii=False)
+    else:  # as databases and spreadsheets keep them: a day, and a time of a day
+        frame["日期"] = pd.to_datetime(frame["日期"]).dt.date
+        frame["时间"] = [datetime.time.fromisoformat(one) for one in frame["时间"]]
+        if suffix == ".xlsx":
+            pytest.importorskip("openpyxl")
+            frame.to_excel(path, index=False)
+        else:
+            frame.to_parquet(path)
+    assert times(path) == [NOON - 9000, NOON + 5]
+
+
+@pytest.mark.parametrize(
+    ("day", "clock", "expected"),
+    [
+        ("2024/3/1", "12:00", NOON),
+        ("20240301", "12:00:00", NOON),
+        ("2024年3月1日", "下午 3:05", NOON + 3 * 3600 + 300),
+        ("2024-03-01", "", NOON - 43200),  # a day without a clock begins at midnight
+    ],
+)
+def test_forms(day, clock, expected):
+    rows = [("u", "a", day, clock)] + [("u", "b", "2024-03-02", "10:00:00")] * 20
+    assert times(table(rows))[0] == expected
+
+
+def test_a_zone_counts():
+    assert times(table(), timezone="Asia/Shanghai")[1] == NOON + 5 - 8 * 3600
+
+
+def test_named_by_the_user():
+    other = table(names=("d", "c"))
+    assert times(other, columns={"timestamp": "d+c"}) == [NOON - 9000, NOON + 5]
+    with pytest.raises(ValueError, match="expected the column 'd\\+x'"):
+        read_interactions(other, columns={"timestamp": "d+x"})
+
+
+def test_a_wrong_clock_is_a_bad_row():
+    rows = [*ROWS * 20, ("u", "c", "2024-03-01", "25:61")]
+    with pytest.raises(ValueError, match="unparsable time, 日期\\+时间='2024-03-01 25:61'"):
+        read_interactions(table(rows))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        table(names=("时间", "clock")),  # one usual name
+        table([("u", "a", "2024-03-01", "2024-03-02")], ("下单日期", "创建时间")),  # two days
+    ],
+)
+def test_others_stay_as_they_are(frame):
+    try:
+        assert "+" not in read_interactions(frame).columns["timestamp"]
+    except ValueError as error:
+        assert "expected one column for timestamp" in str(error)
