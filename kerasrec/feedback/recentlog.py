@@ -43,6 +43,11 @@ class RecentLog:
         self._seq = self._count = 0
 
     @property
+    def seq(self) -> int:
+        """Number of the newest event that was read; 0 = none yet."""
+        return self._seq
+
+    @property
     def state(self) -> tuple[int, int]:
         """Changes when the events change: two equal states mean that nothing is new."""
         return len(self._erasures), self._count

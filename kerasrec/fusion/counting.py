@@ -5,6 +5,7 @@ than it learned, counting may be ahead: `Guard` notices it and says so. No Tenso
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +29,13 @@ from kerasrec.fusion.weights import NUM_WAITS, TINY, WAITS
 CUT = 10
 #: events that are compared at a look at most
 MOST_AT_A_LOOK = 20
-_LEAST_EVENTS = 200  # before them nothing is said
-_MEMORY = 1000  # events that the comparison and the shares remember, about
-#: how many standard errors counting must be ahead: it is asked thousands of times
+#: before so many events, of so many hours, which span so many, nothing is said
+_LEAST_EVENTS, _LEAST_HOURS, _SPAN = 200, 12, 24
+_HALF_LIFE = 168  # hours after which a comparison counts half
+#: how many standard errors counting must be ahead: it is asked each hour
 _SURE = 4.0
+_MEMORY = 1000  # events that the shares remember, about
+_FLOOR = 1e-4  # of a share: a part that is never right today may be right tomorrow
 _START = 30  # events that the equal shares at the start count as
 _SMOOTHING = 1e-6  # events of an item that has none
 
@@ -41,7 +45,7 @@ class Counting:
 
     The parts are the tables of `FOLLOWING`, and the recent events of the items for each of
     `HALF_LIVES` and in all. Each event moves the shares towards the parts that made it likely: one
-    step of expectation maximisation (Cappe and Moulines 2009), that forgets after some thousand
+    step of expectation maximisation (Cappe and Moulines 2009), that forgets after about a thousand
     events. Who goes on with a visit, who is back and who comes have shares of their own.
 
     Attributes:
@@ -93,7 +97,9 @@ class Counting:
         if joint.sum() > 0:
             self._events[kind] += 1
             step = 1 / min(_START + self._events[kind], _MEMORY)
-            self.shares[kind] += step * (joint / joint.sum() - self.shares[kind])
+            moved = self.shares[kind] + step * (joint / joint.sum() - self.shares[kind])
+            moved = np.maximum(moved, _FLOOR)
+            self.shares[kind] = moved / moved.sum()
 
     def mixture(self) -> dict[str, np.ndarray]:
         """Gives the shares as `Fusion.mixture` has them: a number for each bucket of the wait."""
@@ -115,12 +121,17 @@ class Counting:
 class Guard:
     """Compares the lists of a version with those of `Counting`, on what users then took.
 
+    Of a user one event an hour is compared: else one robot would be many people. The differences of
+    an hour are one draw, because they are alike; hours of a week ago count half. Counting is
+    ahead where its gain is above `_SURE` standard errors of the mean over these draws, once they
+    are of a whole day and a night.
+
     Attributes:
         counting: `Counting`.
         is_lost: whether counting is ahead, by more than chance explains. It stays so: the next
             version begins anew.
         events: how many were compared.
-        gain: mean NDCG@10 of counting less that of the version, over about the last 1,000 events.
+        gain: mean NDCG@10 of counting less that of the version.
 
     Args:
         decays: as for `Counting`.
@@ -129,24 +140,33 @@ class Guard:
     def __init__(self, decays: Mapping[str, float]) -> None:
         self.counting = Counting(decays)
         self.is_lost: bool = False
-        self.events = 0
-        self.gain, self._square = 0.0, 0.0
+        self.events = self._hours = 0
+        self.gain = 0.0
+        self._first = self._hour = 0  # numbers of the hours
+        self._users: set[Any] = set()  # who were compared in this hour
+        self._now = np.zeros(2)  # differences of this hour: their sum and number
+        # of the hours before: sums of both, and of their products
+        self._sums, self._products = np.zeros(2), np.zeros((2, 2))
 
     def compare(
         self,
         asked: tuple[Histories, np.ndarray],
+        users: np.ndarray,
         taken: np.ndarray,
         listed: np.ndarray | None,
         known: tuple[Following, Counts],
+        withdrawn: np.ndarray,
     ) -> bool:
         """Compares lists, and lets counting learn what was taken.
 
         Args:
             asked: `Histories` before each event, and its time, int64 `(n,)`, UTC seconds.
+            users: who they are, `(n,)`, of any kind.
             taken: item index of each event, `(n,)`.
             listed: item indices that the version listed for it, `(n, CUT)`, 0 = none. None =
                 nothing is compared: counting only learns.
             known: what counting may know: nothing of these events.
+            withdrawn: indices of items that no list has.
 
         Returns:
             Whether `is_lost` has become true.
@@ -154,30 +174,48 @@ class Guard:
         histories, times = asked
         newest = newest_times(histories)
         kinds = kind_of_wait(np.where(newest > 0, times - newest, RETURNS[-1]))
-        for row, (item, kind) in enumerate(zip(taken, kinds, strict=True)):
+        was_lost = self.is_lost
+        for row, (user, item, kind) in enumerate(zip(users, taken, kinds, strict=True)):
+            self._begin(int(times[row]) // 3600)
             start, end = histories.offsets[row : row + 2]
             history = histories.items[start:end]
-            if item in history:
+            if item in history or user in self._users:
                 continue  # no list has what was taken before
+            self._users.add(user)
             parts = self.counting.parts(history, *known)
-            scores = self.counting.shares[kind] @ parts
+            parts[:, withdrawn] = 0
             if listed is not None:
+                scores = self.counting.shares[kind] @ parts
+                better, equal = (scores > scores[item]).sum(), (scores == scores[item]).sum()
                 place = np.flatnonzero(listed[row] == item)
-                gain = _gain(1 + int((scores > scores[item]).sum()))
-                self._add(gain - (_gain(1 + int(place[0])) if len(place) else 0.0))
+                gain = _gain(1 + better + (equal - 1) / 2)
+                self._now += gain - (_gain(1 + int(place[0])) if len(place) else 0.0), 1
+                self.events += 1
             self.counting.learn(parts[:, item], int(kind))
-        if self.is_lost or self.events < _LEAST_EVENTS:
-            return False
-        variance = max(self._square - self.gain**2, 0.0)
-        error = np.sqrt(variance / min(self.events, _MEMORY))
-        self.is_lost = bool(self.gain > _SURE * error)
-        return self.is_lost
+        return self.is_lost and not was_lost
 
-    def _add(self, difference):
-        self.events += 1
-        step = 1 / min(self.events, _MEMORY)
-        self.gain += step * (difference - self.gain)
-        self._square += step * (difference**2 - self._square)
+    def _begin(self, hour):
+        """Closes the hour before where another one begins, and looks how it stands."""
+        if hour <= self._hour:
+            return
+        self._users.clear()
+        if self._now[1]:
+            self._first = self._first or self._hour
+            self._hours += 1
+            self._sums += self._now
+            self._products += np.outer(self._now, self._now)
+            self._now = np.zeros(2)
+            total, number = self._sums
+            self.gain = total / number
+            # the variance of a ratio of sums over draws
+            away = np.array([1, -self.gain])
+            error = np.sqrt(max(away @ self._products @ away, 0.0)) / number
+            is_long = self._hours >= _LEAST_HOURS and hour - self._first >= _SPAN
+            if is_long and self.events >= _LEAST_EVENTS and self.gain > _SURE * error:
+                self.is_lost = True
+        keep = 0.5 ** ((hour - self._hour) / _HALF_LIFE) if self._hour else 1.0
+        self._sums, self._products = keep * self._sums, keep * self._products
+        self._hour = hour
 
 
 def _gain(rank):

@@ -112,6 +112,8 @@ class VersionLog:
             popular_at[..., -1, :] = last
         popularity = popularity if popularity.ndim == 1 else popularity[-1]
         self._loaded.set_moments(MomentTables(starts, first, prior, popularity, popular_at))
+        if self._counting is not None:
+            self._know_now()
 
     def fusion(self, num_items: int) -> Fusion:
         """See `Recommender.fusion`."""

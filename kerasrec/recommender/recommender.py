@@ -363,9 +363,9 @@ class Recommender:
 
         Raises:
             ArtifactError: a version whose graph does not mix counts, see
-                `LoadedVersion.can_count_alone`.
+                `LoadedVersion.can_count_alone`, or of which an index answers.
         """
-        if not self.loaded.can_count_alone:
+        if not (self.loaded.can_count_alone and self.can_grow):
             raise ArtifactError(f"{self.version} has no counts in its score, to rank by alone.")
         self._knowledge.count_alone(counting)
 

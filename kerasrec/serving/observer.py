@@ -76,23 +76,27 @@ class Observer:
     def run(self, stopping: threading.Event, seconds: float) -> None:
         """Looks at the store every `seconds` until the event `stopping` is set."""
         while not stopping.wait(seconds):
-            # what is recent last: a `Guard` compares lists that do not know the new events
-            for look in (self.remember, self.refresh):
+            # what is recent last, and no more of it: a `Guard` compares lists that do not know the
+            # new events
+            for look in (self.remember, lambda is_over: self.refresh(is_over, self._recent.seq)):
                 try:
                     look(stopping.is_set)
                 except Exception as error:  # the store may be back at the next look
                     log.error("events of the store not learned", extra={"error": str(error)})
 
-    def refresh(self, is_over: Callable[[], bool] = lambda: False) -> dict[tuple[str, int], int]:
+    def refresh(
+        self, is_over: Callable[[], bool] = lambda: False, until: int = 0
+    ) -> dict[tuple[str, int], int]:
         """Counts what is recent; requests wait only while the tables are exchanged.
 
         Args:
             is_over: function that says whether to give up.
+            until: seq of the newest event that is counted; 0 = all.
 
         Returns:
             dict of `(model, version)` -> number of events that were new to it and now count.
         """
-        last = self._store.last_seq()
+        last = until or self._store.last_seq()
         return {
             (version.model, version.number): self._bring(version, tracked, last, is_over)
             for version, tracked in self._versions(is_over)
@@ -171,11 +175,14 @@ class Observer:
         state = self._recent.state
         if tracked is None or not tracked.has_following:
             return False
+        guard = tracked.guard
+        if guard is not None and guard.is_lost and not tracked.counts_alone:
+            self._count_alone(version, tracked)
         if tracked.looked_at == state:  # rows may be left over that the busy server did not take
             return tracked.following is not None and self._exchange_rows(version, tracked)
         more = tracked.more(self._recent)
         if more is not None:
-            self._watch(version, tracked, *more)
+            self._watch(version, tracked)
             if not may_fit or tracked.is_little(more[1]):
                 return self._grow(version, tracked, *more)
         return may_fit and self._fit(version, tracked, is_over)
@@ -221,25 +228,42 @@ class Observer:
         tracked.looked_at = self._recent.state
         return self._exchange_rows(version, tracked)
 
-    def _watch(
-        self, version: ServedVersion, tracked: "_Tracked", histories: Histories, is_new: np.ndarray
-    ) -> None:
+    def _watch(self, version: ServedVersion, tracked: "_Tracked") -> None:
         """Compares the version with counting on new events; where it has lost, counting answers."""
-        guard = tracked.guard
-        if guard is None or tracked.is_first_look:
+        guard, count = tracked.guard, max(tracked.looked_at[1], tracked.compared)
+        tracked.compared = self._recent.state[1]
+        # what was recent at the last look has to be in the version
+        if guard is None or tracked.is_first_look or tracked.waiting:
             return
         assert tracked.following is not None
+        histories, is_new = self._recent.newer(tracked.ids, count)
         places = np.flatnonzero(is_new)
         places = places[np.argsort(histories.timestamps[places], kind="stable")]
         facts = {"model": version.model, "version": version.number}
-        if version.watch(guard, histories, places, (tracked.following, tracked.counts)):
+        try:
+            known = tracked.following, tracked.counts
+            has_lost = version.watch(guard, histories, places, known)
+        except Exception as error:  # the tables have to grow all the same
+            log.error("the model is not compared any more", extra={**facts, "error": str(error)})
+            tracked.guard = None
+            return
+        if has_lost:
             log.warning(
                 "counting alone lists better than the model: it answers until the next version",
                 extra={**facts, "ndcg_gain": round(guard.gain, 4), "events": guard.events},
             )
         if guard.is_lost:
-            now = tracked.last_moment(version)
-            self._exchange(facts, version.count_alone, guard.counting.mixture(), now)
+            self._count_alone(version, tracked)
+
+    def _count_alone(self, version: ServedVersion, tracked: "_Tracked") -> None:
+        """Lets counting answer, with the shares of now; tried again where the server is busy."""
+        assert tracked.guard is not None
+        now = version.last_moment(tracked.recency())
+        now = tracked.guard.counting.moment(now, tracked.counts)
+        mixture = tracked.guard.counting.mixture()
+        facts = {"model": version.model, "version": version.number}
+        if self._exchange(facts, version.count_alone, mixture, now):
+            tracked.counts_alone = True
 
     def _exchange_rows(self, version: ServedVersion, tracked: "_Tracked") -> bool:
         """Gives a version the rows that changed; those that it does not take stay noted."""
@@ -323,6 +347,8 @@ class _Tracked:
         self.following: Following | None = None  # counts of the last fit, and what came since
         self.fitted, self.added = 0, 0  # events of that fit, and since
         self.guard = version.guard()
+        self.counts_alone = False  # whether it has taken over
+        self.compared = 0  # events of the `RecentLog` that it has seen
         self.is_told = False  # whether the operator knows that the table stays
 
     def read(self, store: FeedbackStore, last: int, is_over: Callable[[], bool]) -> None:
@@ -400,7 +426,7 @@ class _Tracked:
     def last_moment(self, version: ServedVersion) -> LastMoment:
         """What is recent now, as the last moment of a version."""
         last = version.last_moment(self.recency())
-        if self.guard is not None and self.guard.is_lost:
+        if self.guard is not None and self.counts_alone:
             return self.guard.counting.moment(last, self.counts)
         return last
 

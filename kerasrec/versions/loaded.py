@@ -310,8 +310,9 @@ class LoadedVersion:
         module.part_weights.assign(np.array(weights, np.float32))
         module.mixture.assign((rows / rows.sum(axis=1, keepdims=True)).astype(np.float32))
         module.scorer_weight.assign(0.0)
-        if len(popular_at := module.popular_at.numpy()) == 1:  # the same for all kinds until now
-            module.popular_at.assign(np.repeat(popular_at, KINDS, axis=0))
+        module.prior.assign(tf.zeros_like(module.prior))
+        if int(tf.shape(module.popular_at)[0]) == 1:  # the same for all kinds until now
+            module.popular_at.assign(np.repeat(module.popular_at.numpy(), KINDS, axis=0))
 
     @property
     def decays(self) -> dict[str, float]:

@@ -130,9 +130,11 @@ def test_a_version_that_falls_behind_counting_gives_way(exported_version, week, 
     recommender = Recommender.load(exported_version)
     if is_spoiled:
         spoil(recommender.loaded.module)
-    events = read_interactions(log.rename(columns={"who": "user_id", "item": "item_id"}))
-    histories = recommender.histories(events)
     times = requests["timestamp"].to_numpy()
+    new = log[log["timestamp"] >= times.min()]
+    more = [new.assign(who=new["who"] + f" {n}", timestamp=new["timestamp"] + n) for n in (1, 2)]
+    events = pd.concat([log, *more]).rename(columns={"who": "user_id", "item": "item_id"})
+    histories = recommender.histories(read_interactions(events))
     live = LiveModel(recommender, histories, int(times.min()), DAY)
     for moment, _ in blocks(times, int(times.min()), 3600):
         live.look(moment)

@@ -20,8 +20,9 @@ def counting(exported_version, toy_interactions):
     counting = Counting(recommender.loaded.decays)
     # shares that no part can hide behind
     counting.shares[:] = np.random.default_rng(0).dirichlet(np.ones(11), 3)
-    recommender.count_alone(counting)
     histories = recommender.histories(toy_interactions)
+    assert recommender.remember(histories)  # of the held-out events too
+    recommender.count_alone(counting)
     following = Following(histories, len(recommender.items), recommender.about.tables)
     return recommender, counting, following
 

@@ -121,8 +121,8 @@ def test_late_events_count_and_wrong_clocks_do_no_harm(reader, predictor, store)
     store.add([{"user_id": "u", "item_id": ids[1], "timestamp": end + 5}])
     live.refresh()
     tracked = next(iter(live._tracked.values()))
-    assert abs(tracked._counts.time - now) < 60
-    extra = tracked._counts.total - tracked._saved.counts.total
+    assert abs(tracked.counts.time - now) < 60
+    extra = tracked.counts.total - tracked._saved.counts.total
     assert extra[1] == extra[2] == 1 and extra.sum() == 2
 
 
@@ -517,6 +517,55 @@ def test_a_model_that_falls_behind_counting_gives_way(
         assert told[0].ndcg_gain > 0 and told[0].events >= 200
         # what is popular among those who come leads for them, by the counts of now
         assert not module.prior.numpy()[-1].any()
+
+
+def test_a_busy_server_hands_over_later(base, toy_interactions, store):
+    """The version has lost while a request runs: it stays whole until the next look."""
+    predictor = loaded(base)
+    store.add(toy_interactions)
+    live = Observer(predictor, store)
+    assert live.remember()["toy", 1]
+    (tracked,) = live._tracked.values()
+    with predictor.models["toy"].use(version=1) as version:
+        module = version._loaded.module
+    given = module.part_weights.numpy()
+    tracked.guard.is_lost = True
+    ids = folders.read_catalogue(base / "1")["item_id"]
+    end = int(toy_interactions.frame["timestamp"].max())
+    events = [
+        {"user_id": f"u{n}", "item_id": ids[n % 7], "timestamp": end + 60 * n} for n in range(200)
+    ]
+    store.add(events[:100])
+    with predictor._slots:
+        assert not live.remember()["toy", 1]
+        live.refresh()
+    assert not tracked.counts_alone
+    np.testing.assert_array_equal(module.part_weights.numpy(), given)
+    store.add(events[100:])
+    live.refresh()  # the moment is that of the model still
+    assert module.prior.numpy()[-1].any()
+    live.remember()
+    assert tracked.counts_alone and not module.prior.numpy().any()
+    live.refresh()
+    assert not module.prior.numpy().any()
+
+
+def test_an_error_in_the_comparison_stops_no_learning(base, toy_interactions, store, monkeypatch):
+    predictor = loaded(base)
+    store.add(toy_interactions)
+    live = Observer(predictor, store)
+    live.remember(), live.refresh()
+    (tracked,) = live._tracked.values()
+    tracked.is_first_look = False
+
+    def fails(*arguments):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("kerasrec.serving.servedversion.watch", fails)
+    ids = folders.read_catalogue(base / "1")["item_id"]
+    end = int(toy_interactions.frame["timestamp"].max())
+    store.add([{"user_id": "u", "item_id": ids[n], "timestamp": end + n} for n in range(5)])
+    assert live.remember()["toy", 1] and tracked.guard is None
 
 
 def test_a_busy_server_keeps_its_table(habit, single, toy_interactions, store):
