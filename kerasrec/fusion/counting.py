@@ -61,15 +61,20 @@ class Counting:
         self.shares = np.full((KINDS, size), 1 / size)
         self._events = np.zeros(KINDS)
 
-    def parts(self, history: np.ndarray, following: Following, counts: Counts) -> np.ndarray:
-        """Gives what each part says comes next, `(num_parts, num_items + 1)`.
-
-        A row sums to 1 over the items that are not in the history, or is 0 everywhere.
+    def parts(
+        self,
+        history: np.ndarray,
+        following: Following,
+        counts: Counts,
+        withdrawn: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Gives what each part says comes next, `(num_parts, num_items + 1)`, 0 = not listed.
 
         Args:
             history: item indices, oldest first.
             following: what followed what.
             counts: of the events of each item.
+            withdrawn: indices of items that no list has.
         """
         rows = [
             following.scores(name, history, decay).astype(float)
@@ -77,7 +82,20 @@ class Counting:
         ]
         found = np.vstack([*rows, self._popular(counts)])
         found[:, history] = 0
-        return found / np.maximum(found.sum(axis=1, keepdims=True), TINY)
+        if withdrawn is not None:
+            found[:, withdrawn] = 0
+        return found
+
+    def scores(self, parts: np.ndarray, kind: int) -> np.ndarray:
+        """Mixes `parts` for a kind of users, `(num_items + 1,)`, as the graph of a version does.
+
+        What is popular is one part there: its shares are taken before those of what was seen go.
+        """
+        tables = len(self._decays)
+        shares = self.shares[kind]
+        popular = shares[tables:] @ parts[tables:]
+        mixed = popular * (shares[tables:].sum() / max(popular.sum(), TINY))
+        return shares[:tables] @ _scaled(parts[:tables]) + mixed
 
     @staticmethod
     def _popular(counts):
@@ -182,16 +200,15 @@ class Guard:
             if item in history or user in self._users:
                 continue  # no list has what was taken before
             self._users.add(user)
-            parts = self.counting.parts(history, *known)
-            parts[:, withdrawn] = 0
+            parts = self.counting.parts(history, *known, withdrawn)
             if listed is not None:
-                scores = self.counting.shares[kind] @ parts
+                scores = self.counting.scores(parts, kind)
                 better, equal = (scores > scores[item]).sum(), (scores == scores[item]).sum()
                 place = np.flatnonzero(listed[row] == item)
                 gain = _gain(1 + better + (equal - 1) / 2)
                 self._now += gain - (_gain(1 + int(place[0])) if len(place) else 0.0), 1
                 self.events += 1
-            self.counting.learn(parts[:, item], int(kind))
+            self.counting.learn(_scaled(parts)[:, item], int(kind))
         return self.is_lost and not was_lost
 
     def _begin(self, hour):
@@ -216,6 +233,11 @@ class Guard:
         keep = 0.5 ** ((hour - self._hour) / _HALF_LIFE) if self._hour else 1.0
         self._sums, self._products = keep * self._sums, keep * self._products
         self._hour = hour
+
+
+def _scaled(parts):
+    """Rows that sum to 1, or are 0 everywhere."""
+    return parts / np.maximum(parts.sum(axis=1, keepdims=True), TINY)
 
 
 def _gain(rank):

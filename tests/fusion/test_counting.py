@@ -20,10 +20,11 @@ def known():
 
 
 def test_parts_by_hand(known):
-    """Follows, eight half-lives, all events: each sums to 1 over what was not seen."""
+    """Follows, eight half-lives, all events; half of these were of 1, which was seen."""
     parts = Counting({"follows": 0.0}).parts(np.array([1]), *known)
     assert parts.shape == (10, NUM_ITEMS + 1)
-    np.testing.assert_allclose(parts[:, 2:4], 0.5, atol=1e-5)
+    np.testing.assert_allclose(parts[0, 2:4], 0.5, atol=1e-5)
+    np.testing.assert_allclose(parts[1:, 2:4], 0.25, atol=0.01)
     assert not parts[:, :2].any() and (parts[1:, 4] < 1e-5).all()
 
 
@@ -168,3 +169,10 @@ def test_after_a_loss_counting_goes_on_learning(known):
     told = guard.compare((rows, np.array([T + 60])), ["u"], [2], None, known, NOBODY)
     assert not told and guard.events == 0
     assert (guard.counting.shares[0] != before[0]).any()
+
+
+def test_scores_by_hand(known):
+    """What follows has 0.1; what is popular, one part as in the graph, 0.9: 2 and 3 are alike."""
+    counting = Counting({"follows": 0.0})
+    scores = counting.scores(counting.parts(np.array([1]), *known), 0)
+    np.testing.assert_allclose(scores, [0, 0, 0.5, 0.5, 0], atol=1e-5)

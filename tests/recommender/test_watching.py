@@ -43,7 +43,7 @@ def test_the_graph_ranks_as_counting(counting, toy_interactions):
             listed = recommender.index_of(lists[lists["user_id"] == user]["item_id"])
             history = histories.items[histories.offsets[row] : histories.offsets[row + 1]]
             parts = counting.parts(history, following, recommender.counts)
-            scores = counting.shares[kind] @ parts
+            scores = counting.scores(parts, kind)
             best = np.sort(scores)[::-1][:3]
             np.testing.assert_allclose(scores[listed], best, rtol=0.02)
 
