@@ -101,10 +101,10 @@ def test_an_event_of_the_future_is_no_end(with_2090, week_log):
 def test_an_update_after_that_of_the_future(with_2090, week_log):
     toy_base, store, _, _ = with_2090
     late = int(week_log.frame["timestamp"].max()) + DAY
-    items = week_log.frame["item_id"].unique()[:5]
-    store.add([{"user_id": f"u{n}", "item_id": i, "timestamp": late} for n, i in enumerate(items)])
+    items = enumerate(week_log.frame["item_id"].unique()[:30])
+    store.add([{"user_id": f"u{n}", "item_id": i, "timestamp": late + n} for n, i in items])
     found = update_from_store(toy_base, store, force=True)
-    assert found.version.name == "4" and Recommender.load(found.version).log_end == late
+    assert found.version.name == "4" and Recommender.load(found.version).log_end == late + 29
 
 
 def test_a_version_that_took_the_future_as_its_end(updated, week_log, caplog):
