@@ -108,12 +108,18 @@ def event_weights(texts: Iterable[str] | None) -> dict[str, float | str | None]:
 def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     """Reads the items of --items; its columns are named by --item-columns, then by --columns.
 
-    Without `titles` a catalogue of ids is enough.
+    Without `titles` a catalogue of ids is enough. A column that --columns names for the log, and
+    that the catalogue lacks, leaves its own names to it.
     """
     from kerasrec.data.interactions import read_items
+    from kerasrec.data.tables import open_table
 
     columns = pairs_of(options.columns, "--columns")
     columns = {role: name for role, name in columns.items() if role in ("item_id", *_ITEM_ROLES)}
+    if columns.get("item_id") and columns["item_id"] not in (
+        open_table(options.items, options.encoding).columns
+    ):
+        del columns["item_id"]
     columns.update(pairs_of(options.item_columns, "--item-columns"))
     found = read_items(
         options.items,

@@ -14,7 +14,8 @@ INTERACTION_ALIASES = {
         "user_id",
         "user uid userid 用户 用户id 用户编号 用户_id",
         "reviewer_id reviewerid customer_id customerid member_id visitor_id visitorid session_id "
-        "sessionid buyer_id account_id",
+        "sessionid buyer_id account_id 会员id 会员编号 买家id 客户id 客户编号 顾客id",
+        "openid open_id distinct_id",
     ],
     "item_id": [
         "item_id",
@@ -56,6 +57,8 @@ ITEM_ALIASES = {
     "title": [
         "title",
         "name 标题 名称 题名 item_title item_name itemname product_title product_name movie_title",
+        "商品名称 商品标题 商品名 物品名称 宝贝标题 课程名称 书名 片名 goods_name goodsname "
+        "course_name coursename",
     ],
     "text": ["text"],
     "category": ["category"],
@@ -81,7 +84,7 @@ def normalise(name: object) -> str:
     >>> normalise(" User-ID "), normalise("item_id:token")
     ('user_id', 'item_id')
     """
-    name = str(name).strip().lstrip("\ufeff").lower()
+    name = re.sub("[\u200b-\u200f\u2060\ufeff]", "", str(name)).strip().lower()  # no width
     name = re.sub(r":(token|token_seq|float|float_seq)$", "", name)
     return re.sub(r"[\s\-]+", "_", name)
 
@@ -95,6 +98,9 @@ def resolve_columns(
     source: str,
 ) -> dict[str, str]:
     """Finds which column plays which role.
+
+    Where no name fits a required role, the last names of values within others are tried:
+    `payload.userId` of a message is a `userId`.
 
     Args:
         found: column names of the table, in order.
@@ -122,6 +128,8 @@ def resolve_columns(
             continue
         free = [name for name in found if name not in taken]
         candidates = _candidates(free, groups, role)
+        if not candidates and role in required:
+            candidates = _within(free, groups, role)
         if len(candidates) > 1:
             raise ValueError(
                 f"{source}: expected one column for {role}. Received: {name_list(candidates)}. "
@@ -178,6 +186,13 @@ def _candidates(found, groups, role):
     return []
 
 
+def _within(found, groups, role):
+    """The same for values within others, by the last name: `payload.userId` is a `userId`."""
+    last = {name: str(name).rpartition(".")[2] for name in found if "." in str(name)}
+    names = _candidates(list(last.values()), groups, role)
+    return [name for name, short in last.items() if short in names]
+
+
 def _check_mapping(mapping, found, aliases, source):
     given = [name for name in mapping.values() if name is not None]
     for role, name in mapping.items():
@@ -209,7 +224,8 @@ def _missing_message(role, found, free, groups, source):
         f"Received: columns {name_list(found)}"
     )
     is_number = [bool(re.fullmatch(r"[-+\d.:eT ]+", str(name))) for name in found]
-    if all(is_number) or any(re.fullmatch(r"1\d{9}(\d{3})?", str(name)) for name in found):
+    is_time = [re.match(r"1\d{9}(\d{3})?$|20\d\d[-/]\d", str(name)) for name in found]
+    if all(is_number) or any(is_time):
         return (
             f"{start}; the first line looks like data. Put a header line with the names above it."
         )
@@ -237,8 +253,8 @@ _NO = set("0 false f no n 否 无 下架 已下架 off".split())
 _STATES = {
     "available is_available in_stock on_sale is_on_sale for_sale 可售 是否可售 在售 是否在售 上架 "
     "是否上架 有货": _NO,
-    "下架 是否下架 已下架 withdrawn is_withdrawn discontinued is_discontinued": _YES
-    | {"下架", "已下架"},
+    "下架 是否下架 已下架 withdrawn is_withdrawn discontinued is_discontinued deleted is_deleted "
+    "is_delete is_del del_flag 已删除 是否删除": _YES | {"下架", "已下架"},
     "status 状态 商品状态 上架状态 上下架状态 销售状态": set(
         "下架 已下架 停售 失效 已失效 off offline off_shelf withdrawn discontinued "
         "unavailable".split()

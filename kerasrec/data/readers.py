@@ -44,7 +44,10 @@ _KEPT_DIGITS = 15
 _SAMPLE = 10_000  # values of a column of an unknown name
 #: half of a character, which no file can hold, and what stands for an id with one
 _HALF, _HALVED = re.compile("[\ud800-\udfff]"), "\ufffd half a character in "
-MISSING_IDS = ("", "nan", "NaN", "NULL", "null", "None", "<NA>", "\\N")
+MISSING_IDS = (
+    *("", "nan", "NaN", "NULL", "null", "None", "<NA>", "\\N"),
+    *("N/A", "#N/A", "(null)", "(NULL)", "undefined"),
+)
 
 
 class Part(NamedTuple):

@@ -69,6 +69,11 @@ _HOPELESS, _SPOILS_ALL = 3.0, 2.0
 #: a share of something that is worth a line
 _WORTH_A_LINE = 0.01
 _MANY = 0.5
+#: users that stand for all who did not say who they are, and ids with stars for what is hidden
+_NOBODY = "0 -1 unknown anonymous guest visitor 游客 访客 匿名 匿名用户 未登录 未知".split()
+_MASKED = r"\*\*"
+#: signs of titles that were read in a wrong encoding
+_BROKEN = "\ufffd|锟斤拷|烫烫烫|[\xe4-\xe9][\x80-\xbf\u0152-\u2122]{2}|[\xa1-\xff]{4}"
 
 
 def find_problems(interactions: Interactions, items: Items | None = None) -> list[str]:
@@ -121,7 +126,17 @@ def _of_events(interactions):
     if twice > _WORTH_A_LINE * size:
         part = _part(twice, size, "events")
         yield twice / size, f"{part} logged twice (same user, item, time): --repeats exact"
-    counts = np.bincount(users)
+    names, counts = frame["user_id"].cat.categories, np.bincount(users)
+    for place in np.flatnonzero(names.isin(_NOBODY)):
+        part, share = _part(int(counts[place]), size, "events"), counts[place] / size
+        if share > _WORTH_A_LINE:
+            yield share, f"{part} are of the user '{names[place]}': all that nobody is known of?"
+    masked = np.flatnonzero(names.str.contains(_MASKED))
+    share = counts[masked].sum() / size
+    if share > _WORTH_A_LINE:
+        part = _part(int(counts[masked].sum()), size, "events")
+        what = f"are of masked users such as '{names[masked[0]]}', who may be several people"
+        yield share, f"{part} {what}"
     above = counts[counts > crawler_limit(interactions)]
     if above.size:
         part = _part(int(above.sum()), size, "events")
@@ -150,6 +165,11 @@ def _of_catalogue(interactions, items):
     if blank:
         part = _part(blank, len(items), "items")
         yield _SPOILS_ALL * (blank == len(items)) or blank / len(items), f"{part} have no title"
+    broken = titles[titles.str.contains(_BROKEN)]
+    if len(broken):
+        part = _part(len(broken), len(items), "items")
+        what = f"have a title that a wrong encoding has broken, such as '{broken.iloc[0][:20]}'"
+        yield len(broken) / len(items), f"{part} {what}"
     shared = int((titles.duplicated(keep=False) & (titles != "")).sum())
     if shared > _MANY * len(items):
         part = _part(shared, len(items), "items")

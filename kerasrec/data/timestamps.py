@@ -220,6 +220,12 @@ def _from_counts(values, fractions, empty, inexact, name, zone):
         return _with_inexact(times, inexact)
     unit = _one_unit(values, good, name)
     scale = UNITS[unit]
+    if unit == "nanoseconds" and values[good].max() < _YEAR_2000 * scale:
+        raise ValueError(
+            f"{name}: expected seconds, milliseconds, microseconds or nanoseconds since 1970. "
+            f"Received: {values[good].max()}, before 2000 as nanoseconds, so most likely ticks of "
+            "Windows or .NET (of 100 nanoseconds, since 1601 or the year 1). Write UTC seconds."
+        )
     step = 10**9 // scale
     nanoseconds = values % scale * step
     if fractions is not None:

@@ -234,6 +234,16 @@ def test_inspect_data(files, capsys):
     ]
 
 
+def test_a_column_of_the_log_that_the_catalogue_lacks_is_not_asked_of_it(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("who,what\n1,a\n1,b\n2,a\n2,b\n")
+    (tmp_path / "items.csv").write_text("iid,name\na,甲\nb,乙\n", encoding="utf-8")
+    run(
+        *("inspect", "--data", tmp_path / "log.csv", "--items", tmp_path / "items.csv"),
+        *("--columns", "user_id=who", "item_id=what"),
+    )
+    assert "items.csv: columns: item_id = iid, title = name" in capsys.readouterr().out
+
+
 def test_inspect_says_which_columns_were_used(tmp_path, capsys):
     log, items = tmp_path / "log.csv", tmp_path / "items.csv"
     log.write_text("uid,iid,下单时刻,city\n1,a,2024-03-01,x\n2,b,2024-03-02,y\n")

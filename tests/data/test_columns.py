@@ -78,6 +78,22 @@ def test_a_time_is_chosen_by_what_it_holds(names, chosen, possible):
     assert choose_time(names) == (chosen, possible)
 
 
+def test_values_within_others_are_found_by_their_last_names():
+    names = ["offset", "payload.userId", "payload.itemId", "payload.score"]
+    assert resolve(names) == {"user_id": "payload.userId", "item_id": "payload.itemId"}
+    # a whole name comes first; two of the same last name are a question
+    assert resolve(["uid", "item", "a.user"])["user_id"] == "uid"
+    with pytest.raises(ValueError, match=r"one column for user_id.*a\.uid, b\.uid"):
+        resolve(["a.uid", "b.uid", "item"])
+
+
+def test_names_with_characters_of_no_width_are_recognised():
+    assert resolve(["user\u200b", "\ufeffitem"]) == {
+        "user_id": "user\u200b",
+        "item_id": "\ufeffitem",
+    }
+
+
 def test_two_candidates_ask_for_the_mapping():
     with pytest.raises(
         ValueError, match=r"expected one column for user_id\. Received: user, uid\."

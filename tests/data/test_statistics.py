@@ -141,6 +141,19 @@ def test_ids_that_hardly_meet_come_first():
     assert [text.startswith(start) for text, start in zip(found, starts, strict=True)] == [True] * 3
 
 
+def test_users_who_are_several_and_broken_titles_are_problems():
+    users = ["0", "0", "138****1234", "a", "a", "b", "b", "c", "c", "c"]
+    log = pd.DataFrame({"user": users, "item": list("xyxyxyxyxy"), "ts": range(START, START + 10)})
+    mojibake = "活着".encode().decode("latin-1")
+    items = pd.DataFrame({"item": list("xyz"), "title": ["围城", mojibake, "Crème brûlée »à la"]})
+    assert find_problems(read_interactions(log), read_items(items)) == [
+        f"1 of 3 items (33 %) have a title that a wrong encoding has broken, such as '{mojibake}'",
+        "2 of 10 events (20 %) are of the user '0': all that nobody is known of?",
+        "1 of 10 events (10 %) are of masked users such as '138****1234', who may be several "
+        "people",
+    ]
+
+
 def test_a_log_that_teaches_nothing_is_a_problem_and_a_good_one_has_none():
     alone = pd.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "ts": [START, START]})
     found = find_problems(read_interactions(alone))

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import pyarrow.compute
 import pyarrow.csv
 
 from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, Refusal
-from kerasrec.data.formats.encodings import decodes, find_encoding, show_encoding
+from kerasrec.data.formats.encodings import decodes, find_encoding, is_chinese, show_encoding
 from kerasrec.data.formats.packed import (
     DAMAGES,
     HEAD_BYTES,
@@ -56,6 +57,9 @@ class CsvTable:
                 f"{path}: expected a table with a header line. Received: blank lines only. "
                 "Write the file again."
             )
+        # Excel is told the separator by a line above the header
+        if len(filled) > 1 and re.fullmatch(r'"?sep=[,;|\t]"?\s*', lines[filled[0]]):
+            del filled[0]
         self._skip, self._is_header_only = filled[0], len(filled) == 1
         header = lines[self._skip].rstrip("\r")
         counts = {separator: header.count(separator) for separator in SEPARATORS}
@@ -278,7 +282,10 @@ class CsvTable:
             return f"{self.name}: expected csv. Received: {one_line(error)}. Write the file again."
         # In a GBK file nearly every line with Chinese is bad UTF-8; in a UTF-8 file few are.
         if self._encoding == "utf-8" and num_bad > num_good and decodes(sample, "gb18030"):
-            return _encoding_message(self.name, "utf-8", "GBK/GB18030", "gb18030")
+            text = _encoding_message(self.name, "utf-8", "GBK/GB18030", "gb18030")
+            # bytes of Big5, Japanese and Korean can nearly always be read so too
+            others = " Where the texts look wrong then, it is big5, shift_jis, euc-kr or another."
+            return text if is_chinese(sample) else text + others
         start = one_line(sample.split(b"\n", 1)[0].decode(self._encoding, errors="replace"))
         return (
             f"{self.name}: expected text in {self._encoding}. Received: bytes that are not in "
