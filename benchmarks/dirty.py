@@ -1001,9 +1001,10 @@ def page(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
             "",
             "## Exports of tools",
             "",
-            "Ten exports of the same events (of the packaged courses) as tools write them, each with "
-            "a line of names above it; each goes through `kerasrec inspect` without a problem and "
-            "through `kerasrec train`, with the option named here, or none: `python benchmarks/exports.py FOLDER --train`.",
+            "Ten exports of the same events (of the packaged courses) as tools write them, each "
+            "with a line of names above it; each goes through `kerasrec inspect` without a "
+            "problem and through `kerasrec train`, with the option named here, or none: "
+            "`python benchmarks/exports.py FOLDER --train`.",
             "",
             "| export | option beside the paths |",
             "| --- | --- |",
