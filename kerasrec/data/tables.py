@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from kerasrec.backend import whole_file
 from kerasrec.data.cleaningreport import CleaningReport
+from kerasrec.data.formats.addresses import check_address
 from kerasrec.data.formats.columntable import ColumnTable, arrow_columns, to_pandas
 from kerasrec.data.formats.csvtable import CsvTable, check_repeated
 from kerasrec.data.formats.excel import open_sheet
@@ -96,8 +97,11 @@ def open_table(source: Source, encoding: str = "utf-8") -> Table:
             f"of them). Received: {type(source).__name__}. Pass one of these."
         )
     if is_address(source):
+        check_address(str(source))
         return open_query(str(source))
     path = Path(source)
+    if not path.exists():
+        check_address(str(source))
     if path.is_dir() or (is_pattern(path) and not path.exists()):
         return _open_parts(path, encoding)
     return _open_file(path, encoding)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kerasrec.checks import ArtifactError
+from kerasrec.data.formats.addresses import check_address
 
 try:
     import sqlalchemy as sa
@@ -205,6 +206,8 @@ def parse_url(url: str | os.PathLike[str]) -> sa.URL:
     (sqlite:///feedback.db, 'postgresql+psycopg')
     """
     text = os.fspath(url) if isinstance(url, str | os.PathLike) else ""
+    if not os.path.exists(text):
+        check_address(text)
     if "://" not in text:
         if not text.strip() or text == ":memory:":
             raise ValueError(_url_message(repr(url)))
