@@ -65,7 +65,8 @@ def with_clock(table: Table, mapping: Mapping[str, str | None] | None) -> Table:
         table: `Table` of interactions.
         mapping: as for `read_interactions`. Its time may be named `DATE+CLOCK`. Where it names
             none, columns are joined whose names are usual for times, when of these exactly one
-            holds days alone and exactly one clocks alone.
+            holds days alone and exactly one clocks alone. Where none of them holds clocks, the
+            one other column that does is taken.
 
     Returns:
         A `DatedTable`, or the table as it is.
@@ -79,17 +80,25 @@ def with_clock(table: Table, mapping: Mapping[str, str | None] | None) -> Table:
     used = set((mapping or {}).values())
     names = [n for n in table.columns if normalise(n) in _TIME_NAMES and n not in used]
     is_open = "timestamp" not in (mapping or {}) and len(set(names)) == len(names)
-    if not is_open or len(names) < 2:
+    others = [n for n in table.columns if n not in names and table.columns.count(n) == 1 and n]
+    if not is_open or not names or len(table.columns) < 4:  # a user, an item and two columns
         return table
-    data, _ = table.read(names, names, "skip")
-    samples = {name: _texts(data[name]).dropna()[:_SAMPLE] for name in names}
-    days, clocks = (
-        [n for n, values in samples.items() if values.str.fullmatch(form).mean() > _MOST]
-        for form in (_DAY, _CLOCK)
-    )
+    days, clocks = _days_and_clocks(table, names)
+    if len(days) == 1 and not clocks:
+        _, clocks = _days_and_clocks(table, others)
     if len(days) == 1 and len(clocks) == 1:
         return DatedTable(table, days[0], clocks[0])
     return table
+
+
+def _days_and_clocks(table, names):
+    """Names of the columns that hold days alone, and of those that hold clocks alone."""
+    data, _ = table.read(names, names, "skip")
+    samples = {name: _texts(data[name]).dropna()[:_SAMPLE] for name in names}
+    return tuple(
+        [n for n, values in samples.items() if values.str.fullmatch(form).mean() > _MOST]
+        for form in (_DAY, _CLOCK)
+    )
 
 
 def _texts(column):

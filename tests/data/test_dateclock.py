@@ -20,7 +20,8 @@ def times(source, **options):
 
 
 @pytest.mark.parametrize(
-    "names", [("日期", "时间"), ("date", "time"), ("order_date", "order_time")]
+    "names",
+    [("日期", "时间"), ("date", "time"), ("order_date", "order_time"), ("日期", "clk")],
 )
 def test_usual_names_are_joined(names):
     """The order within a day is that of the clock, not of the file."""
@@ -83,7 +84,7 @@ def test_a_wrong_clock_is_a_bad_row():
 @pytest.mark.parametrize(
     "frame",
     [
-        table(names=("时间", "clock")),  # one usual name
+        table([("u", "a", "2024-03-01", "开始 12:00")], ("时间", "clock")),  # no clocks alone
         table([("u", "a", "2024-03-01", "2024-03-02")], ("下单日期", "创建时间")),  # two days
     ],
 )
