@@ -26,7 +26,13 @@ from kerasrec.models.itemvectors import (
     TextTable,
     WhiteningLayer,
 )
-from kerasrec.models.kerasmodel import HistoryModel, RankingQuality, batches, check_keras_2
+from kerasrec.models.kerasmodel import (
+    HistoryModel,
+    RankingQuality,
+    batches,
+    check_callbacks,
+    check_keras_2,
+)
 from kerasrec.models.losses import LOSSES, NEGATIVES, check_loss
 from kerasrec.models.optiontypes import Count, Flag, NameOf, Share, Whole
 from kerasrec.models.scoring import Scorer, ScorerLoss
@@ -134,7 +140,7 @@ class Model(NamedTuple):
             options: the other ones of Keras' `fit`: `epochs`, `verbose`, ...
         """
         callbacks = list(callbacks or [])
-        check_keras_2(*callbacks)
+        check_callbacks(callbacks)
         if isinstance(validation_data, Validation):
             callbacks.insert(0, RankingQuality(self, validation_data))
             validation_data = None

@@ -4,7 +4,7 @@ Besides it, what it is fed with (`batches`), what measures it after each epoch (
 and its picture (`plot_model`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,26 @@ def check_keras_2(*values: Any) -> None:
             raise ValueError(
                 "kerasrec runs on Keras 2, and its objects go with no others. Received: "
                 f"{kind.__name__} of Keras 3. Take it from tf_keras: import tf_keras as keras."
+            )
+
+
+def check_callbacks(callbacks: Iterable[Any]) -> None:
+    """Refuses callbacks of Keras 3, and those that would take the worst ranking for the best.
+
+    Keras takes a figure that it does not know for a loss, of which less is better.
+
+    Raises:
+        ValueError: one of the callbacks is such a one.
+    """
+    for callback in callbacks:
+        check_keras_2(callback)
+        monitor = str(getattr(callback, "monitor", ""))
+        is_ranking = any(word in monitor for word in ("ndcg", "recall"))
+        is_better = getattr(callback, "monitor_op", None)
+        if is_ranking and is_better is not None and is_better(0.0, 1.0):
+            raise ValueError(
+                f"{type(callback).__name__} takes less of {monitor} for better. More of it is: "
+                "make the callback with mode='max'."
             )
 
 

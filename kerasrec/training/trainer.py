@@ -11,7 +11,7 @@ import pandas as pd
 from kerasrec.backend import check_process, keras, set_seed, tf
 from kerasrec.checks import step
 from kerasrec.data.histories import Histories, make_windows, num_batches, training_batches
-from kerasrec.models.kerasmodel import check_keras_2
+from kerasrec.models.kerasmodel import check_callbacks, check_keras_2
 from kerasrec.models.optiontypes import (
     Count,
     Flag,
@@ -100,7 +100,8 @@ class Trainer:
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
         self.run_folder = None if run_folder is None else Path(run_folder)
         self.seed, self.progress, self.ranker = seed, progress, ranker
-        check_keras_2(optimizer, *callbacks)
+        check_keras_2(optimizer)
+        check_callbacks(callbacks)
         self.callbacks = list(callbacks)
         self._schedule, self._compiled = None, ()  # of the last `fit`
 

@@ -183,3 +183,13 @@ def test_plot_model_draws_every_layer(compiled, tmp_path):
 
 def test_the_layers_can_be_written_down(compiled):
     assert "scorer_loss" in json.dumps(compiled.training.get_config(), default=str)
+
+
+@pytest.mark.parametrize("name", ["EarlyStopping", "ReduceLROnPlateau"])
+def test_a_callback_that_takes_the_worst_ranking_for_the_best(compiled, data, name):
+    """Keras knows ndcg for no figure of which more is better."""
+    learned, validation = data
+    make = getattr(keras.callbacks, name)
+    with pytest.raises(ValueError, match="takes less of val_ndcg@10 for better.*mode='max'"):
+        compiled.fit(learned, validation_data=validation, callbacks=[make("val_ndcg@10")])
+    kerasmodel.check_callbacks([make("val_ndcg@10", mode="max"), make("loss")])
