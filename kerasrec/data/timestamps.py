@@ -310,6 +310,12 @@ def _from_texts(series, name, zone):
     present = series[~empty]
     if len(present) and not isinstance(present.iloc[0], str):
         known = pd.api.types.infer_dtype(present)
+        if known == "time":
+            raise ValueError(
+                f"{name}: expected times. Received: clocks without a day, such as "
+                f"{present.iloc[0]}. Name both columns: columns={{'timestamp': 'DATE+CLOCK'}} "
+                "(--columns timestamp=DATE+CLOCK)."
+            )
         if known not in (
             "datetime",
             "date",

@@ -64,6 +64,12 @@ def test_forms(day, clock, expected):
     assert times(table(rows))[0] == expected
 
 
+def test_clocks_alone_are_no_times():
+    frame = pd.DataFrame({"user_id": ["u"], "item_id": ["a"], "time": [datetime.time(14, 6, 47)]})
+    with pytest.raises(ValueError, match="clocks without a day, such as 14:06:47.*DATE\\+CLOCK"):
+        read_interactions(frame)
+
+
 def test_a_zone_counts():
     assert times(table(), timezone="Asia/Shanghai")[1] == NOON + 5 - 8 * 3600
 
