@@ -18,7 +18,7 @@ _COMMANDS = re.compile(
 
 
 def visible(text: object, *, one_line: bool = False) -> str:
-    """A text in which control characters are written out: a title cannot command the terminal.
+    r"""A text in which control characters are written out: a title cannot command the terminal.
 
     Args:
         text: anything that is shown.
