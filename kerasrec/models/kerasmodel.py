@@ -108,9 +108,9 @@ class HistoryModel(keras.Model):
         """Refuses: this graph needs the targets.
 
         Raises:
-            NotImplementedError: always.
+            ValueError: always, as `compile(loss=)` and `save` do with what this graph cannot hold.
         """
-        raise NotImplementedError(
+        raise ValueError(
             "The training graph needs the targets, so it predicts nothing. For lists export a "
             "version and load it with kerasrec.Recommender; for interests call Model.interest."
         )

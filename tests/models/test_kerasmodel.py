@@ -143,7 +143,7 @@ def test_what_a_keras_user_may_try_and_cannot_have_is_said(compiled, tmp_path):
         compiled.compile("adam", loss="mse")
     with pytest.raises(ValueError, match="compile takes no metrics"):
         compiled.compile("adam", metrics=["accuracy"])
-    with pytest.raises(NotImplementedError, match="predicts nothing.*kerasrec.Recommender"):
+    with pytest.raises(ValueError, match="predicts nothing.*kerasrec.Recommender"):
         compiled.keras_model.predict(HISTORY)
     with pytest.raises(ValueError, match=r"cannot be saved whole.*kerasrec.train\(fit=...\)"):
         compiled.keras_model.save(tmp_path / "model.keras")

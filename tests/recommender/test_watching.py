@@ -7,7 +7,8 @@ import pytest
 
 import kerasrec
 from kerasrec.checks import ArtifactError
-from kerasrec.fusion.counting import Counting
+from kerasrec.data.histories import before
+from kerasrec.fusion.counting import Counting, Guard
 from kerasrec.fusion.following import Following
 from kerasrec.fusion.fusion import FOLLOWING
 from kerasrec.recommender.watching import guard_of, watch
@@ -53,18 +54,37 @@ def test_it_is_not_saved(counting):
         counting[0].save()
 
 
-def test_lists_of_a_version_are_compared(exported_version, toy_interactions):
-    """Each newest event of 20 users, which neither knows: what is compared is what it lists."""
+class Listening(Guard):
+    """A guard that keeps what it was asked last."""
+
+    def compare(self, asked, users, taken, listed, known, withdrawn):
+        self.asked = users.tolist(), taken.tolist(), listed
+        return super().compare(asked, users, taken, listed, known, withdrawn)
+
+
+def test_what_is_compared_is_what_a_server_lists_now(exported_version, toy_interactions):
+    """The newest event of each user, however late it came; no item that no list can have."""
     recommender = kerasrec.Recommender.load(exported_version)
-    loaded, guard = recommender.loaded, guard_of(recommender.loaded)
-    assert set(guard.counting.mixture()) == {*FOLLOWING, "popular"}
+    loaded, guard = recommender.loaded, Listening(recommender.loaded.decays)
+    assert set(guard_of(loaded).counting.mixture()) == {*FOLLOWING, "popular"}
     histories = recommender.histories(toy_interactions)
-    places = histories.offsets[1:31] - 1
+    ends = histories.offsets[1:26]
+    places = np.sort(np.concatenate([ends - 1, ends - 2]))  # two events of 25 users
+    assert (histories.timestamps[places] < loaded.moments().starts[-1]).all()  # they come late
     known = Following(histories, len(recommender.items), None), recommender.counts
+    gone = int(histories.items[ends[24] - 1])
+    recommender.withdraw([recommender.items.ids[gone - 1]])
     assert not watch(loaded, guard, histories, places, known)
-    assert 0 < guard.events <= 20 and -1 < guard.gain < 1
-    nobody = places[:0]
-    assert not watch(loaded, guard, histories, nobody, known)
+    users, taken, listed = guard.asked
+    assert len(users) == len(set(users)) == 20 and gone not in taken
+    rows = [list(histories.user_ids).index(user) for user in users]
+    newest = np.array([histories.offsets[row + 1] - 1 for row in rows])
+    newest -= histories.items[newest] == gone  # of such a user it is the one before
+    assert histories.items[newest].tolist() == taken
+    lists = recommender.recommend(before(histories, newest), k=10, at="now")
+    assert recommender.index_of(lists["item_id"]).tolist() == listed[listed > 0].tolist()
+    assert gone not in listed and guard.events > 0
+    assert not watch(loaded, guard, histories, places[:0], known)  # nobody
 
 
 def test_a_version_without_counts_has_no_guard(exported_version, tmp_path):

@@ -568,6 +568,35 @@ def test_an_error_in_the_comparison_stops_no_learning(base, toy_interactions, st
     assert live.remember()["toy", 1] and tracked.guard is None
 
 
+def test_no_event_is_compared_twice(base, toy_interactions, store, monkeypatch):
+    """The busy server does not take the tables of a fit: at the next look its events are new."""
+    predictor = loaded(base)
+    store.add(toy_interactions)
+    live = Observer(predictor, store)
+    live.remember(), live.refresh()
+    (tracked,) = live._tracked.values()
+    tracked.is_first_look = False
+    ids = folders.read_catalogue(base / "1")["item_id"]
+    end = int(toy_interactions.frame["timestamp"].max())
+    store.add(
+        [{"user_id": f"u{n}", "item_id": ids[n % 7], "timestamp": end + n} for n in range(60)]
+    )
+    taken, compare = [], tracked.guard.compare
+
+    def listening(asked, users, *rest):
+        taken.append(users.tolist())
+        return compare(asked, users, *rest)
+
+    monkeypatch.setattr(tracked.guard, "compare", listening)
+    for _ in range(3):
+        live._fit_from = 0  # so much is new that it is fitted
+        with predictor._slots:
+            assert not live.remember()["toy", 1]
+    assert len(taken) == 1 and len(taken[0]) == 20
+    store.add([{"user_id": "late", "item_id": ids[0], "timestamp": end + 99}])
+    assert live.remember()["toy", 1] and [len(one) for one in taken] == [20, 1]
+
+
 def test_a_busy_server_keeps_its_table(habit, single, toy_interactions, store):
     store.add(toy_interactions)
     store.add(habit[-1])

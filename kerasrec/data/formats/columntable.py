@@ -162,12 +162,7 @@ def _plain(column):
         chunks = [chunk.dictionary.cast(kind).take(chunk.indices) for chunk in column.chunks]
         column = pa.chunked_array(chunks, kind)
     plain = _plain_type(kind)
-    if plain == kind:
-        return column
-    try:
-        return column.cast(plain)
-    except pa.ArrowNotImplementedError:
-        return pa.chunked_array([pa.array(column.to_pylist(), plain)])
+    return column if plain == kind else column.cast(plain)
 
 
 def _plain_type(kind):
