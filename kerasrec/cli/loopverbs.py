@@ -235,7 +235,8 @@ def drift_verb(options: argparse.Namespace) -> None:
 
 
 def _since(text: str | None, timezone: str | None) -> int | None:
-    from kerasrec.data.timestamps import read_moment, read_zone
+    from kerasrec.data.times.forms import read_moment
+    from kerasrec.data.times.zones import read_zone
 
     read_zone(timezone)
     try:
@@ -439,6 +440,6 @@ def _start(text: str, timezone: str | None) -> Any:
     try:
         return float(text)
     except ValueError:
-        from kerasrec.data.timestamps import read_moment
+        from kerasrec.data.times.forms import read_moment
 
         return read_moment(text, timezone=timezone)

@@ -357,7 +357,7 @@ def period(text: str, flag: str, *, least: int = 1) -> int:
 
 def moment(text: str | None, timezone: str | None = None) -> int | str | None:
     """Reads the UTC seconds of `--at`; "now" and None stay as they are."""
-    from kerasrec.data.timestamps import read_moment
+    from kerasrec.data.times.forms import read_moment
 
     try:
         return read_moment(text, timezone=timezone)

@@ -28,14 +28,8 @@ from kerasrec.data.readers import (
     used_categories,
 )
 from kerasrec.data.tables import Source, check_output, open_table, write_table
-from kerasrec.data.timestamps import (
-    DAY,
-    MAX_AHEAD,
-    POSITIONS_BELOW,
-    read_zone,
-    show_time,
-    zone_name,
-)
+from kerasrec.data.times.forms import POSITIONS_BELOW
+from kerasrec.data.times.zones import DAY, MAX_AHEAD, read_zone, show_time, zone_name
 
 __all__ = [
     "CleaningReport",

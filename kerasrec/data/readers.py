@@ -22,22 +22,12 @@ from kerasrec.data.columns import (
     name_list,
     resolve_columns,
 )
-from kerasrec.data.dateclock import DatedTable, with_clock
 from kerasrec.data.events import event_table, look_up_events, unknown_event_message
 from kerasrec.data.formats.columntable import to_pandas
 from kerasrec.data.tables import Table
-from kerasrec.data.timestamps import (
-    INEXACT,
-    MAX_AHEAD,
-    ROUNDED,
-    exact_below,
-    holds_times,
-    latest_moment,
-    parse_times,
-    read_zone,
-    show_time,
-    zone_name,
-)
+from kerasrec.data.times.dateclock import DatedTable, with_clock
+from kerasrec.data.times.forms import INEXACT, ROUNDED, exact_below, holds_times, parse_times
+from kerasrec.data.times.zones import MAX_AHEAD, latest_moment, read_zone, show_time, zone_name
 
 #: digits of a number that a spreadsheet keeps; it makes zeros of all behind them
 _KEPT_DIGITS = 15

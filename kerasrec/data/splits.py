@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.interactions import Interactions, Split
-from kerasrec.data.timestamps import parse_times, read_zone, show_time
+from kerasrec.data.times.forms import parse_times
+from kerasrec.data.times.zones import read_zone, show_time
 
 
 def split_leave_one_out(interactions: Interactions) -> Split:

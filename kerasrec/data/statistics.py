@@ -9,7 +9,7 @@ import pandas as pd
 from kerasrec.data.cleaning import check_trainable, crawler_limit, k_core
 from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.matching import format_share, match_ids
-from kerasrec.data.timestamps import DAY, read_zone, show_time
+from kerasrec.data.times.zones import DAY, read_zone, show_time
 
 QUANTILES = {"min": 0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1}
 CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"

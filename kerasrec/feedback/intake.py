@@ -19,16 +19,8 @@ from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unk
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import MISSING_IDS, read_interaction_table
 from kerasrec.data.tables import FrameTable, Table, as_frame, is_frame
-from kerasrec.data.timestamps import (
-    FIRST_SECOND,
-    LAST_SECOND,
-    MAX_AHEAD,
-    latest_moment,
-    parse_times,
-    read_moment,
-    read_zone,
-    show_time,
-)
+from kerasrec.data.times.forms import FIRST_SECOND, LAST_SECOND, parse_times, read_moment
+from kerasrec.data.times.zones import MAX_AHEAD, latest_moment, read_zone, show_time
 
 #: fields of a stored event, beside its seq
 FIELDS = (

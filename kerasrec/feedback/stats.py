@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from kerasrec.data.timestamps import LAST_SECOND
+from kerasrec.data.times.forms import LAST_SECOND
 from kerasrec.feedback.database import ACTION, ERASURES, EVENTS, sa
 
 #: events that answer a served list

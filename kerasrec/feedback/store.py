@@ -19,7 +19,8 @@ from kerasrec.data.events import EVENT_WEIGHTS, event_table
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import as_categories
 from kerasrec.data.tables import check_output, open_table, write_table
-from kerasrec.data.timestamps import LAST_SECOND, MAX_AHEAD, latest_moment
+from kerasrec.data.times.forms import LAST_SECOND
+from kerasrec.data.times.zones import MAX_AHEAD, latest_moment
 from kerasrec.feedback.database import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
 from kerasrec.feedback.intake import event_rows, numbered_rows, table_rows
 from kerasrec.feedback.queries import COLUMNS, StoredEvent, as_frame, event_names, select_events

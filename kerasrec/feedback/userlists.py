@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import Histories
-from kerasrec.data.timestamps import MAX_AHEAD
+from kerasrec.data.times.zones import MAX_AHEAD
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.writer import Added
 

@@ -17,7 +17,7 @@ import pandas as pd
 from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Interactions, Items, as_interactions
 from kerasrec.data.tables import Source
-from kerasrec.data.timestamps import latest_moment
+from kerasrec.data.times.zones import latest_moment
 from kerasrec.evaluation.baselines import fit_recent_popularity
 from kerasrec.evaluation.livebaselines import LiveKnn, choose_options
 from kerasrec.evaluation.metrics import ndcg_from_ranks, recall_from_ranks

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 
 from kerasrec.data.interactions import Interactions
-from kerasrec.data.timestamps import MAX_AHEAD, latest_moment, show_time
+from kerasrec.data.times.zones import MAX_AHEAD, latest_moment, show_time
 
 log = logging.getLogger(__name__)
 

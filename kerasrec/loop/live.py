@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import Histories
-from kerasrec.data.timestamps import show_time
+from kerasrec.data.times.zones import show_time
 from kerasrec.fusion.following import GROWN, Stream
 from kerasrec.fusion.recency import PAUSE
 from kerasrec.recommender.recommender import Recommender

@@ -28,7 +28,7 @@ from kerasrec.data.interactions import (
     join_interactions,
 )
 from kerasrec.data.tables import Source
-from kerasrec.data.timestamps import latest_moment, show_time
+from kerasrec.data.times.zones import latest_moment, show_time
 from kerasrec.feedback.recentlog import told_of
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import Recency

@@ -23,7 +23,7 @@ from starlette.requests import Request
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.data.timestamps import MAX_AHEAD
+from kerasrec.data.times.zones import MAX_AHEAD
 from kerasrec.feedback.database import sa
 from kerasrec.feedback.intake import MAX_LENGTH, check_json, is_id
 from kerasrec.feedback.recentlog import hashed

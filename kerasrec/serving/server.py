@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kerasrec import backend
 from kerasrec.checks import ArtifactError
 from kerasrec.client.client import Client as Client
-from kerasrec.data.timestamps import MAX_AHEAD, latest_moment, read_zone
+from kerasrec.data.times.zones import MAX_AHEAD, latest_moment, read_zone
 from kerasrec.feedback.userlists import Rules
 from kerasrec.serving.admission import MOST, Access, Limits, key_check
 from kerasrec.versions.folders import find_version

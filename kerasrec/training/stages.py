@@ -26,7 +26,7 @@ from kerasrec.data.interactions import (
     join_interactions,
 )
 from kerasrec.data.statistics import fingerprint
-from kerasrec.data.timestamps import latest_moment, read_zone, show_time
+from kerasrec.data.times.zones import latest_moment, read_zone, show_time
 from kerasrec.fusion.choice import choose_fusion, choose_live, choose_tables
 from kerasrec.fusion.fusion import PARTS, Fusion, fit_tables
 from kerasrec.fusion.recency import (

@@ -1,0 +1,1 @@
+"""Times: forms in which they are written, zones and clocks, a day and a clock in two columns."""
