@@ -161,7 +161,8 @@ def judge(lists, folder):
 
 def read_split(folder):
     """Items, training and known events and test events of a split, as kerasrec reads them."""
-    from kerasrec.data.interactions import join_interactions, read_interactions, read_items
+    from kerasrec.data.interactions import join_interactions
+    from kerasrec.data.sources import read_interactions, read_items
 
     names = ("train", "valid", "test")
     train, valid, test = (read_interactions(folder / f"{name}.csv") for name in names)

@@ -72,7 +72,7 @@ def measure(path):
 
     from kerasrec.data.cleaning import clean
     from kerasrec.data.histories import make_histories, make_windows, training_batches
-    from kerasrec.data.interactions import read_interactions, read_items
+    from kerasrec.data.sources import read_interactions, read_items
 
     done("import")
     interactions = read_interactions(path)

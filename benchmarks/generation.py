@@ -86,7 +86,8 @@ class Split:
 
     def __init__(self, folder):
         from kerasrec.data.histories import make_histories
-        from kerasrec.data.interactions import join_interactions, read_interactions, read_items
+        from kerasrec.data.interactions import join_interactions
+        from kerasrec.data.sources import read_interactions, read_items
         from kerasrec.models.validation import make_validation
 
         self.folder = folder

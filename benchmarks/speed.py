@@ -274,7 +274,7 @@ def _clocked():
 
 def measure_scoring(version, split):
     """Users/s of lists of 20 for every user of a split."""
-    from kerasrec.data.interactions import read_interactions
+    from kerasrec.data.sources import read_interactions
     from kerasrec.recommender.recommender import Recommender
 
     recommender = Recommender.load(version)

@@ -265,7 +265,7 @@ def grown_items(toy_items):
 @pytest.fixture(scope="session")
 def week_log(toy_interactions):
     """The toy log, and a week in which 70 learners, 10 of them new, take what others took."""
-    from kerasrec.data.interactions import read_interactions
+    from kerasrec.data.sources import read_interactions
 
     day, old = 86400, toy_interactions.frame
     rng = np.random.default_rng(0)

@@ -309,7 +309,7 @@ def add_recommend(sub: argparse.ArgumentParser) -> None:
 
 def recommend_verb(options: argparse.Namespace) -> None:
     """Write a list of recommendations for every user of the histories."""
-    from kerasrec.data.interactions import check_output
+    from kerasrec.data.tables import check_output
 
     check_k(options)
     at = moment(options.at, options.timezone)

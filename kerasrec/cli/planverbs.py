@@ -79,7 +79,7 @@ def generate_verb(options: argparse.Namespace) -> None:
     history. With --describe a short Chinese text is made for each plan and shown, or written to
     --texts.
     """
-    from kerasrec.data.interactions import check_output
+    from kerasrec.data.tables import check_output
 
     describe = _describer(options)
     _check_flags(options)

@@ -75,7 +75,7 @@ class Readings:
 
 def read_events(options: argparse.Namespace, paths: Sequence[str]) -> "Interactions":
     """Reads the events of one file or more; the report of bad rows goes to the log."""
-    from kerasrec.data.interactions import read_interactions
+    from kerasrec.data.sources import read_interactions
 
     columns = pairs_of(options.columns, "--columns")
     if hasattr(options, "items"):
@@ -111,7 +111,7 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     Without `titles` a catalogue of ids is enough. A column that --columns names for the log, and
     that the catalogue lacks, leaves its own names to it.
     """
-    from kerasrec.data.interactions import read_items
+    from kerasrec.data.sources import read_items
     from kerasrec.data.tables import open_table
 
     columns = pairs_of(options.columns, "--columns")
@@ -214,7 +214,7 @@ def known_only(interactions: "Interactions", items: "Items", flag: str) -> "Inte
 
 def read_users(options: argparse.Namespace, interactions: "Interactions") -> list[str]:
     """Reads the user ids of --users, each once, in file order."""
-    from kerasrec.data.interactions import read_user_ids
+    from kerasrec.data.sources import read_user_ids
 
     columns = pairs_of(options.columns, "--columns")
     name = columns.get("user_id") or interactions.columns.get("user_id")

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import history_rows
-from kerasrec.data.interactions import Interactions, read_interactions
+from kerasrec.data.interactions import Interactions
+from kerasrec.data.sources import read_interactions
 from kerasrec.data.tables import is_frame
 
 #: histories as `recommend` takes them

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import before, first_of_pairs, make_histories
-from kerasrec.data.interactions import Interactions, Items, as_interactions
+from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.sources import as_interactions
 from kerasrec.data.tables import Source
 from kerasrec.data.times.zones import latest_moment
 from kerasrec.evaluation.baselines import fit_recent_popularity

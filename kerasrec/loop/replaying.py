@@ -19,7 +19,8 @@ from tqdm import tqdm
 from kerasrec.backend import whole_file
 from kerasrec.checks import is_whole
 from kerasrec.data.histories import Histories, up_to
-from kerasrec.data.interactions import Interactions, read_interactions
+from kerasrec.data.interactions import Interactions
+from kerasrec.data.sources import read_interactions
 from kerasrec.data.tables import Source, open_table, write_table
 from kerasrec.loop.live import REFRESH, REMEMBER, Asked, LiveModel, blocks
 from kerasrec.loop.updating import TooFewEvents

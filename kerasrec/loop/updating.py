@@ -20,13 +20,8 @@ from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError, step
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.histories import make_histories
-from kerasrec.data.interactions import (
-    Interactions,
-    Items,
-    as_interactions,
-    as_items,
-    join_interactions,
-)
+from kerasrec.data.interactions import Interactions, Items, join_interactions
+from kerasrec.data.sources import as_interactions, as_items
 from kerasrec.data.tables import Source
 from kerasrec.data.times.zones import latest_moment, show_time
 from kerasrec.feedback.recentlog import told_of

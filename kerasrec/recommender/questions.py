@@ -10,7 +10,8 @@ import pandas as pd
 from kerasrec.backend import tf
 from kerasrec.checks import is_whole
 from kerasrec.data.histories import Histories, history_rows, make_histories, model_inputs
-from kerasrec.data.interactions import Interactions, Items, read_interactions
+from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.sources import read_interactions
 from kerasrec.data.tables import is_frame
 from kerasrec.data.times.forms import read_moment
 from kerasrec.fusion.recency import AT_THE_END, newest_times

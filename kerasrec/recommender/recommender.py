@@ -14,7 +14,8 @@ import pandas as pd
 
 from kerasrec.checks import ArtifactError, step
 from kerasrec.data.histories import Histories
-from kerasrec.data.interactions import Interactions, Items, read_interactions, read_items
+from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.sources import read_interactions, read_items
 from kerasrec.data.tables import is_frame
 from kerasrec.fusion.counting import Counting
 from kerasrec.fusion.following import Following

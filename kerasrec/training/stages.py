@@ -17,14 +17,8 @@ import pandas as pd
 from kerasrec.checks import step
 from kerasrec.data.cleaningreport import column_lines
 from kerasrec.data.histories import Histories, make_histories
-from kerasrec.data.interactions import (
-    Interactions,
-    Items,
-    as_interactions,
-    as_items,
-    items_of,
-    join_interactions,
-)
+from kerasrec.data.interactions import Interactions, Items, items_of, join_interactions
+from kerasrec.data.sources import as_interactions, as_items
 from kerasrec.data.statistics import fingerprint
 from kerasrec.data.times.zones import latest_moment, read_zone, show_time
 from kerasrec.fusion.choice import choose_fusion, choose_live, choose_tables

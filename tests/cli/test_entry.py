@@ -150,7 +150,7 @@ def test_recommend(files, toy, reader, tmp_path, capsys):
         assert mine["rank"].tolist() == [1, 2, 3, 4]
         assert not set(mine["course"]) & set(history)
         assert (np.diff(mine["score"]) <= 1e-6).all()
-    from kerasrec.data.interactions import read_interactions
+    from kerasrec.data.sources import read_interactions
 
     interactions = read_interactions(files / "log.csv", columns={"item_id": "course"})
     expected = reader.recommend(interactions, k=4)

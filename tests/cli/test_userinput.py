@@ -6,7 +6,7 @@ import pytest
 
 from kerasrec.cli import userinput
 from kerasrec.cli.userinput import UserError, assignments, pairs_of, read_lines, write_lists
-from kerasrec.data.interactions import read_user_ids
+from kerasrec.data.sources import read_user_ids
 
 
 def test_pairs_of():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerasrec.data.cleaning import check_trainable, clean, crawler_limit, k_core
-from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.sources import read_interactions, read_items
 
 EVENTS = st.lists(
     st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 5)), min_size=1, max_size=60

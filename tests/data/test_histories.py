@@ -15,7 +15,7 @@ from kerasrec.data.histories import (
     pad_left,
     training_batches,
 )
-from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.sources import read_interactions, read_items
 
 ITEMS = read_items(pd.DataFrame({"item_id": list("abcd"), "title": list("甲乙丙丁")}))
 DAY = 86_400

@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from kerasrec.data.cleaningreport import DirtyRows
-from kerasrec.data.interactions import read_interactions, read_items
 from kerasrec.data.readers import as_categories
+from kerasrec.data.sources import read_interactions, read_items
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kerasrec.data.cleaning import clean
 from kerasrec.data.datasets import MOOCCUBE_FOLDER, load_mooccube
-from kerasrec.data.interactions import read_interactions
+from kerasrec.data.sources import read_interactions
 from kerasrec.data.splits import check_leakage, split_leave_one_out, split_temporal, split_users
 
 START = 1_400_000_000  # 2014-05-13 16:53:20 UTC

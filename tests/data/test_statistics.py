@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.datasets import load_mooccube
-from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.sources import read_interactions, read_items
 from kerasrec.data.statistics import describe, find_problems
 
 START = 1_400_000_000

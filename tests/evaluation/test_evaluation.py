@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from kerasrec.data.histories import make_histories
-from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.sources import read_interactions, read_items
 from kerasrec.evaluation.evaluation import bucket_of, evaluate, run_baselines
 from kerasrec.evaluation.metrics import score_recommendations
 

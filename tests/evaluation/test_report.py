@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.data.histories import make_histories
-from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.sources import read_interactions, read_items
 from kerasrec.evaluation.evaluation import evaluate
 from kerasrec.evaluation.report import write_report
 

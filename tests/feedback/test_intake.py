@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from kerasrec.data.interactions import read_interactions
+from kerasrec.data.sources import read_interactions
 from kerasrec.feedback.intake import FIELDS, check_json, event_id, event_rows, numbered_rows
 
 T = 1_700_000_000

@@ -100,7 +100,7 @@ def disappointing_log(base, interactions):
     In the rest of the new events 60 users take items at random.
     """
     from kerasrec.data.histories import make_histories
-    from kerasrec.data.interactions import read_interactions
+    from kerasrec.data.sources import read_interactions
     from kerasrec.recommender.recommender import Recommender
 
     parent, rng = Recommender.load(base / "1"), np.random.default_rng(0)

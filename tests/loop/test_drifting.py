@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.data.interactions import read_interactions
+from kerasrec.data.sources import read_interactions
 from kerasrec.evaluation.baselines import fit_recent_popularity
 from kerasrec.evaluation.toplists import recommend_top_k
 from kerasrec.loop.drifting import drift

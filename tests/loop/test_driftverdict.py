@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.data.interactions import read_interactions
+from kerasrec.data.sources import read_interactions
 from kerasrec.loop.drifting import PeriodLog
 from kerasrec.loop.driftmetrics import verdict
 from kerasrec.recommender.recommender import Recommender

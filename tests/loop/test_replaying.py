@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from kerasrec.data.histories import make_histories
-from kerasrec.data.interactions import Items, read_interactions
+from kerasrec.data.interactions import Items
+from kerasrec.data.sources import read_interactions
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.userlists import make_question
 from kerasrec.loop.live import Asked, LiveModel, blocks

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.data.interactions import Items, read_interactions
+from kerasrec.data.interactions import Items
+from kerasrec.data.sources import read_interactions
 from kerasrec.evaluation.baselines import fit_item_knn
 from kerasrec.evaluation.livebaselines import LiveKnn, choose_options
 from kerasrec.evaluation.plots import strategy_curves

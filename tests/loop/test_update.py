@@ -13,7 +13,8 @@ from toys import disappointing_log
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.data.interactions import Items, read_interactions
+from kerasrec.data.interactions import Items
+from kerasrec.data.sources import read_interactions
 from kerasrec.loop.updating import FEWEST, TooFewEvents, retrain, update
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders

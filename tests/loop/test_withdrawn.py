@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from kerasrec.backend import tf
-from kerasrec.data.interactions import Items, read_items
+from kerasrec.data.interactions import Items
+from kerasrec.data.sources import read_items
 from kerasrec.loop.updating import grown_catalogue, update
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.recommender.shortlist import Shortlist

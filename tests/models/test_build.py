@@ -10,7 +10,7 @@ from toys import histories_of, planted_histories
 
 from kerasrec.backend import keras, tf
 from kerasrec.data import histories
-from kerasrec.data.interactions import read_items
+from kerasrec.data.sources import read_items
 from kerasrec.models.build import (
     EventFeatures,
     PackPositions,

@@ -8,7 +8,7 @@ import pytest
 from toys import newest_alone, planted_histories
 
 from kerasrec.backend import keras, tf
-from kerasrec.data.interactions import read_interactions
+from kerasrec.data.sources import read_interactions
 from kerasrec.models import kerasmodel
 from kerasrec.models.build import build_model
 from kerasrec.models.kerasmodel import inputs_of, plot_model

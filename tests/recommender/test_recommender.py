@@ -10,7 +10,7 @@ import pytest
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
-from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.sources import read_interactions, read_items
 from kerasrec.recommender import answers
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import exporter, folders

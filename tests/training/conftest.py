@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from kerasrec.data.interactions import Items, read_interactions
+from kerasrec.data.interactions import Items
+from kerasrec.data.sources import read_interactions
 
 ODD = [
     "a,b",

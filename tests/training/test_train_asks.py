@@ -6,7 +6,7 @@ import pytest
 from toys import tiny_options
 
 from kerasrec.data.histories import before, make_histories
-from kerasrec.data.interactions import as_interactions, as_items
+from kerasrec.data.sources import as_interactions, as_items
 from kerasrec.fusion.fusion import fit_tables
 from kerasrec.models.validation import Validation, ranking_quality
 from kerasrec.recommender.recommender import Recommender

@@ -7,7 +7,8 @@ import pytest
 from toys import histories_of
 
 from kerasrec.backend import keras
-from kerasrec.data.interactions import Items, read_interactions
+from kerasrec.data.interactions import Items
+from kerasrec.data.sources import read_interactions
 from kerasrec.models.validation import make_validation
 from kerasrec.training import stages
 from kerasrec.training.pipeline import Trained, train

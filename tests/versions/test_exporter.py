@@ -9,7 +9,8 @@ from toys import planted_histories
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
-from kerasrec.data.interactions import Items, read_items
+from kerasrec.data.interactions import Items
+from kerasrec.data.sources import read_items
 from kerasrec.fusion.fusion import Fusion, fit_tables
 from kerasrec.models.build import build_model
 from kerasrec.models.validation import Ranker

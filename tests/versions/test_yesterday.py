@@ -9,7 +9,7 @@ import pytest
 import yesterday
 from places import FILES
 
-from kerasrec.data.interactions import read_interactions
+from kerasrec.data.sources import read_interactions
 from kerasrec.fusion.recency import KINDS
 from kerasrec.loop.updating import update
 from kerasrec.recommender.recommender import Recommender

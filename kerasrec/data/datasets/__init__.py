@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from kerasrec.data.interactions import Interactions, Items, read_interactions, read_items
+from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.sources import read_interactions, read_items
 
 MOOCCUBE_FOLDER = Path(__file__).parent / "mooccube"
 

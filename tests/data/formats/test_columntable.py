@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from kerasrec.data.formats.columntable import ColumnBuilder
-from kerasrec.data.interactions import read_interactions, read_items, read_user_ids
+from kerasrec.data.sources import read_interactions, read_items, read_user_ids
 from kerasrec.data.tables import as_frame
 
 LOG = {"user": ["007", "二"], "item": [2**53 + 1, 3], "ts": [1393607161, 1393607207]}

@@ -4,7 +4,7 @@ from datetime import date, datetime
 import openpyxl
 import pytest
 
-from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.sources import read_interactions, read_items
 from kerasrec.data.tables import open_table
 
 ROWS = [

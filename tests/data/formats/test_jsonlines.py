@@ -7,7 +7,7 @@ import pytest
 
 from kerasrec.data.formats.columntable import CHUNK
 from kerasrec.data.formats.jsonlines import open_json
-from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.sources import read_interactions, read_items
 
 EVENTS = [
     {"user": "007", "item": 12, "ts": 1393607161, "tags": ["小说", "经典"]},

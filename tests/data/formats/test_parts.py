@@ -8,7 +8,7 @@ import pytest
 
 from kerasrec.data.cleaningreport import DirtyRows
 from kerasrec.data.formats.parts import files_of, natural_key
-from kerasrec.data.interactions import read_interactions, read_items
+from kerasrec.data.sources import read_interactions, read_items
 
 HEADER = "user,item,ts\n"
 

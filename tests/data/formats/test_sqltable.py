@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from kerasrec.data.formats.sqltable import open_query, source_name
-from kerasrec.data.interactions import read_interactions, read_items, read_user_ids
+from kerasrec.data.sources import read_interactions, read_items, read_user_ids
 
 QUERY = (
     "SELECT user_id, sku, paid_at FROM orders WHERE state <> 'void:x' AND sku LIKE 'a%' ORDER BY id"

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kerasrec.data.formats.written import guarded
-from kerasrec.data.interactions import read_interactions, read_items
 from kerasrec.data.readers import MISSING_IDS
+from kerasrec.data.sources import read_interactions, read_items
 from kerasrec.data.tables import write_table
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.versions.folders import read_catalogue, write_catalogue

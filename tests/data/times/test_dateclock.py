@@ -5,7 +5,7 @@ import datetime
 import pandas as pd
 import pytest
 
-from kerasrec.data.interactions import read_interactions
+from kerasrec.data.sources import read_interactions
 
 NOON = 1709294400  # 2024-03-01T12:00:00 UTC
 ROWS = [("u", "a", "2024-03-01", "12:00:05"), ("u", "b", "2024-03-01", "09:30:00")]
