@@ -579,7 +579,11 @@ def _id_text(value, name, exact=np.inf):
 
 
 def _read_text(column):
-    """A column as a Series of str; "" where a value is missing, spaces between values of a list."""
+    """A column as a Series of str; "" where a value is missing.
+
+    Between values of a list stands U+001F, the unit separator: white space for a text, but no space
+    that a value may have, so `features` finds the values again.
+    """
     series = column if isinstance(column, pd.Series) else to_pandas(column)
     if series.dtype.kind == "f":
         series = series.astype(float)  # also of pandas' Float64, whose gaps are no numbers
@@ -592,7 +596,7 @@ def _read_text(column):
 
 def _text(value):
     if isinstance(value, list | tuple | np.ndarray):
-        value = " ".join(str(one) for one in value)
+        value = "\x1f".join(str(one) for one in value)
     return _HALF.sub("\ufffd", str(value))
 
 

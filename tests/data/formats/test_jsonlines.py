@@ -78,7 +78,8 @@ def test_ids_stay_exact_whatever_their_type(tmp_path):
 def test_lists_become_texts_of_items(tmp_path):
     rows = [{"id": 1, "name": "围城", "tags": ["小说", "经典"]}, {"id": 2, "name": "边城"}]
     items = read_items(write(tmp_path / "x.jsonl", rows))
-    assert items.frame["tags"].tolist() == ["小说 经典", ""]
+    assert items.frame["tags"].tolist() == ["小说\x1f经典", ""]
+    assert items.texts("{title} {tags}") == ["围城 小说 经典", "边城"]
 
 
 def test_lines_that_are_no_objects_are_bad_rows(tmp_path):
