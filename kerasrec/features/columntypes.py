@@ -29,6 +29,7 @@ TYPES = (*FEATURE_TYPES, "text", "id", "constant")
 #: splits: commas within a `|` list belong to the names. `\x1f` is how `read_items` joins lists.
 SEPARATORS = ("\x1f", "|", ";；", "、", ",，")
 _MISSING = {text.lower() for text in MISSING_IDS} | {"nat"}
+_LONGEST_MISSING = max(map(len, _MISSING))
 _YES_NO = set("true false yes no 是 否 t f y n 有 无".split())
 _CURRENCY = re.compile(
     r"^(?:RMB|CNY|USD|EUR|HK\$|US\$|人民币|[¥$€£₩])\s*|\s*(?:元|块|RMB|CNY|USD|EUR|€)$", re.I
@@ -46,6 +47,7 @@ _DATE = re.compile(
 )
 #: longest value, in characters, that is still a name of something and not a text
 _NAME_LENGTH, _TAG_LENGTH = 40, 20
+_LOOKED_AT = 5000  # values of a column that are tried as dates, numbers and lists
 
 
 class Column(NamedTuple):
@@ -92,6 +94,9 @@ def parse_category(value: Any) -> str:
     >>> parse_category("  科幻  小说 "), parse_category(12.0), parse_category(True)
     ('科幻 小说', '12', 'true')
     """
+    if isinstance(value, str):
+        text = " ".join(value.split())
+        return "" if len(text) <= _LONGEST_MISSING and text.lower() in _MISSING else text
     if is_missing(value):
         return ""
     if isinstance(value, bool | np.bool_):
@@ -210,8 +215,7 @@ def read_column(
     >>> read_column(["a|b", "b"], Column("categories", 0.0, 2, "", "", "|")).tolist()
     [('a', 'b'), ('b',)]
     """
-    series = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
-    series = series.reset_index(drop=True)
+    series = _series(values)
     if column.type == "time":
         return _read_times(series, zone)
     if column.type == "number":
@@ -219,6 +223,15 @@ def read_column(
     if column.type == "categories":
         return _objects(_each(series, lambda value: parse_categories(value, column.separators)))
     return _objects(_each(series, parse_category))
+
+
+def _series(values):
+    """A Series with rows from 0; of texts alone one of pandas' texts, which are read fastest."""
+    series = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
+    series = series.reset_index(drop=True)
+    if series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "string":
+        return series.astype("str")
+    return series
 
 
 def _objects(values):
@@ -229,10 +242,14 @@ def _objects(values):
 
 
 def _each(series, parse):
-    """`parse` of every value; values that occur often are read once."""
-    values, known = series.tolist(), {}
+    """`parse` of every value, as a list; values that occur often are read once."""
+    if isinstance(series.dtype, pd.StringDtype):
+        codes, values = pd.factorize(series)
+        found = [*map(parse, values.tolist()), parse(None)]  # code -1 = missing
+        return [found[code] for code in codes.tolist()]
+    known: dict[Any, Any] = {}
     found = []
-    for value in values:
+    for value in series.tolist():
         try:
             key = (type(value), value)
             if key not in known:
@@ -285,28 +302,50 @@ def propose(frame: pd.DataFrame) -> dict[str, Column]:
 
 
 def _propose(name, series):
-    present = series[[not is_missing(value) for value in series.tolist()]].reset_index(drop=True)
-    share = 1 - len(present) / max(len(series), 1)
-    if not len(present):
+    series = _series(series)
+    seen = _look(name, series)
+    if not seen.counts:
         return Column("constant", 1.0, 0, "", "has no value")
-    counts = Counter(_each(present, _shown))
-    example = counts.most_common(1)[0][0]
-    seen = _Seen(name, present, counts, share)
-    for judge in (_by_name, _as_constant, _as_list, _as_time, _as_number):
-        if found := judge(seen):
-            break
-    else:
-        found = _as_text(seen)
-    kind, why, *separators = found
-    column = Column(kind, round(share, 4), len(counts), example, why, *separators)
+    kind, why, *separators = _judged(seen)
+    example = seen.counts.most_common(1)[0][0]
+    column = Column(kind, round(seen.missing, 4), len(seen.counts), example, why, *separators)
     return _measured(series, column)
 
 
+def kind_of(name: str, values: pd.Series | Sequence[Any]) -> Column:
+    """Proposes how a column is read, as `propose`, but does not count what there is of it."""
+    seen = _look(name, _series(values))
+    if not seen.counts:
+        return Column("constant", 1.0, 0, "", "has no value")
+    kind, why, *separators = _judged(seen)
+    return Column(kind, seen.missing, len(seen.counts), "", why, *separators)
+
+
+def _look(name, series):
+    is_there = ~np.array(_each(series, is_missing), bool)
+    present = series[is_there].reset_index(drop=True)
+    missing = 1 - len(present) / max(len(series), 1)
+    counts = Counter(_each(present, _shown))
+    rows = np.unique(np.linspace(0, len(present) - 1, min(len(present), _LOOKED_AT)).astype(int))
+    return _Seen(name, present.iloc[rows].reset_index(drop=True), rows, counts, missing)
+
+
+def _judged(seen):
+    """Type, why, and of a list of texts what separates its values."""
+    for judge in (_by_name, _as_constant, _as_list, _as_time, _as_number):
+        if found := judge(seen):
+            return found
+    return _as_text(seen)
+
+
 class _Seen(NamedTuple):
-    """A column for its judges: its name, its values, how often each comes, the missing share."""
+    """A column for its judges: its name, some of its values and their rows among those that are
+    there, how often each of all values comes, the missing share.
+    """
 
     name: str
     present: pd.Series
+    rows: np.ndarray
     counts: Counter
     missing: float
 
@@ -391,7 +430,7 @@ def _as_number(seen):
     values = seen.present.tolist()
     if _share(values, lambda value: 1.0 if _is_flag(value) else np.nan) == 1:
         return "category", "yes and no"
-    if _share(values, parse_number) < 0.95:
+    if _share(values, parse_number) < 0.8:  # some may say "free" or "on request"
         return None
     texts = list(seen.counts)
     word = normalise(seen.name)
@@ -399,12 +438,12 @@ def _as_number(seen):
     is_padded = any(re.match(r"0\d", text) for text in texts)
     if is_code or is_padded:
         why = "its name says a code" if is_code else "zeros before its numbers"
-        repeats = len(seen.counts) <= 0.5 * len(values)
+        repeats = len(seen.counts) <= 0.5 * sum(seen.counts.values())
         return ("category", why) if repeats else ("id", why)
     if set(texts) <= {"0", "1", "0.0", "1.0"}:
         return "category", "0 and 1"
     numbers = np.array([parse_number(value) for value in values])
-    if len(values) > 20 and np.array_equal(np.diff(numbers), np.ones(len(numbers) - 1)):
+    if len(values) > 20 and np.array_equal(np.diff(numbers), np.diff(seen.rows)):
         return "id", "counts the rows"
     return "number", "reads as numbers"
 
