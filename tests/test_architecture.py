@@ -20,7 +20,8 @@ GROUND = ("checks", "backend")
 #: packages, and files of the others, that load where there is no TensorFlow
 LIGHT = """
 checks data features fusion evaluation feedback client
-models.codes versions.folders versions.manifest loop.driftmetrics loop.gate recommender.draws
+models.codes versions.folders versions.manifest loop.driftmetrics loop.gate
+loop.requests recommender.draws
 """.split()
 #: entries of the folder `kerasrec`, and files of a package, at most
 MOST_ENTRIES, MOST_FILES = 19, 14

@@ -19,7 +19,7 @@ from kerasrec.cli import (
 )
 from kerasrec.cli.parser import Parser
 from kerasrec.cli.printing import VisibleFormatter, any_encoding, say
-from kerasrec.cli.userinput import ManyErrors, UserError
+from kerasrec.cli.userinput import ManyErrors, UserError, sentence_of
 
 _DESCRIPTION = """LLM-enhanced sequential recommendation over Chinese item text.
 
@@ -178,11 +178,8 @@ def _sentence(error: BaseException) -> str:
     if _is_too_large(error):
         what = getattr(error, "message", "").partition("}} ")[2].partition(" on /")[0]
         return f"there is not enough memory: {what}. Make the numbers of the options smaller."
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}."
-    if isinstance(error, ManyErrors):
-        return str(error)
-    return " ".join(str(error).split()) or type(error).__name__
+    text = sentence_of(error)
+    return text if isinstance(error, ManyErrors) else " ".join(text.split())
 
 
 #: verb -> (adds its options, runs it); the help text is the docstring of the second

@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kerasrec import backend
@@ -238,6 +237,11 @@ def _add_options_of_stats(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--model", metavar="M", help="saved_models/NAME: count events on items that it lacks"
     )
+    action.add_argument(
+        "--timezone",
+        metavar="ZONE",
+        help="in which times are shown: such as Asia/Shanghai or +08:00 (default UTC)",
+    )
 
 
 def stats(options: argparse.Namespace) -> None:
@@ -246,7 +250,9 @@ def stats(options: argparse.Namespace) -> None:
     With --model also events on items that the model does not know. Events more than a day ahead of
     the clock are counted: update and drift leave them out.
     """
-    items = None
+    from kerasrec.data.times.zones import read_zone, show_time
+
+    zone, items = read_zone(options.timezone), None
     if options.model:
         from kerasrec.versions.folders import find_version, read_catalogue
 
@@ -257,9 +263,9 @@ def stats(options: argparse.Namespace) -> None:
     rows += [(f"  {event}", f"{count:,}") for event, count in found.types.items()]
     rows += [("users", f"{found.users:,}"), ("items", f"{found.items:,}")]
     if found.events:
-        rows += [("first", _date(found.first)), ("last", _date(found.last))]
+        rows += [("first", show_time(found.first, zone)), ("last", show_time(found.last, zone))]
     if found.ahead:
-        dates = f"from {_date(found.ahead_first)}"
+        dates = f"from {show_time(found.ahead_first, zone)}"
         rows.append(("more than a day ahead of the clock", f"{found.ahead:,}, {dates}"))
     if found.unknown is not None:
         unknown = found.unknown
@@ -274,10 +280,6 @@ def stats(options: argparse.Namespace) -> None:
             shown = table.assign(rate=table["rate"].map("{:.4f}".format))
             shown = shown.astype(object).where(shown.notna(), "")
             print_rows(tuple(table.columns), shown.to_numpy().tolist())
-
-
-def _date(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _add_options_of_forget(action: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,8 @@ from kerasrec.cli.userinput import (
     period,
     read_catalogue,
     read_events,
+    reading_options,
+    reported,
     say_mismatch,
     training_options,
 )
@@ -23,6 +26,9 @@ from kerasrec.versions.folders import find_version, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from kerasrec.data.interactions import Interactions
+    from kerasrec.loop.requests import Requests
 
 
 def add_update(sub: argparse.ArgumentParser) -> None:
@@ -205,15 +211,10 @@ def drift_verb(options: argparse.Namespace) -> None:
         raise UserError("expected --store S or --interactions F..., not both.")
     step, since = period(options.step, "--step"), _since(options.since, options.timezone)
     find_version(base)
-    interactions = read_events(options, given) if given else None
+    interactions = read_events(options, given) if given else _stored_events(options)
     backend.load(quiet=not options.debug)
     from kerasrec.loop.drifting import drift
 
-    if not given:
-        from kerasrec.feedback.store import FeedbackStore
-
-        with FeedbackStore(options.store or backend.store_url(), create=False) as store:
-            interactions = store.interactions(order="users")
     settings = dict(step=step, since=since, sample=options.sample, seed=options.seed)
     found = drift(base, interactions, **settings)
     for heads in _SHOWN:
@@ -232,6 +233,16 @@ def drift_verb(options: argparse.Namespace) -> None:
             f"(above): kerasrec update --name {options.name} makes the next version."
         )
     say(f"{found.version}: nothing says that it has gone stale")
+
+
+def _stored_events(options: argparse.Namespace) -> "Interactions":
+    """All events of the store, for tables that show times in the zone of the options."""
+    from kerasrec.data.times.zones import read_zone, zone_name
+    from kerasrec.feedback.store import FeedbackStore
+
+    with FeedbackStore(options.store or backend.store_url(), create=False) as store:
+        found = store.interactions(order="users")
+    return dataclasses.replace(found, timezone=zone_name(read_zone(options.timezone)))
 
 
 def _since(text: str | None, timezone: str | None) -> int | None:
@@ -391,6 +402,7 @@ def add_replay(sub: argparse.ArgumentParser) -> None:
         help="between two whole fits of what follows what, at least (default 1h)",
     )
     sub.add_argument("--seed", type=int, default=0, help="of the updates (default 0)")
+    add_reading(sub)
 
 
 def replay_verb(options: argparse.Namespace) -> None:
@@ -400,23 +412,27 @@ def replay_verb(options: argparse.Namespace) -> None:
     what follows what after a moment. With --update a copy of the model is updated on the way.
     """
     from kerasrec.data.tables import check_output, write_table
+    from kerasrec.data.times.zones import iso_time, read_zone
 
     check_output(options.out)
     if options.work and not options.update:
         raise UserError("--work is for the versions of --update; without it there are none.")
     update = period(options.update, "--update") if options.update else None
-    times = {name: period(getattr(options, name), f"--{name}") for name in ("refresh", "remember")}
+    times: dict[str, Any] = {
+        name: period(getattr(options, name), f"--{name}") for name in ("refresh", "remember")
+    }
+    times["lag"] = period(options.lag, "--lag", least=0)
+    find_version(options.model)
+    log, requests = _read_for_replay(options)
     backend.load(quiet=not options.debug)
-    from kerasrec.loop.driftmetrics import moment_of
     from kerasrec.loop.replaying import replay
 
     found = replay(
         options.model,
-        options.log,
-        options.requests,
+        log,
+        requests,
         k=options.k,
         update=update,
-        lag=period(options.lag, "--lag", least=0),
         work=options.work,
         seed=options.seed,
         progress=sys.stderr.isatty(),
@@ -424,8 +440,9 @@ def replay_verb(options: argparse.Namespace) -> None:
     )
     write_table(found.lists, options.out)
     if len(found.updates):
+        zone = read_zone(options.timezone)
         rows = found.updates.assign(
-            begin=[moment_of(begin) for begin in found.updates["begin"]],
+            begin=[iso_time(begin, zone) for begin in found.updates["begin"]],
             version=found.updates["version"].replace(0, "none"),
         )
         print_rows(tuple(rows.columns), rows.to_numpy().tolist())
@@ -434,6 +451,20 @@ def replay_verb(options: argparse.Namespace) -> None:
         f"{found.ms_per_request:.1f} ms a request, {found.events_per_second:,.0f} events a second "
         f"learned; {options.out}"
     )
+
+
+def _read_for_replay(options: argparse.Namespace) -> tuple["Interactions", "Requests"]:
+    """Log and requests; all that is wrong with them is told at once."""
+    from kerasrec.loop.requests import read_log, read_requests
+
+    how = reading_options(options)
+    readings = Readings()
+    log = readings.take(lambda: reported(read_log(options.log, **how), options.verb))
+    for name in ("columns", "event_weights"):
+        del how[name]
+    requests = readings.take(lambda: read_requests(options.requests, **how))
+    readings.end()
+    return log, requests
 
 
 def _start(text: str, timezone: str | None) -> Any:

@@ -27,8 +27,7 @@ from kerasrec.cli.userinput import (
     moment,
     read_catalogue,
     read_events,
-    read_lines,
-    read_users,
+    read_questions,
     say_mismatch,
     training_options,
     write_lists,
@@ -315,9 +314,7 @@ def recommend_verb(options: argparse.Namespace) -> None:
     at = moment(options.at, options.timezone)
     check_output(options.out)
     find_version(options.model)
-    candidates = read_lines(options.candidates, options.encoding)
-    interactions = read_events(options, options.histories)
-    users = read_users(options, interactions) if options.users else None
+    interactions, users, candidates = read_questions(options)
     load_tensorflow(options)
     from kerasrec.recommender.recommender import Recommender
 

@@ -11,9 +11,7 @@ from kerasrec.cli.printing import say
 from kerasrec.cli.userinput import (
     UserError,
     moment,
-    read_events,
-    read_lines,
-    read_users,
+    read_questions,
     write_lists,
 )
 from kerasrec.versions.folders import find_version, read_manifest
@@ -90,9 +88,7 @@ def generate_verb(options: argparse.Namespace) -> None:
         raise UserError(
             f"{options.model} generates no plans. Train one that does: kerasrec train --generator."
         )
-    candidates = read_lines(options.candidates, options.encoding)
-    interactions = read_events(options, options.histories)
-    users = read_users(options, interactions) if options.users else None
+    interactions, users, candidates = read_questions(options)
     backend.load(quiet=not options.debug)
     from kerasrec.recommender.recommender import Recommender
 

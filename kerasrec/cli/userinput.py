@@ -42,6 +42,13 @@ class ManyErrors(UserError):
         super().__init__("\n".join([f"{len(lines)} problems with the tables:", *lines]))
 
 
+def sentence_of(error: BaseException) -> str:
+    """The message of an error; of the operating system's in the form of all others."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}."
+    return str(error) or type(error).__name__
+
+
 class Readings:
     """Reads one table after the other and goes on after a refusal: `end` tells all at once."""
 
@@ -55,8 +62,8 @@ class Readings:
         except DirtyRows as error:
             self.refused.append(str(error))
             return error.rest
-        except (ValueError, FileNotFoundError, UserError) as error:
-            self.refused.append(str(error))
+        except (ValueError, TypeError, ImportError, OSError, UserError) as error:
+            self.refused.append(sentence_of(error))
             return None
 
     def end(self) -> None:
@@ -77,19 +84,22 @@ def read_events(options: argparse.Namespace, paths: Sequence[str]) -> "Interacti
     """Reads the events of one file or more; the report of bad rows goes to the log."""
     from kerasrec.data.sources import read_interactions
 
+    return reported(read_interactions(paths, **reading_options(options)), options.verb)
+
+
+def reading_options(options: argparse.Namespace) -> dict[str, Any]:
+    """How `read_interactions` reads events, by the options that `add_reading` has added."""
     columns = pairs_of(options.columns, "--columns")
     if hasattr(options, "items"):
         columns = {role: name for role, name in columns.items() if role not in _ITEM_ROLES}
-    found = read_interactions(
-        paths,
-        columns=columns or None,
-        encoding=options.encoding,
-        on_bad=options.on_bad,
-        event_weights=event_weights(options.event_weights),
-        timezone=options.timezone,
-        max_ahead=period(options.max_ahead, "--max-ahead", least=0),
-    )
-    return _reported(found, options.verb)
+    return {
+        "columns": columns or None,
+        "encoding": options.encoding,
+        "on_bad": options.on_bad,
+        "event_weights": event_weights(options.event_weights),
+        "timezone": options.timezone,
+        "max_ahead": period(options.max_ahead, "--max-ahead", least=0),
+    }
 
 
 def event_weights(texts: Iterable[str] | None) -> dict[str, float | str | None]:
@@ -128,11 +138,11 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
         on_bad=options.on_bad,
         titles=titles,
     )
-    return _reported(found, options.verb)
+    return reported(found, options.verb)
 
 
-def _reported(found: Table, verb: str) -> Table:
-    """The table; the report of what was left out goes to the log, `inspect` shows it itself."""
+def reported(found: Table, verb: str) -> Table:
+    """Gives the table; the report of what was left out goes to the log, `inspect` shows it."""
     if verb != "inspect" and found.report.rows_before != found.report.rows_after:
         log.warning("%s", found.report)
     return found
@@ -212,12 +222,26 @@ def known_only(interactions: "Interactions", items: "Items", flag: str) -> "Inte
     return found
 
 
-def read_users(options: argparse.Namespace, interactions: "Interactions") -> list[str]:
+def read_questions(
+    options: argparse.Namespace,
+) -> tuple["Interactions", list[str] | None, list[str] | None]:
+    """Reads --histories, --users and --candidates; all that is wrong with them is told at once."""
+    readings = Readings()
+    interactions = readings.take(read_events, options, options.histories)
+    users = readings.take(read_users, options, interactions) if options.users else None
+    candidates = readings.take(read_lines, options.candidates, options.encoding)
+    readings.end()
+    return interactions, users, candidates
+
+
+def read_users(options: argparse.Namespace, interactions: "Interactions | None") -> list[str]:
     """Reads the user ids of --users, each once, in file order."""
     from kerasrec.data.sources import read_user_ids
 
     columns = pairs_of(options.columns, "--columns")
-    name = columns.get("user_id") or interactions.columns.get("user_id")
+    name = columns.get("user_id")
+    if name is None and interactions is not None:
+        name = interactions.columns.get("user_id")
     found = read_user_ids(options.users, column=name, encoding=options.encoding)
     return list(dict.fromkeys(found))
 

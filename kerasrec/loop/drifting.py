@@ -18,7 +18,7 @@ from kerasrec.data.histories import before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.sources import as_interactions
 from kerasrec.data.tables import Source
-from kerasrec.data.times.zones import latest_moment
+from kerasrec.data.times.zones import iso_time, latest_moment, read_zone
 from kerasrec.evaluation.baselines import fit_recent_popularity
 from kerasrec.evaluation.livebaselines import LiveKnn, choose_options
 from kerasrec.evaluation.metrics import ndcg_from_ranks, recall_from_ranks
@@ -26,7 +26,6 @@ from kerasrec.loop.driftmetrics import (
     calibration,
     distance_from,
     mean_and_error_of_users,
-    moment_of,
     ranks_by,
     top_confidence,
     verdict,
@@ -72,7 +71,7 @@ def drift(
 
     - `period`: 0 = the log until the version's end (where the log given holds it; its distance is
       that of its last two stretches), then those that have events: 1, 2, ...; `begin`, `end`: ISO
-      times, UTC, end excluded;
+      times in the time zone of the log (`Interactions.timezone`), end excluded;
       `events`, `users`; `new_users`: share of the period's users without an event before it.
     - `share_TYPE`: of the events that are of each type; `event_distance`: of this distribution from
       that of the last stretch before the version's end; `event_distance_before`: the largest
@@ -128,7 +127,8 @@ def drift(
         raise ValueError("drift needs times. Received: a log without them.")
     interactions, _, left_out = without_future(interactions)
     recommender = Recommender.load(model)
-    seen = PeriodLog(recommender, interactions, _end(recommender, since), int(step))
+    end = _end(recommender, since, read_zone(interactions.timezone))
+    seen = PeriodLog(recommender, interactions, end, int(step))
     knn = _live_knn(seen)
     judged = pd.concat(
         [
@@ -143,7 +143,7 @@ def drift(
     return Drift(table, warnings, notes, recommender.version)
 
 
-def _end(recommender, since):
+def _end(recommender, since, zone):
     """UTC seconds: the end of what the version has learned."""
     end = recommender.log_end
     if since is None and not end:
@@ -155,13 +155,14 @@ def _end(recommender, since):
         if since is None:
             raise ValueError(
                 f"{recommender.version} has learned an event of the future, and takes "
-                f"{moment_of(end)} as the end of its log: say by since where that is."
+                f"{iso_time(end, zone)} as the end of its log: say by since where that is."
             )
         return int(since)
     if since is not None and since < end:
         raise ValueError(
-            f"since must not lie before the end of the version's log ({moment_of(end)}), or it "
-            f"would be judged on what it has learned. Received: {moment_of(since)}. Leave it out."
+            f"since must not lie before the end of the version's log ({iso_time(end, zone)}), or "
+            f"it would be judged on what it has learned. Received: {iso_time(since, zone)}. Leave "
+            "it out."
         )
     return int(end if since is None else since)
 
@@ -192,6 +193,7 @@ class PeriodLog:
             )
         every = np.concatenate([ids, unknown.to_numpy(object)])
         items = Items(pd.DataFrame({"item_id": every, "title": ""}))
+        self._zone = read_zone(interactions.timezone)
         self.step, self.end, self.num_known, self.num_items = step, end, len(ids), len(every)
         self.histories = make_histories(interactions, items)
         times, places = self.histories.timestamps, self.histories.items
@@ -202,9 +204,9 @@ class PeriodLog:
         self.period, count = period[1:], len(present) - 1
         if count > MOST_PERIODS:
             raise ValueError(
-                f"step must cut the events after {moment_of(end)} into {MOST_PERIODS:,} periods at "
-                f"most. Received: {step} seconds, {count:,} periods with events until "
-                f"{moment_of(times.max())}. Take a longer one, such as 7 days (--step 7d)."
+                f"step must cut the events after {self.moment(end)} into {MOST_PERIODS:,} periods "
+                f"at most. Received: {step} seconds, {count:,} periods with events until "
+                f"{self.moment(times.max())}. Take a longer one, such as 7 days (--step 7d)."
             )
         first = int(times.min()) if (self.period == 0).any() else end
         self.begins = [first, *(int(end + 1 + step * (number - 1)) for number in present[1:])]
@@ -226,6 +228,10 @@ class PeriodLog:
         users = frame["user_id"].cat.codes.to_numpy()
         order = np.lexsort((frame["timestamp"].to_numpy(), users))  # as in make_histories
         return list(column.cat.categories), column.cat.codes.to_numpy()[order]
+
+    def moment(self, seconds: float) -> str:
+        """Writes UTC seconds as ISO time in the zone of the log."""
+        return iso_time(seconds, self._zone)
 
     def numbers(self) -> range:
         """Numbers the periods that a table shows; period 0 only if it has events."""
@@ -309,8 +315,8 @@ def _row(seen, number, judged, seed):
     is_after = number > 0
     return {
         "period": number,
-        "begin": moment_of(seen.begins[number]),
-        "end": moment_of(seen.ends[number]),
+        "begin": seen.moment(seen.begins[number]),
+        "end": seen.moment(seen.ends[number]),
         "events": len(places),
         "users": len(users),
         "new_users": _mean(first == number) if is_after else np.nan,

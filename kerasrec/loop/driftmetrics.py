@@ -196,15 +196,6 @@ def ranks_by(scores: ArrayLike, histories: Histories, targets: np.ndarray) -> np
     return own + 1 - np.bincount(row[place[items] < own[row]], minlength=len(own))
 
 
-def moment_of(seconds: float) -> str:
-    """Writes UTC seconds as ISO time.
-
-    >>> moment_of(1394842423)
-    '2014-03-15T00:13:43'
-    """
-    return pd.to_datetime(int(seconds), unit="s").isoformat()
-
-
 # --- the verdict ---
 
 
@@ -225,12 +216,12 @@ def verdict(seen: Any, judged: pd.DataFrame, *, seed: int = 0) -> tuple[list[str
     if newest is None:
         return [], [
             f"Too few events to tell whether it has gone stale: {len(judged):,} first choices of "
-            f"{judged['user'].nunique():,} users after {moment_of(seen.end)}; {FEWEST} of "
+            f"{judged['user'].nunique():,} users after {seen.moment(seen.end)}; {FEWEST} of "
             f"{FEWEST_USERS} users are needed."
         ]
     warnings, notes = [], []
     part = judged[judged["period"].isin(newest)]
-    when = f"{len(part):,} events since {moment_of(seen.begins[min(newest)])}"
+    when = f"{len(part):,} events since {seen.moment(seen.begins[min(newest)])}"
     if set(newest) & set(first):
         notes.append("Too few events to tell whether it predicts worse than at first.")
     else:
@@ -286,9 +277,9 @@ def _cold(seen, newest):
         return []
     outside = (seen.histories.items[places] > seen.num_known).mean()
     return [
-        f"{cold:.0%} of {len(places):,} events since {moment_of(seen.begins[min(newest)])} are on "
-        f"items that it never learned from ({COLD:.0%} is the limit), {outside:.0%} on items that "
-        "it cannot list. Learn them: kerasrec update with the items of today."
+        f"{cold:.0%} of {len(places):,} events since {seen.moment(seen.begins[min(newest)])} are "
+        f"on items that it never learned from ({COLD:.0%} is the limit), {outside:.0%} on items "
+        "that it cannot list. Learn them: kerasrec update with the items of today."
     ]
 
 
@@ -300,13 +291,13 @@ def _moved(seen, newest, seed):
         needed = FEWEST * (STRETCHES + 1)
         return [], [
             "Too few events to tell whether what is chosen has moved: distances need "
-            f"{needed:,} events until {moment_of(seen.end)} and {FEWEST} after it."
+            f"{needed:,} events until {seen.moment(seen.end)} and {FEWEST} after it."
         ]
     if not distance > neighbours.max():
         return [], []
     return [
         f"What is chosen has moved: distance of items {distance:.3f} since "
-        f"{moment_of(seen.begins[min(newest)])}; neighbouring stretches of as many events in its "
+        f"{seen.moment(seen.begins[min(newest)])}; neighbouring stretches of as many events in its "
         f"own log had {neighbours.mean():.3f} on average, {neighbours.max():.3f} at most. Learn "
         "what is new: kerasrec update."
     ], []

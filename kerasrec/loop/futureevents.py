@@ -5,7 +5,7 @@ import logging
 import numpy as np
 
 from kerasrec.data.interactions import Interactions
-from kerasrec.data.times.zones import MAX_AHEAD, latest_moment, show_time
+from kerasrec.data.times.zones import MAX_AHEAD, latest_moment, read_zone, show_time
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ def without_future(interactions: Interactions, *, max_ahead: float | None = MAX_
     if not ahead.any():
         return interactions, ~ahead, None
     times = interactions.frame["timestamp"].to_numpy()[ahead]
-    first, last = (show_time(int(edge))[:10] for edge in (times.min(), times.max()))
+    zone = read_zone(interactions.timezone)
+    first, last = (show_time(int(edge), zone)[:10] for edge in (times.min(), times.max()))
     dates = first if first == last else f"{first} to {last}"
     count = f"{len(times):,} {'event lies' if len(times) == 1 else 'events lie'}"
     sentence = (

@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import time
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,9 @@ from kerasrec.backend import whole_file
 from kerasrec.checks import is_whole
 from kerasrec.data.histories import Histories, up_to
 from kerasrec.data.interactions import Interactions
-from kerasrec.data.sources import read_interactions
-from kerasrec.data.tables import Source, open_table, write_table
+from kerasrec.data.tables import Source, write_table
 from kerasrec.loop.live import REFRESH, REMEMBER, Asked, LiveModel, blocks
+from kerasrec.loop.requests import Requests, read_log, read_requests
 from kerasrec.loop.updating import TooFewEvents
 from kerasrec.loop.updating import update as make_update
 from kerasrec.recommender.recommender import Recommender
@@ -48,18 +49,10 @@ class Replayed(NamedTuple):
     updates: pd.DataFrame
 
 
-class Requests(NamedTuple):
-    """Holds who asks when. names: object str `(n,)`.  users: object str.  times: UTC seconds."""
-
-    names: np.ndarray
-    users: np.ndarray
-    times: np.ndarray
-
-
 def replay(
     model: str | Path,
     log: Interactions | Source,
-    requests: Source,
+    requests: Requests | Source,
     *,
     k: int = 20,
     update: int | None = None,
@@ -69,6 +62,7 @@ def replay(
     work: str | Path | None = None,
     seed: int = 0,
     progress: bool = False,
+    timezone: str | tzinfo | None = None,
 ) -> Replayed:
     """Makes a list for each request of a log, from what a server would have known then.
 
@@ -91,6 +85,8 @@ def replay(
         work: folder for the updated versions; a replay that was stopped goes on there.
         seed: of the updates.
         progress: whether to show a bar.
+        timezone: of dates and times in `log` and `requests` that name none, such as
+            `"Asia/Shanghai"`; None = UTC.
 
     Returns:
         `Replayed`.
@@ -102,8 +98,11 @@ def replay(
     """
     started = time.perf_counter()
     _check(k, update, lag, refresh, remember, work)
-    asked = read_requests(requests)
-    events = read_log(log)
+    if isinstance(requests, Requests):
+        asked = requests
+    else:
+        asked = read_requests(requests, timezone=timezone)
+    events = read_log(log, timezone=timezone)
     settings = dict(k=k, lag=lag, refresh=refresh, remember=remember)
     session = _Session(model, events, asked, settings, progress)
     if update is None:
@@ -139,45 +138,6 @@ def _check(k, update, lag, refresh, remember, work):
         raise ValueError(
             "An update needs a folder for the versions that it makes: name one by work (--work)."
         )
-
-
-def read_log(log: Interactions | Source) -> Interactions:
-    """Reads the log of a replay: its users stand in `who`, or in a column known by its name.
-
-    Raises:
-        ValueError: no times.
-    """
-    if not isinstance(log, Interactions):
-        has_who = "who" in open_table(log).columns
-        log = read_interactions(log, columns={"user_id": "who"} if has_who else None)
-    if not log.has_time:
-        raise ValueError("replay needs times. Received: a log without them.")
-    return log
-
-
-def read_requests(requests: Source) -> Requests:
-    """Reads requests: a table `user, who, timestamp`.
-
-    Raises:
-        ValueError: no such columns, no rows, bad times, or two requests of one name.
-    """
-    table = open_table(requests)
-    missing = [name for name in ("user", "who", "timestamp") if name not in table.columns]
-    if missing:
-        raise ValueError(
-            f"{table.name}: requests need the columns user (the name of the request), who (its "
-            f"user) and timestamp. Received: no {missing[0]!r}, but {', '.join(table.columns)}."
-        )
-    roles = {"item_id": "user", "user_id": "who", "timestamp": "timestamp"}
-    found = read_interactions(requests, columns={**roles, "event": None, "value": None}).frame
-    names, users = (found[name].astype(object).to_numpy() for name in ("item_id", "user_id"))
-    twice = found["item_id"].duplicated()
-    if twice.any():
-        raise ValueError(
-            f"{table.name}: every request needs a name of its own in the column user. Received: "
-            f"{names[twice.argmax()]!r} twice."
-        )
-    return Requests(names, users, found["timestamp"].to_numpy())
 
 
 def histories_of(requests: Requests, histories: Histories, rows: np.ndarray) -> Asked:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from kerasrec.data.histories import Histories, before, first_of_pairs, make_histories
 from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.statistics import fingerprint
+from kerasrec.data.times.zones import iso_time, read_zone
 from kerasrec.evaluation.baselines import fit_item_knn, fit_recent_popularity
 from kerasrec.evaluation.livebaselines import LiveKnn, choose_options
 from kerasrec.evaluation.metrics import mean_and_error
@@ -136,7 +137,7 @@ def simulate(
                 bar.update()
             results.end(name)
             bar.close()
-    table, steps = results.tables(strategies)
+    table, steps = results.tables(strategies, replay)
     return Simulation(table, steps, work)
 
 
@@ -162,6 +163,7 @@ class Replay:
                 f"step and refresh must be at least 1 second. Received: {step} and {refresh}."
             )
         self.interactions, self.items, self.refresh = interactions, items, refresh
+        self._zone = read_zone(interactions.timezone)
         self.histories = make_histories(interactions, items)
         times = interactions.frame["timestamp"].to_numpy()
         if 0 < start < 1:
@@ -169,8 +171,8 @@ class Replay:
         first, last = int(start), int(times.max()) + 1
         if not times.min() < first < last:
             raise ValueError(
-                f"start must lie between the first and the last event ({_day(times.min())} and "
-                f"{_day(last)}). Received: {_day(first)}."
+                f"start must lie between the first and the last event ({self.moment(times.min())} "
+                f"and {self.moment(last)}). Received: {self.moment(first)}."
             )
         begins = range(first, last, int(step))
         self.steps = [(begin, min(begin + int(step), last)) for begin in begins]
@@ -189,6 +191,10 @@ class Replay:
             "preset": preset,
             "options": json.dumps(options or {}, sort_keys=True, default=str),
         }
+
+    def moment(self, seconds: float) -> str:
+        """Writes UTC seconds as ISO time in the zone of the log."""
+        return iso_time(seconds, self._zone)
 
     def past(self, until: int) -> Interactions:
         """Gives the `Interactions` before a moment."""
@@ -418,7 +424,7 @@ class _Results:
         """Notes that all steps of a strategy are done."""
         self._write({"strategy": name, "step": END, "ranks": [], "seconds": 0.0})
 
-    def tables(self, strategies):
+    def tables(self, strategies, replay):
         """`(table, steps)`, see `Simulation`."""
         rows = [r for r in self.rows if r["step"] != END and r["strategy"] in strategies]
         at = {r["step"] for r in rows if r["strategy"] == "retrained"}
@@ -426,7 +432,7 @@ class _Results:
             {
                 "strategy": r["strategy"],
                 "step": r["step"],
-                "begin": _day(r["begin"]),
+                "begin": replay.moment(r["begin"]),
                 "events": len(r["ranks"]),
                 f"ndcg@{LIST_LENGTH}": ndcg(np.array(r["ranks"])).mean() if r["ranks"] else np.nan,
                 f"recall@{LIST_LENGTH}": np.mean(np.array(r["ranks"]) > 0)
@@ -461,7 +467,3 @@ class _Results:
 
 #: the step of a row that says that a strategy is over
 END = -1
-
-
-def _day(seconds):
-    return pd.to_datetime(int(seconds), unit="s").isoformat()

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from toys import disappointing_log
 
+from kerasrec import backend
 from kerasrec.cli.entry import main
 from kerasrec.versions import folders
 
@@ -190,6 +193,76 @@ def test_drift_of_a_stale_model(files, capsys):
     table = pd.read_csv(files / "found" / "drift.csv")
     assert table["period"].tolist()[:2] == [0, 1] and table["cold"].max() > 0.5
     assert (files / "found" / "drift.svg").read_text().startswith("<svg")
+
+
+def test_times_are_shown_in_the_zone(files, toy_interactions, capsys):
+    """The version ends at a known second; the tables show it by the clock of Shanghai."""
+    end = int(toy_interactions.frame["timestamp"].max())
+    local = datetime.fromtimestamp(end + 1, UTC).replace(tzinfo=None) + timedelta(hours=8)
+    zone = ["--timezone", "Asia/Shanghai"]
+    words = ["drift", "--name", "toy", "--step", "300d", *zone]
+    main([*words, "--interactions", "log.csv", "--report", "found"])
+    begins = pd.read_csv("found/drift.csv")["begin"]
+    assert begins[1] == local.isoformat() + "+08:00"
+    assert f"{local:%Y-%m-%d} " in capsys.readouterr().out
+    toy_interactions.frame[["user_id", "item_id", "timestamp"]].to_csv("old.csv", index=False)
+    assert main(["feedback", "import", "--interactions", "old.csv", "--store", "shop.db"]) == 0
+    main([*words, "--store", "shop.db", "--report", "stored"])
+    first = int(toy_interactions.frame["timestamp"].min())
+    local_first = datetime.fromtimestamp(first, UTC).replace(tzinfo=None) + timedelta(hours=8)
+    stored = pd.read_csv("stored/drift.csv")["begin"]
+    assert stored[0] == local_first.isoformat() + "+08:00"
+    capsys.readouterr()
+    assert main(["feedback", "stats", "--store", "shop.db", *zone]) == 0
+    assert f"{local_first:%Y-%m-%d %H:%M:%S}" in capsys.readouterr().out
+    words = ["simulate", "--interactions", "log.csv", "--items", "items.csv", "--work", "w"]
+    words += ["--strategies", "item_knn", "--start", str(end + 1), "--step", "300d", *zone]
+    assert main(words) == 0
+    assert pd.read_csv("w/steps.csv")["begin"][0] == local.isoformat() + "+08:00"
+
+
+def test_replay_reads_times_of_a_zone(files, capsys):
+    """The same log as local texts gives the same lists."""
+    assert main(REPLAY) == 0
+    expected = (files / "lists.csv").read_bytes()
+    for name in ("log.csv", "asked.csv"):
+        table = pd.read_csv(name)
+        local = pd.to_datetime(table["timestamp"] + 8 * 3600, unit="s")
+        table.assign(timestamp=local.dt.strftime("%Y-%m-%d %H:%M:%S")).to_csv(name, index=False)
+    assert main([*REPLAY, "--timezone", "+08:00"]) == 0
+    assert (files / "lists.csv").read_bytes() == expected
+    assert main(REPLAY) == 0  # eight hours later, the requests with them
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (
+            ["recommend", "--histories", "bad.csv", "--users", "nobody.csv", "--out", "o.csv"],
+            ["bad.csv: expected unix", "nobody.csv: expected a file", "gone.txt: no such file"],
+        ),
+        (
+            ["evaluate", "--test", "bad.csv", "--histories", "nobody.csv"],
+            ["bad.csv: expected unix", "nobody.csv: expected a file"],
+        ),
+        (
+            ["replay", "--log", "bad.csv", "--requests", "log.csv", "--out", "o.csv"],
+            ["bad.csv: expected unix", "log.csv: requests need the columns user"],
+        ),
+    ],
+)
+def test_all_bad_tables_are_told_at_once_without_tensorflow(files, capsys, words, found):
+    Path("bad.csv").write_text("user,item,time\nu,i,soon\nu,j,1500000000\n")
+    words = [words[0], "--model", "saved_models/toy", *words[1:]]
+    words += ["--candidates", "gone.txt"] if "recommend" in words else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "load", lambda quiet=False: pytest.fail("TensorFlow is loaded"))
+        assert main(words) == 2
+    head, *lines = capsys.readouterr().err.splitlines()
+    assert head == f"kerasrec {words[0]}: {len(found)} problems with the tables:"
+    for number, (line, text) in enumerate(zip(lines, found, strict=True), start=1):
+        assert line.startswith(f"{number}. {text}")
 
 
 def test_drift_of_a_store(files, toy_interactions, capsys):

@@ -11,7 +11,8 @@ from kerasrec.data.sources import read_interactions
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.userlists import make_question
 from kerasrec.loop.live import Asked, LiveModel, blocks
-from kerasrec.loop.replaying import Requests, histories_of, read_requests, replay
+from kerasrec.loop.replaying import histories_of, replay
+from kerasrec.loop.requests import Requests, read_requests
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.serving.observer import Observer
 from kerasrec.serving.server import FeedbackOptions, ServerOptions, running_server

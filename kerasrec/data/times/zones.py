@@ -134,6 +134,16 @@ def show_time(seconds: int, zone: tzinfo = UTC) -> str:
     return datetime.fromtimestamp(int(seconds), zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def iso_time(seconds: float, zone: tzinfo = UTC) -> str:
+    """Writes UTC seconds as ISO time by a clock in a zone; with its offset, but for UTC.
+
+    >>> iso_time(1394842423), iso_time(1394842423, read_zone("Asia/Shanghai"))
+    ('2014-03-15T00:13:43', '2014-03-15T08:13:43+08:00')
+    """
+    found = datetime.fromtimestamp(int(seconds), zone)
+    return (found.replace(tzinfo=None) if zone is UTC else found).isoformat()
+
+
 def latest_moment(max_ahead: float | None = MAX_AHEAD, *, now: float | None = None) -> float:
     """Gives the last UTC second that an event may have: the clock and `max_ahead` seconds.
 
