@@ -65,12 +65,14 @@ def read_interaction_table(
     *,
     timezone: str | tzinfo | None = None,
     max_ahead: float | None = MAX_AHEAD,
+    extras: Mapping[str, str] | None = None,
 ) -> Part:
     """Reads the good rows of one table of interactions.
 
     Args:
         table: as `open_table` gives it.
         columns, on_bad, event_weights, timezone, max_ahead: as for `read_interactions`.
+        extras: role -> column that the caller reads along, for the report.
     """
     zone, latest = read_zone(timezone), latest_moment(max_ahead)
     table = with_clock(table, columns)
@@ -83,7 +85,8 @@ def read_interaction_table(
     if _is_float(data.get(roles.get("timestamp", ""))):
         # a csv parser makes floats of numbers such as 1.4E+12: the text still shows the rounding
         data, rows = _read(table, names, [*text, roles["timestamp"]], on_bad)
-    rows.note_columns(roles, "not used", _others(table.columns, roles))
+    taken = {**roles, **(extras or {})}
+    rows.note_columns(taken, "not used", _others(table.columns, taken))
     if isinstance(table, DatedTable):
         rows.note(f"a date and a clock are read together: {table.joined}", rows.size)
     if found:

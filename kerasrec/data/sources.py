@@ -70,6 +70,7 @@ def read_interactions(
         ValueError: missing or doubtful columns, mixed time units, a damaged or empty file, a wrong
             encoding, unknown events, an unknown time zone; bad rows unless they are to be skipped.
 
+    >>> import pandas as pd
     >>> log = pd.DataFrame({"uid": [7, 7], "iid": ["a", "b"], "ts": [1393607161, 1393607207]})
     >>> interactions = read_interactions(log)
     >>> interactions.columns
@@ -147,6 +148,7 @@ def read_items(
         ValueError: missing or doubtful columns, a damaged or empty file, a wrong encoding, only
             empty texts; bad rows unless they are to be skipped.
 
+    >>> import pandas as pd
     >>> items = read_items(pd.DataFrame({"sku": ["007"], "name": ["红楼梦"], "price": [9.5]}))
     >>> items.frame.to_dict("records")
     [{'item_id': '007', 'title': '红楼梦', 'price': '9.5'}]
@@ -181,6 +183,7 @@ def read_user_ids(
     Raises:
         FileNotFoundError, ValueError: as `read_interactions`.
 
+    >>> import pandas as pd
     >>> read_user_ids(pd.DataFrame({"uid": [7, 9]})).tolist()
     ['7', '9']
     """

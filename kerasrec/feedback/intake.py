@@ -330,7 +330,7 @@ def _read_time(value, where, zone):
             raise ValueError("no time")
         return _moment(value, zone)
     except (ValueError, TypeError, OverflowError, pa.ArrowException):
-        expected = "a time (UTC seconds, or such as 2026-11-24T08:00)"
+        expected = "a time from 1973 to 2099 (UTC seconds, or such as 2026-11-24T08:00)"
         raise ValueError(_problem(where, "timestamp", expected, value)) from None
 
 
@@ -402,9 +402,16 @@ def table_rows(
     columns = dict(columns or {})
     extras = {role: columns.pop(role, role) for role in EXTRAS}
     _check_given(table, {r: n for r, n in extras.items() if r != n and n is not None})
-    table = _WithExtras(table, {r: n for r, n in extras.items() if n in table.columns})
+    along = {role: name for role, name in extras.items() if name in table.columns}
+    table = _WithExtras(table, along)
     part = read_interaction_table(
-        table, columns, on_bad, event_weights, timezone=timezone, max_ahead=max_ahead
+        table,
+        columns,
+        on_bad,
+        event_weights,
+        timezone=timezone,
+        max_ahead=max_ahead,
+        extras=along,
     )
     if part.refusals:
         raise DirtyRows(part.refusals)

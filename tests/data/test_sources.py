@@ -417,7 +417,7 @@ def test_items_keep_all_columns_as_text():
     )
     items = read_items(table)
     assert items.frame.to_dict("records") == [
-        {"item_id": "1", "title": "甲", "price": "9.5", "year": "2014", "tags": "a b"},
+        {"item_id": "1", "title": "甲", "price": "9.5", "year": "2014", "tags": "a\x1fb"},
         {"item_id": "2", "title": "", "price": "", "year": "", "tags": ""},
     ]
     assert items.columns == {"item_id": "sku", "title": "name"}

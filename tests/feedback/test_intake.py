@@ -7,7 +7,15 @@ import pyarrow as pa
 import pytest
 
 from kerasrec.data.sources import read_interactions
-from kerasrec.feedback.intake import FIELDS, check_json, event_id, event_rows, numbered_rows
+from kerasrec.data.tables import FrameTable
+from kerasrec.feedback.intake import (
+    FIELDS,
+    check_json,
+    event_id,
+    event_rows,
+    numbered_rows,
+    table_rows,
+)
 
 T = 1_700_000_000
 
@@ -26,6 +34,10 @@ def test_ids_and_numbers_of_numpy_are_taken():
         float(T),
         str(T),
         T * 1000,
+        T * 10**6,
+        T * 10**9,
+        str(T * 1000),
+        T * 1000.0,
         "2023-11-14T22:13:20Z",
         "2023-11-14 22:13:20",
         "2023-11-15T06:13:20+08:00",
@@ -44,6 +56,28 @@ ODD += [np.float64("inf"), np.float32("inf"), np.bool_(True), np.complex64(1), n
 ODD += ["9" * 5000, "\ud800", "\0", object(), pd.NaT, np.datetime64("NaT")]
 NUMBERS = ("value", "timestamp", "version", "position")
 OF_NUMBERS = [0.5, -1, 0, 2**31, 2**63, 2**64, "1e999", "nan", "x"]
+
+
+# 253402214400 = 9999-12-31 in seconds: "no end" in tables of Hive and of tools of Java
+@pytest.mark.parametrize(
+    "time", [253402214400, "253402214400", 253402214400.0, 253402214400 * 1000, 32503680000]
+)
+def test_seconds_of_the_far_future_are_not_milliseconds_of_the_past(time):
+    event = {"user_id": "u", "item_id": "a", "timestamp": time}
+    for events in ([event], pd.DataFrame([event])):
+        with pytest.raises(ValueError, match="to 2099|after 2099|between 1973 and 2099"):
+            event_rows(events)
+
+
+def test_columns_that_are_read_along_are_not_called_unused():
+    frame = pd.DataFrame({"user": ["u"], "item": ["a"], "ts": [T], "event_id": ["e1"], "who": "x"})
+    frame["at_place"] = 3
+    rows, report = table_rows(FrameTable(frame), columns={"position": "at_place"})
+    assert (rows[0]["event_id"], rows[0]["position"]) == ("e1", 3)
+    assert [step.what for step in report.steps if step.step == "columns"] == [
+        "columns: user_id = user, item_id = item, timestamp = ts, event_id, position = at_place",
+        "columns not used: who",
+    ]
 
 
 @pytest.mark.parametrize("field", FIELDS)

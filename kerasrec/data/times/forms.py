@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from kerasrec.data.times.zones import DAY, latest_moment, read_zone, to_utc, zone_name
 
-# A number is taken by its size: seconds reach 1e11 in the year 5138, milliseconds 1e11 in March
-# 1973.
+# A number is taken by its size. Milliseconds and microseconds begin in 1990: a "no end" of the year
+# 9999 in seconds would be 1978 in milliseconds. Ticks of Windows lie where nanoseconds begin.
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-_UNIT_EDGES = np.array([10**11, 10**14, 10**17], dtype=np.int64)
+_YEAR_1990 = 631_152_000
+_UNIT_EDGES = np.array([_YEAR_1990 * 10**3, _YEAR_1990 * 10**6, 10**17], dtype=np.int64)
 POSITIONS_BELOW = 10**8
 FIRST_SECOND = 10**8  # 1973-03-03: no log is older
 _YEAR_2000 = 946_684_800

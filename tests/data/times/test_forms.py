@@ -62,6 +62,17 @@ def test_arrow_dates():
     assert parse_times(column).seconds.tolist() == [MIDNIGHT]
 
 
+def test_no_end_is_of_the_far_future():
+    """9999-12-31 among seconds and milliseconds: a bad row, not 1978 and not another unit."""
+    no_end = 253402214400
+    for scale, form in ((1, "unix seconds"), (1000, "unix milliseconds")):
+        times = parse_times(pd.Series([MIDNIGHT * scale, no_end * scale]))
+        assert (times.form, times.seconds.tolist()) == (form, [MIDNIGHT, 0])
+        assert bad(times) == {"time after 2099": [1]}
+    old = parse_times(pd.Series([878_000_000_000, 893_000_000_000]))  # MovieLens of 1997, ms
+    assert old.seconds.tolist() == [878_000_000, 893_000_000] and bad(old) == {}
+
+
 def test_calendar_numbers_are_dates():
     times = parse_times(pd.Series([20140301, 20140302]))
     assert times.seconds.tolist() == [MIDNIGHT, MIDNIGHT + 86400]
