@@ -768,7 +768,7 @@ INPUTS = [
         "events",
         "orders that were cancelled, 已取消",
         lines("user,item,time,订单状态", "u1,a,2024-03-01,交易完成", "u2,b,2024-03-01,已取消"),
-        None,
+        at(f"{DAY} 00:00:00"),
         "cancelled",
     ),
     # --- values ---

@@ -49,7 +49,8 @@ def add_reading(sub: argparse.ArgumentParser, *, items: bool = False) -> None:
     group.add_argument(
         "--columns",
         help="name the columns of the interactions where they are not recognised: user_id=buyer "
-        "item_id=sku timestamp=time event=action value=stars; event= leaves the events unread",
+        "item_id=sku timestamp=time event=action value=stars; event= leaves the events unread, "
+        "status= keeps orders that a column says were cancelled",
         **pairs,
     )
     group.add_argument(

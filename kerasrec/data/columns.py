@@ -117,7 +117,7 @@ def resolve_columns(
     {'user_id': 'uid', 'item_id': 'movieId', 'timestamp': 'ts'}
     """
     mapping = dict(mapping or {})
-    _check_mapping(mapping, found, aliases, source)
+    check_mapping(mapping, found, aliases, source)
     taken = set(mapping.values())
     columns: dict[str, str] = {}
     for role, groups in aliases.items():
@@ -193,10 +193,20 @@ def _within(found, groups, role):
     return [name for name, short in last.items() if short in names]
 
 
-def _check_mapping(mapping, found, aliases, source):
+def check_mapping(
+    mapping: Mapping[str, str | None],
+    found: Sequence[str],
+    aliases: Mapping[str, Sequence[str]],
+    source: str,
+) -> None:
+    """Refuses a mapping of an unknown role, to a column that is not there, or of one to two.
+
+    Args:
+        mapping, found, aliases, source: as for `resolve_columns`.
+    """
     given = [name for name in mapping.values() if name is not None]
     for role, name in mapping.items():
-        if given.count(name) > 1:
+        if name is not None and given.count(name) > 1:
             raise ValueError(
                 f"{source}: expected another column for every role. Received: '{name}' more than "
                 "once in the mapping. Correct the mapping."
@@ -247,14 +257,14 @@ def name_list(names: Iterable[object], limit: int = 12) -> str:
 
 # --- columns that say whether an item is to be had ---
 
-_YES = set("1 true t yes y 是 有 在售 上架 已上架 on".split())
+YES = set("1 true t yes y 是 有 在售 上架 已上架 on".split())
 _NO = set("0 false f no n 否 无 下架 已下架 off".split())
 #: names of columns -> the values with which an item is not to be had
 _STATES = {
     "available is_available in_stock on_sale is_on_sale for_sale 可售 是否可售 在售 是否在售 上架 "
     "是否上架 有货": _NO,
     "下架 是否下架 已下架 withdrawn is_withdrawn discontinued is_discontinued deleted is_deleted "
-    "is_delete is_del del_flag 已删除 是否删除": _YES | {"下架", "已下架"},
+    "is_delete is_del del_flag 已删除 是否删除": YES | {"下架", "已下架"},
     "status 状态 商品状态 上架状态 上下架状态 销售状态": set(
         "下架 已下架 停售 失效 已失效 off offline off_shelf withdrawn discontinued "
         "unavailable".split()

@@ -1,10 +1,14 @@
-"""Event types: canonical names, their weights, and the names that logs give them."""
+"""Event types: canonical names, weights, the names that logs give them; what was cancelled."""
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+
+from kerasrec.data.columns import YES, check_mapping, normalise
 
 #: event type -> its weight; None: the weight is the row's value. A new type goes to the end: see
 #: `EVENT_CODES`
@@ -105,3 +109,75 @@ def _normalise(name):
 
 def _is_number(value):
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+# --- orders that came to nothing ---
+
+#: columns that say what became of an order, and those that say yes or no
+_STATES = set(
+    "status order_status orderstatus state order_state orderstate trade_status tradestatus "
+    "pay_status paystatus payment_status paymentstatus financial_status refund_status refundstatus "
+    "状态 订单状态 交易状态 支付状态 付款状态 退款状态 售后状态 退货状态".split()
+)
+_FLAGS = set(
+    "cancelled canceled is_cancelled is_canceled iscancelled iscanceled refunded is_refunded "
+    "is_refund isrefund 是否取消 是否已取消 是否退款 是否已退款 是否退货".split()
+)
+#: where the reason begins behind a state; a hyphen within an English word is none
+_REASON = re.compile(r"\s*[（(【\[，,；;：:/|]|\s+[-–—]+\s+|[-–—]+(?=[^a-z])")
+#: a partial refund, or one that is asked for, is none of them: the order stands
+_CANCELLED = set(
+    "cancelled canceled cancel order_cancelled order_canceled refunded fully_refunded refund "
+    "refund_success refund_succeeded returned void voided chargeback charged_back failed "
+    "payment_failed trade_closed trade_closed_by_taobao trade_closed_by_user "
+    "已取消 取消 订单取消 订单已取消 取消订单 交易取消 买家取消 卖家取消 用户取消 商家取消 "
+    "系统取消 超时取消 自动取消 已关闭 交易关闭 订单关闭 交易已关闭 订单已关闭 超时关闭 "
+    "已作废 作废 无效订单 交易失败 支付失败 付款失败 已退款 退款成功 退款完成 全额退款 已全额退款 "
+    "退款退货成功 退货退款成功 退货成功 退货完成 已退货 已拒收 拒收".split()
+)
+
+
+def cancelled_columns(
+    names: Sequence[str], mapping: Mapping[str, str | None], taken: Iterable[str], source: str
+) -> list[str]:
+    """Names the columns that may say that an order was cancelled or its money given back.
+
+    Args:
+        names: columns of the table.
+        mapping: as for `read_interactions`; its `status` names the column, None = none.
+        taken: columns that play another role.
+        source: name of the table, for messages.
+
+    >>> cancelled_columns(["uid", "iid", "订单状态"], {}, ["uid", "iid"], "x.csv")
+    ['订单状态']
+    """
+    if "status" in mapping:
+        name = mapping["status"]
+        check_mapping({"status": name}, names, {"status": []}, source)
+        return [] if name is None else [name]
+    usual, taken = _STATES | _FLAGS, set(taken)
+    free = [name for name in names if normalise(name) in usual and name not in taken]
+    return [name for name in free if names.count(name) == 1]
+
+
+def is_cancelled(column: pd.Series, name: str) -> np.ndarray:
+    """Says of which orders a column says that they were cancelled or refunded, bool `(n,)`.
+
+    What stands behind a bracket, a dash or a comma is a reason, such as in `已取消（超时未支付）`.
+
+    >>> column = pd.Series(["交易成功", "已取消（超时）", None, "部分退款"])
+    >>> is_cancelled(column, "订单状态").tolist()
+    [False, True, False, False]
+    """
+    words = YES if normalise(name) in _FLAGS else _CANCELLED
+    try:
+        codes, values = pd.factorize(column)
+    except TypeError:  # lists: they say nothing of this kind
+        return np.zeros(len(column), bool)
+    known = [_state_of(value) in words for value in values]
+    return np.array([*known, False])[codes]  # code -1 = missing
+
+
+def _state_of(value: Any) -> str:
+    text = str(value).strip().lower().removesuffix(".0")
+    return re.sub(r"[\s-]+", "_", _REASON.split(text)[0])

@@ -22,7 +22,13 @@ from kerasrec.data.columns import (
     name_list,
     resolve_columns,
 )
-from kerasrec.data.events import event_table, look_up_events, unknown_event_message
+from kerasrec.data.events import (
+    cancelled_columns,
+    event_table,
+    is_cancelled,
+    look_up_events,
+    unknown_event_message,
+)
 from kerasrec.data.formats.columntable import to_pandas
 from kerasrec.data.tables import Table
 from kerasrec.data.times.dateclock import DatedTable, with_clock
@@ -76,16 +82,20 @@ def read_interaction_table(
     """
     zone, latest = read_zone(timezone), latest_moment(max_ahead)
     table = with_clock(table, columns)
+    given = dict(columns or {})
     if isinstance(table, DatedTable):
-        columns = {**(columns or {}), "timestamp": table.joined}
-    roles, found = _interaction_columns(table, columns)
-    text = [roles[role] for role in ("user_id", "item_id", "event") if role in roles]
-    names = list(roles.values())
+        given["timestamp"] = table.joined
+    own = {role: name for role, name in given.items() if role != "status"}
+    roles, found = _interaction_columns(table, own)
+    along = extras or {}
+    states = cancelled_columns(table.columns, given, [*roles.values(), *along.values()], table.name)
+    text = [roles[role] for role in ("user_id", "item_id", "event") if role in roles] + states
+    names = [*roles.values(), *states]
     data, rows = _read(table, names, text, on_bad)
     if _is_float(data.get(roles.get("timestamp", ""))):
         # a csv parser makes floats of numbers such as 1.4E+12: the text still shows the rounding
         data, rows = _read(table, names, [*text, roles["timestamp"]], on_bad)
-    taken = {**roles, **(extras or {})}
+    taken = {**roles, **along, **rows.leave_out_cancelled({name: data[name] for name in states})}
     rows.note_columns(taken, "not used", _others(table.columns, taken))
     if isinstance(table, DatedTable):
         rows.note(f"a date and a clock are read together: {table.joined}", rows.size)
@@ -371,6 +381,28 @@ class _Rows:
             self.refusals.append(Refusal(*refusal))
         self.report = self.report.add("skip", what, count, removed=count, example=shown)
         self.bad |= mask
+
+    def leave_out_cancelled(self, columns):
+        """Leaves out orders that came to nothing; gives the columns that say so of some.
+
+        This comes first: such an order often lacks a time, which is no mistake then.
+        """
+        found: dict[str, str] = {}
+        for name, column in columns.items():
+            series = column if isinstance(column, pd.Series) else to_pandas(column)
+            mask = is_cancelled(series, name) & ~self.bad
+            if not mask.any():
+                continue
+            found["status" if not found else f"status ({len(found) + 1})"] = name
+            what = (
+                f"cancelled or refunded by the column {name} (columns={{'status': None}} or "
+                "--columns status= keeps them)"
+            )
+            row, count = int(np.argmax(mask)), int(mask.sum())
+            example = f"{self.place(row)}, '{_cell(series, row)}'"
+            self.report = self.report.add("skip", what, count, removed=count, example=example)
+            self.bad |= mask
+        return found
 
     def note(self, what, count, example=""):
         """A line in the report that takes out nothing."""

@@ -47,7 +47,9 @@ def read_interactions(
             numbers in them by their size); a query, `"sqlite:///shop.db?query=SELECT ..."`; a table
             of pandas, polars or Arrow; or a list of these, joined in this order.
         columns: canonical name -> column name, e.g. `{"user_id": "buyer"}`; None as name ignores a
-            role.
+            role. `status` is a column that says which orders were cancelled or refunded, which are
+            left out; without it the usual names are looked for (`status`, `订单状态`, ...), and
+            `{"status": None}` keeps such orders.
         encoding: of text files, e.g. `"big5"`; GBK, GB18030 and UTF-16 are found by their bytes
             where these leave no doubt.
         on_bad: `"error"` raises where there are bad rows (one error that names all
