@@ -12,8 +12,9 @@ from kerasrec.cli.parser import (
     add_model,
     add_out_and_preset,
     add_reading,
+    add_where,
 )
-from kerasrec.cli.printing import flat, make_console, print_rows, say, visible
+from kerasrec.cli.printing import flat, make_console, print_rows, say, say_chosen, visible
 from kerasrec.cli.userinput import (
     UNSAID,
     Readings,
@@ -26,6 +27,7 @@ from kerasrec.cli.userinput import (
     load_tensorflow,
     moment,
     read_catalogue,
+    read_condition,
     read_events,
     read_questions,
     say_mismatch,
@@ -301,6 +303,7 @@ def add_recommend(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--k", type=int, default=20, help="list length (default 20)")
     sub.add_argument("--keep-seen", action="store_true", help="items of the history may be listed")
     sub.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
+    add_where(sub)
     add_at(sub)
     add_list_file(sub)
     add_reading(sub)
@@ -313,7 +316,7 @@ def recommend_verb(options: argparse.Namespace) -> None:
     check_k(options)
     at = moment(options.at, options.timezone)
     check_output(options.out)
-    find_version(options.model)
+    where = read_condition(options.where, find_version(options.model))
     interactions, users, candidates = read_questions(options)
     load_tensorflow(options)
     from kerasrec.recommender.recommender import Recommender
@@ -324,9 +327,15 @@ def recommend_verb(options: argparse.Namespace) -> None:
     if newer:
         say(f"{newer:,} events are newer than the version; they count as recent")
     table = recommender.recommend(
-        histories, k=options.k, keep_seen=options.keep_seen, candidates=candidates, at=at
+        histories,
+        k=options.k,
+        keep_seen=options.keep_seen,
+        candidates=candidates,
+        where=where,
+        at=at,
     )
     write_lists(options, table, options.out, interactions.columns)
+    say_chosen(table, options.k)
     popular = len(table.attrs["popular_for"])
     note = f"; {popular} of them have no known item and get popular ones" if popular else ""
     say(f"{len(table)} rows for {histories.num_users} users in {options.out}{note}")
@@ -340,12 +349,13 @@ def add_similar(sub: argparse.ArgumentParser) -> None:
     query.add_argument("--item", metavar="ID", help="an item id")
     query.add_argument("--text", help="a text that the model may never have seen")
     sub.add_argument("--k", type=int, default=10, help="list length (default 10)")
+    add_where(sub)
 
 
 def similar_verb(options: argparse.Namespace) -> None:
     """Items nearest to an item or to a text that the model may never have seen."""
     check_k(options)
-    find_version(options.model)
+    where = read_condition(options.where, find_version(options.model))
     load_tensorflow(options)
     from kerasrec.recommender.recommender import Recommender
 
@@ -358,7 +368,7 @@ def similar_verb(options: argparse.Namespace) -> None:
             f"{options.item!r}, which is unknown. Nearest ids: {', '.join(map(repr, close))}. For "
             'what is in no catalogue take --text "...".'
         )
-    table = recommender.similar(options.item, text=options.text, k=options.k)
+    table = recommender.similar(options.item, text=options.text, k=options.k, where=where)
     titles = recommender.titles(table["item_id"])
     rows = zip(table["rank"], table["item_id"], titles, table["score"], strict=True)
     print_rows(

@@ -121,6 +121,19 @@ def add_at(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def add_where(sub: argparse._ActionsContainer) -> None:
+    """Adds the option of a condition on the items that are listed."""
+    sub.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        metavar="C",
+        help="only items that meet conditions on columns of the catalogue: 'price<50' "
+        "category=book (several = of a column: one of them), or JSON such as "
+        '\'{"category": ["book", "film"], "price": {"lt": 50}}\'',
+    )
+
+
 def add_out_and_preset(sub: argparse.ArgumentParser, *, out: bool = True) -> None:
     """Adds the folder of the models, and the choice that most users need."""
     if out:

@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerasrec import backend
-from kerasrec.cli.parser import add_at, add_files, add_list_file, add_model, add_reading
-from kerasrec.cli.printing import say
+from kerasrec.cli.parser import (
+    add_at,
+    add_files,
+    add_list_file,
+    add_model,
+    add_reading,
+    add_where,
+)
+from kerasrec.cli.printing import say, say_chosen
 from kerasrec.cli.userinput import (
     UserError,
     moment,
+    read_condition,
     read_questions,
     write_lists,
 )
@@ -56,6 +64,7 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     group = sub.add_argument_group("what may be listed")
     group.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
+    add_where(group)
     add_at(sub)
     group = sub.add_argument_group("a short text on each plan")
     group.add_argument(
@@ -88,6 +97,7 @@ def generate_verb(options: argparse.Namespace) -> None:
         raise UserError(
             f"{options.model} generates no plans. Train one that does: kerasrec train --generator."
         )
+    where = read_condition(options.where, find_version(options.model))
     interactions, users, candidates = read_questions(options)
     backend.load(quiet=not options.debug)
     from kerasrec.recommender.recommender import Recommender
@@ -104,6 +114,7 @@ def generate_verb(options: argparse.Namespace) -> None:
         num_lists=options.num_lists,
         diversity=options.diversity,
         candidates=candidates,
+        where=where,
         at=at,
         temperature=options.temperature,
         top_p=options.top_p,
@@ -112,6 +123,7 @@ def generate_verb(options: argparse.Namespace) -> None:
     write_lists(options, table, options.out, interactions.columns)
     lengths = table.groupby(["user_id", "list"]).size()
     say(f"{len(lengths):,} plans for {histories.num_users:,} users in {options.out}")
+    say_chosen(table, options.num_items)
     if popular := len(table.attrs["popular_for"]):
         say(f"{popular:,} of the users have no known item: theirs begin with what is popular")
     if short := int((lengths < options.num_items).sum()):

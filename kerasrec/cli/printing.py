@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
 
@@ -96,3 +97,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def say_chosen(table: "pd.DataFrame", k: int) -> None:
+    """Says how many items meet a condition, and where that makes lists shorter."""
+    number = table.attrs.get("chosen")
+    if number is not None:
+        short = f": fewer than --k {k}, so all lists are shorter" if number < k else ""
+        say(f"{number:,} items meet the condition{short}")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kerasrec.data.interactions import Interactions, Items
+    from kerasrec.features.conditions import Where
 
 log = logging.getLogger(__name__)
 Table = TypeVar("Table", "Interactions", "Items")
@@ -75,6 +76,25 @@ class Readings:
         if self.refused:
             sentences = list(dict.fromkeys(self.refused))
             raise UserError(sentences[0]) if len(sentences) == 1 else ManyErrors(sentences)
+
+
+# --- conditions ---
+
+
+def read_condition(words: Sequence[str] | None, version: Path) -> "Where | None":
+    """Reads the words of --where, checked against the catalogue of a version before the work."""
+    if not words:
+        return None
+    from kerasrec.features.conditions import read_where
+    from kerasrec.features.itemcolumns import ItemColumns
+    from kerasrec.versions.folders import read_catalogue
+
+    try:
+        where = read_where(words)
+        ItemColumns(read_catalogue(version)).choose(where)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--{error}") from None
+    return where
 
 
 # --- tables ---

@@ -362,8 +362,8 @@ def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
             count where it knows an item.
 
     Returns:
-        `Items` with the parent's columns; those that are not in `items`, or not to be had, are
-        withdrawn.
+        `Items` with the parent's columns, and behind them those that are new in `items`; those that
+        are not in `items`, or not to be had, are withdrawn.
 
     Raises:
         ValueError: a column is missing, or nearly all items of the parent are.
@@ -385,10 +385,12 @@ def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
             f"{len(known)} items that the model knows; all others would be in no list. Give old "
             "items and new ones together, or a catalogue of the same ids."
         )
-    new = items.frame.loc[~old, known.frame.columns]
+    columns = [*known.frame.columns]
+    columns += [name for name in items.frame.columns if name not in columns]
+    new = items.frame.loc[~old, columns]
     gone = set(known.ids) - set(items.ids)
-    now = known.frame.copy()
-    now.iloc[index[old] - 1] = items.frame.loc[old, known.frame.columns].to_numpy(object)
+    now = known.frame.reindex(columns=columns, fill_value="")
+    now.iloc[index[old] - 1] = items.frame.loc[old, columns].to_numpy(object)
     frame = pd.concat([now, new], ignore_index=True)
     return Items(frame, withdrawn=frozenset(gone) | items.withdrawn)
 

@@ -13,6 +13,8 @@ import pandas as pd
 
 from kerasrec.checks import Pace
 from kerasrec.data.histories import Histories
+from kerasrec.evaluation.toplists import top_k
+from kerasrec.features.itemcolumns import Chosen
 from kerasrec.recommender.questions import Questions, history_tensors
 from kerasrec.recommender.shortlist import LONGEST, ROWS_AT_ONCE, Shortlist
 from kerasrec.versions.loaded import LoadedVersion
@@ -28,6 +30,8 @@ CACHED_CELLS = 2**20
 FEWEST_ROWS = 32
 #: users of a call at most, where nobody says otherwise
 MOST_ROWS = 512
+#: denied items with which a shortlist still answers
+MOST_DENIED = 1000
 #: calls for lists at the same time: some operations use one core only, and meanwhile the other
 #: call has the rest
 CALLS_AT_ONCE = 2
@@ -50,8 +54,8 @@ def make_lists(
         k: length of the lists.
         keep_seen: whether items of a history may be listed.
         batch_size: questions of a call at most.
-        shortlist: where one is given, it answers the questions that it can; they cannot have an
-            allow list.
+        shortlist: where one is given, it answers the questions that it can: without an allow list
+            or a long deny list. So a list under a condition is exact.
 
     Returns:
         Item index int32 and score float32, `(num_users, min(k, num_items + 1))`; index 0 = none.
@@ -59,8 +63,9 @@ def make_lists(
     columns = loaded.num_items + 1
     at_once = max(CACHED_CELLS // columns, FEWEST_ROWS)
     fixed = columns + len(questions.allow) + len(questions.deny)
-    if shortlist is not None and (k > LONGEST or len(questions.allow)):
-        shortlist = None
+    is_filtered = len(questions.allow) > 0 or len(questions.deny) > MOST_DENIED
+    if shortlist is not None and (k > LONGEST or is_filtered):
+        shortlist = None  # among few items, the nearest of all say little
     if shortlist is not None:
         at_once, fixed = ROWS_AT_ONCE, 1024 * loaded.dim
 
@@ -108,23 +113,51 @@ def make_interests(
     return interests
 
 
-def make_similar(loaded: LoadedVersion, index: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def make_similar(
+    loaded: LoadedVersion, index: np.ndarray, k: int, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Items nearest to items by cosine, without these themselves.
 
     Args:
         loaded: `LoadedVersion`.
         index: int32 `(n,)`, item indices.
         k: length of the lists.
+        mask: bool `(num_items,)`, the items that may be listed; None = all.
 
     Returns:
         Item index int32 and cosine float32, `(n, min(k, num_items + 1))`; index 0 = none.
     """
     columns, vectors = loaded.num_items + 1, loaded.vectors_at(index)
+    if mask is not None:
+        return _similar_among(loaded, index, vectors, k, np.flatnonzero(mask) + 1)
     found = np.zeros((len(index), min(k, columns)), np.int32)
     scores = np.zeros(found.shape, np.float32)
     for rows in make_batches(np.zeros(len(index), int), MOST_ROWS, columns):
         found[rows], scores[rows] = loaded.similar(vectors[rows], index[rows, None], k)
     return found, scores
+
+
+def _similar_among(loaded, index, vectors, k, among):
+    """The nearest of a few items; `among` holds their indices, ascending."""
+    among = np.setdiff1d(among, loaded.withdrawn()).astype(np.int32)
+    found = np.zeros((len(index), min(k, len(among))), np.int32)
+    scores = np.full(found.shape, -np.inf, np.float32)
+    if not len(among):
+        return found, scores
+    places, items = np.concatenate([[0], among]), unit(loaded.vectors_at(among)).T
+    vectors = unit(vectors)
+    for rows in make_batches(np.zeros(len(index), int), MOST_ROWS, len(places)):
+        cosine = np.pad(vectors[rows] @ items, [(0, 0), (1, 0)])  # as `top_k` takes it
+        cosine[places == index[rows, None]] = -np.inf
+        cosine[~vectors[rows].any(axis=1)] = -np.inf  # an item without a vector is near to none
+        best, scores[rows] = top_k(cosine, k)
+        found[rows] = places[best]
+    return found, scores
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors `(n, dim)` of unit length; zeros stay zeros."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
 def list_table(
@@ -165,13 +198,21 @@ def plan_table(
     )
 
 
-def say_who_got_popular(table: pd.DataFrame, questions: Questions) -> pd.DataFrame:
-    """The table; its `attrs` say which users have no known item and so got popular items."""
+def say_who_got_popular(
+    table: pd.DataFrame, questions: Questions, chosen: Chosen | None = None
+) -> pd.DataFrame:
+    """The table; its `attrs` say which users have no known item and so got popular items.
+
+    And, of a condition, how many items meet it.
+    """
     histories = questions.histories
     popular = histories.user_ids[histories.lengths == 0]
     if len(popular):
         log.info("%d users without a known item get popular items", len(popular))
     table.attrs["popular_for"] = list(popular)
+    if chosen is not None:
+        table.attrs["chosen"] = chosen.number
+        log.info("%d of %d items meet the condition", chosen.number, len(chosen.mask))
     return table
 
 

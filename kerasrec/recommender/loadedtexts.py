@@ -98,12 +98,15 @@ class VersionTexts:
             raise ValueError("This version has no text part (text_units=0) to place vectors in.")
         return self._loaded.place(vectors)
 
-    def near(self, texts: list[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    def near(
+        self, texts: list[str], k: int, mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The items whose text parts are nearest; what users did with them has no say here.
 
         Args:
             texts: list of str, none of them blank.
             k: list length.
+            mask: bool `(num_items,)`, the items that may be listed; None = all.
 
         Returns:
             Item index int32 and cosine float32, `(num_texts, min(k, num_items))`; index 0 = none.
@@ -115,6 +118,8 @@ class VersionTexts:
         at_once = max(_CELLS // len(items), 1)
         parts = np.split(queries, range(at_once, len(queries), at_once))
         gone = self._loaded.withdrawn()
+        if mask is not None:
+            gone = np.union1d(gone, np.flatnonzero(~mask) + 1)
         found = [top_k(_without(part @ items.T, gone), k) for part in parts]
         index, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         index = np.where(np.isneginf(scores), 0, index)

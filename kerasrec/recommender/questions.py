@@ -14,6 +14,7 @@ from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.sources import read_interactions
 from kerasrec.data.tables import is_frame
 from kerasrec.data.times.forms import read_moment
+from kerasrec.features.itemcolumns import Chosen
 from kerasrec.fusion.recency import AT_THE_END, newest_times
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ ManyHistories: TypeAlias = (
     Histories | Interactions | pd.DataFrame | Mapping[Any, Iterable] | Iterable[Iterable[Any]]
 )
 NO_ITEMS = np.zeros(0, np.int32)
+#: an allow list that no item is on; an empty one allows all
+NOTHING = np.array([-1], np.int32)
 
 
 class Questions(NamedTuple):
@@ -31,7 +34,8 @@ class Questions(NamedTuple):
     times: int64 `(num_users,)`, when a list is asked for, UTC seconds; 0 = at the end of the log.
     waited: int64 `(num_users,)`, seconds between a user's newest event and that moment; 0 =
     unknown, or no time passed.
-    allow: int32 `(n,)`, indices of the items that alone may be listed; empty = all of them.
+    allow: int32 `(n,)`, indices of the items that alone may be listed; empty = all of them, -1 = an
+    item that does not exist.
     deny: int32 `(n,)`, indices of items that may not be listed.
     """
 
@@ -95,6 +99,17 @@ def read_questions(
         allow=_listed(candidates, items, "candidates"),
         deny=_listed(deny, items, "deny"),
     )
+
+
+def among_chosen(questions: Questions, chosen: Chosen | None) -> Questions:
+    """Gives the questions of which the lists hold chosen items alone; None = all."""
+    if chosen is None:
+        return questions
+    if len(questions.allow):
+        allow = questions.allow[chosen.mask[questions.allow - 1]]
+        return questions._replace(allow=allow if len(allow) else NOTHING)
+    deny = np.union1d(questions.deny, chosen.deny).astype(np.int32)
+    return questions._replace(allow=chosen.allow, deny=deny)
 
 
 def read_histories(given: ManyHistories, items: Items) -> Histories:

@@ -17,6 +17,8 @@ from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items
 from kerasrec.data.sources import read_interactions, read_items
 from kerasrec.data.tables import is_frame
+from kerasrec.features.conditions import Condition
+from kerasrec.features.itemcolumns import Chosen, ItemColumns
 from kerasrec.fusion.counting import Counting
 from kerasrec.fusion.following import Following
 from kerasrec.fusion.fusion import Fusion
@@ -37,6 +39,7 @@ from kerasrec.recommender.loadedplans import VersionPlans
 from kerasrec.recommender.loadedtexts import VersionTexts
 from kerasrec.recommender.questions import (
     ManyHistories,
+    among_chosen,
     index_of,
     known_histories,
     read_histories,
@@ -153,6 +156,19 @@ class Recommender:
     def _set_items(self, items):
         self.items = items
         self._ids = np.concatenate([[""], self.items.ids])
+        self._columns = ItemColumns(items.frame)
+
+    def choose(self, where: Condition) -> Chosen:
+        """Finds the items of the catalogue that meet a condition; see `recommend`.
+
+        Returns:
+            `Chosen`: `mask` is bool `(num_items,)` in the order of `items`, `number` how many.
+
+        Raises:
+            ValueError, TypeError: an unknown column, with the nearest one, or a condition that is
+                none.
+        """
+        return self._columns.choose(where)
 
     def index_of(self, item_ids: Iterable[Any]) -> np.ndarray:
         """int32 item index of each id, 0 = unknown; a number stands for its text (5 for "5")."""
@@ -178,6 +194,7 @@ class Recommender:
         keep_seen: bool = False,
         candidates: Iterable[Any] | None = None,
         deny: Iterable[Any] | None = None,
+        where: Condition = None,
         at: Any = None,
         batch_size: int = MOST_ROWS,
     ) -> pd.DataFrame:
@@ -192,6 +209,10 @@ class Recommender:
             keep_seen: True may list items of the history.
             candidates: item ids that alone may be listed; None = the whole catalogue.
             deny: item ids that may not be listed.
+            where: a condition on columns of the catalogue that listed items meet, such as
+                `{"category": ["图书", "音像"], "price": {"lt": 50}}` or `"price<50"`; see
+                `read_where`. Lists are the best of these items; shorter than `k` where they are
+                fewer (`result.attrs["chosen"]` says how many there are).
             at: when the lists are asked for, a time in any form that a log may have (a date, UTC
                 seconds): what is recent and new then has its say. A time before or after those
                 that the version knows counts as the first or last of them. An array of int UTC
@@ -207,10 +228,11 @@ class Recommender:
 
         Raises:
             ValueError: k below 1, a single history where a list of them is expected, candidates
-                that are all unknown, or a time that is none.
+                that are all unknown, a condition that is none or names an unknown column, or a
+                time that is none.
         """
         k = read_k(k)
-        questions = self._questions(histories, candidates, deny, at)
+        questions, chosen = self._questions(histories, candidates, deny, where, at)
         index, scores = make_lists(
             self.loaded,
             questions,
@@ -221,15 +243,16 @@ class Recommender:
         )
         users = questions.histories.user_ids
         table = list_table(self._ids, users, index, scores, of="user_id")
-        return say_who_got_popular(table, questions)
+        return say_who_got_popular(table, questions, chosen)
 
-    def _questions(self, histories, candidates, deny, at):
-        """`Questions`; the arguments are those of `recommend`."""
+    def _questions(self, histories, candidates, deny, where, at):
+        """`Questions`, and `Chosen` or None; the arguments are those of `recommend`."""
+        chosen = None if where is None else self.choose(where)
         told = dict(asked=self.about.asked, log_end=self.log_end)
         if self.items.withdrawn and "withdraws" not in self.loaded.abilities:
             deny = [*(deny or []), *self.items.withdrawn]  # a graph of before has no place for them
         rules = dict(candidates=candidates, deny=deny, at=at)
-        return read_questions(histories, self.items, **told, **rules)
+        return among_chosen(read_questions(histories, self.items, **told, **rules), chosen), chosen
 
     # --- plans ---
 
@@ -243,6 +266,7 @@ class Recommender:
         diversity: float = 0.0,
         candidates: Iterable[Any] | None = None,
         deny: Iterable[Any] | None = None,
+        where: Condition = None,
         at: Any = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -255,7 +279,7 @@ class Recommender:
         without a known item get plans from what is popular and how histories begin.
 
         Args:
-            histories, candidates, deny, at: as for `recommend`.
+            histories, candidates, deny, where, at: as for `recommend`.
             num_items: of a plan; at most half of the items that the decoder reads
                 (`generator.max_items`, 25 by default). Shorter where fewer items may be listed.
             beams: of the search: more find likelier plans, for more work. 1 = greedy.
@@ -283,7 +307,7 @@ class Recommender:
         """
         draws = Draws(temperature, top_p, seed)
         self.plans.check(num_items, beams, num_lists, diversity, draws, batch_size)
-        questions = self._questions(histories, candidates, deny, at)
+        questions, chosen = self._questions(histories, candidates, deny, where, at)
         index, logs = self.plans.index(
             questions,
             num_items,
@@ -294,7 +318,7 @@ class Recommender:
             batch_size=batch_size,
         )
         table = plan_table(self._ids, questions.histories.user_ids, index, logs)
-        return say_who_got_popular(table, questions)
+        return say_who_got_popular(table, questions, chosen)
 
     # --- newer events ---
 
@@ -422,30 +446,34 @@ class Recommender:
 
     # --- similar items ---
 
-    def similar(self, item: Any = None, *, text: Any = None, k: int = 10) -> pd.DataFrame:
+    def similar(
+        self, item: Any = None, *, text: Any = None, k: int = 10, where: Condition = None
+    ) -> pd.DataFrame:
         """Items nearest by cosine: of the item vectors, or for a text of their text parts alone.
 
         Args:
             item: an item id or a list of them.
             text: instead of `item`: a text or a list of texts the model may never have seen.
             k: list length.
+            where: as for `recommend`; the items given need not meet it.
 
         Returns:
             DataFrame `query, item_id, rank, score`; the item itself is left out. A text of which
             the encoder knows nothing (tfidf: no known n-gram) has no rows.
 
         Raises:
-            ValueError: neither or both given, an unknown item, an empty text, or a version without
-                an encoder.
+            ValueError: neither or both given, an unknown item, an empty text, a condition as for
+                `recommend`, or a version without an encoder.
         """
         if (item is None) == (text is None):
             raise ValueError("similar needs either an item or text=..., one of them.")
         k = read_k(k)
+        chosen = None if where is None else self.choose(where)
         given = text if item is None else item
         is_list = isinstance(given, list | tuple | np.ndarray | pd.Series | pd.Index)
         queries = list(given) if is_list else [given]
         if text is not None:
-            index, scores = self._texts.near(queries, k)
+            index, scores = self._texts.near(queries, k, None if chosen is None else chosen.mask)
             if unlike := int((index[:, 0] == 0).sum()):
                 log.warning("%d of %d texts are unlike all known ones", unlike, len(queries))
             return list_table(self._ids, queries, index, scores, of="query")
@@ -456,7 +484,8 @@ class Recommender:
                 f"similar needs items of the catalogue ({len(self.items)}). Received: "
                 f"{unknown!r}, which is unknown. For a new text use similar(text=...)."
             )
-        index, scores = make_similar(self.loaded, itself, k)
+        mask = None if chosen is None else chosen.mask
+        index, scores = make_similar(self.loaded, itself, k, mask)
         return list_table(self._ids, queries, index, scores, of="query")
 
     def item_vectors(self, item_ids: Iterable[Any]) -> np.ndarray:
@@ -504,8 +533,10 @@ class Recommender:
         self._knowledge.add_items(len(items))
         if self._shortlist is not None:
             self._shortlist.add(added)
-        columns = self.items.frame.columns
-        frames = [self.items.frame, items.frame.reindex(columns=columns, fill_value="")]
+        columns = _all_columns(self.items.frame, items.frame)
+        frames = [
+            part.reindex(columns=columns, fill_value="") for part in (self.items.frame, items.frame)
+        ]
         withdrawn = self.items.withdrawn | items.withdrawn
         self._set_items(Items(pd.concat(frames, ignore_index=True)))
         self.withdraw(withdrawn)
@@ -519,14 +550,15 @@ class Recommender:
 
         Args:
             items: `Items` with the columns of the catalogue; ids that are unknown are left out.
+                Columns that are new to the catalogue are taken too.
 
         Returns:
             Number of items with another text.
         """
-        columns = list(self.items.frame.columns)
+        columns = _all_columns(self.items.frame, items.frame)
         place = self.index_of(items.ids)
         now, old = items.frame.loc[place > 0, columns], place[place > 0] - 1
-        frame = self.items.frame.copy()
+        frame = self.items.frame.reindex(columns=columns, fill_value="")
         frame.iloc[old] = now.to_numpy(object)
         changed = self._texts.changed(self.items.frame, frame)
         if len(changed):
@@ -590,3 +622,8 @@ class Recommender:
             recency=self._knowledge.recency,
             finish=lambda folder, loaded: self.plans.save_to(folder),
         )
+
+
+def _all_columns(known, given):
+    """The columns of a catalogue, and behind them those that another one has too."""
+    return [*known.columns, *(name for name in given.columns if name not in known.columns)]
