@@ -31,6 +31,7 @@ from kerasrec.client.inputs import (
     text_histories,
 )
 from kerasrec.client.transport import TRANSPORTS, Grpc, Rest, with_retries
+from kerasrec.features.conditions import Condition, read_where
 from kerasrec.recommender.draws import Draws
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ class Client:
         candidates: Ids | None = None,
         deny: Ids | None = None,
         keep_seen: bool = False,
+        where: Condition = None,
         allow: Ids | None = None,
     ) -> pd.DataFrame:
         """Lists the best items for many users, as `Recommender.recommend` does.
@@ -146,6 +148,8 @@ class Client:
             candidates: item ids; only these may be listed, for all users. None = all items.
             deny: item ids that may not be listed.
             keep_seen: True may list items of the history.
+            where: a condition on columns of the catalogue that listed items meet, as for
+                `Recommender.recommend`; for `kerasrec serve`, as TF Serving has no such input.
             allow: the old name of `candidates`.
 
         Returns:
@@ -155,7 +159,10 @@ class Client:
         users, inputs, is_plain = self._listed(
             histories, timestamps, candidates, deny, keep_seen=keep_seen
         )
-        if is_plain and not keep_seen:
+        read = read_where(where)
+        if read is not None:
+            inputs["where"] = flat([read.key] * len(users))
+        elif is_plain and not keep_seen:
             return self._lists("serving_default", users, {"history": inputs["history"]}, k)
         inputs["keep_seen"] = flat([bool(keep_seen)] * len(users), bool)
         return self._lists("recommend", users, inputs, k)

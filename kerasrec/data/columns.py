@@ -295,21 +295,42 @@ def withdrawn_rows(
     [False, True, False]
     """
     gone, reasons = np.zeros(len(frame), bool), {}
-    moment = pd.Timestamp.now() if now is None else now
     for name in frame.columns:
-        word, values = normalise(name), frame[name].str.strip().str.lower()
-        mask = np.zeros(len(frame), bool)
-        for names, states in _STATES.items():
-            if word in names.split():
-                mask = values.isin(states).to_numpy()
-        if word in _STOCK:
-            mask = (pd.to_numeric(values, errors="coerce") <= 0).to_numpy()
-        elif word in _ENDS:
-            ends = pd.to_datetime(values, errors="coerce", format="mixed", utc=True)
-            ends = ends.dt.tz_localize(None)
-            is_day = ends.dt.normalize() == ends  # a date ends with its day
-            mask = (ends + pd.to_timedelta(is_day.astype(int), unit="D") <= moment).to_numpy()
+        if not says_withdrawn(name):
+            continue
+        mask = withdrawn_by(name, frame[name], now=now)
         if mask.any() and not mask.all():
             gone |= mask
             reasons[str(name)] = int(mask.sum())
     return gone, reasons
+
+
+def says_withdrawn(name: object) -> bool:
+    """Whether a column of this name says of items that they are not to be had.
+
+    >>> says_withdrawn("stock"), says_withdrawn("price")
+    (True, False)
+    """
+    word = normalise(name)
+    return word in _STOCK or word in _ENDS or any(word in names.split() for names in _STATES)
+
+
+def withdrawn_by(name: object, values: pd.Series, *, now: pd.Timestamp | None = None) -> np.ndarray:
+    """Finds the rows that are not to be had by one column, bool `(num_rows,)`.
+
+    Args:
+        name: of the column, for which `says_withdrawn` is True.
+        values: texts.
+        now: as for `withdrawn_rows`.
+    """
+    word, values = normalise(name), values.str.strip().str.lower()
+    if word in _STOCK:
+        return (pd.to_numeric(values, errors="coerce") <= 0).to_numpy()
+    if word in _ENDS:
+        moment = pd.Timestamp.now() if now is None else now
+        ends = pd.to_datetime(values, errors="coerce", format="mixed", utc=True)
+        ends = ends.dt.tz_localize(None)
+        is_day = ends.dt.normalize() == ends  # a date ends with its day
+        return (ends + pd.to_timedelta(is_day.astype(int), unit="D") <= moment).to_numpy()
+    states = next(states for names, states in _STATES.items() if word in names.split())
+    return values.isin(states).to_numpy()

@@ -55,8 +55,8 @@ class Branch(NamedTuple):
 class Where(NamedTuple):
     """A condition that was read.
 
-    `tree` is its parts; `columns` the columns that it names, each once; `key` a text that is the
-    same for the same condition.
+    `tree` is its parts; `columns` the columns that it names, each once; `key` JSON of the same
+    condition, which `read_where` reads.
     """
 
     tree: Branch | Leaf
@@ -95,7 +95,7 @@ def read_where(where: Condition) -> Where | None:
     if tree is None:
         return None
     columns = tuple(dict.fromkeys(_columns(tree)))
-    return Where(tree, columns, json.dumps(_plain(tree), ensure_ascii=False, default=str))
+    return Where(tree, columns, json.dumps(_plain(tree), ensure_ascii=False))
 
 
 def shown(value: Any, most: int = 60) -> str:
@@ -289,6 +289,8 @@ def _columns(node):
 
 
 def _plain(node):
+    """The mapping of a tree."""
     if isinstance(node, Leaf):
-        return [node.operator, node.column, node.value]
-    return [node.join, *map(_plain, node.parts)]
+        return {node.column: {node.operator: node.value}}
+    parts = [_plain(part) for part in node.parts]
+    return {"not": parts[0]} if node.join == "not" else {node.join: parts}

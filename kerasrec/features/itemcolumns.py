@@ -6,7 +6,7 @@ kept counts for the values that it was made of alone.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -74,10 +74,14 @@ class ItemColumns:
         """Says the type of a column, one of `columntypes.TYPES`."""
         return self._view(name).type
 
-    def warm(self) -> None:
-        """Reads all columns that conditions are likely to name, so that no request waits."""
+    def warm(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Reads all columns that conditions are likely to name, so that no request waits.
+
+        Args:
+            is_over: function that says whether to give up.
+        """
         for name in self.names:
-            if name not in ("item_id", "title", "text"):
+            if not is_over() and name not in ("item_id", "title", "text"):
                 self._view(name)
 
     # --- conditions ---

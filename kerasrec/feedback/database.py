@@ -68,6 +68,20 @@ ERASURES = sa.Table(
     sa.Column("first_seq", sa.BigInteger),
     sqlite_autoincrement=True,
 )
+#: values of items that are newer than the catalogue of any version; a value is JSON, NULL = taken
+#: back, so that whoever follows the seq hears of it. Stores of before 2026-12 lack the table until
+#: something is written into it
+ITEMS = sa.Table(
+    "feedback_items",
+    _METADATA,
+    sa.Column("seq", _WHOLE, sa.Identity(), primary_key=True),
+    sa.Column("item_id", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("value", sa.Text),
+    sa.Column("timestamp", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("item_id", "name"),
+    sqlite_autoincrement=True,
+)
 STORE = sa.Table(
     "feedback_store",
     _METADATA,

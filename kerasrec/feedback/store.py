@@ -23,6 +23,7 @@ from kerasrec.data.times.forms import LAST_SECOND
 from kerasrec.data.times.zones import MAX_AHEAD, latest_moment
 from kerasrec.feedback.database import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
 from kerasrec.feedback.intake import event_rows, numbered_rows, table_rows
+from kerasrec.feedback.itemvalues import ItemChange, ItemValues
 from kerasrec.feedback.queries import COLUMNS, StoredEvent, as_frame, event_names, select_events
 from kerasrec.feedback.stats import Stats, read_stats
 from kerasrec.feedback.writer import Added, Erased, Outcomes, Writer
@@ -84,6 +85,7 @@ class FeedbackStore:
     def __init__(self, url: str | os.PathLike[str], *, create: bool = True) -> None:
         self._database = open_database(url, create=create)
         self._writer = Writer(self._database)
+        self._item_values = ItemValues(self._database)
         latest = sa.select(*(COLUMNS[name] for name in StoredEvent._fields)).where(
             COLUMNS.user_id == sa.bindparam("user"),
             COLUMNS.timestamp.between(sa.bindparam("since"), sa.bindparam("until")),
@@ -305,6 +307,27 @@ class FeedbackStore:
                 self.name,
             )
         return count
+
+    def set_items(self, changes: Mapping[str, Mapping[str, Any]]) -> int:
+        """Stores new values of items, such as `{"i1": {"stock": 0}}`, which servers use at once.
+
+        They lie above the catalogue of every version, and are in none. All are stored, or none.
+
+        Args:
+            changes: item id -> column -> text, number, boolean, list or None (no value);
+                `itemvalues.TAKEN_BACK`: the value of the catalogue counts again.
+
+        Returns:
+            The seq of the last one, 0 without any.
+        """
+        return self._item_values.put(changes)
+
+    def item_values(self, after: int = 0) -> list[ItemChange]:
+        """Reads the values that `set_items` stored with a seq above `after`, in their order.
+
+        The newest of an item and a column alone is there.
+        """
+        return self._item_values.after(after)
 
     # --- reading ---
 

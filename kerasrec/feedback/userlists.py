@@ -13,6 +13,7 @@ import pandas as pd
 
 from kerasrec.data.histories import Histories
 from kerasrec.data.times.zones import MAX_AHEAD
+from kerasrec.features.conditions import Condition
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.writer import Added
 
@@ -50,6 +51,7 @@ class Question(NamedTuple):
 
     history: item ids, oldest first.  timestamps: of these, UTC seconds.  deny: ids that may not be
     listed.  keep_seen: whether ids of the history may be.  now: when it is asked, UTC seconds.
+    where: the condition that listed items meet; None = none.
     """
 
     history: list
@@ -57,6 +59,7 @@ class Question(NamedTuple):
     deny: list
     keep_seen: bool
     now: int
+    where: Any = None
 
     def inputs(self) -> dict[str, np.ndarray]:
         """Makes the inputs of the signature `recommend`, one row; `now` stands beside the id ""."""
@@ -152,27 +155,32 @@ class LiveLists:
         self.store, self.rules = store, rules.check()
         self._ask = _asking(model) if hasattr(model, "recommend") else model
 
-    def recommend(self, user: str, k: int = 10, *, log: bool = True) -> pd.DataFrame:
+    def recommend(
+        self, user: str, k: int = 10, *, log: bool = True, where: Condition = None
+    ) -> pd.DataFrame:
         """Lists the best items for a user now.
 
         Args:
             user: user id.
             k: list length; shorter when fewer items may be listed.
             log: True stores the list as impressions, so that clicks are attributed to it.
+            where: a condition that listed items meet, as for `Recommender.recommend`.
 
         Returns:
             DataFrame `user_id, item_id, rank, score`; its `attrs` hold `request_id`, `model` and
             `version`.
         """
-        listed = self.listed(user, k, log=log)
+        listed = self.listed(user, k, log=log, where=where)
         if listed.logged is not None:
             listed.logged.result()
         return listed.table()
 
-    def listed(self, user: str, k: int = 10, *, log: bool = True) -> Listed:
+    def listed(
+        self, user: str, k: int = 10, *, log: bool = True, where: Condition = None
+    ) -> Listed:
         """Lists like `recommend`, but does not wait until the impressions are stored."""
         user = str(user)
-        question = make_question(self.store, user, self.rules)
+        question = make_question(self.store, user, self.rules)._replace(where=where)
         model, version, item_ids, scores = self._ask(question, k)
         listed = Listed(uuid.uuid4().hex, user, model, version, item_ids, scores)
         return self.log(listed) if log else listed
@@ -212,6 +220,7 @@ def _asking(recommender):
             keep_seen=question.keep_seen,
             deny=deny[recommender.index_of(deny) > 0],
             at=question.now,
+            where=question.where,
         )
         return recommender.about.name, version, list(found["item_id"]), list(found["score"])
 

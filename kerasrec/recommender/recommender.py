@@ -533,10 +533,8 @@ class Recommender:
         self._knowledge.add_items(len(items))
         if self._shortlist is not None:
             self._shortlist.add(added)
-        columns = _all_columns(self.items.frame, items.frame)
-        frames = [
-            part.reindex(columns=columns, fill_value="") for part in (self.items.frame, items.frame)
-        ]
+        columns = self.items.frame.columns
+        frames = [self.items.frame, items.frame.reindex(columns=columns, fill_value="")]
         withdrawn = self.items.withdrawn | items.withdrawn
         self._set_items(Items(pd.concat(frames, ignore_index=True)))
         self.withdraw(withdrawn)

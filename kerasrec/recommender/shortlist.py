@@ -120,9 +120,8 @@ class Shortlist:
             for rows in zip(*of_moments, strict=True)
         ]
         self._popular = _best(popularity, ASKED)
-        self._gone = np.zeros(len(first), bool)
-        self._gone[self._loaded.withdrawn()] = True
         self._first = first
+        self.withdraw(self._loaded.withdrawn())
         self._selectors: dict[int, Any] = {}
         # what is new at a moment is what is new at the next one and more
         order = np.argsort(-first[1:], kind="stable") + 1
@@ -131,6 +130,12 @@ class Shortlist:
         vectors = self._loaded.vectors_at(self._scanned)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         self._scanned_vectors = vectors / np.maximum(lengths, 1e-12)
+
+    def withdraw(self, index: np.ndarray) -> None:
+        """Takes other items, by their indices, out of all lists."""
+        gone = np.zeros(len(self._first), bool)
+        gone[index] = True
+        self._gone = gone
 
     def add(self, vectors: np.ndarray) -> None:
         """Takes in new items, `(num_new, dim)`, which the loaded version knows already."""

@@ -24,13 +24,16 @@ from starlette.requests import Request
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.times.zones import MAX_AHEAD
+from kerasrec.features.conditions import read_where, shown
 from kerasrec.feedback.database import sa
 from kerasrec.feedback.intake import MAX_LENGTH, check_json, is_id
+from kerasrec.feedback.itemvalues import TAKEN_BACK
 from kerasrec.feedback.recentlog import hashed
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.userlists import Listed, LiveLists, Question, Rules
 from kerasrec.feedback.writer import Outcomes
 from kerasrec.serving.admission import Gate, Limits, Refusal
+from kerasrec.serving.items.bodies import check_value, key_of, read_items, read_json, read_values
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.monitor import Call
 from kerasrec.serving.predictor import Predictor, Target
@@ -42,9 +45,12 @@ _THREADS = 8  # that may wait for the store at once; fewer than the connections 
 _MOST_UNLOGGED = 1000  # lists whose impressions wait to be stored; further ones are not logged
 #: errors of a store that are not the caller's mistake
 _FAILURES = (OSError, ArtifactError, sa.exc.SQLAlchemyError)
-_PARAMETERS = ("user", "k", "model", "version", "label", "log", "deny")
+_PARAMETERS = ("user", "k", "model", "version", "label", "log", "deny", "where")
 #: items that a question of `/v1/recommend` denies, at most
 _MOST_DENIED = 1000
+#: where one item lies
+_ITEM = "/v1/items/"
+_MOST_UNKNOWN = 100  # items that an answer names
 #: reads the body of a request
 ReadBody = Callable[[Request], Awaitable[bytes]]
 
@@ -107,6 +113,7 @@ class ListQuery(NamedTuple):
         k: list length.
         is_logged: whether the list is stored as impressions.
         deny: ids of items that may not be listed.
+        where: the condition that listed items meet, as JSON; "" = none.
     """
 
     target: Target
@@ -114,6 +121,7 @@ class ListQuery(NamedTuple):
     k: int
     is_logged: bool
     deny: Sequence[str] = ()
+    where: str = ""
 
 
 class FeedbackRoutes:
@@ -146,7 +154,9 @@ class FeedbackRoutes:
         self._routes = {
             ("POST", "/v1/feedback"): self._add,
             ("GET", "/v1/recommend"): self._recommend,
+            ("POST", "/v1/recommend"): self._recommend,
             ("GET", "/v1/feedback/stats"): self._stats,
+            ("PUT", "/v1/items"): self._put_items,
         }
 
     def close(self) -> None:
@@ -157,6 +167,8 @@ class FeedbackRoutes:
         self, method: str, path: str
     ) -> Callable[[Request, ReadBody], Awaitable[dict[str, Any]]] | None:
         """Finds the async function of `(request, read_body)` that answers with plain data."""
+        if path.startswith(_ITEM) and method in ("GET", "PUT", "DELETE"):
+            return partial(self._item, path[len(_ITEM) :])
         return self._routes.get((method, path))
 
     async def _run(self, work: Callable[[], Any], deadline: float) -> Any:
@@ -238,9 +250,8 @@ class FeedbackRoutes:
         limits = self.predictor.limits
         with self.predictor.counted("rest") as call:
             call.signature = "recommend"
-            denied = request.query_params.getlist("deny")
-            query = read_query(request.query_params, list(self.predictor.models), denied)
             deadline = time.perf_counter() + limits.seconds
+            query = await self._query(request, read_body)
             work = partial(self._list, call, query, deadline)
             try:
                 listed = await self._run(work, deadline)
@@ -257,6 +268,18 @@ class FeedbackRoutes:
                 for rank, (item, score) in enumerate(ranked, 1)
             ],
         }
+
+    async def _query(self, request: Request, read_body: ReadBody) -> ListQuery:
+        """The question, in the address, or of a POST as JSON."""
+        models, limits = list(self.predictor.models), self.predictor.limits
+        if request.method == "POST":
+            try:
+                async with asyncio.timeout(limits.seconds):
+                    return read_query(*read_posted(await read_body(request), models))
+            except TimeoutError:
+                raise _too_late("whole request", limits) from None
+        given = request.query_params
+        return read_query(given, models, given.getlist("deny"), given.getlist("where"))
 
     def _list(self, call: Call, query: ListQuery, deadline: float) -> Listed:
         ask = partial(self._ask, call, query, deadline)
@@ -282,6 +305,8 @@ class FeedbackRoutes:
             tensors = {
                 name: tf.constant(array, types[name]) for name, array in question.inputs().items()
             }
+            if query.where:
+                tensors["where"] = tf.constant(query.where)
             answer = self.predictor.run(resolved, tensors, deadline)
         ids, scores = (answer[name].numpy()[0] for name in ("item_ids", "scores"))
         if k > len(ids):
@@ -311,6 +336,76 @@ class FeedbackRoutes:
         logged = lists.log(listed).logged
         if logged is not None:
             logged.add_done_callback(done)
+
+    # --- values of items ---
+
+    async def _item(self, item_id: str, request: Request, read_body: ReadBody) -> dict[str, Any]:
+        """Tells, sets or takes back the values of one item that are not its catalogue's."""
+        if not is_id(item_id):
+            raise _wrong(f"{_ITEM}ID, of at most {MAX_LENGTH} characters", item_id[:80])
+        if request.method == "GET":
+            with self.predictor.counted("rest") as call:
+                call.signature = "items"
+                assert self.predictor.live is not None
+                return {"item_id": item_id, "values": self.predictor.live.of_item(item_id)}
+        return await self._change(
+            request, read_body, lambda body: {item_id: self._values_of(item_id, body, request)}
+        )
+
+    def _values_of(self, item_id: str, body: bytes, request: Request) -> dict[str, Any]:
+        if request.method == "PUT":
+            return read_values(body)
+        assert self.predictor.live is not None
+        return dict.fromkeys(self.predictor.live.of_item(item_id), TAKEN_BACK)
+
+    async def _put_items(self, request: Request, read_body: ReadBody) -> dict[str, Any]:
+        return await self._change(request, read_body, read_items)
+
+    async def _change(
+        self,
+        request: Request,
+        read_body: ReadBody,
+        read: Callable[[bytes], Mapping[str, Mapping[str, Any]]],
+    ) -> dict[str, Any]:
+        limits = self.predictor.limits
+        with self.predictor.counted("rest") as call:
+            call.signature = "items"
+            deadline = time.perf_counter() + limits.seconds
+            try:
+                async with asyncio.timeout(limits.seconds):
+                    body = await read_body(request)
+            except TimeoutError:
+                raise _too_late("whole request", limits) from None
+            try:
+                return await self._run(lambda: self._store_items(call, read(body)), deadline)
+            except TimeoutError:
+                what = f"the values were not stored within {limits.seconds:g} seconds"
+                raise _unavailable(what) from None
+            except _FAILURES as error:
+                log.error("values of items not stored", extra={"error": str(error)})
+                raise _unavailable("the values were not stored") from error
+
+    def _store_items(self, call: Call, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Checks values against the catalogues of the loaded versions, and stores them."""
+        call.rows = len(changes)
+        wanted = {(name, key_of(v)): v for values in changes.values() for name, v in values.items()}
+        versions = list(self.predictor.loaded())
+        for (name, _), value in wanted.items():
+            if value is not TAKEN_BACK:
+                check_value(versions, name, value)
+        assert self.predictor.live is not None
+        try:
+            self.predictor.live.put(changes)
+        except ValueError as error:
+            raise Refusal("INVALID_ARGUMENT", str(error)) from error
+        ids = np.array(list(changes), object)
+        unknown = ids[self._known.unknown(ids)].tolist()
+        return {
+            "items": len(changes),
+            "values": sum(map(len, changes.values())),
+            "unknown_items": len(unknown),
+            **({"unknown": unknown[:_MOST_UNKNOWN]} if unknown else {}),
+        }
 
     # --- statistics ---
 
@@ -351,12 +446,7 @@ def read_events(body: bytes) -> list:
     >>> read_events(b'{"user_id": "u", "item_id": "i"}')
     [{'user_id': 'u', 'item_id': 'i'}]
     """
-    try:
-        found = json.loads(body)
-    except RecursionError:
-        raise Refusal("INVALID_ARGUMENT", "too many lists inside each other") from None
-    except ValueError as error:  # also of bytes that are no UTF-8
-        raise Refusal("INVALID_ARGUMENT", f"JSON Parse error: {error}") from None
+    found = read_json(body)
     if isinstance(found, dict) and set(found) == {"events"}:
         found = found["events"]
     if isinstance(found, dict):
@@ -370,8 +460,41 @@ def read_events(body: bytes) -> list:
     return found
 
 
+def read_posted(
+    body: bytes, models: Sequence[str]
+) -> tuple[dict[str, str], Sequence[str], list[str], list[Any]]:
+    """Reads the JSON of a POST to `/v1/recommend` as the arguments of `read_query`.
+
+    >>> read_posted(b'{"user": "u", "k": 5, "where": {"price": {"lt": 50}}}', ["shop"])
+    ({'user': 'u', 'k': '5'}, ['shop'], [], [{'price': {'lt': 50}}])
+    """
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        message = 'expected JSON such as {"user": "u1", "k": 10, "where": {"category": "book"}}.'
+        raise Refusal("INVALID_ARGUMENT", message)
+    denied, where = found.pop("deny", []), found.pop("where", None)
+    denied = denied if isinstance(denied, list) else [denied]
+    given = {}
+    for name, value in found.items():
+        if isinstance(value, bool):
+            value = int(value)
+        if not isinstance(value, str | int):
+            raise _wrong(f"a text or a whole number as {name[:40]}", shown(value))
+        given[name] = str(value)
+    texts = [str(item) if isinstance(item, int) else item for item in denied]
+    if not all(isinstance(item, str) for item in texts):
+        raise _wrong("a list of item ids as deny", shown(denied))
+    return given, models, texts, [] if where is None else [where]
+
+
 def read_query(
-    given: Mapping[str, str], models: Sequence[str], denied: Sequence[str] = ()
+    given: Mapping[str, str],
+    models: Sequence[str],
+    denied: Sequence[str] = (),
+    where: Sequence[Any] = (),
 ) -> ListQuery:
     """Reads the question of `/v1/recommend`.
 
@@ -379,13 +502,16 @@ def read_query(
         given: parameter -> text.
         models: names of the models that are served.
         denied: all values of the parameter `deny`, which may be given more than once.
+        where: all values of the parameter `where`: JSON, or short forms such as `price<50`, which
+            all hold; or one mapping.
 
     Raises:
         Refusal: INVALID_ARGUMENT.
     """
     for name in given:
         if name not in _PARAMETERS:
-            raise _wrong(f"a parameter of {', '.join(_PARAMETERS)}", name)
+            expected = f"a parameter of {', '.join(_PARAMETERS)} (a column: where=COLUMN=VALUE)"
+            raise _wrong(expected, name[:80])
     user = given.get("user", "")
     if not is_id(user):
         raise _wrong(f"user=ID, of at most {MAX_LENGTH} characters", user[:80])
@@ -413,7 +539,16 @@ def read_query(
         raise _wrong("version as a whole number", version[:80])
     number = None if version is None else int(version)
     target = Target(models[0] if model is None else model, number, label, "recommend")
-    return ListQuery(target, user, int(k), logged == "1", denied)
+    return ListQuery(target, user, int(k), logged == "1", denied, _condition(where))
+
+
+def _condition(where: Sequence[Any]) -> str:
+    try:
+        is_one = len(where) == 1 and not isinstance(where[0], str)
+        read = read_where(where[0] if is_one else list(where))
+    except (ValueError, TypeError) as error:
+        raise Refusal("INVALID_ARGUMENT", str(error)) from None
+    return "" if read is None else read.key
 
 
 def _wrong(expected: str, received: str) -> Refusal:

@@ -56,6 +56,10 @@ class IndexedSignatures:
         """Reads again what is popular and new, after it has changed in the loaded version."""
         self._shortlist.know()
 
+    def withdraw(self, index: np.ndarray) -> None:
+        """Takes other items out of all lists, as `Shortlist.withdraw`."""
+        self._shortlist.withdraw(index)
+
     def take(self, name: str, matrix: Any) -> None:
         """Takes another neighbour table, as `Shortlist.take`; the loaded version has it already."""
         self._shortlist.take(name, matrix)

@@ -26,6 +26,8 @@ from kerasrec.serving.admission import (
     Limits,
     Refusal,
 )
+from kerasrec.serving.items.filters import FILTERED, WHERE, Filters, check_where
+from kerasrec.serving.items.live import LiveItems
 from kerasrec.serving.modelversions import ModelVersions, State
 from kerasrec.serving.monitor import Call, Metrics
 from kerasrec.serving.servedversion import ServedVersion, Signature
@@ -75,12 +77,15 @@ class Predictor:
     Args:
         models: dict of name -> `ModelVersions`.
         limits: `Limits`.
+        live: `LiveItems`, newer values of items; None = there are none.
 
     Each request is a line of this module's log at the level DEBUG.
     """
 
-    def __init__(self, models: dict[str, ModelVersions], limits: Limits) -> None:
-        self.models, self.limits = models, limits
+    def __init__(
+        self, models: dict[str, ModelVersions], limits: Limits, live: LiveItems | None = None
+    ) -> None:
+        self.models, self.limits, self.live = models, limits, live
         self.gate = Gate(limits.concurrent)
         self.metrics = Metrics(models, self.gate)
         self._slots = threading.BoundedSemaphore(limits.workers)
@@ -147,7 +152,16 @@ class Predictor:
         """
         ranked = [tensor.shape[0] for tensor in tensors.values() if tensor.shape.rank]
         resolved.call.rows = max(ranked, default=0)
+        if self.live is not None:
+            self.live.bring(resolved.version.items, self.alone)
         return self._run(resolved.version, resolved.signature, tensors, deadline)
+
+    def loaded(self) -> "Iterator[ServedVersion]":
+        """Yields all loaded versions; each stays loaded until the next one."""
+        for model in self.models.values():
+            for number in model.numbers:
+                with contextlib.suppress(Refusal), model.use(version=number) as version:
+                    yield version
 
     @contextlib.contextmanager
     def version(self, target: Target) -> Iterator[ServedVersion]:
@@ -193,18 +207,22 @@ class Predictor:
             return self._call(signature, tensors, deadline)
         # every row needs numbers for the whole catalogue and for each of its candidates: not the
         # memory for all rows at once, nor for any number of candidates
-        rows = next((t.shape[0] for t in tensors.values()), 0)
+        rows = next((t.shape[0] for t in tensors.values() if t.shape.rank), 0)
         width = tensors["candidates"].shape[1] if "candidates" in tensors else 0
         columns = max(min(width, SCORES_AT_ONCE // CANDIDATE), 1)
         of_row = version.scores_per_row(signature.name) + CANDIDATE * min(width, columns)
+        if WHERE in tensors:
+            of_row = 2 * version.num_items  # of every item a score, and an index at most
+            tensors = {**tensors, WHERE: tf.broadcast_to(tensors[WHERE], [rows])}
         at_once = max(SCORES_AT_ONCE // of_row, 1)
+        filters = version.filters
         if rows <= at_once and width <= columns:
-            return self._call(signature, tensors, deadline)
+            return self._call(signature, tensors, deadline, filters)
 
         def of_rows(start: int) -> Tensors:
             part = {name: tensor[start : start + at_once] for name, tensor in tensors.items()}
             if width <= columns:
-                return self._call(signature, part, deadline)
+                return self._call(signature, part, deadline, filters)
             whole = part["candidates"]
             return _joined(
                 [
@@ -241,10 +259,17 @@ class Predictor:
         finally:
             slots.release()
 
-    def _call(self, signature: Signature, tensors: Tensors, deadline: float) -> Tensors:
+    def _call(
+        self,
+        signature: Signature,
+        tensors: Tensors,
+        deadline: float,
+        filters: Filters | None = None,
+    ) -> Tensors:
+        answer = filters.recommend if filters and WHERE in tensors else signature
         with self._turn(self._slots, deadline):
             try:
-                return signature(tensors)
+                return answer(tensors)
             except tf.errors.OpError as error:
                 code = _CODES.get(error.error_code, "INTERNAL")
                 if code == "INTERNAL":
@@ -282,6 +307,14 @@ class Predictor:
         Raises:
             Refusal: INVALID_ARGUMENT.
         """
+        if signature.name == FILTERED and WHERE in tensors:
+            tensors = dict(tensors)
+            dtype, shape = tensors.pop(WHERE)
+            check_where(dtype, shape)
+            sizes = {one[0] for _, one in tensors.values() if one}
+            if shape and shape[0] != 1 and sizes != {shape[0]}:
+                message = f"where needs one condition, or one for each row ({sizes})."
+                raise Refusal("INVALID_ARGUMENT", f"{message} Received: {shape[0]}.")
         sent, wanted = set(tensors), set(signature.inputs)
         if sent != wanted:
             extra, missing = sorted(sent - wanted), sorted(wanted - sent)

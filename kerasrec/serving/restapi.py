@@ -20,6 +20,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 from kerasrec.backend import tf
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.grpcapi import fill_metadata, fill_status
+from kerasrec.serving.items.filters import FILTERED, WHERE
 from kerasrec.serving.monitor import Call
 from kerasrec.serving.predictor import Predictor, Target, Tensors
 from kerasrec.serving.restjson import (
@@ -41,7 +42,7 @@ _LOOK = re.compile(_WHERE + r"(/metadata)?")
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _METRICS = "/monitoring/prometheus/metrics"
 #: of the feedback store, where there is one
-_FEEDBACK = ("/v1/feedback", "/v1/recommend", "/v1/feedback/stats")
+_FEEDBACK = ("/v1/feedback", "/v1/recommend", "/v1/feedback/stats", "/v1/items")
 _MAX_INT64 = (1 << 63) - 1
 
 
@@ -110,7 +111,7 @@ class RestApi:
                 answer.append(await self._post(request, *found.groups()))
             elif request.method == "GET" and (found := _LOOK.fullmatch(path)):
                 answer.append(self._look(*found.groups()))
-            elif path in _FEEDBACK and self.feedback is None:
+            elif self.feedback is None and (path in _FEEDBACK or path.startswith("/v1/items/")):
                 message = "this server has no feedback store; start it with --store PATH_OR_URL."
                 raise Refusal("NOT_FOUND", message)
             elif self.feedback and (route := self.feedback.route(request.method, path)):
@@ -205,10 +206,15 @@ class RestApi:
     def _tensors(self, signature: Signature, asked: PredictJson) -> Tensors:
         """The inputs of a request, checked before an array is made of them."""
         given = columns(asked.form, asked.value, signature.inputs)
+        known = {name: dtype for name, (dtype, _) in signature.inputs.items()}
+        if signature.name == FILTERED:
+            known[WHERE] = tf.string.as_datatype_enum
         if asked.form == "inputs":  # as TF Serving: inputs of other signatures are left aside
-            given = {name: part for name, part in given.items() if name in signature.inputs}
+            given = {name: part for name, part in given.items() if name in known}
+        if WHERE in given:
+            given[WHERE] = _condition_texts(given[WHERE])
         shapes = {name: shape_of(part) for name, part in given.items()}
-        types = {name: signature.inputs.get(name, (0,))[0] for name in given}
+        types = {name: known.get(name, 0) for name in given}
         self.predictor.check_inputs(
             signature, {name: (types[name], shapes[name]) for name in given}
         )
@@ -218,6 +224,15 @@ class RestApi:
             array = to_array(name, part, shapes[name], dtype.name)
             tensors[name] = tf.constant(array, dtype)
         return tensors
+
+
+def _condition_texts(given: Any) -> Any:
+    """The input `where` of which conditions may stand as they are, not as texts."""
+    if isinstance(given, dict):
+        return json.dumps(given)
+    if isinstance(given, list):
+        return [json.dumps(one) if isinstance(one, dict) else one for one in given]
+    return given
 
 
 def _target(name: str, version: str | None, label: str | None) -> Target:

@@ -18,6 +18,8 @@ from kerasrec.recommender.shortlist import sparse_table
 from kerasrec.recommender.watching import guard_of, watch
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.indexedsignatures import INDEXED, SCORES_PER_ROW, IndexedSignatures
+from kerasrec.serving.items.filters import Filters
+from kerasrec.serving.items.live import VersionItems
 from kerasrec.versions import folders
 from kerasrec.versions.loaded import LoadedVersion, MomentTables
 from kerasrec.versions.warmup import WARMUP
@@ -77,6 +79,8 @@ class ServedVersion:
         num_items: size of its catalogue.
         has_following: whether it has tables of what follows what, which can be fitted anew.
         indexed: `IndexedSignatures` where an index answers for the graph, else None.
+        filters: `Filters`, its lists under conditions on the catalogue.
+        items: `VersionItems`, newer values of its items.
         definitions: signature name -> SignatureDef, as saved.
         signatures: signature name -> `Signature`.
     """
@@ -91,6 +95,9 @@ class ServedVersion:
         self.has_following = bool(following_tables(self._loaded))
         functions = dict(self._loaded.signatures)
         self.indexed = IndexedSignatures.of(self._loaded)
+        self.filters = Filters(self._loaded)
+        withdraw = (lambda index: None) if self.indexed is None else self.indexed.withdraw
+        self.items = VersionItems(self._loaded, self.filters, withdraw)
         if self.indexed is not None:
             functions |= {name: getattr(self.indexed, name) for name in INDEXED}
         self.signatures = {
@@ -214,7 +221,7 @@ class ServedVersion:
 
     def unload(self) -> None:
         """Lets the memory go; nobody may use the version any more."""
-        del self._loaded
+        del self._loaded, self.filters, self.items
         self.indexed, self.signatures = None, {}
 
 

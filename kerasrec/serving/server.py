@@ -24,6 +24,7 @@ from kerasrec.versions.folders import find_version
 if TYPE_CHECKING:
     from kerasrec.feedback.store import FeedbackStore
     from kerasrec.serving.feedbackroutes import FeedbackRoutes
+    from kerasrec.serving.items.live import LiveItems
     from kerasrec.serving.modelversions import ModelVersions
     from kerasrec.serving.predictor import Predictor
 
@@ -35,6 +36,8 @@ _PACKAGES = {
     "uvicorn": "uvicorn",
     "prometheus_client": "prometheus-client",
 }
+#: seconds between two looks for values of items that other servers took in
+_LOOK_FOR_ITEMS = 0.25
 _LAST_STEP = 1.0  # seconds that stopping waits for a step of loading a version, or for a fit
 #: one or several folders `saved_models/NAME`
 ModelFolders = str | Path | Sequence[str | Path]
@@ -197,6 +200,11 @@ class Server:
             self._start_grpc(parts)
             self._start_rest(parts)
             self._start_beside(parts, "kerasrec-poll", self._poll, options.poll)
+            if live := self.predictor.live:
+                versions = lambda: (one.items for one in self.predictor.loaded())  # noqa: E731
+                self._start_beside(
+                    parts, "kerasrec-items", live.run, self._stopping, versions, _LOOK_FOR_ITEMS
+                )
             if self.feedback and options.feedback and options.feedback.observe:
                 from kerasrec.serving.observer import Observer
 
@@ -348,7 +356,7 @@ def running_server(
             _load_first(served.values())
         else:
             _load_first_unless(over, served.values())
-        predictor = Predictor(served, options.limits)
+        predictor = Predictor(served, options.limits, _live_items(store))
         routes = _routes(predictor, store, feedback, parts) if store and feedback else None
         server = Server(predictor, options, routes)
         server.start()
@@ -360,6 +368,17 @@ def _open_store(url: str | Path) -> "FeedbackStore":
     from kerasrec.feedback.store import FeedbackStore
 
     return FeedbackStore(url)
+
+
+def _live_items(store: "FeedbackStore | None") -> "LiveItems | None":
+    """What is stored of items; read before the first list is made."""
+    from kerasrec.serving.items.live import LiveItems
+
+    if store is None:
+        return None
+    live = LiveItems(store)
+    live.read()
+    return live
 
 
 def _routes(

@@ -168,11 +168,21 @@ class LoadedVersion:
         """Indices of the items that are in no list, int32 `(n,)`."""
         if "withdraws" not in self.abilities:
             return np.zeros(0, np.int32)
-        return self.module.withdrawn.numpy()
+        index = self.module.withdrawn.numpy()
+        return index[index > 0]
 
     def set_withdrawn(self, index: np.ndarray) -> None:
-        """Takes other items out of all lists; needs "withdraws"."""
+        """Takes other items out of all lists; needs "withdraws".
+
+        Beside calls of the graph it may be called only with as many as `room_for_withdrawn`; 0, the
+        padding, fills up what is left.
+        """
         self.module.withdrawn.assign(np.asarray(index, np.int32))
+
+    @property
+    def room_for_withdrawn(self) -> int:
+        """How many indices `set_withdrawn` was last given."""
+        return int(tf.size(self.module.withdrawn))
 
     def recency(self) -> Recency:
         """What is recent at the end of the log that it was written with."""
@@ -366,7 +376,7 @@ class LoadedVersion:
         Args:
             inputs: see `Inputs`.
             allow, deny: int32 `(n,)`, item indices that alone, or that never, are listed for the
-                whole batch; an empty `allow` allows all.
+                whole batch, or `(batch, n)` for each row; an empty `allow` allows all.
             asked: int64 `(batch,)`, when each list is asked for, UTC seconds, 0 = now.
             waited: int64 `(batch,)`, how many seconds after the user's newest event, 0 = unknown.
         """
@@ -551,8 +561,9 @@ def _names_of_table(name):
 
 
 def _for_all(size, *rules):
-    """Item indices `(n,)` for each of `size` rows, as tensors `(size, n)`."""
-    return [tf.constant(np.tile(np.asarray(rule, np.int32), (size, 1))) for rule in rules]
+    """Item indices `(n,)` for each of `size` rows, as tensors `(size, n)`; others as they are."""
+    arrays = [np.asarray(rule, np.int32) for rule in rules]
+    return [tf.constant(rule if rule.ndim == 2 else np.tile(rule, (size, 1))) for rule in arrays]
 
 
 def _arrays(found):

@@ -30,7 +30,7 @@ def test_a_mapping_is_read_as_its_parts():
     )
     assert read.columns == ("category", "price", "brand", "shop", "stock", "tags")
     assert read_where(json.dumps(where, ensure_ascii=False)) == read
-    assert read_where(read) is read
+    assert read_where(read) is read and read_where(read.key) == read
 
 
 @pytest.mark.parametrize(
