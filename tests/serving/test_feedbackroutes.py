@@ -359,7 +359,7 @@ def test_without_a_store_the_routes_do_not_exist(server):
 
 def test_wrong_methods(client):
     assert "Malformed request: GET" in said(client.get("/v1/feedback"))
-    assert "Malformed request: POST" in said(client.post("/v1/recommend?user=u"))
+    assert "Malformed request: PUT" in said(client.put("/v1/recommend?user=u"))
 
 
 def test_while_the_store_is_locked_predict_goes_on(small):
@@ -450,5 +450,5 @@ def test_refusals_have_codes():
     with pytest.raises(Refusal, match="several \\(a, b\\)"):
         read_query({"user": "u"}, ["a", "b"])
     query = read_query({"user": "u"}, ["a"])
-    assert query == (Target("a", None, None, "recommend"), "u", 10, True, ())
+    assert query == (Target("a", None, None, "recommend"), "u", 10, True, (), "")
     assert read_events(b'{"events": []}') == []
