@@ -139,9 +139,9 @@ class Child:
         if "text" not in self.tables or (self._is_frozen() and not self._has_grown):
             return None
         if not self._is_frozen():  # its encoder gives others after every training
-            return self._rebuilt.text_vectors(self.items)
+            return self._rebuilt.table_vectors(self.items)
         if self._frozen_vectors is None:
-            self._frozen_vectors = self._rebuilt.text_vectors(self.items)
+            self._frozen_vectors = self._rebuilt.table_vectors(self.items)
         return self._frozen_vectors
 
     def fusion(self) -> Fusion:

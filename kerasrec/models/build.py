@@ -242,19 +242,23 @@ class TextEncoder(NamedTuple):
 
     model: Keras model `[token_ids, segment_ids]` -> `(n, dim)`.
     token_ids, segment_ids: int32, `(num_items, max_tokens)`.
-    whitening: object with `mean (dim,)` and `matrix (dim, text_dim)`.
+    whitening: object with `mean (dim,)`, `matrix (dim, text_dim)` and `features`: how many of the
+        last columns of both are features of items, not of the text.
+    features: float32 `(num_items, features)`, as the whitening takes them; None = none.
     """
 
     model: Any
     token_ids: np.ndarray
     segment_ids: np.ndarray
     whitening: Any
+    features: np.ndarray | None = None
 
 
 def build_model(
     num_items: int,
     *,
     text: Any = None,
+    features: int = 0,
     codes: Any = None,
     code_sizes: Any = None,
     code_units: int | None = None,
@@ -291,6 +295,8 @@ def build_model(
         num_items: size of the catalogue; item indices are 1..num_items.
         text: float32 `(num_items, text_dim)` ready (whitened) text vectors for a frozen encoder, a
             `TextEncoder` for one that learns, or None for items known by their id alone.
+        features: how many of the last columns of the text vectors are features of the items. They
+            are dropped by rows in training as ids are, and count for nothing at the start.
         codes: int32 `(num_items, num_levels)`, from `fit_product_codes` or `SemanticIds.codes`: a
             third part of the item vectors, and with text_units and id_units 0 all of them; -1 = not
             known, None = no such part. That of a new item is zero.
@@ -347,6 +353,8 @@ def build_model(
         time_gaps=time_gaps,
         events=events,
     )
+    if features:  # versions of before have no such option
+        config["features"] = features
     config |= _checked(config, text) | _code_options(
         codes, num_items, code_sizes, code_units, heads
     )
@@ -370,6 +378,7 @@ def build_model(
         text_units=text_units,
         id_units=id_units,
         id_dropout=id_dropout if codes is None else 0.0,
+        features=features,
         name="item_vectors",
     )
     coded = None
@@ -381,7 +390,7 @@ def build_model(
     vectors_of = _join_parts(text_of_items, items, coded, drop_known)
     dim = text_units + id_units + wide
     drop = keras.layers.Dropout(input_dropout, noise_shape=None)
-    features = EventFeatures(time_gaps=time_gaps, events=events, name="event_features")
+    of_events = EventFeatures(time_gaps=time_gaps, events=events, name="event_features")
     options: dict[str, Any] = dict(
         max_length=max_length, num_blocks=num_blocks, heads=heads, dropout=dropout
     )
@@ -399,7 +408,7 @@ def build_model(
     scorer_loss = ScorerLoss(scorer, interest_loss.temperature, name="scorer_loss", dtype="float32")
 
     def states_of(vectors, valid, time_gap, event):
-        given = [features([drop(vectors), time_gap, event]), valid]
+        given = [of_events([drop(vectors), time_gap, event]), valid]
         if len(getattr(sequence_model, "inputs", None) or ()) > len(given):
             given.append(time_gap if time_gaps else tf.zeros_like(time_gap))
         states = sequence_model(given)
@@ -542,13 +551,21 @@ def _encoder_source(num_items, text):
     tokens = ItemTokens(num_items, text.token_ids.shape[1], name="item_tokens")
     tokens.build(None)
     tokens.set_tokens(text.token_ids, text.segment_ids)
-    whitening = WhiteningLayer(*text.whitening.matrix.shape, name="whitening")
+    many = text.whitening.features
+    rows, columns = (size - many for size in text.whitening.matrix.shape)
+    whitening = WhiteningLayer(rows, columns, name="whitening")
     whitening.build(None)
-    whitening.set_constants(text.whitening.mean, text.whitening.matrix)
+    whitening.set_constants(text.whitening.mean[:rows], text.whitening.matrix[:rows, :columns])
     encoder = keras.Model(text.model.inputs, whitening(text.model.output), name="encoder")
+    beside = None
+    if many:
+        beside = TextTable(num_items, many, name="feature_table")
+        beside.build(None)
+        beside.set_vectors(text.features @ text.whitening.matrix[rows:, columns:])
 
     def text_of_items(item_index):
-        return encoder(list(tokens(item_index)))
+        found = encoder(list(tokens(item_index)))
+        return found if beside is None else tf.concat([found, beside(item_index)], axis=-1)
 
-    text_of_items.text_dim = whitening.text_dim
+    text_of_items.text_dim = columns + many
     return encoder, text_of_items

@@ -146,12 +146,13 @@ class ItemTokens(keras.layers.Layer):
 class WhiteningLayer(keras.layers.Layer):
     """Computes `(vectors - mean) @ matrix` with constants fitted on the catalogue; never trained.
 
-    A row of zeros (a text of which nothing is known) stays zero.
+    A row of zeros (a text of which nothing is known) stays zero. The last `features` columns are no
+    text, see `Whitening`.
     """
 
-    def __init__(self, input_dim: int, text_dim: int, **kwargs: Any) -> None:
+    def __init__(self, input_dim: int, text_dim: int, features: int = 0, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "trainable": False})
-        self.input_dim, self.text_dim = input_dim, text_dim
+        self.input_dim, self.text_dim, self.features = input_dim, text_dim, features
 
     def build(self, input_shape: Any) -> None:
         """Creates the constants; `set_constants` fills them."""
@@ -168,12 +169,16 @@ class WhiteningLayer(keras.layers.Layer):
     def call(self, vectors: Any) -> Any:
         """`(n, input_dim)` -> `(n, text_dim)`."""
         whitened = tf.matmul(vectors - self.mean, self.matrix)
-        known = tf.reduce_any(vectors != 0, axis=-1, keepdims=True)
+        known = tf.reduce_any(
+            vectors[:, : self.input_dim - self.features] != 0, axis=-1, keepdims=True
+        )
+        if self.features:
+            known |= tf.range(self.text_dim) >= self.text_dim - self.features
         return tf.where(known, whitened, tf.zeros_like(whitened))
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
-        mine = {"input_dim": self.input_dim, "text_dim": self.text_dim}
+        mine = {"input_dim": self.input_dim, "text_dim": self.text_dim, "features": self.features}
         return {**super().get_config(), **mine}
 
 
@@ -185,7 +190,9 @@ class ItemVectors(keras.layers.Layer):
         num_items: size of the catalogue.
         text_units: width of the projected text part; 0 = no text part.
         id_units: width of the id part; 0 = no id part.
-        id_dropout: share of id rows set to zero in a training step.
+        id_dropout: share of id rows set to zero in a training step, and of rows of features.
+        features: how many of the last columns of the text are features of the item. They begin
+            without a say where there is a text beside them.
 
     Call: `[text (n, text_dim), item_index (n,)]` -> `(n, text_units + id_units)`. The row of item
     index 0 is zero. `[text]` alone gives the vectors of new items: their id part is zero.
@@ -198,11 +205,12 @@ class ItemVectors(keras.layers.Layer):
         text_units: int,
         id_units: int,
         id_dropout: float = 0.0,
+        features: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.num_items, self.text_units, self.id_units = num_items, text_units, id_units
-        self.id_dropout = id_dropout
+        self.id_dropout, self.features = id_dropout, features
 
     def build(self, input_shapes: Any) -> None:
         """Creates the projection of the text part and the id table."""
@@ -210,7 +218,7 @@ class ItemVectors(keras.layers.Layer):
             self.projection = self.add_weight(
                 "projection",
                 (input_shapes[0][-1], self.text_units),
-                initializer=keras.initializers.Orthogonal(),
+                initializer=self._at_the_start,
             )
         if self.id_units:
             # without a text part zeros would leave all items alike for ever
@@ -218,14 +226,24 @@ class ItemVectors(keras.layers.Layer):
             shape = (self.num_items + 1, self.id_units)
             self.id_table = self.add_weight("id_table", shape, initializer=start)
 
+    def _at_the_start(self, shape, dtype=None):
+        """Of the projection: without a say for features that stand beside a text."""
+        of_text = (shape[0] - self.features) or shape[0]
+        known = keras.initializers.Orthogonal()((of_text, shape[1]), dtype)
+        return tf.pad(known, [[0, shape[0] - of_text], [0, 0]])
+
     def call(self, inputs: Any, training: bool | None = False) -> Any:
         """See the class."""
         text, item_index = inputs if len(inputs) == 2 else (inputs[0], None)
+        width, features = text.shape[-1] or 1, self.features
         parts = []
+        if training and features and self.id_dropout:
+            keep = tf.random.uniform((tf.shape(text)[0], 1)) >= self.id_dropout
+            text = tf.where(keep | (tf.range(width) < width - features), text, 0.0)
         if self.text_units:
             # whitened rows have norm ~ sqrt(text_dim); at norm 0.5 the id part, which starts at 0,
             # soon has a say in the cosine (at norm 1 it took twice the epochs on caixin-news)
-            scale = TEXT_NORM * (text.shape[-1] or 1) ** -0.5
+            scale = TEXT_NORM * ((width - features) or width) ** -0.5
             parts.append(tf.matmul(text, self.projection) * scale)
         if self.id_units:
             parts.append(self._id_part(text, item_index, training))
@@ -245,7 +263,7 @@ class ItemVectors(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
-        mine = ("num_items", "text_units", "id_units", "id_dropout")
+        mine = ("num_items", "text_units", "id_units", "id_dropout", "features")
         return {**super().get_config(), **{key: getattr(self, key) for key in mine}}
 
 

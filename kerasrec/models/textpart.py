@@ -2,12 +2,16 @@
 
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
+import numpy as np
+
 from kerasrec.data.interactions import Items
+from kerasrec.features.itemfeatures import fit_item_features
 from kerasrec.models.build import TextEncoder
 from kerasrec.models.optiontypes import Count, Flag, Text, TextOrPath
 from kerasrec.text.encoders import build_encoder
 from kerasrec.text.textmodel import add_lora, set_trainable
-from kerasrec.text.vectors import Encoder, fit_whitening
+from kerasrec.text.vectors import Encoder, Whitening, fit_whitening
+from kerasrec.text.withfeatures import FeaturedEncoder, of_texts, scale_of
 
 DEFAULT_ENCODER = "e5-small"
 #: how the encoder learns
@@ -18,15 +22,17 @@ MODES: tuple[str, ...] = get_args(get_args(Mode)[0])
 class TextPart(NamedTuple):
     """Holds the text side of a model; all None where items are known by their id alone.
 
-    encoder: what `build_encoder` gave.  text: for `build_model`.  whitening: `Whitening` between
-    the two.  vectors: float32 `(num_items, text_dim)`, whitened, as they were before training;
-    zero for an empty text.
+    encoder: what `build_encoder` gave, with features a `FeaturedEncoder`.  text: for
+    `build_model`.  whitening: `Whitening` between the two.  vectors: float32 `(num_items,
+    text_dim)`, whitened texts alone, as they were before training; zero for an empty text.
+    features: how many of the last columns of what the model reads are features of the items.
     """
 
     encoder: Any
     text: Any
     whitening: Any
     vectors: Any
+    features: int = 0
 
 
 def text_part(
@@ -42,9 +48,10 @@ def text_part(
     whitening_dim: Count = 128,
     layers: Literal["all"] | Count = "all",
     cache: Flag | TextOrPath | None = True,
+    features: Text | None = None,
     progress: bool = True,
 ) -> TextPart:
-    """Encodes and whitens the item texts: `TextPart`.
+    """Encodes and whitens the item texts, and puts features of the items beside: `TextPart`.
 
     Args:
         items: `Items`.
@@ -61,12 +68,17 @@ def text_part(
         whitening_dim: width of the text vectors after whitening, at most.
         layers: of the encoder that "finetune" trains: "all", or how many of the top layers.
         cache: whether text vectors are kept for the next run; a path = in that folder.
+        features: columns of the catalogue that the model reads, such as "brand:category
+            price:number", or "auto" for all that read as such; None = none.
         progress: whether a bar is shown.
     """
     if mode not in MODES:
         raise ValueError(f"encoder mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
+    fitted = fit_item_features(items.frame, features) if features else None
+    if fitted is not None and not fitted.width:
+        fitted = None
     if name == "none":
-        return TextPart(None, None, None, None)
+        return _features_alone(items, fitted) if fitted else TextPart(None, None, None, None)
     encoder = build_encoder(
         name, max_tokens=max_tokens, pooling=pooling, prefix=prefix, model=model
     )
@@ -78,14 +90,28 @@ def text_part(
     encoder.fit(texts)
     vectors = encoder.encode_items(items, template, cache=cache, progress=progress)
     width = min(whitening_dim, vectors.shape[1], max(len(items) - 1, 1))
-    whitening = fit_whitening(vectors, width)
+    whitening, rows, many = fit_whitening(vectors, width), None, 0
+    if fitted is not None:
+        encoder = FeaturedEncoder(encoder, fitted)
+        rows, many = fitted.rows(items.frame), fitted.width
+        whitening = whitening.beside(many, scale_of(rows, width))
+        vectors = np.concatenate([vectors, rows], axis=1)
     vectors = encoder.whitened(vectors, whitening, items, template)
     if mode == "frozen":
-        return TextPart(encoder, vectors, whitening, vectors)
+        return TextPart(encoder, vectors, whitening, of_texts(vectors, many), many)
     prepare_encoder(encoder, mode, layers)
     tokens, segments = encoder.tokenizer.encode_batch(texts)
-    text = TextEncoder(encoder.model, tokens, segments, whitening)
-    return TextPart(encoder, text, whitening, vectors)
+    text = TextEncoder(encoder.model, tokens, segments, whitening, rows)
+    return TextPart(encoder, text, whitening, of_texts(vectors, many), many)
+
+
+def _features_alone(items, fitted):
+    """`TextPart` of items without a text: their features are all that a new one has."""
+    rows = fitted.rows(items.frame)
+    no_text = Whitening(np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
+    whitening = no_text.beside(fitted.width, scale_of(rows, 0))
+    encoder, vectors = FeaturedEncoder(None, fitted), whitening.apply(rows)
+    return TextPart(encoder, vectors, whitening, vectors, fitted.width)
 
 
 def prepare_encoder(encoder: Encoder, mode: str, layers: str | int) -> None:

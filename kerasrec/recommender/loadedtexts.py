@@ -8,6 +8,7 @@ import pandas as pd
 
 from kerasrec.data.interactions import Items, changed_texts
 from kerasrec.evaluation.toplists import top_k
+from kerasrec.features.itemfeatures import ItemFeatures
 from kerasrec.versions import folders
 from kerasrec.versions.loaded import LoadedVersion
 
@@ -25,6 +26,9 @@ class VersionTexts:
     def __init__(self, loaded: LoadedVersion):
         self._loaded, self._manifest = loaded, loaded.manifest
         self._encoder: Any = None  # read when it is first needed
+        self._features: ItemFeatures | None = None
+        if loaded.path is not None:  # a model in memory alone encodes nothing new
+            self._features = ItemFeatures.load(loaded.path / folders.ENCODER)
 
     @property
     def are_vectors(self) -> bool:
@@ -60,33 +64,56 @@ class VersionTexts:
 
     def vectors_of(self, items: Items, vectors: np.ndarray | None) -> np.ndarray:
         """Item vectors of new items, float32 `(num_items, dim)`; see `Recommender.add_items`."""
-        if self.are_vectors:
-            return self.place(vectors, len(items))
-        if vectors is not None:
+        if not self.are_vectors and vectors is not None:
             raise ValueError("This version was not trained on ready vectors: leave vectors out.")
-        return self.encode(items.texts(self._manifest.template))
+        if self._features is None:
+            if self.are_vectors:
+                return self.place(vectors, len(items))
+            return self.encode(items.texts(self._manifest.template))
+        rows = self._features.rows(items.frame)
+        if self.are_vectors:
+            return self.place(vectors, len(items), rows)
+        assert self._manifest.encoder is not None
+        blank = np.zeros((len(items), self._manifest.encoder.dim - rows.shape[1]), np.float32)
+        found = np.zeros((len(items), self._loaded.dim), np.float32)
+        if "text_vectors" in self._loaded.abilities:
+            found = self._loaded.place(np.concatenate([blank, rows], axis=1))
+        # what is placed is a sum over its columns: the text's part comes from the graph's encoder
+        if self._manifest.encodes_texts:
+            found = found + self.encode(items.texts(self._manifest.template))
+        return found
 
     def changed(self, before: pd.DataFrame, now: pd.DataFrame) -> np.ndarray:
-        """Rows of a catalogue with another text now, int `(n,)`; none where no text is read."""
-        if not self._manifest.encodes_texts:
-            return np.zeros(0, int)
-        return changed_texts(before, now, self._manifest.template)
+        """Rows of a catalogue with another text or other features now, int `(n,)`; none where
+        nothing is read of them.
+        """
+        changed = np.zeros(0, int)
+        if self._manifest.encodes_texts:
+            changed = changed_texts(before, now, self._manifest.template)
+        if self._features is not None and not self.are_vectors:
+            changed = np.union1d(changed, self._features.changed(before, now))
+        return changed
 
     def with_texts(self, vectors: np.ndarray, items: Items) -> np.ndarray:
-        """Item vectors `(n, dim)` with the text parts of other texts of the same items."""
+        """Item vectors `(n, dim)` with the text parts, features among them, of other rows of the
+        same items.
+        """
         options = self._manifest.options
         width = vectors.shape[1] // options.get("members", 1)
         is_text = np.arange(vectors.shape[1]) % width < options["text_units"]
-        return np.where(is_text, self.encode(items.texts(self._manifest.template)), vectors)
+        return np.where(is_text, self.vectors_of(items, None), vectors)
 
-    def place(self, vectors: np.ndarray | None, num_items: int) -> np.ndarray:
-        """Item vectors of new ready vectors, float32 `(num_items, dim)`.
+    def place(
+        self, vectors: np.ndarray | None, num_items: int, features: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Item vectors of new ready vectors, and of features beside, float32 `(num_items, dim)`.
 
         Raises:
             ValueError: no vectors, another shape, or a version without a text part.
         """
         dim = self._manifest.encoder.dim if self._manifest.encoder else 0
-        expected = (num_items, dim)
+        beside = np.zeros((num_items, 0), np.float32) if features is None else features
+        expected = (num_items, dim - beside.shape[1])
         shape = None if vectors is None else np.shape(vectors)
         if vectors is None or shape != expected or not np.isfinite(vectors).all():
             raise ValueError(
@@ -96,7 +123,7 @@ class VersionTexts:
             )
         if "text_vectors" not in self._loaded.abilities:
             raise ValueError("This version has no text part (text_units=0) to place vectors in.")
-        return self._loaded.place(vectors)
+        return self._loaded.place(np.concatenate([vectors, beside], axis=1))
 
     def near(
         self, texts: list[str], k: int, mask: np.ndarray | None = None

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from kerasrec import backend
 from kerasrec.backend import tf
 from kerasrec.checks import Pace
+from kerasrec.features.itemfeatures import ItemFeatures
 from kerasrec.text.architectures import build_checkpoint_transformer, used_config
 from kerasrec.text.checkpointfolder import read_folder
 from kerasrec.text.e5small import read_e5_small
@@ -37,6 +38,7 @@ from kerasrec.text.textmodel import (
 )
 from kerasrec.text.tokenizers import TextTokenizer, load_tokenizer, pad_rows, save_tokenizer
 from kerasrec.text.vectors import ENCODER_FILE, Encoder, VectorCache, text_keys
+from kerasrec.text.withfeatures import FeaturedEncoder
 
 __all__ = [
     "BertEncoder",
@@ -45,6 +47,7 @@ __all__ = [
     "load_text_encoder",
     "merge_lora",
     "set_trainable",
+    "with_features",
 ]
 
 log = logging.getLogger(__name__)
@@ -353,6 +356,21 @@ def load_text_encoder(folder: str | Path) -> Encoder:
             f"No encoder found: {path} is missing. Expected a folder written by encoder.save."
         )
     settings = json.loads(path.read_text(encoding="utf-8"))
+    base = None if settings["kind"] == "features" else _load_base(folder, settings)
+    return with_features(base, folder)
+
+
+def with_features(base: Encoder | None, folder: str | Path) -> Encoder:
+    """Puts the features that a version keeps in `folder`, if there are any, beside an encoder."""
+    features = ItemFeatures.load(folder)
+    if features is not None:
+        return FeaturedEncoder(base, features)
+    assert base is not None
+    return base
+
+
+def _load_base(folder, settings):
+    """The encoder of the texts."""
     if settings["kind"] == "tfidf":
         return TfidfEncoder.load(folder)
     if settings["kind"] == "vectors":

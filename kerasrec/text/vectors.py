@@ -162,17 +162,32 @@ def _checksums(vectors):
 
 
 class Whitening(NamedTuple):
-    """Whitens by PCA: `apply(x) = (x - mean) @ matrix`; a row of zeros (no text) stays zero."""
+    """Whitens by PCA: `apply(x) = (x - mean) @ matrix`; a row of zeros (no text) stays zero.
+
+    The last `features` columns, in and out, are no text: they are scaled alone, see `beside`.
+    """
 
     mean: np.ndarray  # (dim_in,) float32
     matrix: np.ndarray  # (dim_in, dim_out) float32
+    features: int = 0
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """Gives the whitened rows: float32 `(num_rows, dim_out)`."""
         vectors = np.asarray(vectors, np.float32)
         whitened = ((vectors - self.mean) @ self.matrix).astype(np.float32)
         # else all texts of which nothing is known would be like each other
-        return np.where(vectors.any(axis=-1, keepdims=True), whitened, np.float32(0))
+        of_text = np.arange(self.matrix.shape[1]) < self.matrix.shape[1] - self.features
+        known = vectors[..., : vectors.shape[-1] - self.features].any(axis=-1, keepdims=True)
+        return np.where(known | ~of_text, whitened, np.float32(0))
+
+    def beside(self, features: int, scale: float) -> "Whitening":
+        """Gives a whitening that takes `features` more columns, and multiplies them by `scale`."""
+        (rows, columns), many = self.matrix.shape, features
+        matrix = np.zeros((rows + many, columns + many), np.float32)
+        matrix[:rows, :columns] = self.matrix
+        matrix[rows:, columns:] = np.eye(many, dtype=np.float32) * scale
+        mean = np.concatenate([self.mean, np.zeros(many, np.float32)])
+        return Whitening(mean, matrix, self.features + many)
 
 
 def fit_whitening(

@@ -13,7 +13,7 @@ import numpy as np
 from kerasrec.checks import step
 from kerasrec.data.histories import Histories
 from kerasrec.fusion.fusion import fit_again
-from kerasrec.models.build import Model
+from kerasrec.models.build import Model, TextEncoder
 from kerasrec.models.textpart import TextPart
 from kerasrec.training.fitting import Fitted, best_epochs, fit_members
 from kerasrec.training.learning import (
@@ -118,7 +118,7 @@ def refit_all(
     """
     log.info("fitting anew on all events")
     build = first.build
-    if text.encoder is not None and text.text is not text.vectors:
+    if isinstance(text.text, TextEncoder):
         # the encoder has learned: begin again with the pretrained one
         text = encode(data, options, progress=progress)
         build = builder_of(data, text, options)

@@ -338,7 +338,7 @@ def builder_of(data: Data, text: TextPart, options: Options) -> Callable[..., Mo
     }
 
     def build(**codes: Any) -> Model:
-        given = {**inputs, **options["model"], **codes}
+        given = {**inputs, "features": text.features, **options["model"], **codes}
         return build_model(len(data.items), text=text.text, **given)
 
     return build

@@ -94,7 +94,8 @@ def export(
     ids = items.ids
     k, fusion = min(k, len(ids)), fusion or Fusion.alone(len(ids))
     probe = [list(ids[:3]), list(ids[-2:]), []] if probe is None else probe
-    encodes = encoder is not None and encoder.kind != "vectors" and model.text_part is not None
+    has_texts = encoder is not None and encoder.kind not in ("vectors", "features")
+    encodes = has_texts and model.text_part is not None
     summary = {
         "k": k,
         "scorer_weight": fusion.scorer_weight,

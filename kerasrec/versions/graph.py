@@ -332,8 +332,12 @@ class ServingModule(tf.Module):
         return tf.where(nothing, 0, index), tf.where(nothing, -float("inf"), values)
 
     def add_text_functions(self, whitening: Whitening) -> None:
-        """Adds the function from text vectors to item vectors; `whitening` as on the catalogue."""
-        layer = WhiteningLayer(*whitening.matrix.shape, name="whitening")
+        """Adds the function from text vectors to item vectors; `whitening` as on the catalogue.
+
+        Where the version knows features of items they stand behind the text in the vectors.
+        """
+        rows, columns = whitening.matrix.shape
+        layer = WhiteningLayer(rows, columns, whitening.features, name="whitening")
         layer.build(None)
         layer.set_constants(whitening.mean, whitening.matrix)
         whiten = self._plain_call(layer)
@@ -351,9 +355,12 @@ class ServingModule(tf.Module):
         take texts.
         """
         text_encoder = self._plain_call(encoder)
+        width = self.place_text.input_signature[0].shape[1]
 
         def encode(token_ids, segment_ids):
-            return self.place_text(text_encoder([token_ids, segment_ids]))
+            vectors = text_encoder([token_ids, segment_ids])
+            # of a text alone no feature is known
+            return self.place_text(tf.pad(vectors, [[0, 0], [0, width - vectors.shape[1]]]))
 
         self.encode_tokens = tf.function(encode, input_signature=[_ROWS, _ROWS], autograph=False)
         if tokenizer is not None:

@@ -58,12 +58,13 @@ class EncoderFacts(NamedTuple):
 
     Attributes:
         name: as the user gave it, such as "e5-small" or "tfidf".
-        kind: "bert", "tfidf" or "vectors".
+        kind: "bert", "tfidf", "vectors", or "features" where items have no text.
         dim: length of the vector of a text.
         architecture, pooling, prefix, max_tokens: how a BERT reads texts; "bert" alone.
         licence: of the weights, in words.
         note: what the encoder cannot do, in words; "tfidf" and "vectors" alone.
         fingerprint: sha256 of all that its vectors depend on.
+        features: column of the catalogue that is read beside the text -> its type; None = none.
         more: keys that are not described here.
     """
 
@@ -77,6 +78,7 @@ class EncoderFacts(NamedTuple):
     licence: str | None = None
     note: str | None = None
     fingerprint: str | None = None
+    features: dict[str, str] | None = None
     more: dict[str, Any] = {}
 
 

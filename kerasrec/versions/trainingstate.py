@@ -11,12 +11,14 @@ import pandas as pd
 
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items, changed_texts
+from kerasrec.features.itemfeatures import ItemFeatures
 from kerasrec.models.build import Model, TextEncoder, build_model
 from kerasrec.models.ensemble import average_models
 from kerasrec.models.itemvectors import ItemTokens, TextTable
 from kerasrec.models.textpart import prepare_encoder
-from kerasrec.text.encoders import build_encoder, load_text_encoder
+from kerasrec.text.encoders import build_encoder, load_text_encoder, with_features
 from kerasrec.text.vectors import Whitening
+from kerasrec.text.withfeatures import of_texts
 from kerasrec.versions import folders
 
 
@@ -66,7 +68,8 @@ def read_training_state(version: str | Path) -> TrainingState:
         arrays = {name: saved[name] for name in saved.files}
     whitening = None
     if "whitening_mean" in arrays:
-        whitening = Whitening(arrays.pop("whitening_mean"), arrays.pop("whitening_matrix"))
+        constants = arrays.pop("whitening_mean"), arrays.pop("whitening_matrix")
+        whitening = Whitening(*constants, options.get("features", 0))
     return TrainingState(options, [arrays[n] for n in sorted(arrays)], whitening)
 
 
@@ -91,7 +94,7 @@ class Rebuilt:
     """
 
     def __init__(self, version: str | Path, items: Items | None = None) -> None:
-        self._version, self._manifest = version, folders.read_manifest(version)
+        self._version, self._manifest = Path(version), folders.read_manifest(version)
         self.state = read_training_state(version)
         if self._manifest.encoder is not None:
             self._manifest.check_trained(version)
@@ -124,30 +127,37 @@ class Rebuilt:
         if known is None:
             return None
         if known.kind != "bert":
-            encoder = load_text_encoder(Path(self._version) / folders.ENCODER)
+            encoder = load_text_encoder(self._version / folders.ENCODER)
         else:
             same: dict[str, Any] = {"max_tokens": known.max_tokens, "pooling": known.pooling}
             same |= {"prefix": known.prefix, "model": known.architecture}
-            encoder = build_encoder(self._wanted["name"], **same)
+            base = build_encoder(self._wanted["name"], **same)
+            encoder = with_features(base, self._version / folders.ENCODER)
         if self._is_frozen():
             self._check(encoder)
         return encoder
 
     def _changed(self, items, before):
-        """Which of the items that it was trained on have another text now."""
+        """Which of the items that it was trained on have another text, or other features, now."""
         encoder = self._manifest.encoder
-        if items is None or encoder is None or encoder.kind == "vectors":
+        if items is None or encoder is None:
             return np.zeros(0, int)
-        known = folders.read_catalogue(Path(self._version)).iloc[:before]
+        known = folders.read_catalogue(self._version).iloc[:before]
         now = items.frame.iloc[:before]
-        return changed_texts(known, now, self._wanted["template"])
+        changed = np.zeros(0, int)
+        if encoder.kind not in ("vectors", "features"):
+            changed = changed_texts(known, now, self._wanted["template"])
+        if features := ItemFeatures.load(self._version / folders.ENCODER):
+            changed = np.union1d(changed, features.changed(known, now))
+        return changed
 
     def _correct(self, items):
         """Put the texts of `items`, the rows of `changed`, into the tables of the model."""
         rows = self.changed + 1
         for layer in self.model.training.submodules:
             if isinstance(layer, TextTable):
-                _put(layer.table, rows, self.text_vectors(items))
+                vectors = self.text_vectors(items)  # with an encoder that learns: features alone
+                _put(layer.table, rows, vectors[:, vectors.shape[1] - layer.text_dim :])
             elif isinstance(layer, ItemTokens):
                 texts = items.texts(self._wanted["template"])
                 given = self.encoder.tokenizer.encode_batch(texts)
@@ -176,20 +186,24 @@ class Rebuilt:
         vectors = self.encoder.encode_items(items, template, progress=False)
         return self.encoder.whitened(vectors, self.state.whitening, items, template)
 
+    def table_vectors(self, items: Items) -> np.ndarray:
+        """The same without features: what items are like each other by."""
+        return of_texts(self.text_vectors(items), self.state.whitening.features)
+
     def _text(self, new):
         """The `text` of `build_model`: zeros, which `set_weights` fills, and the rows of `new`."""
-        wanted, state = self._wanted, self.state
-        num_items = state.options["num_items"]
-        texts = [] if new is None else new.texts(wanted["template"])
+        state = self.state
         if self._is_frozen():
-            old = np.zeros((num_items, state.whitening.matrix.shape[1]), np.float32)
-            return np.concatenate([old, self.text_vectors(new)]) if texts else old
-        return _tokens_of(self.encoder, wanted, state, texts)
+            shape = state.options["num_items"], state.whitening.matrix.shape[1]
+            added = [self.text_vectors(new)] if new is not None and len(new) else []
+            return np.concatenate([np.zeros(shape, np.float32), *added])
+        return _tokens_of(self.encoder, self._wanted, state, new)
 
 
-def _tokens_of(encoder, wanted, state, texts):
+def _tokens_of(encoder, wanted, state, new):
     """`TextEncoder` of an encoder that is trained along, see `Rebuilt`."""
     num_items = state.options["num_items"]
+    texts = [] if new is None else new.texts(wanted["template"])
     prepare_encoder(encoder, wanted["mode"], wanted["layers"])
     width = next(w.shape[1] for w in state.weights if w.dtype == np.int32)
     tokens = [np.zeros((num_items + len(texts), width), np.int32) for _ in range(2)]
@@ -197,7 +211,12 @@ def _tokens_of(encoder, wanted, state, texts):
         for table, found in zip(tokens, encoder.tokenizer.encode_batch(texts), strict=True):
             found = found[:, :width]
             table[num_items:, : found.shape[1]] = found
-    return TextEncoder(encoder.model, *tokens, state.whitening)
+    features = None
+    if state.whitening.features:
+        features = np.zeros((len(tokens[0]), state.whitening.features), np.float32)
+        if texts:
+            features[num_items:] = encoder.features.rows(new.frame)
+    return TextEncoder(encoder.model, *tokens, state.whitening, features)
 
 
 def _put(table, rows, values):

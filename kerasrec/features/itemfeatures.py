@@ -1,0 +1,196 @@
+"""Makes numbers of the columns of a catalogue: what a model reads of an item beside its text.
+
+A category is a column of 0 and 1 for each value, a list of categories several at once, a number or
+a time lies between the two nearest of a few quantiles. A value that is missing, or that was not
+there when the features were fitted, is zeros: the model then has the text and the id to go by.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+
+from kerasrec.features.columntypes import Column, choose_columns, read_column
+
+#: values of one column that have a place of their own; the rarer ones share `SHARED` places
+OWN, SHARED = 256, 64
+#: quantiles that a number or a time lies between
+KNOTS = 12
+#: fewest items with a value: what one item has alone says nothing of another
+FEWEST = 2
+FILE = "features.json"
+
+
+class FeatureColumn(NamedTuple):
+    """One column as it was fitted.
+
+    column: how it is read.  values: of categories, the known ones, the most frequent first.
+    weights: of each value, more for a rare one.  knots: of a number or a time, ascending.
+    """
+
+    column: Column
+    values: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    knots: tuple[float, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """How many places the column takes."""
+        if self.column.type in ("number", "time"):
+            return len(self.knots)
+        return min(len(self.values), OWN + SHARED)
+
+    def rows(self, values: pd.Series) -> np.ndarray:
+        """Gives the rows of this column, float32 `(num_items, width)`, of length 1 at most."""
+        found = np.zeros((len(values), self.width), np.float32)
+        if not self.width:
+            return found
+        read = read_column(values, self.column)
+        if self.column.type in ("number", "time"):
+            _between(found, read, np.array(self.knots))
+            return found
+        place = {value: place for place, value in enumerate(self.values)}
+        for row, entry in enumerate(read):
+            entries = entry if isinstance(entry, tuple) else (entry,)
+            known = [place[value] for value in entries if value in place]
+            for one in known:
+                # rare values share places by turns: few of them are frequent enough to clash
+                column = one if one < OWN else OWN + (one - OWN) % SHARED
+                found[row, column] += self.weights[one] / len(known) ** 0.5
+        return found
+
+
+def _between(found, read, knots):
+    """Write how near each number is to the two knots around it; NaN stays zeros."""
+    known = np.flatnonzero(np.isfinite(read))
+    if len(knots) == 1:
+        found[known, 0] = 1
+        return
+    value = np.clip(read[known], knots[0], knots[-1])
+    right = np.clip(np.searchsorted(knots, value, side="right"), 1, len(knots) - 1)
+    share = (value - knots[right - 1]) / (knots[right] - knots[right - 1])
+    found[known, right - 1] = 1 - share
+    found[known, right] = share
+
+
+class ItemFeatures:
+    """Reads feature columns of a catalogue as rows of numbers; made by `fit_item_features`.
+
+    Attributes:
+        columns: name -> `FeatureColumn`.
+    """
+
+    def __init__(self, columns: Mapping[str, FeatureColumn]) -> None:
+        self.columns = dict(columns)
+
+    def __repr__(self):
+        kinds = ", ".join(f"{name}:{one.column.type}" for name, one in self.columns.items())
+        return f"ItemFeatures({kinds})"
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return sum(one.width for one in self.columns.values())
+
+    def rows(self, frame: pd.DataFrame) -> np.ndarray:
+        """Gives one row for each item, float32 `(num_items, width)`, of length 1 at most.
+
+        A column that the frame lacks is missing in all rows.
+        """
+        parts = [np.zeros((len(frame), 0), np.float32)]
+        for name, column in self.columns.items():
+            if name in frame:
+                part = column.rows(frame[name])
+            else:
+                part = np.zeros((len(frame), column.width), np.float32)
+            parts.append(part / len(self.columns) ** 0.5)
+        return np.concatenate(parts, axis=1)
+
+    def changed(self, before: pd.DataFrame, now: pd.DataFrame) -> np.ndarray:
+        """Finds the rows that are other ones now, int `(n,)`, ascending: a price has changed."""
+        return np.flatnonzero((self.rows(before) != self.rows(now)).any(axis=1))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of all that decides the rows."""
+        return hashlib.sha256(json.dumps(self._plain(), sort_keys=True).encode()).hexdigest()
+
+    def description(self) -> dict[str, str]:
+        """Gives what a manifest says: name of a column -> its type."""
+        return {name: one.column.type for name, one in self.columns.items()}
+
+    def _plain(self):
+        return {
+            name: {**one._asdict(), "column": one.column._asdict()}
+            for name, one in self.columns.items()
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `features.json` into a folder."""
+        text = json.dumps(self._plain(), ensure_ascii=False, indent=1)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self | None:
+        """Reads what `save` wrote; None where there is nothing."""
+        path = Path(folder) / FILE
+        if not path.is_file():
+            return None
+        return cls({name: _column_of(one) for name, one in json.loads(path.read_text()).items()})
+
+
+def _column_of(saved: dict[str, Any]) -> FeatureColumn:
+    parts = {name: tuple(saved[name]) for name in ("values", "weights", "knots")}
+    return FeatureColumn(Column(**saved["column"]), **parts)
+
+
+def fit_item_features(
+    frame: pd.DataFrame, declaration: str | Sequence[str] | Mapping[str, str] = "auto"
+) -> ItemFeatures:
+    """Fits the features of a catalogue: which values there are, and where numbers lie.
+
+    Args:
+        frame: such as `Items.frame`.
+        declaration: words `COLUMN:TYPE`, or "auto", as for `columntypes.choose_columns`.
+
+    Returns:
+        `ItemFeatures`; without a column where "auto" finds none.
+
+    Raises:
+        ValueError: as `choose_columns`.
+
+    >>> frame = pd.DataFrame({"item_id": list("abcd"), "类别": ["书", "书", "笔", "笔"]})
+    >>> features = fit_item_features(frame, "类别:category")
+    >>> features, features.rows(frame)[[0, 3]].tolist()
+    (ItemFeatures(类别:category), [[1.0, 0.0], [0.0, 1.0]])
+    """
+    chosen = choose_columns(frame, declaration)
+    fitted = {name: _fit(frame[name], column) for name, column in chosen.items()}
+    return ItemFeatures({name: one for name, one in fitted.items() if one.width})
+
+
+def _fit(values: pd.Series, column: Column) -> FeatureColumn:
+    read = read_column(values, column)
+    if column.type in ("number", "time"):
+        known = read[np.isfinite(read)]
+        if not len(known):
+            return FeatureColumn(column)
+        knots = np.unique(np.quantile(known, np.linspace(0, 1, KNOTS)))
+        return FeatureColumn(column, knots=tuple(float(knot) for knot in knots))
+    counts: Counter[str] = Counter()
+    for entry in read:
+        counts.update(entry if isinstance(entry, tuple) else (entry,))
+    del counts[""]
+    common = [(value, count) for value, count in counts.most_common() if count >= FEWEST]
+    # what nearly all items have tells them apart as little as it does in texts (idf)
+    most = np.log(len(read) / FEWEST) if len(read) > FEWEST else 1.0
+    weights = [float(np.log(len(read) / count) / most) if most else 1.0 for _, count in common]
+    return FeatureColumn(
+        column, tuple(value for value, _ in common), tuple(np.clip(weights, 0.1, 1.0).tolist())
+    )
