@@ -2,9 +2,9 @@
 
 For "live" all is learned. For "end" it is tried: weights are chosen on the earlier half of the
 held-out events, that half is learned, and lists for the later half, made at its begin, are compared
-with those of a version that has not learned it. What gives all users the best NDCG@10 is learned,
-where new items have as many places in the lists, and as much of what was new is found but for one
-standard error, as without learning. New items are lifted for that, and then as far as it costs all
+with those of a version that has not learned it. The most is learned that is within half a standard
+error of what gives all users the best NDCG@10, where new items have as many places in the lists,
+and as much of what was new is found but for one standard error, as without learning. New items are lifted for that, and then as far as it costs all
 users next to nothing: else what was just learned stands before them. The lift is raised where, once
 all is learned, new items would have fewer places than without.
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 FEWEST_TO_DECIDE = 100
 #: what is tried as an addition to the score of new items where all lists are made at one moment
 LIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0)
-#: standard errors of the difference that a lift may cost
+#: standard errors of the difference that a lift, or learning more, may cost
 _COSTS = 0.5
 
 
@@ -230,13 +230,14 @@ def _short(numbers):
 
 
 def decide(tried: Sequence[Tried], lifts: Sequence[float] = LIFTS) -> Decision:
-    """Decides by what was tried for "end", see the module; of equals the one that learns more.
+    """Decides by what was tried for "end", see the module.
 
     Args:
-        tried: list of `Tried`, that without learning first.
+        tried: list of `Tried`, that without learning first, then what learns more.
         lifts: numbers, 0 first, as in the `Lifted` of all.
     """
-    nothing, best = tried[0].quality, None
+    nothing = tried[0].quality
+    found: list[tuple[Tried, np.ndarray]] = []
     facts: dict[str, Any] = {"ndcg@10": {}, "recall of new@10": {}}
     for one in tried:
         quality = one.quality
@@ -247,10 +248,16 @@ def decide(tried: Sequence[Tried], lifts: Sequence[float] = LIFTS) -> Decision:
             facts["recall of new@10"][_name(one)] = round(float(quality.cold[0].mean()), 4)
         ndcg = np.where(allowed, quality.ndcg.mean(axis=1), -np.inf)
         facts["ndcg@10"][_name(one)] = round(float(quality.ndcg[0].mean()), 4)
-        if best is None or ndcg.max() >= best[0]:
-            best = ndcg.max(), one, ndcg
-    highest, one, ndcg = best or (0.0, tried[0], np.zeros(1))
-    top = one.quality.ndcg[ndcg.argmax()]
+        found.append((one, ndcg))
+    best = _best_row(*max(found, key=lambda pair: pair[1].max()))
+    # half of the held-out events say little, and all of them are learned: of what is as good the
+    # last, which learns the most
+    for one, ndcg in reversed(found):
+        if np.isfinite(ndcg.max()):
+            top = _best_row(one, ndcg)
+            loss, error = mean_and_error(best - top)
+            if loss <= _COSTS * error:
+                break
     losses = [mean_and_error(top - row) for row in one.quality.ndcg]
     cheap = np.isfinite(ndcg) & [loss <= _COSTS * error for loss, error in losses]
     # the most places for new items, in per cent; of equals the smallest lift
@@ -260,6 +267,11 @@ def decide(tried: Sequence[Tried], lifts: Sequence[float] = LIFTS) -> Decision:
     facts |= {"gain": round(gain, 4), "se": round(error, 4)}
     log.info("learned: %s; new items lifted by %s", _name(one), lifts[place])
     return Decision(one.tables, one.model, lifts[place], facts)
+
+
+def _best_row(tried, ndcg):
+    """NDCG of each user with the best of the lifts."""
+    return tried.quality.ndcg[ndcg.argmax()]
 
 
 def lift_that_keeps(before: float, listed: np.ndarray, least: float = 0.0) -> float:
