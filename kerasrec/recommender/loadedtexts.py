@@ -43,14 +43,13 @@ class VersionTexts:
                 f"{'ready vectors' if self.are_vectors else 'their id alone'}. Train with "
                 "--encoder e5-small, tfidf or a checkpoint folder (and model.text_units above 0)."
             )
-        from kerasrec.text.encoders import check_texts, load_text_encoder
+        from kerasrec.text.encoders import check_texts
 
         texts = check_texts(texts)
         if "texts" in self._loaded.abilities:
             return self._loaded.encode_texts(texts)
         # tfidf, or a tokenizer that has no twin in the graph
-        if self._encoder is None:
-            self._encoder = load_text_encoder(self._loaded.folder / folders.ENCODER)
+        self._read_encoder()
         vectors = np.zeros((len(texts), self._loaded.dim), np.float32)
         for start in range(0, len(texts), _AT_ONCE):
             part = texts[start : start + _AT_ONCE]
@@ -61,6 +60,12 @@ class VersionTexts:
             vectors[start : start + _AT_ONCE] = found
         vectors[[not text.strip() for text in texts]] = 0
         return vectors
+
+    def _read_encoder(self):
+        if self._encoder is None:
+            from kerasrec.text.encoders import load_text_encoder
+
+            self._encoder = load_text_encoder(self._loaded.folder / folders.ENCODER)
 
     def vectors_of(self, items: Items, vectors: np.ndarray | None) -> np.ndarray:
         """Item vectors of new items, float32 `(num_items, dim)`; see `Recommender.add_items`."""
@@ -73,15 +78,25 @@ class VersionTexts:
         rows = self._features.rows(items.frame)
         if self.are_vectors:
             return self.place(vectors, len(items), rows)
-        assert self._manifest.encoder is not None
-        blank = np.zeros((len(items), self._manifest.encoder.dim - rows.shape[1]), np.float32)
-        found = np.zeros((len(items), self._loaded.dim), np.float32)
-        if "text_vectors" in self._loaded.abilities:
-            found = self._loaded.place(np.concatenate([blank, rows], axis=1))
-        # what is placed is a sum over its columns: the text's part comes from the graph's encoder
-        if self._manifest.encodes_texts:
-            found = found + self.encode(items.texts(self._manifest.template))
-        return found
+        if "text_vectors" not in self._loaded.abilities:  # text_units=0
+            return np.zeros((len(items), self._loaded.dim), np.float32)
+        return self._loaded.place(np.concatenate([self._read(items), rows], axis=1))
+
+    def _read(self, items):
+        """What the encoder makes of the texts of items, `(num_items, width)`; zeros if blank."""
+        if not self._manifest.encodes_texts:
+            return np.zeros((len(items), 0), np.float32)
+        self._read_encoder()
+        texts, found = items.texts(self._manifest.template), []
+        for start in range(0, len(texts), _AT_ONCE):
+            part = texts[start : start + _AT_ONCE]
+            if "tokens" in self._loaded.abilities:
+                found.append(self._loaded.read_tokens(*self._encoder.tokenizer.encode_batch(part)))
+            else:
+                found.append(self._encoder.base.encode(part))
+        vectors = np.concatenate(found)
+        vectors[[not text.strip() for text in texts]] = 0
+        return vectors
 
     def changed(self, before: pd.DataFrame, now: pd.DataFrame) -> np.ndarray:
         """Rows of a catalogue with another text or other features now, int `(n,)`; none where

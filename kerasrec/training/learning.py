@@ -4,9 +4,10 @@ For "live" all is learned. For "end" it is tried: weights are chosen on the earl
 held-out events, that half is learned, and lists for the later half, made at its begin, are compared
 with those of a version that has not learned it. The most is learned that is within half a standard
 error of what gives all users the best NDCG@10, where new items have as many places in the lists,
-and as much of what was new is found but for one standard error, as without learning. New items are lifted for that, and then as far as it costs all
-users next to nothing: else what was just learned stands before them. The lift is raised where, once
-all is learned, new items would have fewer places than without.
+and as much of what was new is found but for one standard error, as without learning. New items are
+lifted for that, and then as far as it costs all users next to nothing: else what was just learned
+stands before them. The lift is raised where, once all is learned, new items would have fewer places
+than without.
 
 For "newest" tables with and without the last event of each user that they are fitted to are asked
 for the held-out events; where the fresher ones are no worse, the tables, and what is counted at

@@ -53,6 +53,8 @@ class ServingModule(tf.Module):
         asset, index_of_id, id_of_index: the file of the item ids, and its two tables.
         place_text: function of text vectors; there after `add_text_functions` alone.
         encode_tokens: function of token ids and segment ids; there after `add_encoder` alone.
+        read_tokens: the same without placing: what `place_text` takes before the features; there
+            where the version knows features of items.
         tokenizer, encode_items, recommend_by_text: there where the tokenizer has a twin in the
             graph.
         max_length, fused_score, interest_model, scorer, text_part: what the functions call; a
@@ -62,6 +64,7 @@ class ServingModule(tf.Module):
     #: set by `add_text_functions` and `add_encoder`
     place_text: Any
     encode_tokens: Any
+    read_tokens: Any
     tokenizer: Any
     encode_items: Any
     recommend_by_text: Any
@@ -363,6 +366,12 @@ class ServingModule(tf.Module):
             return self.place_text(tf.pad(vectors, [[0, 0], [0, width - vectors.shape[1]]]))
 
         self.encode_tokens = tf.function(encode, input_signature=[_ROWS, _ROWS], autograph=False)
+        if width > encoder.output_shape[-1]:  # features stand behind the text
+            self.read_tokens = tf.function(
+                lambda token_ids, segment_ids: text_encoder([token_ids, segment_ids]),
+                input_signature=[_ROWS, _ROWS],
+                autograph=False,
+            )
         if tokenizer is not None:
             self.tokenizer = tokenizer
             spec = tf.TensorSpec((None,), tf.string, name="texts")

@@ -434,6 +434,13 @@ class LoadedVersion:
         """Item vectors of texts cut into tokens, int32 `(n, length)` each; needs "tokens"."""
         return self.module.encode_tokens(tf.constant(tokens), tf.constant(segments)).numpy()
 
+    def read_tokens(self, token_ids: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
+        """Vectors of texts as `place` takes them before the features; in versions with "tokens"
+        and features of items.
+        """
+        given = (tf.constant(part, tf.int32) for part in (token_ids, segment_ids))
+        return self.module.read_tokens(*given).numpy()
+
     def place(self, text_vectors: np.ndarray) -> np.ndarray:
         """Item vectors of vectors of texts, `(n, text_dim)`; needs "text_vectors"."""
         return self.module.place_text(tf.constant(text_vectors, tf.float32)).numpy()
