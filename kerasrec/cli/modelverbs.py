@@ -74,7 +74,22 @@ def inspect_verb(options: argparse.Namespace) -> None:
     say(f"\n{interactions.report}", end="\n\n")
     if items is not None:
         say(*column_lines(items.report, source_name(options.items)), sep="\n", end="\n\n")
+        _print_features(items.frame)
     print_rows(tuple(table.columns), rows)
+
+
+def _print_features(frame):
+    """How each further column of the catalogue reads, and why: what --item-features auto takes."""
+    from kerasrec.features.columntypes import propose
+
+    rows = [
+        (name, one.type, f"{one.missing:.0%}", f"{one.distinct:,}", one.example, one.why)
+        for name, one in propose(frame).items()
+        if name not in ("item_id", "title")
+    ]
+    if rows:
+        print_rows(("column of items", "reads as", "missing", "distinct", "example", "why"), rows)
+        say()
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
@@ -117,6 +132,13 @@ def add_train(sub: argparse.ArgumentParser) -> None:
         metavar="E",
         help="what reads the texts: e5-small (default, a small multilingual language model), the "
         "folder of a BERT of yours, vectors:FILE, tfidf (lexical only) or none",
+    )
+    sub.add_argument(
+        "--item-features",
+        nargs="+",
+        metavar="C:TYPE",
+        help="columns of --items that the model reads beside the text: brand:category "
+        "tags:categories price:number released:time, or auto (inspect shows what that finds)",
     )
     sub.add_argument("--quiet", action="store_true", help="no progress, no table of epochs")
     group = sub.add_argument_group("more options")
@@ -226,6 +248,11 @@ def _read_for_training(options, settings):
     if items is not None and valid is not None:
         valid = readings.take(clean_for_validation, options, valid, items)
     readings.end()
+    if features := (settings.get("encoder") or {}).get("features"):
+        from kerasrec.features.columntypes import choose_columns
+
+        if items is None or not choose_columns(items.frame, features):
+            say(f"No column of --items reads as a feature: --item-features {features} adds none.")
     return interactions, items, valid
 
 

@@ -326,6 +326,7 @@ def training_options(options: argparse.Namespace) -> dict[str, Any]:
     settings = read_yaml(options.config) if options.config else {}
     for section, name, value in (
         ("encoder", "name", options.encoder),
+        ("encoder", "features", " ".join(getattr(options, "item_features", None) or []) or None),
         ("trainer", "run_folder", options.run_folder),
         ("trainer", "seed", options.seed),
     ):
