@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kerasrec.data import Interactions as Interactions
     from kerasrec.data import Items as Items
     from kerasrec.data import Split as Split
+    from kerasrec.data import Users as Users
     from kerasrec.data import check_leakage as check_leakage
     from kerasrec.data import clean as clean
     from kerasrec.data import describe as describe
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kerasrec.data import make_histories as make_histories
     from kerasrec.data import read_interactions as read_interactions
     from kerasrec.data import read_items as read_items
+    from kerasrec.data import read_users as read_users
     from kerasrec.data import split_leave_one_out as split_leave_one_out
     from kerasrec.data import split_temporal as split_temporal
     from kerasrec.data import split_users as split_users
@@ -77,6 +79,7 @@ else:
                 "Interactions",
                 "Items",
                 "Split",
+                "Users",
                 "check_leakage",
                 "clean",
                 "describe",
@@ -85,6 +88,7 @@ else:
                 "make_histories",
                 "read_interactions",
                 "read_items",
+                "read_users",
                 "split_leave_one_out",
                 "split_temporal",
                 "split_users",

@@ -30,6 +30,7 @@ from kerasrec.cli.userinput import (
     read_condition,
     read_events,
     read_questions,
+    read_user_table,
     say_mismatch,
     training_options,
     write_lists,
@@ -140,6 +141,18 @@ def add_train(sub: argparse.ArgumentParser) -> None:
         help="columns of --items that the model reads beside the text: brand:category "
         "tags:categories price:number released:time, or auto (inspect shows what that finds)",
     )
+    sub.add_argument(
+        "--users",
+        metavar="F",
+        help="what is known of users (age, city, ...): who has no history yet gets what users like "
+        "them choose",
+    )
+    sub.add_argument(
+        "--user-features",
+        nargs="+",
+        metavar="C:TYPE",
+        help="columns of --users and their types: age:number city:category (default: auto)",
+    )
     sub.add_argument("--quiet", action="store_true", help="no progress, no table of epochs")
     group = sub.add_argument_group("more options")
     group.add_argument(
@@ -191,7 +204,7 @@ def train_verb(options: argparse.Namespace) -> None:
     settings = training_options(options)
     if settings.get("generator") and not options.generator:
         say("The options of the section generator count with --generator only.")
-    interactions, items, valid = _read_for_training(options, settings)
+    interactions, items, valid, users = _read_for_training(options, settings)
     load_tensorflow(options)
     from kerasrec.data.cleaningreport import column_lines
     from kerasrec.training.pipeline import train
@@ -208,6 +221,8 @@ def train_verb(options: argparse.Namespace) -> None:
         generator=options.generator,
         ask=options.ask,
         progress=sys.stderr.isatty() and not options.quiet,
+        users=users,
+        user_features=" ".join(options.user_features or ["auto"]),
     )
     if options.quiet:  # otherwise the log has said it before the training
         for found, name in ((interactions, "interactions"), (items, "items")):
@@ -231,6 +246,7 @@ def _read_for_training(options, settings):
     readings = Readings()
     interactions = readings.take(read_events, options, options.interactions)
     valid = readings.take(read_events, options, options.valid) if options.valid else None
+    users = readings.take(read_user_table, options) if options.users else None
     if options.items:
         items = readings.take(read_catalogue, options, encoder != "none")
     else:
@@ -253,7 +269,14 @@ def _read_for_training(options, settings):
 
         if items is None or not choose_columns(items.frame, features):
             say(f"No column of --items reads as a feature: --item-features {features} adds none.")
-    return interactions, items, valid
+    if users is not None:
+        from kerasrec.features.columntypes import choose_columns
+
+        choose_columns(users.frame, " ".join(options.user_features or ["auto"]))
+        asked = interactions.frame["user_id"].astype(str).unique()
+        known = users.frame["user_id"].isin(asked).sum()
+        say(f"--users: {len(users):,} rows; {known:,} of the {len(asked):,} users of the log")
+    return interactions, items, valid, users
 
 
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
@@ -349,22 +372,19 @@ def recommend_verb(options: argparse.Namespace) -> None:
     from kerasrec.recommender.recommender import Recommender
 
     recommender = Recommender.load(options.model)
+    # where the version knows groups of users, further columns of --users say who they are
+    known = read_user_table(options) if users and recommender.loaded.user_groups else None
     histories = recommender.histories(interactions, users=users)
     newer = recommender.observe(interactions)
     if newer:
         say(f"{newer:,} events are newer than the version; they count as recent")
-    table = recommender.recommend(
-        histories,
-        k=options.k,
-        keep_seen=options.keep_seen,
-        candidates=candidates,
-        where=where,
-        at=at,
-    )
+    rules = dict(keep_seen=options.keep_seen, candidates=candidates, where=where, at=at)
+    table = recommender.recommend(histories, k=options.k, users=known, **rules)
     write_lists(options, table, options.out, interactions.columns)
     say_chosen(table, options.k)
     popular = len(table.attrs["popular_for"])
     note = f"; {popular} of them have no known item and get popular ones" if popular else ""
+    note += "" if known is None else f"; {known} say who they are"
     say(f"{len(table)} rows for {histories.num_users} users in {options.out}{note}")
 
 

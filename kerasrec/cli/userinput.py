@@ -13,7 +13,7 @@ from kerasrec.data.cleaningreport import DirtyRows
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kerasrec.data.interactions import Interactions, Items
+    from kerasrec.data.interactions import Interactions, Items, Users
     from kerasrec.features.conditions import Where
 
 log = logging.getLogger(__name__)
@@ -264,6 +264,15 @@ def read_users(options: argparse.Namespace, interactions: "Interactions | None")
         name = interactions.columns.get("user_id")
     found = read_user_ids(options.users, column=name, encoding=options.encoding)
     return list(dict.fromkeys(found))
+
+
+def read_user_table(options: argparse.Namespace) -> "Users":
+    """Reads what is known of users: all columns of --users."""
+    from kerasrec.data.sources import read_users as read_table
+
+    name = pairs_of(options.columns, "--columns").get("user_id")
+    given = dict(encoding=options.encoding, on_bad=options.on_bad)
+    return read_table(options.users, columns={"user_id": name} if name else None, **given)
 
 
 def read_lines(path: str | None, encoding: str) -> list[str] | None:

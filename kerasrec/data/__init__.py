@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from kerasrec.data.interactions import Interactions as Interactions
     from kerasrec.data.interactions import Items as Items
     from kerasrec.data.interactions import Split as Split
+    from kerasrec.data.interactions import Users as Users
     from kerasrec.data.interactions import join_interactions as join_interactions
     from kerasrec.data.sources import read_interactions as read_interactions
     from kerasrec.data.sources import read_items as read_items
     from kerasrec.data.sources import read_user_ids as read_user_ids
+    from kerasrec.data.sources import read_users as read_users
     from kerasrec.data.splits import check_leakage as check_leakage
     from kerasrec.data.splits import split_leave_one_out as split_leave_one_out
     from kerasrec.data.splits import split_temporal as split_temporal
@@ -31,8 +33,8 @@ else:
     __getattr__, __dir__, __all__ = lazy_loader.attach(
         __name__,
         submod_attrs={
-            "interactions": ["Interactions", "Items", "Split", "join_interactions"],
-            "sources": ["read_interactions", "read_items", "read_user_ids"],
+            "interactions": ["Interactions", "Items", "Split", "Users", "join_interactions"],
+            "sources": ["read_interactions", "read_items", "read_user_ids", "read_users"],
             "tables": ["write_table"],
             "cleaning": ["clean"],
             "splits": ["check_leakage", "split_leave_one_out", "split_temporal", "split_users"],

@@ -212,6 +212,47 @@ class Items:
 
 
 @dataclass(frozen=True)
+class Users:
+    """Holds what is known of users, one row per user, in file order; made by `read_users`.
+
+    Attributes:
+        frame: columns `user_id` (unique) and every further column of the source, all str, `""`
+            where a value is missing.
+        columns: canonical name -> name in the source.
+        report: what was read, left out and why.
+    """
+
+    frame: pd.DataFrame
+    columns: dict = field(default_factory=dict)
+    report: CleaningReport = field(default_factory=CleaningReport)
+
+    def __len__(self):
+        return len(self.frame)
+
+    def __repr__(self):
+        return f"Users({len(self):,} users, columns {', '.join(map(str, self.frame.columns))})"
+
+    @cached_property
+    def _index(self):
+        return pd.Index(self.frame["user_id"].to_numpy(object))
+
+    def of(self, user_ids: Sequence[object] | np.ndarray) -> pd.DataFrame:
+        """Gives the rows of some users, in their order; `""` in all columns for an unknown one.
+
+        >>> Users(pd.DataFrame({"user_id": ["a"], "city": ["京"]})).of(["b", "a"])["city"].tolist()
+        ['', '京']
+        """
+        texts = [one if isinstance(one, str) else str(one) for one in user_ids]
+        place = self._index.get_indexer(np.array([*texts, None], object)[:-1])
+        values = self.frame.drop(columns="user_id").to_numpy(object)
+        rows = np.full((len(texts), values.shape[1]), "", object)
+        rows[place >= 0] = values[place[place >= 0]]
+        found = pd.DataFrame(rows, columns=self.frame.columns.drop("user_id"))
+        found.insert(0, "user_id", texts)
+        return found
+
+
+@dataclass(frozen=True)
 class Split:
     """Holds the three parts of one `Interactions`; `protocol` says how they were cut.
 

@@ -282,25 +282,38 @@ def read_item_table(
 ) -> Part:
     """Reads the good rows of one table of items; without `titles` empty ones stand for none."""
     required = ("item_id", "title") if titles else ("item_id",)
-    columns = resolve_columns(
-        table.columns, ITEM_ALIASES, columns, required=required, source=table.name
-    )
+    part, rows = _read_keyed(table, columns, on_bad, ITEM_ALIASES, required)
+    if titles:
+        _note_empty_texts(rows, part.frame)
+    return part._replace(report=rows.report)
+
+
+def read_user_table(table: Table, columns: Mapping[str, str | None] | None, on_bad: str) -> Part:
+    """Reads the good rows of one table of users."""
+    aliases = {"user_id": INTERACTION_ALIASES["user_id"]}
+    return _read_keyed(table, columns, on_bad, aliases, ("user_id",))[0]
+
+
+def _read_keyed(table, columns, on_bad, aliases, required):
+    """`Part` of a table with one row for each id, all columns as texts, and its `_Rows`."""
+    key = required[0]
+    columns = resolve_columns(table.columns, aliases, columns, required=required, source=table.name)
     names = [name for name in table.columns if str(name) and not _is_saved_index(name)]
     data, rows = _read(table, names, names, on_bad)
     rows.note_columns(columns, "kept as texts", _others(names, columns))
-    ids = rows.read_ids(data[columns["item_id"]], "item_id", columns["item_id"])
+    ids = rows.read_ids(data[columns[key]], key, columns[key])
     rows.check(
         pd.Series(ids.codes).duplicated().to_numpy(),
-        "repeated item_id",
+        f"repeated {key}",
         lambda row: (
-            "every item_id once",
+            f"every {key} once",
             f"'{ids[row]}' in {rows.place(int(np.argmax(ids.codes == ids.codes[row])))} and in "
             f"{rows.place(row)}",
         ),
         example=lambda row: ids[row],
     )
-    frame = {"item_id": ids.astype(object)}
-    for role in ("title", "text", "category"):
+    frame = {key: ids.astype(object)}
+    for role in [role for role in aliases if role != key]:
         if role in columns:
             frame[role] = _read_text(data[columns[role]])
         elif role == "title":
@@ -312,9 +325,7 @@ def read_item_table(
             rows.note(f"column {name} of the source renamed to source_{name}", 1)
         frame[f"source_{name}" if str(name) in frame else str(name)] = _read_text(data[name])
     frame = rows.good(pd.DataFrame(frame).astype("str"))
-    if titles:
-        _note_empty_texts(rows, frame)
-    return Part(table.name, frame, columns, rows.report, refusals=rows.refusals)
+    return Part(table.name, frame, columns, rows.report, refusals=rows.refusals), rows
 
 
 def read_id_column(table: Table, column: str | None = None) -> np.ndarray:

@@ -15,8 +15,14 @@ import numpy as np
 from kerasrec.checks import step
 from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, Refusal
 from kerasrec.data.columns import withdrawn_rows
-from kerasrec.data.interactions import Interactions, Items, join_frames
-from kerasrec.data.readers import Part, read_id_column, read_interaction_table, read_item_table
+from kerasrec.data.interactions import Interactions, Items, Users, join_frames
+from kerasrec.data.readers import (
+    Part,
+    read_id_column,
+    read_interaction_table,
+    read_item_table,
+    read_user_table,
+)
 from kerasrec.data.tables import Source, open_table
 from kerasrec.data.times.forms import POSITIONS_BELOW
 from kerasrec.data.times.zones import DAY, MAX_AHEAD, read_zone, show_time, zone_name
@@ -169,6 +175,41 @@ def read_items(
     return found
 
 
+def read_users(
+    source: Source,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    encoding: str = "utf-8",
+    on_bad: str = "error",
+) -> Users:
+    """Reads the table of users: an id and any further columns, all kept as texts.
+
+    Args:
+        source, encoding: as for `read_items`.
+        columns: canonical name -> column name, e.g. `{"user_id": "member"}`.
+        on_bad: `"error"` raises at a row without an id or with an id seen before, `"skip"` leaves
+            such rows out (the first row of an id stays) and counts them.
+
+    Returns:
+        `Users`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no column of ids, a damaged or empty file, a wrong encoding; bad rows unless
+            they are to be skipped.
+
+    >>> users = read_users(pd.DataFrame({"uid": [7], "年龄": [31], "城市": ["上海"]}))
+    >>> users.frame.to_dict("records")
+    [{'user_id': '7', '年龄': '31', '城市': '上海'}]
+    """
+    _check_on_bad(on_bad)
+    part = read_user_table(open_table(source, encoding), columns, on_bad)
+    found = Users(part.frame, part.columns, part.report)
+    if part.refusals:
+        raise DirtyRows(part.refusals, found)
+    return found
+
+
 def read_user_ids(
     source: Source, *, column: str | None = None, encoding: str = "utf-8"
 ) -> np.ndarray:
@@ -201,6 +242,11 @@ def as_interactions(source: Interactions | Source | Sequence[Source]) -> Interac
 def as_items(source: Items | Source, *, titles: bool = True) -> Items:
     """Gives `Items`: reads whatever else `read_items` takes."""
     return source if isinstance(source, Items) else read_items(source, titles=titles)
+
+
+def as_users(source: Users | Source) -> Users:
+    """Gives `Users`: reads whatever else `read_users` takes."""
+    return source if isinstance(source, Users) else read_users(source)
 
 
 def _check_on_bad(on_bad):

@@ -125,10 +125,7 @@ class ItemFeatures:
         return {name: one.column.type for name, one in self.columns.items()}
 
     def _plain(self):
-        return {
-            name: {**one._asdict(), "column": one.column._asdict()}
-            for name, one in self.columns.items()
-        }
+        return {name: plain_column(one) for name, one in self.columns.items()}
 
     def save(self, folder: str | Path) -> None:
         """Writes `features.json` into a folder."""
@@ -142,10 +139,17 @@ class ItemFeatures:
         path = Path(folder) / FILE
         if not path.is_file():
             return None
-        return cls({name: _column_of(one) for name, one in json.loads(path.read_text()).items()})
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return cls({name: column_of(one) for name, one in saved.items()})
 
 
-def _column_of(saved: dict[str, Any]) -> FeatureColumn:
+def plain_column(column: FeatureColumn) -> dict[str, Any]:
+    """Makes JSON values of a fitted column; `column_of` reads them."""
+    return {**column._asdict(), "column": column.column._asdict()}
+
+
+def column_of(saved: dict[str, Any]) -> FeatureColumn:
+    """Reads what `plain_column` made."""
     parts = {name: tuple(saved[name]) for name in ("values", "weights", "knots")}
     return FeatureColumn(Column(**saved["column"]), **parts)
 
@@ -171,26 +175,38 @@ def fit_item_features(
     (ItemFeatures(类别:category), [[1.0, 0.0], [0.0, 1.0]])
     """
     chosen = choose_columns(frame, declaration)
-    fitted = {name: _fit(frame[name], column) for name, column in chosen.items()}
+    fitted = {name: fit_column(frame[name], column) for name, column in chosen.items()}
     return ItemFeatures({name: one for name, one in fitted.items() if one.width})
 
 
-def _fit(values: pd.Series, column: Column) -> FeatureColumn:
+def fit_column(
+    values: pd.Series, column: Column, *, idf: bool = True, most: int | None = None
+) -> FeatureColumn:
+    """Fits one column: the values that two rows have, or the quantiles of numbers and times.
+
+    Args:
+        values: of the column, `(num_rows,)`.
+        column: how it is read.
+        idf: whether rare values weigh more.
+        most: values that are known at most, the most frequent ones; None = all.
+    """
     read = read_column(values, column)
     if column.type in ("number", "time"):
         known = read[np.isfinite(read)]
         if not len(known):
             return FeatureColumn(column)
-        knots = np.unique(np.quantile(known, np.linspace(0, 1, KNOTS)))
+        knots = np.unique(np.quantile(known, np.linspace(0, 1, min(KNOTS, most or KNOTS))))
         return FeatureColumn(column, knots=tuple(float(knot) for knot in knots))
     counts: Counter[str] = Counter()
     for entry in read:
         counts.update(entry if isinstance(entry, tuple) else (entry,))
     del counts[""]
-    common = [(value, count) for value, count in counts.most_common() if count >= FEWEST]
+    common = [(value, count) for value, count in counts.most_common(most) if count >= FEWEST]
+    if not idf:
+        return FeatureColumn(column, tuple(value for value, _ in common), (1.0,) * len(common))
     # what nearly all items have tells them apart as little as it does in texts (idf)
-    most = np.log(len(read) / FEWEST) if len(read) > FEWEST else 1.0
-    weights = [float(np.log(len(read) / count) / most) if most else 1.0 for _, count in common]
+    rarest = np.log(len(read) / FEWEST) if len(read) > FEWEST else 1.0
+    weights = [float(np.log(len(read) / count) / rarest) for _, count in common]
     return FeatureColumn(
         column, tuple(value for value, _ in common), tuple(np.clip(weights, 0.1, 1.0).tolist())
     )

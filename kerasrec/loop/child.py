@@ -226,6 +226,10 @@ class Child:
         form = self.about.item_matrix or "float32"
         made = self.recommender()
         values = made.loaded.learned_variables()
+        groups = self.parent.loaded.user_groups
+        if groups is not None:  # what groups like is not learned anew
+            weights = np.array(groups.weights, np.float32)
+            values |= {"group_lifts": groups.lifts, "group_weights": weights}
         if "withdraws" not in self.parent.loaded.abilities:  # of a version of before: none
             del values["withdrawn"]
         values |= itemmatrix.stored(made.loaded.vectors(), form)
@@ -274,4 +278,5 @@ class Child:
             history=self.history,
             k=self.about.k,
             generator=self.parent.plans.generator(),
+            groups=self.parent.loaded.user_groups,
         )

@@ -64,7 +64,8 @@ def make_lists(
     at_once = max(CACHED_CELLS // columns, FEWEST_ROWS)
     fixed = columns + len(questions.allow) + len(questions.deny)
     is_filtered = len(questions.allow) > 0 or len(questions.deny) > MOST_DENIED
-    if shortlist is not None and (k > LONGEST or is_filtered):
+    is_grouped = questions.members is not None  # what groups like may be far from the nearest
+    if shortlist is not None and (k > LONGEST or is_filtered or is_grouped):
         shortlist = None  # among few items, the nearest of all say little
     if shortlist is not None:
         at_once, fixed = ROWS_AT_ONCE, 1024 * loaded.dim
@@ -78,6 +79,7 @@ def make_lists(
             part.waited,
             k=k,
             keep_seen=keep_seen,
+            members=part.members,
         )
 
     def answer(rows):

@@ -37,6 +37,8 @@ class Questions(NamedTuple):
     allow: int32 `(n,)`, indices of the items that alone may be listed; empty = all of them, -1 = an
     item that does not exist.
     deny: int32 `(n,)`, indices of items that may not be listed.
+    members: float32 `(num_users, num_groups)`, how far each user belongs to each group that the
+    version knows; None = nothing is known of the users.
     """
 
     histories: Histories
@@ -44,6 +46,7 @@ class Questions(NamedTuple):
     waited: np.ndarray
     allow: np.ndarray = NO_ITEMS
     deny: np.ndarray = NO_ITEMS
+    members: np.ndarray | None = None
 
     @property
     def num_users(self) -> int:
@@ -53,7 +56,10 @@ class Questions(NamedTuple):
     def select(self, rows: np.ndarray) -> "Questions":
         """Those of some rows; the rules for items are the same for all."""
         return self._replace(
-            histories=self.histories.select(rows), times=self.times[rows], waited=self.waited[rows]
+            histories=self.histories.select(rows),
+            times=self.times[rows],
+            waited=self.waited[rows],
+            members=None if self.members is None else self.members[rows],
         )
 
     def inputs(self) -> list[Any]:

@@ -14,8 +14,8 @@ import pandas as pd
 
 from kerasrec.checks import ArtifactError, step
 from kerasrec.data.histories import Histories
-from kerasrec.data.interactions import Interactions, Items
-from kerasrec.data.sources import read_interactions, read_items
+from kerasrec.data.interactions import Interactions, Items, Users
+from kerasrec.data.sources import read_interactions, read_items, read_users
 from kerasrec.data.tables import is_frame
 from kerasrec.features.conditions import Condition
 from kerasrec.features.itemcolumns import Chosen, ItemColumns
@@ -196,6 +196,7 @@ class Recommender:
         deny: Iterable[Any] | None = None,
         where: Condition = None,
         at: Any = None,
+        users: Users | pd.DataFrame | None = None,
         batch_size: int = MOST_ROWS,
     ) -> pd.DataFrame:
         """Best items for many users at once.
@@ -220,6 +221,9 @@ class Recommender:
                 newest event of a user was has its say too.
                 "now" = the end of the log. None = as the version was validated: at the end of the
                 log after a split by time, else at each user's newest event (where it has a time).
+            users: what is known of the users, `Users` or a DataFrame as `read_users` takes it, for
+                a version that was trained with a table of users. Users and columns that it lacks
+                are unknown, and so are values that the version has not seen.
             batch_size: users per call of the model at most.
 
         Returns:
@@ -228,11 +232,13 @@ class Recommender:
 
         Raises:
             ValueError: k below 1, a single history where a list of them is expected, candidates
-                that are all unknown, a condition that is none or names an unknown column, or a
-                time that is none.
+                that are all unknown, a condition that is none or names an unknown column, a time
+                that is none, or users for a version that knows no groups of them.
         """
         k = read_k(k)
         questions, chosen = self._questions(histories, candidates, deny, where, at)
+        if users is not None:
+            questions = questions._replace(members=self._members(questions, users))
         index, scores = make_lists(
             self.loaded,
             questions,
@@ -241,9 +247,20 @@ class Recommender:
             batch_size=batch_size,
             shortlist=self._shortlist,
         )
-        users = questions.histories.user_ids
-        table = list_table(self._ids, users, index, scores, of="user_id")
+        asking = questions.histories.user_ids
+        table = list_table(self._ids, asking, index, scores, of="user_id")
         return say_who_got_popular(table, questions, chosen)
+
+    def _members(self, questions, users):
+        """How far each user who asks belongs to each group."""
+        groups = self.loaded.user_groups
+        if groups is None:
+            raise ValueError(
+                "This version knows nothing of users but their histories. Leave users out, or "
+                "train with a table of users (users=, --users)."
+            )
+        known = users if isinstance(users, Users) else read_users(users)
+        return groups.members(known.of(questions.histories.user_ids))
 
     def _questions(self, histories, candidates, deny, where, at):
         """`Questions`, and `Chosen` or None; the arguments are those of `recommend`."""

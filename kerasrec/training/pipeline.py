@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.interactions import Interactions, Items, Users
+from kerasrec.data.sources import as_users
 from kerasrec.data.tables import Source
+from kerasrec.features.columntypes import choose_columns
 from kerasrec.training import catchup, stages
 from kerasrec.training.heldout import Ask
 from kerasrec.training.options import resolve_preset
@@ -53,6 +55,8 @@ def train(
     facts: dict[str, Any] | None = None,
     ask: Ask | None = None,
     fit: Callable[..., Any] | None = None,
+    users: Users | Source | None = None,
+    user_features: str = "auto",
 ) -> Trained:
     """Encodes the texts, fits a model, chooses the fusion on validation, exports a version.
 
@@ -92,6 +96,11 @@ def train(
             and `validation` what is held out. It gives back the trained `Model`, or that and its
             history: a DataFrame with a row per epoch, or what Keras' `fit` gives. Tables, weights,
             generator and export are as ever.
+        users: `Users`, or what `read_users` takes: what is known of users. The version then lists
+            for who has no history yet what users like them choose (`Recommender.recommend(users=)`,
+            signature `recommend_for`), where validation gains by it.
+        user_features: columns of the users and their types, such as "age:number city:category", or
+            "auto" for all that read as such.
 
     Returns:
         `Trained`.
@@ -111,13 +120,17 @@ def train(
     if fit is not None:
         stages.check_own_fit(options or {}, refit=refit)
     interactions, items, valid = stages.read_tables(interactions, items, valid, wanted)
-    data = stages.read(interactions, items, valid, ask)
+    if users is not None:
+        users = as_users(users)
+        choose_columns(users.frame, user_features)  # what is wrong is said before the work
+    data = stages.read(interactions, items, valid, ask, users)
     text = stages.encode(data, wanted, progress=progress)
     if fit is None:
         fitted = stages.fit(data, text, wanted, progress=progress)
     else:
         fitted, refit = stages.own_fit(fit, data, text, wanted), False
     chosen = stages.choose(fitted.model, data, text, wanted)
+    grouped = stages.group(fitted.model, chosen, data, user_features)
     if refit:
         fitted = fitted._replace(model=None)  # it is large: not two at a time
         given = (fitted, chosen, data, text, wanted)
@@ -130,7 +143,7 @@ def train(
         given = (fitted, chosen, data, text, wanted)
         fitted, chosen, learned = catchup.catch_up(*given, learn=refit is None)
     said = {"preset": preset, "refit": bool(refit), **learned, **(facts or {})}
-    base = Path(out) / name
-    version = stages.publish(base, fitted, chosen, plans, data, text, wanted, said, started=started)
+    base, result = Path(out) / name, (fitted, chosen, plans, grouped)
+    version = stages.publish(base, result, data, text, wanted, said, started=started)
     manifest = folders.read_manifest(version).as_dict()
     return Trained(version, fitted.history, chosen.metrics, manifest)

@@ -17,7 +17,7 @@ import pandas as pd
 from kerasrec.checks import step
 from kerasrec.data.cleaningreport import column_lines
 from kerasrec.data.histories import Histories, make_histories
-from kerasrec.data.interactions import Interactions, Items, items_of, join_interactions
+from kerasrec.data.interactions import Interactions, Items, Users, items_of, join_interactions
 from kerasrec.data.sources import as_interactions, as_items
 from kerasrec.data.statistics import fingerprint
 from kerasrec.data.times.zones import latest_moment, read_zone, show_time
@@ -38,6 +38,7 @@ from kerasrec.models.textpart import TextPart, text_part
 from kerasrec.models.validation import Ranker, Validation
 from kerasrec.training.fitting import Fitted, fit_models
 from kerasrec.training.generating import choose_trust, fit_generator, text_columns
+from kerasrec.training.grouping import Grouped, fit_groups
 from kerasrec.training.heldout import Ask, HeldOut, hold_out
 from kerasrec.training.optimizers import OPTIMIZERS
 from kerasrec.training.options import known_options
@@ -56,7 +57,8 @@ class Data(NamedTuple):
 
     interactions, valid: as they were given, `valid` None where there is none.  items: the
     catalogue.  histories: all training events.  held: `HeldOut`: what of them the first model
-    learns from, what it is stopped and weighed by, and for which question.
+    learns from, what it is stopped and weighed by, and for which question.  users: what is known of
+    users, None where there is no table of them.
     """
 
     interactions: Interactions
@@ -64,6 +66,7 @@ class Data(NamedTuple):
     items: Items
     histories: Histories
     held: HeldOut
+    users: Users | None = None
 
     @property
     def fitted(self) -> Histories:
@@ -207,7 +210,11 @@ def _check_repeats(options: Options, refit: bool) -> None:
 
 
 def read(
-    interactions: Interactions, items: Items, valid: Interactions | None, ask: Ask | None
+    interactions: Interactions,
+    items: Items,
+    valid: Interactions | None,
+    ask: Ask | None,
+    users: Users | None = None,
 ) -> Data:
     """Says what is learned from and what is held out.
 
@@ -216,6 +223,7 @@ def read(
         items: `Items`.
         valid: the same as `interactions`, or None.
         ask: as for `hold_out`.
+        users: `Users`, or None.
 
     Raises:
         ValueError: times in one of the two tables only, a question that the data cannot answer, or
@@ -231,7 +239,7 @@ def read(
             "validate on each user's last event."
         )
     _check_not_known(held.validation)
-    return Data(interactions, valid, items, histories, held)
+    return Data(interactions, valid, items, histories, held, users)
 
 
 def read_tables(
@@ -413,8 +421,7 @@ def generate(
         log.warning("the version comes without a generator of plans. %s", error)
         return Plans(None, {"plans": {"refused": str(error)}})
     seconds = round(time.perf_counter() - begin, 1)
-    by_ask = {"end": no_time, "newest": newest_times}
-    asked_of = data.held.requests.time_of if data.held.requests else by_ask[data.held.ask]
+    asked_of = moments_of(data.held)
     with tempfile.TemporaryDirectory() as folder:
         ids = Path(folder) / folders.ITEM_IDS.name
         folders.write_item_ids(ids, data.items.ids)
@@ -424,6 +431,20 @@ def generate(
     log.info("plans: trust in the decoder %s, in the recommender %s", trust, prior)
     facts = {"tried": tried, "epochs": history.to_dict("records"), "seconds": seconds}
     return Plans(found._replace(trust=trust, prior=prior), {"plans": facts})
+
+
+def group(model: Model, chosen: Chosen, data: Data, declaration: str) -> Grouped:
+    """Fits groups of users and weighs them on validation; nothing where there is no table."""
+    if data.users is None:
+        return Grouped()
+    given = (model, chosen.fusion, data.held, data.users, declaration, data.items.ids)
+    return fit_groups(*given, moments_of(data.held))
+
+
+def moments_of(held: HeldOut) -> Callable[[Histories], np.ndarray]:
+    """Gives the function of the histories of validation users that says when they ask."""
+    by_ask = {"end": no_time, "newest": newest_times}
+    return held.requests.time_of if held.requests else by_ask[held.ask]
 
 
 def no_time(histories: Histories) -> np.ndarray:
@@ -442,9 +463,7 @@ VALIDATED = {
 
 def publish(
     base: Path,
-    last: Fitted,
-    chosen: Chosen,
-    plans: Plans,
+    result: tuple[Fitted, Chosen, Plans, Grouped],
     data: Data,
     text: TextPart,
     options: Options,
@@ -456,10 +475,11 @@ def publish(
 
     Args:
         base: `saved_models/NAME`.
-        last, chosen, plans, data, text, options: of the stages before.
+        result, data, text, options: of the stages before.
         facts: what the manifest is to say besides; they have the last word.
         started: when the work began, seconds of `time.perf_counter`.
     """
+    last, chosen, plans, grouped = result
     known = [data.histories, data.held.later]
     if not is_timed(options):
         known = [part.timeless() for part in known]
@@ -483,6 +503,7 @@ def publish(
             "epochs": len(last.history),
             **last.facts,
             **plans.facts,
+            **grouped.facts,
             "train_seconds": round(seconds, 1),
             "learned_since": int(time.time() - seconds),
             **facts,
@@ -493,6 +514,7 @@ def publish(
         history=last.history,
         probe=_probe(data.items, data.fitted),
         generator=plans.generator,
+        groups=grouped.groups,
     )
 
 

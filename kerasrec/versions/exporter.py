@@ -19,6 +19,7 @@ import pandas as pd
 from kerasrec.backend import few_words, tf, without_grappler
 from kerasrec.checks import ArtifactError, step
 from kerasrec.data.interactions import Items
+from kerasrec.features.usergroups import UserGroups
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.recency import AT_NEWEST_EVENT
 from kerasrec.generation.generator import Generator
@@ -32,6 +33,7 @@ from kerasrec.versions.manifest import FORMAT, make_manifest
 from kerasrec.versions.modelcard import CARD, model_card
 from kerasrec.versions.plangraph import PlanningModule
 from kerasrec.versions.trainingstate import plain, write_training_state
+from kerasrec.versions.usergraph import add_user_groups, example_users
 from kerasrec.versions.warmup import read_signatures, read_warmup, write_warmup
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ def export(
     probe: list[list[str]] | None = None,
     k: int = DEFAULT_K,
     generator: Generator | None = None,
+    groups: UserGroups | None = None,
 ) -> Path:
     """Writes the next version of a model, reloads it in a fresh process and compares.
 
@@ -71,6 +74,7 @@ def export(
         probe: list of histories (lists of item ids) to compare on; default: a few of the catalogue.
         k: length of the lists of the signatures.
         generator: `Generator` of plans, or None: the version then has no signature `generate`.
+        groups: `UserGroups`, or None: the version then knows nothing of users but their histories.
 
     Returns:
         Path of the version folder.
@@ -124,6 +128,8 @@ def export(
             model, asset=asset, fusion=fusion, k=k, generator=generator, withdrawn=gone
         )
         _add_texts(module, asset, encoder, whitening)
+        if groups is not None:
+            add_user_groups(module, groups)
         signatures = module.signatures()
         # the number and the time are set once the folder is whole
         own = {"format": FORMAT, "version": 0, "created": "", "signatures": sorted(signatures)}
@@ -140,6 +146,8 @@ def export(
                 encoder.save(folder / folders.ENCODER)
             if generator is not None:
                 generator.save(folder / folders.GENERATOR)
+            if groups is not None:
+                groups.save(folder / folders.USERS)
             texts = [*items.frame["title"][:3], _PROBE_TEXT, ""]
             with step(log, "comparing what was exported with the model"):
                 compare(module, folder, probe, texts)
@@ -347,6 +355,9 @@ def compare_here(module: Any, folder: Path, probe: Sequence, texts: Sequence[str
 def _calls_of(module, probe, texts):
     """Signature -> inputs, of the signatures that a module has."""
     calls = _probes(probe, texts)
+    if hasattr(module, "recommend_for"):
+        history = calls["recommend"]["history"]
+        calls["recommend_for"] = calls["recommend"] | example_users(module, len(history))
     return {name: calls[name] for name in calls if hasattr(module, _FUNCTIONS.get(name, name))}
 
 

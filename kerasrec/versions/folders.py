@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ITEM_IDS = Path("assets") / "item_ids.txt"
 ITEMS = Path("assets.extra") / "items.csv.gz"
 ENCODER = Path("assets.extra") / "encoder"
+USERS = Path("assets.extra") / "users"
 RECENCY = Path("assets.extra") / "recency.npz"
 GENERATOR = Path("assets.extra") / "generator.npz"
 TRAIN = Path("assets.extra") / "train"

@@ -55,19 +55,26 @@ class ServingModule(tf.Module):
         encode_tokens: function of token ids and segment ids; there after `add_encoder` alone.
         read_tokens: the same without placing: what `place_text` takes before the features; there
             where the version knows features of items.
+        group_lifts, group_weights, members, recommend_for_rows, recommend_for: there where groups
+            of users are known, see `usergraph`.
         tokenizer, encode_items, recommend_by_text: there where the tokenizer has a twin in the
             graph.
         max_length, fused_score, interest_model, scorer, text_part: what the functions call; a
             loaded version has none of these.
     """
 
-    #: set by `add_text_functions` and `add_encoder`
+    #: set by `add_text_functions`, `add_encoder` and `usergraph.add_user_groups`
     place_text: Any
     encode_tokens: Any
     read_tokens: Any
     tokenizer: Any
     encode_items: Any
     recommend_by_text: Any
+    group_lifts: Any
+    group_weights: Any
+    members: Any
+    recommend_for_rows: Any
+    recommend_for: Any
 
     def __init__(
         self,
@@ -200,14 +207,39 @@ class ServingModule(tf.Module):
         `waited` how many seconds after the newest event of the user, 0 = unknown.
         A history without a known item is answered by what is popular now.
         """
+        return self.lists(history, time_gap, event, allow, deny, keep_seen, asked, waited, k)
+
+    def lists(
+        self,
+        history: Any,
+        time_gap: Any,
+        event: Any,
+        allow: Any,
+        deny: Any,
+        keep_seen: Any,
+        asked: Any,
+        waited: Any,
+        k: Any,
+        *,
+        shift: Any = None,
+    ) -> tuple[Any, Any]:
+        """What `recommend_rows` gives; `shift (batch, num_items + 1)` is added to the scores."""
+        interest = self.interest_rows(history, time_gap, event)
         history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
-        interest = self.interest_rows(history[:, 1:], time_gap, event)
-        scores = self.fused_rows(history, interest, asked, waited)
-        scores, known = self._or_popular(scores, history)
+        scores, known = self.scores_of_all(history, interest, asked, waited)
+        if shift is not None:
+            scores += shift
         seen = tf.where(keep_seen[:, None], 0, history)
         scores = exclude(scores, tf.concat([seen, deny], axis=1))
         scores = exclude_all_but(scores, allow) + self._absent()
         return self._best(scores, interest, known, k)
+
+    def scores_of_all(
+        self, history: Any, interest: Any, asked: Any, waited: Any
+    ) -> tuple[Any, Any]:
+        """Scores without the MLP, `(batch, num_items + 1)`, and which histories have an item."""
+        scores = self.fused_rows(history, interest, asked, waited)
+        return self._or_popular(scores, history)
 
     def _absent(self):
         """float32 `(num_items + 1,)`: -inf at items that are in no list, 0 elsewhere."""
@@ -525,8 +557,8 @@ class ServingModule(tf.Module):
             "similar": self.similar,
             "item_vectors": self.vectors_of,
         }
-        of_texts = ("encode_items", "recommend_by_text")
-        return of_ids | {name: getattr(self, name) for name in of_texts if hasattr(self, name)}
+        some = ("encode_items", "recommend_by_text", "recommend_for")
+        return of_ids | {name: getattr(self, name) for name in some if hasattr(self, name)}
 
 
 def _table(asset, key_type, value_type, key_default, default):

@@ -16,6 +16,7 @@ import numpy as np
 from kerasrec.backend import check_process, tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.interactions import Items
+from kerasrec.features.usergroups import GroupWeights, UserGroups
 from kerasrec.fusion.following import Rows
 from kerasrec.fusion.fusion import FOLLOWING, POPULAR
 from kerasrec.fusion.neighbours import NeighbourTable
@@ -33,6 +34,7 @@ ABILITIES = {
     "texts": "encode_items",  # its tokenizer too
     "waits": "popular_at",  # the mixture knows how long ago the user's newest event was
     "withdraws": "withdrawn",  # items can be in no list
+    "groups": "recommend_for_rows",  # groups of users move the scores
 }
 _PARTS_OF_TABLE = ("neighbours", "votes")  # each with the name of the table behind it
 _WEIGHTS = ("part_weights", "mixture", "epsilon")
@@ -370,6 +372,7 @@ class LoadedVersion:
         *,
         k: int,
         keep_seen: bool = False,
+        members: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Best items: index int32 and score float32, `(batch, k)`.
 
@@ -379,16 +382,30 @@ class LoadedVersion:
                 whole batch, or `(batch, n)` for each row; an empty `allow` allows all.
             asked: int64 `(batch,)`, when each list is asked for, UTC seconds, 0 = now.
             waited: int64 `(batch,)`, how many seconds after the user's newest event, 0 = unknown.
+            members: float32 `(batch, num_groups)`, see `UserGroups.members`; needs "groups".
         """
         size = len(asked)
-        found = self.module.recommend_rows(
+        given = (
             *inputs,
             *_for_all(size, allow, deny),
             tf.fill([size], bool(keep_seen)),
             *self._when(asked, waited),
             tf.constant(k),
         )
-        return _arrays(found)
+        if members is not None:
+            return _arrays(self.module.recommend_for_rows(*given, tf.constant(members, tf.float32)))
+        return _arrays(self.module.recommend_rows(*given))
+
+    @property
+    def user_groups(self) -> UserGroups | None:
+        """`UserGroups` with what they like; None where the version knows none."""
+        if "groups" not in self.abilities or self.path is None:
+            return None
+        return UserGroups.load(self.path / folders.USERS, self.module.group_lifts.numpy())
+
+    def weigh_groups(self, weights: GroupWeights) -> None:
+        """Lets the groups count otherwise; needs "groups"."""
+        self.module.group_weights.assign(weights)
 
     def among(
         self,
@@ -535,6 +552,8 @@ class LoadedVersion:
         """
         tables = self._variables([n for table in self.decays for n in _names_of_table(table)])
         names = [*self._of_moments(), *self._of_lists(), "temperature", "scorer_weight", *_WEIGHTS]
+        if "groups" in self.abilities:
+            names += ["group_lifts", "group_weights"]
         named = self._variables(names)
         places: dict[Any, str] = {}  # one that is listed twice is stored under its first place
         for place, variable in enumerate(self.module.layer_variables):

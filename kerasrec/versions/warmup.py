@@ -5,7 +5,7 @@ messages are few and simple, so they are written and read here as protobuf lays 
 version has them, whether or not tensorflow-serving-api is installed; the tests compare with it.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from kerasrec.checks import ArtifactError
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 #: signatures that run the text encoder
 TEXT_SIGNATURES = ("encode_items", "recommend_by_text")
+#: inputs whose names begin so say something of a user
+USER_INPUT = "user_"
 _NUM_EXAMPLES = 3  # ids or titles of the catalogue in a request
 
 # field numbers of tensorflow_serving/apis/{prediction_log,predict,model}.proto
@@ -62,7 +64,7 @@ def example_inputs(inputs: Iterable[str], frame: pd.DataFrame) -> dict[str, list
     """Makes values for the inputs of a signature, one row, with real ids and titles.
 
     Args:
-        inputs: names of the inputs.
+        inputs: names of the inputs, perhaps with `(dtype, shape)` as `read_signatures` has them.
         frame: DataFrame of the catalogue, `item_id` and `title`.
 
     Returns:
@@ -78,7 +80,7 @@ def example_inputs(inputs: Iterable[str], frame: pd.DataFrame) -> dict[str, list
     """
     some = frame.head(_NUM_EXAMPLES)
     ids, titles = some["item_id"].tolist(), some["title"].tolist()
-    known = {
+    known: dict[str, list[Any]] = {
         # TF Serving pads what it batches with the first element, behind: "" is ignored there
         "history": [["", *ids]],
         "history_texts": [["", *titles]],
@@ -93,6 +95,10 @@ def example_inputs(inputs: Iterable[str], frame: pd.DataFrame) -> dict[str, list
         "item_ids": ids[:1],
         "texts": titles[:1],
     }
+    for name in inputs:
+        if name.startswith(USER_INPUT):  # nothing is known of the user
+            dtype = inputs[name][0] if isinstance(inputs, Mapping) else "string"
+            known[name] = [""] if dtype == "string" else [float("nan")]
     unknown = [name for name in inputs if name not in known]
     if unknown:
         raise ArtifactError(

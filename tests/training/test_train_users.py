@@ -1,0 +1,153 @@
+"""Models that know groups of users: who has no history gets what users like them choose."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from toys import newest_alone, tiny_options
+
+from kerasrec.backend import tf
+from kerasrec.data.interactions import join_interactions
+from kerasrec.data.sources import read_interactions, read_items, read_users
+from kerasrec.loop.updating import update
+from kerasrec.models.sequencemodels import SEQUENCE_MODELS
+from kerasrec.recommender.recommender import Recommender
+from kerasrec.training.pipeline import train
+from kerasrec.versions.derive import export_again
+
+CITIES = ["北京", "上海", "广州"]
+
+
+@pytest.fixture(scope="module")
+def town():
+    """60 users of three cities, who choose items of their city alone; the young begin lower."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", f"i{3 * rng.integers(0, 10) + user % 3}", 1_700_000_000 + 1000 * user + step)
+        for user in range(60)
+        for step in range(6)
+    ]
+    log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    items = pd.DataFrame({"item_id": [f"i{n}" for n in range(30)], "title": [""] * 30})
+    users = pd.DataFrame(
+        {
+            "uid": [f"u{n}" for n in range(60)],
+            "城市": [CITIES[n % 3] for n in range(60)],
+            "age": [str(20 + n * 7 % 40) for n in range(60)],
+            "tags": ["甲|乙" if n % 2 else "乙" for n in range(60)],
+        }
+    )
+    return read_interactions(log), read_items(items, titles=False), read_users(users)
+
+
+@pytest.fixture(scope="module")
+def version(town, tmp_path_factory):
+    interactions, items, users = town
+    options = tiny_options({"name": "none"}, sequence=newest_alone)
+    given = dict(name="town", options=options, progress=False, users=users)
+    folder = tmp_path_factory.mktemp("users") / "saved_models"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SEQUENCE_MODELS, "newest_alone", newest_alone)
+        yield train(interactions, items, out=folder, ask="newest", **given).version
+
+
+@pytest.fixture(scope="module")
+def recommender(version):
+    return Recommender.load(version)
+
+
+def city_share(table, city):
+    """Share of the listed items that are of a city."""
+    return np.mean([int(item[1:]) % 3 == city for item in table["item_id"]])
+
+
+def test_who_has_no_history_gets_what_the_city_likes(recommender, town):
+    asked = {f"new{n}": [] for n in range(3)}
+    users = pd.DataFrame({"user_id": list(asked), "城市": CITIES})
+    table = recommender.recommend(asked, users=users, k=8)
+    shares = [city_share(table[table["user_id"] == f"new{n}"], n) for n in range(3)]
+    assert shares == [1, 1, 1]
+    facts = recommender.manifest["user_features"]
+    assert facts["columns"] == {"城市": "category", "age": "number", "tags": "categories"}
+    assert facts["new"]["weight"] > 0 and facts["new"]["gain"] > facts["new"]["se"]
+
+
+def test_unknown_users_and_values_are_as_without(recommender):
+    without = recommender.recommend({"x": [], "y": ["i1"]}, k=8)
+    users = pd.DataFrame({"user_id": ["x", "other"], "城市": ["拉萨", "北京"], "age": ["", "30"]})
+    found = recommender.recommend({"x": [], "y": ["i1"]}, users=users, k=8)
+    pd.testing.assert_frame_equal(found, without)
+
+
+def signature_of(version):
+    loaded = tf.saved_model.load(str(version))
+    return loaded, loaded.signatures["recommend_for"]
+
+
+def test_the_signature_answers_as_python(recommender, version, town):
+    """Plain TensorFlow: texts and numbers in, the lists of `recommend(users=)` out."""
+    _, _, users = town
+    loaded, answer = signature_of(version)
+    histories = {"u0": ["i3", "i6"], "u1": [], "u2": ["i5"], "new": []}
+    frame = users.frame.set_index("user_id").reindex(histories).fillna("")
+    count, width = len(histories), 2
+    given = [[""] * (width - len(row)) + row for row in histories.values()]
+    found = answer(
+        history=tf.constant(given),
+        timestamps=tf.zeros((count, width), tf.int64),
+        allow=tf.fill((count, 0), ""),
+        deny=tf.fill((count, 0), ""),
+        keep_seen=tf.fill([count], False),
+        user_1=tf.constant(frame["城市"].tolist()),
+        user_age=tf.constant(pd.to_numeric(frame["age"]).to_numpy(np.float32)),
+        user_tags=tf.constant(frame["tags"].tolist()),
+    )
+    table = recommender.recommend(histories, users=users, k=10, at="now")
+    for place, user in enumerate(histories):
+        part = table[table["user_id"] == user]
+        ids = [one.decode() for one in found["item_ids"][place].numpy()[:10]]
+        assert ids == part["item_id"].tolist()
+        np.testing.assert_allclose(found["scores"][place][:10], part["score"], atol=1e-4)
+
+
+def test_the_old_signatures_are_as_they_were(recommender, version):
+    loaded = tf.saved_model.load(str(version))
+    found = loaded.signatures["serving_default"](history=tf.constant([["", "i4"], ["", ""]]))
+    table = recommender.recommend([["i4"], []], k=30, at="now")
+    listed = found["scores"].numpy() > -np.inf
+    ids = [one.decode() for one in found["item_ids"].numpy()[listed]]
+    assert ids == table["item_id"].tolist()
+
+
+def test_derived_and_updated_versions_know_the_groups(version, town, tmp_path):
+    interactions, _, users = town
+    base = shutil.copytree(version.parent, tmp_path / "town")
+    asked, known = {"u0": [], "u4": ["i1"]}, users
+    expected = Recommender.load(base).recommend(asked, users=known, k=5)
+    derived = Recommender.load(export_again(base, k=7))
+    pd.testing.assert_frame_equal(derived.recommend(asked, users=known, k=5), expected)
+    rows = [
+        (f"u{user}", f"i{3 * ((user + step) % 10) + (user + 1) % 3}", 1_701_000_000 + user + step)
+        for user in range(60)
+        for step in range(2)
+    ]
+    later = read_interactions(pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]))
+    found = update(base, join_interactions([interactions, later]), force=True)
+    child = Recommender.load(found.version)
+    groups, before = child.loaded.user_groups, derived.loaded.user_groups
+    assert groups.weights == before.weights
+    np.testing.assert_array_equal(groups.lifts, before.lifts)
+    assert city_share(child.recommend({"u0": []}, users=known, k=5), 0) == 1
+
+
+def test_a_version_without_groups_refuses_users(exported_version):
+    recommender = Recommender.load(exported_version)
+    with pytest.raises(ValueError, match="knows nothing of users but their histories"):
+        recommender.recommend([[]], users=pd.DataFrame({"user_id": ["a"], "city": ["x"]}))
+
+
+def test_wrong_columns_are_refused_before_the_work(town):
+    interactions, items, users = town
+    with pytest.raises(ValueError, match="aeg.*age"):
+        train(interactions, items, name="x", users=users, user_features="aeg:number")
