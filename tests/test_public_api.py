@@ -12,15 +12,17 @@ import kerasrec
 
 #: what must load where there is no TensorFlow, as in test_architecture
 LIGHT = """
-checks data fusion evaluation feedback client models.codes versions.folders versions.manifest
-loop.driftmetrics loop.gate recommender.draws
+checks data features fusion evaluation feedback client models.codes versions.folders
+versions.manifest loop.driftmetrics loop.gate recommender.draws
 """.split()
 NAMES = """
 ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES LanguageModel Plan
-Recommender SEQUENCE_MODELS SetupError Split TextEncoder Trainer add_lora build_encoder build_model
+Recommender SEQUENCE_MODELS SetupError Split TextEncoder Trainer Users add_lora build_encoder
+build_model
 check_leakage clean deploy describe describe_plans drift evaluate export fit_generator
 fit_product_codes fit_semantic_ids fit_whitening hold_out_last join_interactions load_mooccube
-make_histories make_validation plot_model read_interactions read_items replay rollback run_baselines
+make_histories make_validation plot_model read_interactions read_items read_users replay rollback
+run_baselines
 score_recommendations serve set_trainable simulate split_leave_one_out split_temporal split_users
 train update update_from_store write_report write_table
 """.split()

@@ -21,7 +21,7 @@ from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.models.validation import Ranker, Validation
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.catchup import EPOCHS, gentle_trainer, replayed
-from kerasrec.training.heldout import FEWEST_TO_WEIGH
+from kerasrec.training.choosing.heldout import FEWEST_TO_WEIGH
 from kerasrec.versions import folders, itemmatrix
 from kerasrec.versions.derive import derive_version
 from kerasrec.versions.exporter import export, withdrawn_index

@@ -15,14 +15,14 @@ from kerasrec.data.histories import Histories
 from kerasrec.fusion.fusion import fit_again
 from kerasrec.models.build import Model, TextEncoder
 from kerasrec.models.textpart import TextPart
-from kerasrec.training.fitting import Fitted, best_epochs, fit_members
-from kerasrec.training.learning import (
+from kerasrec.training.choosing.learning import (
     Trial,
     lift_that_keeps,
     places_of_new,
     try_at_the_end,
     try_by_users,
 )
+from kerasrec.training.fitting import Fitted, best_epochs, fit_members
 from kerasrec.training.optimizers import OPTIMIZERS
 from kerasrec.training.options import known_options
 from kerasrec.training.stages import Chosen, Data, Options, builder_of, encode, is_timed

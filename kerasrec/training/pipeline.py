@@ -13,7 +13,7 @@ from kerasrec.data.sources import as_users
 from kerasrec.data.tables import Source
 from kerasrec.features.columntypes import choose_columns
 from kerasrec.training import catchup, stages
-from kerasrec.training.heldout import Ask
+from kerasrec.training.choosing.heldout import Ask
 from kerasrec.training.options import resolve_preset
 from kerasrec.versions import folders
 

@@ -36,10 +36,10 @@ from kerasrec.models.build import Model, build_model
 from kerasrec.models.codes import CollapsedCodes
 from kerasrec.models.textpart import TextPart, text_part
 from kerasrec.models.validation import Ranker, Validation
+from kerasrec.training.choosing.grouping import Grouped, fit_groups
+from kerasrec.training.choosing.heldout import Ask, HeldOut, hold_out
 from kerasrec.training.fitting import Fitted, fit_models
 from kerasrec.training.generating import choose_trust, fit_generator, text_columns
-from kerasrec.training.grouping import Grouped, fit_groups
-from kerasrec.training.heldout import Ask, HeldOut, hold_out
 from kerasrec.training.optimizers import OPTIMIZERS
 from kerasrec.training.options import known_options
 from kerasrec.versions import folders

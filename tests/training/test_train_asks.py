@@ -11,7 +11,7 @@ from kerasrec.fusion.fusion import fit_tables
 from kerasrec.models.validation import Validation, ranking_quality
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training import catchup, stages
-from kerasrec.training.heldout import FEWEST_TO_WEIGH
+from kerasrec.training.choosing.heldout import FEWEST_TO_WEIGH
 from kerasrec.training.options import resolve_preset
 from kerasrec.training.pipeline import train
 from kerasrec.versions.folders import read_manifest
@@ -77,7 +77,7 @@ def test_one_moment_is_never_parted_and_repeats_are_no_requests():
 
 
 def test_of_many_requests_the_newest_are_taken(monkeypatch):
-    monkeypatch.setattr("kerasrec.training.heldout.MAX_USERS", 320)
+    monkeypatch.setattr("kerasrec.training.choosing.heldout.MAX_USERS", 320)
     log = log_of_days()
     requests = read(log).held.requests
     np.testing.assert_array_equal(requests.times, np.sort(log["timestamp"])[-320:])

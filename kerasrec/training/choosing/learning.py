@@ -28,7 +28,7 @@ from kerasrec.fusion.fusion import Fusion, fit_again
 from kerasrec.fusion.neighbours import NeighbourTable
 from kerasrec.fusion.recency import Moments, fit_moments
 from kerasrec.models.validation import Ranker, Validation, hold_out_last, make_validation
-from kerasrec.training.heldout import HeldOut
+from kerasrec.training.choosing.heldout import HeldOut
 
 log = logging.getLogger(__name__)
 #: users asked, at least; fewer prove nothing: tables learn for "newest", and nothing for "end"

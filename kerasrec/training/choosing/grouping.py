@@ -23,7 +23,7 @@ from kerasrec.fusion.recency import newest_times
 from kerasrec.models.validation import Validation, quality_per_user, some_of
 from kerasrec.recommender.answers import make_lists
 from kerasrec.recommender.questions import Questions
-from kerasrec.training.heldout import HeldOut
+from kerasrec.training.choosing.heldout import HeldOut
 from kerasrec.versions import folders
 from kerasrec.versions.exporter import serving_module
 from kerasrec.versions.loaded import LoadedVersion

@@ -8,8 +8,8 @@ from toys import histories_of, tiny_options
 from kerasrec.fusion.choice import Lifted
 from kerasrec.models.validation import make_validation
 from kerasrec.recommender.recommender import Recommender
-from kerasrec.training.heldout import HeldOut
-from kerasrec.training.learning import (
+from kerasrec.training.choosing.heldout import HeldOut
+from kerasrec.training.choosing.learning import (
     LIFTS,
     Tried,
     decide,
