@@ -461,7 +461,7 @@ def test_on_bad_skip_leaves_out_events_of_unknown_items_too(tmp_path):
         [*map(str, dirty(tmp_path)), "--name", "x", "--on-bad", "skip"]
     )
     options.verb = "train"
-    interactions, items, valid = modelverbs._read_for_training(options, {})
+    interactions, items, valid, _ = modelverbs._read_for_training(options, {})
     assert (len(interactions), len(items), valid) == (41, 4, None)
     # but not most of a log
     text = (tmp_path / "log.csv").read_text()
