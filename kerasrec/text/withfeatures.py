@@ -106,7 +106,7 @@ def of_texts(vectors: np.ndarray, features: int) -> np.ndarray:
     What items are like each other by (the table "text", semantic ids) is read of the texts: with
     features among it, cold items of mooccube-courses were found half as often.
     """
-    return vectors[:, : (vectors.shape[1] - features) or features]
+    return vectors[:, : (vectors.shape[1] - features) or features] if features else vectors
 
 
 def scale_of(rows: np.ndarray, text_width: int) -> float:

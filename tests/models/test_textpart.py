@@ -8,7 +8,7 @@ from kerasrec.models.textpart import text_part
 
 
 def test_none_knows_items_by_their_id_alone(toy_items):
-    assert text_part(toy_items, name="none") == (None, None, None, None)
+    assert text_part(toy_items, name="none") == (None, None, None, None, 0)
 
 
 def test_frozen_vectors_are_whitened_encoder_vectors(toy_items):
