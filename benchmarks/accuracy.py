@@ -16,6 +16,9 @@ In the live protocol each event after the cut is a request of its own: a row is 
 train.csv and valid.csv and `kerasrec replay` over the requests, with --update also with an update
 every so often. Beside it stands `live_knn`, whose counts grow with every event (`live.py`).
 
+The variants "users" need users.csv.gz in the folder of the data set: who has no history is then
+asked for with the columns of the table. Split by time, users without a history have figures too.
+
 Rows that are done are not run again unless code, data or arguments have changed; the tables go to
 standard output and, with --out, to OUT/ACCURACY.md and OUT/accuracy.svg.
 
@@ -72,6 +75,9 @@ VARIANTS = {
     "bert": ["--set", "model.sequence=bert"],
     "gmf": ["--set", "model.interest=gmf"],
     "tfidf": ["--encoder", "tfidf"],
+    "features": ["--item-features", "auto"],
+    "users": ["--users", "{users}"],
+    "features and users": ["--item-features", "auto", "--users", "{users}"],
     **{f"loss-{name}": ["--set", f"model.loss={name}"] for name in LOSSES},
 }
 FEW_USERS, MANY_SEEDS = 1000, 5  # one seed says little of the default on few users
@@ -98,7 +104,7 @@ def made_of(folder, variant):
 
 def kerasrec_row(folder, work, variant, seed):
     """Train, recommend and score one variant: a dict of figures."""
-    tag = f"{folder.name}-{variant}-{seed}"
+    tag = f"{folder.name}-{variant.replace(' ', '-')}-{seed}"
     done, key = work / f"{tag}.json", made_of(folder, variant)
     if done.exists() and (row := json.loads(done.read_text())).get("made_of") == key:
         return row
@@ -107,10 +113,16 @@ def kerasrec_row(folder, work, variant, seed):
     train += ["--valid", folder / "valid.csv", "--name", tag, "--out", models, "--quiet"]
     # the split is by time where it has cold items
     ask = "end" if (folder / "cold_items.csv").exists() else "newest"
-    train += ["--ask", ask, "--seed", seed, *VARIANTS[variant]]
+    table, asking = folder / "users.csv", folder / "test_users.csv"
+    arguments = [str(one).format(users=table) for one in VARIANTS[variant]]
+    if arguments != VARIANTS[variant]:  # who asks, with what is known of them
+        who = yardstick.read(asking).merge(yardstick.read(table), how="left")
+        asking = work / f"{tag}-asking.csv"
+        who.to_csv(asking, index=False)
+    train += ["--ask", ask, "--seed", seed, *arguments]
     known = [folder / "train.csv", folder / "valid.csv"]
     recommend = ["recommend", "--model", models / tag, "--histories", *known]
-    recommend += ["--users", folder / "test_users.csv", "--k", 50, "--out", lists]
+    recommend += ["--users", asking, "--k", 50, "--out", lists]
     row = {"made_of": key, "date": str(date.today()), "variant": variant, "seed": seed}
     row.update(train_s=run(train, log), recommend_s=run(recommend, log))
     found = yardstick.read(lists)
@@ -156,6 +168,10 @@ def judge(lists, folder):
         asked = test[test["item"].isin(new) & test["user"].isin(known["user"])]
         cold = yardstick.score(lists, asked, known, (10,), catalogue)
         row.update({f"cold {name}": cold[name] for name in ("users", *METRICS)})
+        first = test[~test["user"].isin(known["user"])]
+        if len(first):
+            found = yardstick.score(lists, first, known, (10,), catalogue)
+            row.update({f"first {name}": found[name] for name in ("users", *METRICS)})
     return row
 
 
@@ -209,6 +225,9 @@ def table(rows):
     if "cold users" in frame:
         users = f"{frame['cold users'].iloc[0]} users"
         metrics[f"cold items, Recall@10 ({users})"] = "cold recall@10"
+    if "first users" in frame:
+        users = f"{frame['first users'].iloc[0]}"
+        metrics[f"{users} users without a history, NDCG@10"] = "first ndcg@10"
     columns = ["variant", "seeds", *metrics, "train s"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for variant, group in frame.groupby("variant", sort=False):
@@ -330,6 +349,8 @@ def main():
                 print(f"{data.name}: {refusal}", file=sys.stderr)
                 continue
             folder = options.work / "splits" / name
+            if (data / "users.csv.gz").exists():
+                yardstick.read(data / "users.csv.gz").to_csv(folder / "users.csv", index=False)
             results[name], text = measure(folder, options)
             parts.append(f"## {name}\n\n{text}\n")
             print(parts[-1], flush=True)
