@@ -279,8 +279,7 @@ INPUTS = [
         "time",
         "a date and an hour, dt and hour",
         lines("user,item,dt,hour", "u1,a,20240301,09", "u1,b,20240301,15"),
-        None,
-        "two columns",
+        at(f"{DAY} 09:00:00", f"{DAY} 15:00:00"),
     ),
     Dirty(
         "time",
@@ -436,6 +435,13 @@ INPUTS = [
         "expected a column user_id",
     ),
     Dirty("form", "no header", lines(*TWO), BOTH, "header line"),
+    Dirty(
+        "form",
+        "no header, its names given",
+        lines(*TWO),
+        BOTH,
+        options={"columns": ["user", "item", "time"]},
+    ),
     Dirty(
         "form",
         "user::item::time",

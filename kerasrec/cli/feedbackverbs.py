@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kerasrec import backend
 from kerasrec.cli.parser import SHAPE, Parser, add_clock, add_files, add_reading
 from kerasrec.cli.printing import print_rows, say
-from kerasrec.cli.userinput import UserError, event_weights, pairs_of, period
+from kerasrec.cli.userinput import UserError, event_weights, naming_of, period
 
 if TYPE_CHECKING:
     from kerasrec.feedback.store import Added, FeedbackStore
@@ -207,7 +207,7 @@ def import_(options: argparse.Namespace) -> None:
     with _open(options, create=True) as store:
         added = store.import_file(
             options.interactions,
-            columns=pairs_of(options.columns, "--columns") or None,
+            columns=naming_of(options.columns, "--columns") or None,
             encoding=options.encoding,
             on_bad=options.on_bad,
             event_weights=event_weights(options.event_weights),

@@ -50,7 +50,8 @@ def add_reading(sub: argparse.ArgumentParser, *, items: bool = False) -> None:
         "--columns",
         help="name the columns of the interactions where they are not recognised: user_id=buyer "
         "item_id=sku timestamp=time event=action value=stars; event= leaves the events unread, "
-        "status= keeps orders that a column says were cancelled",
+        "status= keeps orders that a column says were cancelled. Of a file without a header line: "
+        "the names of all columns, as user,item,_,timestamp",
         **pairs,
     )
     group.add_argument(

@@ -109,8 +109,8 @@ def read_events(options: argparse.Namespace, paths: Sequence[str]) -> "Interacti
 
 def reading_options(options: argparse.Namespace) -> dict[str, Any]:
     """How `read_interactions` reads events, by the options that `add_reading` has added."""
-    columns = pairs_of(options.columns, "--columns")
-    if hasattr(options, "items"):
+    columns = naming_of(options.columns, "--columns")
+    if hasattr(options, "items") and isinstance(columns, dict):
         columns = {role: name for role, name in columns.items() if role not in _ITEM_ROLES}
     return {
         "columns": columns or None,
@@ -144,13 +144,15 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     from kerasrec.data.sources import read_items
     from kerasrec.data.tables import open_table
 
-    columns = pairs_of(options.columns, "--columns")
-    columns = {role: name for role, name in columns.items() if role in ("item_id", *_ITEM_ROLES)}
-    if columns.get("item_id") and columns["item_id"] not in (
-        open_table(options.items, options.encoding).columns
-    ):
-        del columns["item_id"]
-    columns.update(pairs_of(options.item_columns, "--item-columns"))
+    columns = naming_of(options.item_columns, "--item-columns")
+    given = naming_of(options.columns, "--columns")
+    if isinstance(columns, dict) and isinstance(given, dict):
+        both = {role: name for role, name in given.items() if role in ("item_id", *_ITEM_ROLES)}
+        if both.get("item_id") and both["item_id"] not in (
+            open_table(options.items, options.encoding).columns
+        ):
+            del both["item_id"]
+        columns = {**both, **columns}
     found = read_items(
         options.items,
         columns=columns or None,
@@ -258,8 +260,8 @@ def read_users(options: argparse.Namespace, interactions: "Interactions | None")
     """Reads the user ids of --users, each once, in file order."""
     from kerasrec.data.sources import read_user_ids
 
-    columns = pairs_of(options.columns, "--columns")
-    name = columns.get("user_id")
+    columns = naming_of(options.columns, "--columns")
+    name = columns.get("user_id") if isinstance(columns, dict) else None
     if name is None and interactions is not None:
         name = interactions.columns.get("user_id")
     found = read_user_ids(options.users, column=name, encoding=options.encoding)
@@ -302,6 +304,23 @@ def pairs_of(texts: Iterable[str] | None, flag: str) -> dict[str, Any]:
             raise UserError(f"{flag} names {name} twice: {pairs[name]!r} and {value!r}. Keep one.")
         pairs[name.strip()] = value if value.strip() else None
     return pairs
+
+
+def naming_of(texts: Sequence[str] | None, flag: str) -> dict[str, Any] | list[str]:
+    """Reads roles of columns, or of a file without a header line the names of all columns.
+
+    >>> naming_of(["user_id=uid", "event="], "--columns"), naming_of(["user,item,_"], "--columns")
+    ({'user_id': 'uid', 'event': None}, ['user', 'item', '_'])
+    """
+    texts = list(texts or [])
+    if not any("," in text and "=" not in text for text in texts):
+        return pairs_of(texts, flag)
+    if len(texts) > 1:
+        raise UserError(
+            f"{flag} takes ROLE=COLUMN pairs, or the names of all columns of a file without a "
+            f"header line, such as user,item,timestamp. Received both: {' '.join(texts)!r}."
+        )
+    return texts[0].split(",")
 
 
 def write_lists(

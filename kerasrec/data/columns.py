@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,29 @@ def normalise(name: object) -> str:
     return re.sub(r"[\s\-]+", "_", name)
 
 
+#: what names columns: role -> column; or, of a table without a header line, all names in order
+Naming: TypeAlias = Mapping[str, str | None] | Sequence[str]
+
+
+def split_naming(columns: Naming | None) -> tuple[dict[str, str | None] | None, list[str] | None]:
+    """Gives `(mapping, names)` of what a user gives as `columns`; one of them is None.
+
+    Raises:
+        TypeError: neither a mapping nor a list of texts.
+
+    >>> split_naming({"user_id": "buyer"}), split_naming(["user", "item"])
+    (({'user_id': 'buyer'}, None), (None, ['user', 'item']))
+    """
+    if columns is None or isinstance(columns, Mapping):
+        return (None if columns is None else dict(columns)), None
+    if isinstance(columns, list | tuple) and all(isinstance(name, str) for name in columns):
+        return None, [name.strip() for name in columns]
+    raise TypeError(
+        "columns: expected a mapping such as {'user_id': 'buyer'}, or, for a file without a header "
+        f"line, a list of the names of its columns. Received: {columns!r}. Pass one of these."
+    )
+
+
 def resolve_columns(
     found: Sequence[str],
     aliases: Mapping[str, Sequence[str]],
@@ -141,7 +165,7 @@ def resolve_columns(
     free = [name for name in found if name not in columns.values()]
     for role in required:
         if role not in columns:
-            raise ValueError(_missing_message(role, found, free, aliases[role], source))
+            raise ValueError(_missing_message(role, found, free, aliases, source))
     return columns
 
 
@@ -227,26 +251,56 @@ def check_mapping(
             )
 
 
-def _missing_message(role, found, free, groups, source):
-    known = " ".join(groups).split()
+def _missing_message(role, found, free, aliases, source):
+    known = " ".join(aliases[role]).split()
     start = (
         f"{source}: expected a column {role} (or {', '.join(known[1:5])}, ...). "
         f"Received: columns {name_list(found)}"
     )
-    is_number = [bool(re.fullmatch(r"[-+\d.:eT ]+", str(name))) for name in found]
-    is_time = [re.match(r"1\d{9}(\d{3})?$|20\d\d[-/]\d", str(name)) for name in found]
-    if all(is_number) or any(is_time):
-        return (
-            f"{start}; the first line looks like data. Put a header line with the names above it."
-        )
+    guessed = _guess_names([str(name) for name in found], aliases)
+    flag = "--item-columns" if "title" in aliases else "--columns"
+    how = (
+        f"name its columns in their order with columns={guessed} ({flag} {','.join(guessed)}), or "
+        "put a header line above it"
+    )
+    if any(re.fullmatch(r"[-+\d.:eT ]+", str(name)) or _is_time(name) for name in found):
+        return f"{start}; the first line looks like data: {how}."
     near = {normalise(name): name for name in free}
     matches = [m for name in known for m in difflib.get_close_matches(name, list(near), 1, 0.7)]
+    if not matches and len(free) == len(found) > 1:
+        return (
+            f"{start}, none of them known. Rename them or pass columns={{'{role}': 'my_column'}} "
+            f"({flag} {role}=my_column); where the first line is data, {how}."
+        )
     hint = f" (the nearest is '{near[matches[0]]}')" if matches else ""
     example = near[matches[0]] if matches else "my_column"
     return (
         f"{start}{hint}. Rename it or pass columns={{'{role}': '{example}'}} "
-        f"(--columns {role}={example})."
+        f"({flag} {role}={example})."
     )
+
+
+def _is_time(name):
+    return re.match(r"1\d{9}(\d{3})?$|20\d\d[-/]?\d\d?[-/]?\d\d?", str(name)) is not None
+
+
+def _guess_names(found, aliases):
+    """Names for columns without any, by what stands in the first row: an offer to correct."""
+    if "title" in aliases:
+        names = ["item_id", "title"]
+    else:
+        names = ["user_id", "item_id"][: max(len(aliases), 1)]
+    guessed: list[str] = []
+    for value in found:
+        if "timestamp" in aliases and "timestamp" not in guessed and _is_time(value):
+            guessed.append("timestamp")
+        elif names:
+            guessed.append(names.pop(0))
+        elif re.fullmatch(r"\d(\.\d)?", value) and "value" in aliases and "value" not in guessed:
+            guessed.append("value")
+        else:
+            guessed.append("_")
+    return guessed
 
 
 def name_list(names: Iterable[object], limit: int = 12) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from kerasrec.checks import step
 from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, Refusal
-from kerasrec.data.columns import withdrawn_rows
+from kerasrec.data.columns import Naming, split_naming, withdrawn_rows
 from kerasrec.data.interactions import Interactions, Items, Users, join_frames
 from kerasrec.data.readers import (
     Part,
@@ -34,7 +34,7 @@ _OLD_SPANS, _OLD_SECONDS = 10, 5 * 365 * DAY
 def read_interactions(
     source: Source | Sequence[Source],
     *,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Naming | None = None,
     encoding: str = "utf-8",
     on_bad: str = "error",
     event_weights: Mapping[str, float | str | None] | None = None,
@@ -55,7 +55,9 @@ def read_interactions(
         columns: canonical name -> column name, e.g. `{"user_id": "buyer"}`; None as name ignores a
             role. `status` is a column that says which orders were cancelled or refunded, which are
             left out; without it the usual names are looked for (`status`, `订单状态`, ...), and
-            `{"status": None}` keeps such orders.
+            `{"status": None}` keeps such orders. For files without a header line: a list of the
+            names of all columns in their order, `["user", "item", "_", "time"]`, `_` for what is
+            of no use.
         encoding: of text files, e.g. `"big5"`; GBK, GB18030 and UTF-16 are found by their bytes
             where these leave no doubt.
         on_bad: `"error"` raises where there are bad rows (one error that names all
@@ -92,6 +94,7 @@ def read_interactions(
         raise ValueError(
             "expected at least one file of interactions. Received: an empty list. Name a file."
         )
+    mapping, names = split_naming(columns)
     zone = read_zone(timezone)
     times: Any = {"timezone": zone, "max_ahead": max_ahead}
     parts: list[Part] = []
@@ -100,7 +103,7 @@ def read_interactions(
         try:
             with step(log, "reading interactions", only_long=True):
                 part = read_interaction_table(
-                    open_table(one, encoding), columns, on_bad, event_weights, **times
+                    open_table(one, encoding, names=names), mapping, on_bad, event_weights, **times
                 )
         except DirtyRows as error:  # no good row is left of this one
             refusals += error.refusals
@@ -127,7 +130,7 @@ def read_interactions(
 def read_items(
     source: Source,
     *,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Naming | None = None,
     encoding: str = "utf-8",
     on_bad: str = "error",
     titles: bool = True,
@@ -141,7 +144,8 @@ def read_items(
 
     Args:
         source: a file, folder, pattern, query or table, as for `read_interactions`.
-        columns: canonical name -> column name, e.g. `{"title": "headline"}`.
+        columns: canonical name -> column name, e.g. `{"title": "headline"}`; for files without a
+            header line a list of all names in their order, `["sku", "title", "_"]`.
         encoding: of text files, e.g. `"gb18030"`.
         on_bad: `"error"` raises at a row without an id or with an id seen before, `"skip"` leaves
             such rows out (the first row of an id stays) and counts them.
@@ -162,7 +166,9 @@ def read_items(
     [{'item_id': '007', 'title': '红楼梦', 'price': '9.5'}]
     """
     _check_on_bad(on_bad)
-    part = read_item_table(open_table(source, encoding), columns, on_bad, titles=titles)
+    mapping, names = split_naming(columns)
+    table = open_table(source, encoding, names=names)
+    part = read_item_table(table, mapping, on_bad, titles=titles)
     gone, reasons = withdrawn_rows(part.frame)
     report = part.report
     for column, count in reasons.items():

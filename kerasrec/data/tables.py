@@ -6,6 +6,7 @@ knows what a column means. The forms of files are in `data.formats`.
 
 import gzip
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -18,7 +19,7 @@ from kerasrec.backend import whole_file
 from kerasrec.data.cleaningreport import CleaningReport
 from kerasrec.data.formats.addresses import check_address
 from kerasrec.data.formats.columntable import ColumnTable, arrow_columns, to_pandas
-from kerasrec.data.formats.csvtable import CsvTable, check_repeated
+from kerasrec.data.formats.csvtable import CsvTable, check_repeated, given_names
 from kerasrec.data.formats.excel import open_sheet
 from kerasrec.data.formats.jsonlines import open_json
 from kerasrec.data.formats.packed import one_line
@@ -46,6 +47,10 @@ _SUFFIXES = {
     "json": tuple(f".{name}{end}" for name in ("jsonl", "ndjson") for end in _PACKED),
     "text": tuple(f".{name}{end}" for name in ("csv", "tsv", "txt") for end in _PACKED),
 }
+
+
+#: files that Hive writes for a query: they have no ending, and no header line
+_OF_HIVE = re.compile(r"\d{6}_\d+(_copy_\d+)?(\.gz|\.zst)?")
 
 
 class Table(Protocol):
@@ -77,10 +82,17 @@ def as_frame(source: Any) -> pd.DataFrame:
     return pd.DataFrame({name: to_pandas(column) for name, column in columns.items()})
 
 
-def open_table(source: Source, encoding: str = "utf-8") -> Table:
+def open_table(
+    source: Source, encoding: str = "utf-8", *, names: Sequence[str] | None = None
+) -> Table:
     """Opens the table behind a path, a pattern, a query or a table of Python.
 
     Of csv and parquet files only the column names are read here; other sources are read whole.
+
+    Args:
+        source: see `read_interactions`.
+        encoding: of text files.
+        names: of the columns of a table without a header line, whose first line is data.
 
     Raises:
         FileNotFoundError: no such file.
@@ -88,8 +100,11 @@ def open_table(source: Source, encoding: str = "utf-8") -> Table:
             encoding.
     """
     if isinstance(source, pd.DataFrame):
+        if names is not None:
+            source = source.set_axis(given_names("DataFrame", names, list(source.columns)), axis=1)
         return FrameTable(source)
     if is_frame(source):
+        _refuse_names("table", names)
         return ColumnTable("table", *arrow_columns(source))
     if not isinstance(source, str | os.PathLike):
         raise TypeError(
@@ -98,16 +113,26 @@ def open_table(source: Source, encoding: str = "utf-8") -> Table:
         )
     if is_address(source):
         check_address(str(source))
+        _refuse_names("the query", names)
         return open_query(str(source))
     path = Path(source)
     if not path.exists():
         check_address(str(source))
     if path.is_dir() or (is_pattern(path) and not path.exists()):
-        return _open_parts(path, encoding)
-    return _open_file(path, encoding)
+        return _open_parts(path, encoding, names)
+    return _open_file(path, encoding, names)
 
 
-def _open_file(path, encoding):
+def _refuse_names(source, names):
+    if names is not None:
+        raise ValueError(
+            f"{source}: expected a mapping as columns, such as {{'user_id': 'uid'}}. Received: a "
+            "list of names, which is for files without a header line; this table has names. Name "
+            "the columns of the roles instead."
+        )
+
+
+def _open_file(path, encoding, names=None):
     sheet = ""
     if not path.exists():
         name, hash_sign, sheet = path.name.rpartition("#")
@@ -127,13 +152,14 @@ def _open_file(path, encoding):
             "Write the file again."
         )
     if kind == "excel":
-        return open_sheet(path, sheet)
-    if kind == "json":
-        return open_json(path, encoding)
-    return ParquetTable(path) if kind == "parquet" else CsvTable(path, encoding)
+        return open_sheet(path, sheet, names)
+    if kind == "text":
+        return CsvTable(path, encoding, names)
+    _refuse_names(path, names)
+    return open_json(path, encoding) if kind == "json" else ParquetTable(path)
 
 
-def _open_parts(path, encoding):
+def _open_parts(path, encoding, names):
     root, files = files_of(path)
     files = [file for file in files if _kind(file) or is_pattern(path)]
     if not files:
@@ -142,11 +168,13 @@ def _open_parts(path, encoding):
         raise FileNotFoundError(f"{path}: expected {what}. Received: {received}. Check the path.")
     # of empty files, which jobs write for parts without rows, the header is unknown
     filled = [file for file in files if file.stat().st_size] or files[:1]
-    return PartsTable(path, root, filled, lambda file: _open_file(file, encoding))
+    return PartsTable(path, root, filled, lambda file: _open_file(file, encoding, names))
 
 
 def _kind(path):
     name = Path(path).name.lower()
+    if _OF_HIVE.fullmatch(name):
+        return "text"
     return next((kind for kind, endings in _SUFFIXES.items() if name.endswith(endings)), "")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.cleaningreport import CleaningReport
+from kerasrec.data.columns import Naming, split_naming
 from kerasrec.data.events import EVENT_WEIGHTS, event_table
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.readers import as_categories
@@ -213,7 +214,7 @@ class FeedbackStore:
         self,
         paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        columns: Mapping[str, str | None] | None = None,
+        columns: Naming | None = None,
         encoding: str = "utf-8",
         on_bad: str = "error",
         event_weights: Mapping[str, float | str | None] | None = None,
@@ -242,11 +243,12 @@ class FeedbackStore:
             FileNotFoundError, ValueError: as `read_interactions`; a file without times.
         """
         added = Added(0, 0)
+        mapping, names = split_naming(columns)
         for path in paths if isinstance(paths, list | tuple) else [paths]:
-            table = open_table(path, encoding)
+            table = open_table(path, encoding, names=names)
             rows, report = table_rows(
                 table,
-                columns=columns,
+                columns=mapping,
                 on_bad=on_bad,
                 event_weights=event_weights,
                 timezone=timezone,

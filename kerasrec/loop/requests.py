@@ -1,11 +1,11 @@
 """Reads what a replay needs: the log, and the requests that are asked of it."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasrec.data.columns import Naming, split_naming
 from kerasrec.data.interactions import Interactions
 from kerasrec.data.sources import read_interactions
 from kerasrec.data.tables import Source, open_table
@@ -24,7 +24,7 @@ class Requests(NamedTuple):
 def read_log(
     source: Interactions | Source,
     *,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Naming | None = None,
     encoding: str = "utf-8",
     **reading: Any,
 ) -> Interactions:
@@ -40,10 +40,10 @@ def read_log(
     if isinstance(source, Interactions):
         found = source
     else:
-        columns = dict(columns or {})
-        if "who" in open_table(source, encoding).columns:
-            columns.setdefault("user_id", "who")
-        found = read_interactions(source, columns=columns or None, encoding=encoding, **reading)
+        mapping, names = split_naming(columns)
+        if "who" in open_table(source, encoding, names=names).columns and names is None:
+            columns = {"user_id": "who", **(mapping or {})}
+        found = read_interactions(source, columns=columns, encoding=encoding, **reading)
     if not found.has_time:
         raise ValueError("replay needs times. Received: a log without them.")
     return found

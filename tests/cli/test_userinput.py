@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 
 from kerasrec.cli import userinput
-from kerasrec.cli.userinput import UserError, assignments, pairs_of, read_lines, write_lists
+from kerasrec.cli.entry import build_parser
+from kerasrec.cli.userinput import (
+    UserError,
+    assignments,
+    pairs_of,
+    read_catalogue,
+    read_events,
+    read_lines,
+    write_lists,
+)
 from kerasrec.data.sources import read_user_ids
 
 
@@ -158,3 +167,17 @@ def test_lists_for_people_hold_no_formulas(tmp_path, caplog, name, is_exact, fir
     assert read_user_ids(tmp_path / name).tolist() == [first, "b"]
     said = "1 cells begin as a formula does" in caplog.text
     assert said == (first != "=1+1") and ("--exact-cells" in caplog.text) == said
+
+
+def test_names_of_files_without_a_header_line(tmp_path):
+    (tmp_path / "log.csv").write_text("u1,a,2024-03-01\nu2,b,2024-03-02\n")
+    (tmp_path / "items.csv").write_text("a,围城\nb,活着\n", "utf-8")
+    words = ["--interactions", str(tmp_path / "log.csv"), "--items", str(tmp_path / "items.csv")]
+    words += ["--columns", "user,item,time", "--item-columns", "sku,title"]
+    options = build_parser()[1]["inspect"].parse_args(words)
+    options.verb = "inspect"
+    assert len(read_events(options, options.interactions)) == 2
+    assert read_catalogue(options).frame["title"].tolist() == ["围城", "活着"]
+    options.columns = ["user,item,time", "event="]
+    with pytest.raises(UserError, match="--columns takes ROLE=COLUMN pairs, or the names"):
+        read_events(options, options.interactions)

@@ -727,3 +727,70 @@ def test_columns_of_a_catalogue_are_said():
     notes = notes_of(read_items(table))
     assert notes["columns: item_id = sku, title = name"] == 2
     assert notes["columns kept as texts: price, city"] == 2
+
+
+HEADLESS = "u1,a,5,2024-03-01 09:05:00\nu2,b,3,2024-03-01 15:05:00\n"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", "", ".xlsx"])
+def test_files_without_a_header_line(tmp_path, ending):
+    """Each row is read, the first one too; `_` is a column of no use."""
+    path = tmp_path / (f"log{ending}" if ending else "000000_0")
+    if ending == ".xlsx":
+        rows = [line.split(",") for line in HEADLESS.splitlines()]
+        pd.DataFrame(rows).to_excel(path, index=False, header=False)
+    else:
+        text = HEADLESS.replace(",", "\x01") if not ending else HEADLESS
+        path.write_bytes(gzip.compress(text.encode()) if ending == ".csv.gz" else text.encode())
+    found = read_interactions(path, columns=["user", "item", "rating", "time"])
+    assert found.frame["user_id"].tolist() == ["u1", "u2"]
+    assert found.frame["value"].tolist() == [5, 3]
+    assert found.frame["timestamp"].tolist() == [1709283900, 1709305500]
+    without = read_interactions(path, columns=["user", "item", "_", "time"])
+    assert without.frame["event"].tolist() == ["click", "click"]
+    folder = read_interactions(f"{tmp_path}/*", columns=["user", "item", "_", "_"])
+    assert folder.frame["item_id"].tolist() == ["a", "b"]
+
+
+def test_bad_rows_of_a_file_without_a_header_line_are_named_by_their_line(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("u1,a\nu2,b,c\nu3,\n")
+    with pytest.raises(ValueError, match="3 in line 2, 'u2,b,c'.*Besides: 1 x empty item_id"):
+        read_interactions(path, columns=["user", "item"])
+    assert len(read_interactions(path, columns=["user", "item"], on_bad="skip")) == 1
+
+
+def test_a_file_without_a_header_line_is_refused_with_the_option(tmp_path):
+    path = tmp_path / "log.csv"
+    for text, guess in (
+        (HEADLESS, ["user_id", "item_id", "value", "timestamp"]),
+        ("1,2,1709283900\n2,3,1709283901\n", ["user_id", "item_id", "timestamp"]),
+        ("20240301,u1,a,pv\n20240302,u2,b,pv\n", ["timestamp", "user_id", "item_id", "_"]),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="the first line looks like data") as refused:
+            read_interactions(path)
+        assert f"columns={guess} (--columns {','.join(guess)})" in str(refused.value)
+        assert len(read_interactions(path, columns=guess)) == 2
+    path.write_text("u1,a\nu2,b\n")
+    with pytest.raises(ValueError, match="where the first line is data, name its columns"):
+        read_interactions(path)
+    path.write_text("7,围城\n8,活着\n")
+    with pytest.raises(ValueError, match=r"--item-columns item_id,title\)"):
+        read_items(path)
+    items = read_items(path, columns=["item_id", "title"])
+    assert items.frame["title"].tolist() == ["围城", "活着"]
+
+
+def test_names_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(HEADLESS)
+    with pytest.raises(ValueError, match="a name for each of its 4 columns. Received: 2 names"):
+        read_interactions(path, columns=["user", "item"])
+    with pytest.raises(TypeError, match="columns: expected a mapping such as"):
+        read_interactions(path, columns="user,item")
+    LOG.to_parquet(tmp_path / "log.parquet", index=False)
+    with pytest.raises(ValueError, match="which is for files without a header line"):
+        read_interactions(tmp_path / "log.parquet", columns=["user", "item", "ts"])
+    bare = pd.DataFrame([["u1", "a"], ["u2", "b"]])
+    assert read_interactions(bare, columns=["user", "item"]).num_users == 2

@@ -43,9 +43,15 @@ class CsvTable:
     """Reads a csv file, packed or not, with a header line; that line shows the separator.
 
     Text that is no UTF-8 is read as what its bytes say, where they leave no doubt.
+
+    Args:
+        path, encoding: of the file.
+        names: of the columns of a file whose first line is data; None = it is a header.
     """
 
-    def __init__(self, path: str | Path, encoding: str = "utf-8") -> None:
+    def __init__(
+        self, path: str | Path, encoding: str = "utf-8", names: Sequence[str] | None = None
+    ) -> None:
         self.name = str(path)
         self._path = path
         self._encoding, self._is_found = known_encoding(encoding), False
@@ -60,13 +66,17 @@ class CsvTable:
         # Excel is told the separator by a line above the header
         if len(filled) > 1 and re.fullmatch(r'"?sep=[,;|\t]"?\s*', lines[filled[0]]):
             del filled[0]
-        self._skip, self._is_header_only = filled[0], len(filled) == 1
-        header = lines[self._skip].rstrip("\r")
+        header = lines[filled[0]].rstrip("\r")
+        #: lines above the first row, and whether there is none
+        self._skip = filled[0] + (names is None)
+        self._is_header_only = names is None and len(filled) == 1
         counts = {separator: header.count(separator) for separator in SEPARATORS}
         self.separator = max(counts, key=lambda separator: counts[separator])
         self.columns = [
             name.strip() for name in next(csv.reader([header], delimiter=self.separator))
         ]
+        if names is not None:
+            self.columns = given_names(self.name, names, self.columns)
 
     def read(
         self, columns: Sequence[str], text: Sequence[str] = (), on_bad: str = "error"
@@ -121,7 +131,7 @@ class CsvTable:
                 read_options=pa.csv.ReadOptions(
                     use_threads=use_threads,
                     block_size=BLOCK_BYTES,
-                    skip_rows=self._skip + 1,
+                    skip_rows=self._skip,
                     column_names=[str(position) for position in range(len(self.columns))],
                 ),
                 parse_options=pa.csv.ParseOptions(
@@ -166,7 +176,7 @@ class CsvTable:
         places: list[tuple[int, Any]] = []
         is_open = False
         for number, line in enumerate(self._lines(), start=1):
-            if not is_open and number > self._skip + 1 and line in rows:
+            if not is_open and number > self._skip and line in rows:
                 places.append((number, rows[line]))
                 if len(places) > _SHOWN_LINES:
                     break
@@ -345,6 +355,27 @@ def _broken_rows(table):
 
 def _chunk_starts(column):
     return np.cumsum([0, *(len(chunk) for chunk in column.chunks)])[:-1]
+
+
+def given_names(source: str, names: Sequence[str], found: Sequence[object]) -> list[str]:
+    """The names that a user gives to the columns of a table without any; `_` is a name of none.
+
+    Args:
+        source: name of the table.
+        names: one for each column.
+        found: what stands in the first row.
+
+    >>> given_names("log.csv", ["user", "_", "item"], ["u1", "x", "a"])
+    ['user', 'Unnamed: 1', 'item']
+    """
+    if len(names) != len(found):
+        first = ", ".join(map(str, found))
+        raise ValueError(
+            f"{source}: expected a name for each of its {len(found)} columns. Received: "
+            f"{len(names)} names ({', '.join(names)}), and in the first line {one_line(first)[:80]}"
+            ". Give one for each, with _ for a column that plays no role."
+        )
+    return [f"Unnamed: {n}" if name in ("", "_") else name for n, name in enumerate(names)]
 
 
 def check_repeated(source: str, names: Sequence[str], wanted: Sequence[str]) -> None:

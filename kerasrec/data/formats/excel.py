@@ -1,19 +1,23 @@
 """Reads sheets of Excel and of LibreOffice."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kerasrec.data.formats.columntable import ColumnBuilder, ColumnTable
-from kerasrec.data.formats.csvtable import check_repeated
+from kerasrec.data.formats.csvtable import check_repeated, given_names
 from kerasrec.data.formats.packed import one_line
 
 
-def open_sheet(path: str | Path, sheet: str = "") -> ColumnTable:
+def open_sheet(
+    path: str | Path, sheet: str = "", names: Sequence[str] | None = None
+) -> ColumnTable:
     """Reads one sheet whole; its first line that is not blank is the header.
 
     Args:
         path: of an xlsx, xlsm, xlsb, xls or ods file.
         sheet: its name; `""` = the first one that is not blank.
+        names: of the columns, where the first line is data; None = it is the header.
 
     Raises:
         ImportError: python-calamine is missing.
@@ -29,14 +33,14 @@ def open_sheet(path: str | Path, sheet: str = "") -> ColumnTable:
     try:
         with open(path, "rb") as file:
             book = calamine.CalamineWorkbook.from_filelike(file)
-            names = list(book.sheet_names)
-            if sheet and sheet not in names:
+            sheets = list(book.sheet_names)
+            if sheet and sheet not in sheets:
                 raise ValueError(
-                    f"{path}: expected a sheet '{sheet}'. Received: {', '.join(names)}. "
+                    f"{path}: expected a sheet '{sheet}'. Received: {', '.join(sheets)}. "
                     "Name one of them behind the # of the path."
                 )
             found, rows = "", []
-            for found in [sheet] if sheet else names:
+            for found in [sheet] if sheet else sheets:
                 rows = _filled(book.get_sheet_by_name(found).to_python(skip_empty_area=False))
                 if rows:
                     break
@@ -51,12 +55,15 @@ def open_sheet(path: str | Path, sheet: str = "") -> ColumnTable:
             "Write the file again."
         )
     notes = []
-    if len(names) > 1 and not sheet:
-        notes.append((f"sheet {found} of {len(names)}; others by {Path(path).name}#NAME", 1))
-    header = [_name(cell, column) for column, cell in enumerate(rows[0])]
+    if len(sheets) > 1 and not sheet:
+        notes.append((f"sheet {found} of {len(sheets)}; others by {Path(path).name}#NAME", 1))
+    if names is None:
+        header = [_name(cell, column) for column, cell in enumerate(rows.pop(0))]
+    else:
+        header = given_names(str(path), names, rows[0])
     check_repeated(str(path), header, header)
     builder = ColumnBuilder(header)
-    for row in rows[1:]:
+    for row in rows:
         builder.add({name: _value(cell) for name, cell in zip(header, row, strict=True)})
     return ColumnTable(str(path), builder.columns(), builder.num_rows, notes=notes)
 

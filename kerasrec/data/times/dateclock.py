@@ -1,4 +1,4 @@
-"""Reads a date and a clock that stand in two columns as one column of times."""
+"""Reads a date and a clock, or an hour, that stand in two columns as one column of times."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from kerasrec.data.cleaningreport import CleaningReport
 from kerasrec.data.columns import INTERACTION_ALIASES, normalise
 from kerasrec.data.formats.columntable import to_pandas
 from kerasrec.data.tables import Table
+from kerasrec.data.times.forms import holds_times
 
 _DAY = r"\d{4}\s*[-/.年]?\s*\d{1,2}\s*[-/.月]?\s*\d{1,2}\s*日?"
 _HALF = "(?:上午|下午|凌晨|早上|中午|晚上|[AaPp][Mm])?"
@@ -16,6 +17,10 @@ _CLOCK = rf"{_HALF}\s*\d{{1,2}}:\d{{2}}(?::\d{{2}}(?:\.\d+)?)?\s*{_HALF}"
 #: values of a column that are looked at
 _SAMPLE = 1000
 _MOST = 0.9  # share of them that must be days, or clocks
+_HOUR = r"(?:[01]?\d|2[0-4])\s*[时点]?"
+#: columns of folders and tables of Hive: names of days, of hours
+_DAY_NAMES = frozenset("dt ds pt day p_dt p_date p_day part_date stat_date".split())
+_HOUR_NAMES = frozenset("hour hh hr h p_hour part_hour 小时 时".split())
 _TIME_NAMES = frozenset(" ".join(INTERACTION_ALIASES["timestamp"]).split())
 
 
@@ -53,6 +58,8 @@ class DatedTable:
         data, report = self._table.read(names, as_text, on_bad)
         if asked:
             date, clock = (_texts(data.pop(name)) for name in self._parts)
+            date = date.str.replace(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", regex=True)
+            clock = clock.str.replace(r"^(\d{1,2})\s*[时点]?$", r"\1:00", regex=True)
             # without a clock the day is what is known; without a day nothing is
             data[self.joined] = date.str.cat(clock.fillna(""), sep=" ").str.strip()
         return data, report
@@ -66,7 +73,7 @@ def with_clock(table: Table, mapping: Mapping[str, str | None] | None) -> Table:
         mapping: as for `read_interactions`. Its time may be named `DATE+CLOCK`. Where it names
             none, columns are joined whose names are usual for times, when of these exactly one
             holds days alone and exactly one clocks alone. Where none of them holds clocks, the
-            one other column that does is taken.
+            one other column that does is taken, or else one of hours (`dt` and `hour` of Hive).
 
     Returns:
         A `DatedTable`, or the table as it is.
@@ -79,25 +86,37 @@ def with_clock(table: Table, mapping: Mapping[str, str | None] | None) -> Table:
         return table
     used = set((mapping or {}).values())
     names = [n for n in table.columns if normalise(n) in _TIME_NAMES and n not in used]
+    is_usual = bool(names)
+    names = names or [n for n in table.columns if normalise(n) in _DAY_NAMES and n not in used]
     is_open = "timestamp" not in (mapping or {}) and len(set(names)) == len(names)
     others = [n for n in table.columns if n not in names and table.columns.count(n) == 1 and n]
     if not is_open or not names or len(table.columns) < 4:  # a user, an item and two columns
         return table
-    days, clocks = _days_and_clocks(table, names)
+    days, clocks, _ = _days_and_clocks(table, names)
     if len(days) == 1 and not clocks:
-        _, clocks = _days_and_clocks(table, others)
+        _, clocks, hours = _days_and_clocks(table, others)
+        clocks = clocks or [n for n in hours if normalise(n) in _HOUR_NAMES]
+        if clocks and not is_usual and _has_times(table, set(others) - set(clocks)):
+            return table
     if len(days) == 1 and len(clocks) == 1:
         return DatedTable(table, days[0], clocks[0])
     return table
 
 
+def _has_times(table, names):
+    """Whether one of the columns holds times by itself, which are finer than a day and an hour."""
+    data, _ = table.read(list(names), (), "skip")
+    columns = (data[n] if isinstance(data[n], pd.Series) else to_pandas(data[n]) for n in names)
+    return any(holds_times(column.dropna()[:_SAMPLE]) for column in columns)
+
+
 def _days_and_clocks(table, names):
-    """Names of the columns that hold days alone, and of those that hold clocks alone."""
+    """Names of the columns that hold days alone, of those of clocks, and of those of hours."""
     data, _ = table.read(names, names, "skip")
     samples = {name: _texts(data[name]).dropna()[:_SAMPLE] for name in names}
     return tuple(
         [n for n, values in samples.items() if values.str.fullmatch(form).mean() > _MOST]
-        for form in (_DAY, _CLOCK)
+        for form in (_DAY, _CLOCK, _HOUR)
     )
 
 

@@ -64,8 +64,9 @@ def test_folders_of_hive_give_a_column(tmp_path):
         pq.write_table(table, folder / "part-0.parquet")
     log = read_interactions(tmp_path)
     assert log.frame["user_id"].tolist() == ["c", "c", "a", "a", "b", "b"]
-    assert log.frame["timestamp"].tolist() == [1704067200] * 4 + [1704153600] * 2
-    assert log.columns["timestamp"] == "dt"
+    nine, ten, seven = 1704099600, 1704103200, 1704178800  # seven of the next day
+    assert log.frame["timestamp"].tolist() == [nine, nine, ten, ten, seven, seven]
+    assert log.columns["timestamp"] == "dt+hour"
 
 
 def test_what_spark_writes_into_names_of_folders(tmp_path):

@@ -99,3 +99,40 @@ def test_others_stay_as_they_are(frame):
         assert "+" not in read_interactions(frame).columns["timestamp"]
     except ValueError as error:
         assert "expected one column for timestamp" in str(error)
+
+
+@pytest.mark.parametrize("names", [("dt", "hour"), ("日期", "小时"), ("ds", "hh")])
+@pytest.mark.parametrize("day", ["20240301", "2024-03-01"])
+def test_a_day_and_an_hour_of_hive(names, day):
+    rows = [("u", "a", day, "12"), ("u", "b", day, "9"), ("u", "c", day, "09")]
+    nine = NOON - 3 * 3600
+    assert times(table(rows, names)) == [nine, nine, NOON]
+    numbers = table(rows, names).astype({names[1]: int})
+    assert times(numbers) == [nine, nine, NOON]
+    # hours that were named, also under another name
+    named = table(rows, ("when", "part"))
+    assert times(named, columns={"timestamp": "when+part"}) == [nine, nine, NOON]
+
+
+def test_folders_of_a_day_and_an_hour(tmp_path):
+    for hour in (9, 12):
+        folder = tmp_path / "dt=20240301" / f"hour={hour:02}"
+        folder.mkdir(parents=True)
+        (folder / "000000_0").write_text(f"u\x01a{hour}\x01view\n")
+    found = read_interactions(tmp_path, columns=["user", "item", "event"])
+    assert found.frame["item_id"].tolist() == ["a9", "a12"]
+    assert found.frame["timestamp"].tolist() == [NOON - 3 * 3600, NOON]
+
+
+def test_a_time_beside_a_day_and_an_hour_is_the_time():
+    rows = [("u", "a", "20240301", "12", "2024-03-01 12:30:05")]
+    for name in ("event_time", "occurred"):
+        frame = pd.DataFrame(rows, columns=["user", "item", "dt", "hour", name])
+        if name == "event_time":
+            assert times(frame) == [NOON + 30 * 60 + 5]
+        else:  # of an unknown name, beside dt: which of them is not guessed
+            with pytest.raises(ValueError, match="reads as times in dt, occurred"):
+                read_interactions(frame)
+    # an hour that is none, such as a count
+    counted = table([("u", "a", "20240301", "30"), ("u", "b", "20240302", "2")], ("dt", "hour"))
+    assert times(counted)[0] == NOON - 12 * 3600
