@@ -64,7 +64,7 @@ class Readings:
             self.refused.append(str(error))
             return error.rest
         except (ValueError, TypeError, ImportError, OSError, UserError) as error:
-            self.refused.append(sentence_of(error))
+            self.refused += getattr(error, "sentences", None) or [sentence_of(error)]
             return None
 
     def end(self) -> None:
@@ -279,17 +279,26 @@ def read_user_table(options: argparse.Namespace) -> "Users":
 
 def read_lines(path: str | None, encoding: str) -> list[str] | None:
     """Reads the lines of a text file that are not empty, as written; None without a file."""
+    from kerasrec.data.formats.csvtable import known_encoding
+    from kerasrec.data.formats.encodings import find_encoding
+
     if path is None:
         return None
     try:
-        text = Path(path).read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)
+        encoding = known_encoding(encoding)
+    except ValueError as error:
+        raise UserError(f"--encoding {encoding} is no encoding, e.g. utf-8 or gb18030.") from error
+    raw = Path(path).read_bytes()
+    if encoding == "utf-8":
+        encoding = find_encoding(raw) or encoding
+    try:
+        text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not {encoding} text (byte {error.start}). Name its encoding, "
             "e.g. --encoding gb18030."
         ) from error
-    except LookupError as error:
-        raise UserError(f"--encoding {encoding} is no encoding, e.g. utf-8 or gb18030.") from error
+    text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     return [line for line in text.split("\n") if line.strip()]
 
 

@@ -30,6 +30,7 @@ from kerasrec.data.events import (
     unknown_event_message,
 )
 from kerasrec.data.formats.columntable import to_pandas
+from kerasrec.data.formats.sqltable import is_address
 from kerasrec.data.tables import Table
 from kerasrec.data.times.dateclock import DatedTable, with_clock
 from kerasrec.data.times.forms import INEXACT, ROUNDED, exact_below, holds_times, parse_times
@@ -439,14 +440,16 @@ class _Rows:
         return frame
 
     def _none_left(self):
+        kind = "query" if is_address(self.source) else "file"
+        kind = "table" if self.source in ("DataFrame", "table") else kind
         if not self.report.rows_before:
-            received = "a header only"
+            received = "a header only" if kind == "file" else f"a {kind} without rows"
         else:
             reasons = "; ".join(
                 f"{step.count} x {step.what}" for step in self.report.steps if step.removed
             )
             received = f"{self.report.rows_before} rows, none of them usable ({reasons})"
-        return f"{self.source}: expected at least one row. Received: {received}. Check the file."
+        return f"{self.source}: expected at least one row. Received: {received}. Check the {kind}."
 
     def read_ids(self, column, role, name):
         """The column as categories of str; rows without an id are bad."""

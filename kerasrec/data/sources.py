@@ -204,6 +204,7 @@ def read_users(
         ValueError: no column of ids, a damaged or empty file, a wrong encoding; bad rows unless
             they are to be skipped.
 
+    >>> import pandas as pd
     >>> users = read_users(pd.DataFrame({"uid": [7], "年龄": [31], "城市": ["上海"]}))
     >>> users.frame.to_dict("records")
     [{'user_id': '7', '年龄': '31', '城市': '上海'}]

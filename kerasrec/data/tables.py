@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from kerasrec.backend import whole_file
 from kerasrec.data.cleaningreport import CleaningReport
-from kerasrec.data.formats.addresses import check_address
+from kerasrec.data.formats.addresses import check_address, check_is_here
 from kerasrec.data.formats.columntable import ColumnTable, arrow_columns, to_pandas
 from kerasrec.data.formats.csvtable import CsvTable, check_repeated, given_names
 from kerasrec.data.formats.excel import open_sheet
@@ -67,15 +67,26 @@ class Table(Protocol):
 
 def is_frame(source: object) -> bool:
     """Whether a source is a table of Python: of pandas, polars, Arrow or another Arrow stream."""
-    if isinstance(source, pd.DataFrame):
+    if isinstance(source, pd.DataFrame) or _is_lazy(source):
         return True
     # a column alone, such as a Series, offers a stream too
     is_table = hasattr(source, "columns") or hasattr(source, "schema")
     return is_table and hasattr(source, "__arrow_c_stream__")
 
 
+def _is_lazy(source):
+    """Whether a source is a LazyFrame of polars, which is a plan of a table."""
+    kind = type(source)
+    return kind.__name__ == "LazyFrame" and kind.__module__.partition(".")[0] == "polars"
+
+
+def _collected(source):
+    return source.collect() if _is_lazy(source) else source
+
+
 def as_frame(source: Any) -> pd.DataFrame:
     """Turns a table of Python into a pandas DataFrame; whole numbers with gaps stay whole."""
+    source = _collected(source)
     if isinstance(source, pd.DataFrame):
         return source
     columns, _ = arrow_columns(source)
@@ -99,6 +110,7 @@ def open_table(
         ValueError: a folder without tables, another kind of file, an empty or damaged file, a wrong
             encoding.
     """
+    source = _collected(source)
     if isinstance(source, pd.DataFrame):
         if names is not None:
             source = source.set_axis(given_names("DataFrame", names, list(source.columns)), axis=1)
@@ -111,6 +123,7 @@ def open_table(
             "expected a path or a table of pandas, polars or Arrow (for interactions also a list "
             f"of them). Received: {type(source).__name__}. Pass one of these."
         )
+    check_is_here(source)
     if is_address(source):
         check_address(str(source))
         _refuse_names("the query", names)
@@ -140,6 +153,11 @@ def _open_file(path, encoding, names=None):
             raise FileNotFoundError(_missing_file_message(path))
         path = path.with_name(name)
     kind = _kind(path)
+    if sheet and kind != "excel":
+        raise ValueError(
+            f"{path}: expected the name of a sheet behind an Excel file only. Received: "
+            f"'#{sheet}' behind '{path.name}', which has no sheets. Leave it out."
+        )
     if not kind:
         raise ValueError(
             f"{path}: expected a file that ends in .csv, .tsv, .txt or .jsonl (also with .gz or "
@@ -242,6 +260,7 @@ def check_output(path: str | os.PathLike[str]) -> str:
     Raises:
         ValueError: another ending, a folder, or a place where nothing can be written.
     """
+    check_is_here(path)
     path = Path(path)
     kind = next(
         (k for k in (".csv.gz", ".csv", *PARQUET_SUFFIXES) if path.name.lower().endswith(k)), ""

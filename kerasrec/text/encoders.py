@@ -10,7 +10,6 @@
 All three kinds keep the contract of `vectors.Encoder`.
 """
 
-import difflib
 import hashlib
 import json
 import logging
@@ -37,7 +36,13 @@ from kerasrec.text.textmodel import (
     set_trainable,
 )
 from kerasrec.text.tokenizers import TextTokenizer, load_tokenizer, pad_rows, save_tokenizer
-from kerasrec.text.vectors import ENCODER_FILE, Encoder, VectorCache, text_keys
+from kerasrec.text.vectors import (
+    ENCODER_FILE,
+    Encoder,
+    VectorCache,
+    check_encoder_name,
+    text_keys,
+)
 from kerasrec.text.withfeatures import FeaturedEncoder
 
 __all__ = [
@@ -52,7 +57,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-NAMES = ("e5-small", "tfidf", "vectors:FILE")
 CHUNK = 256  # texts per file of the cache: what a killed run loses at most
 
 
@@ -303,7 +307,8 @@ def build_encoder(
     elif Path(name).is_dir():
         checkpoint = read_folder(name, max_tokens=max_tokens, prefix=prefix or "", model=model)
     else:
-        raise FileNotFoundError(_unknown_name(name))
+        check_encoder_name(name)
+        raise ValueError(f"The encoder {name!r} encodes no texts: it is for kerasrec.train alone.")
     return _build(checkpoint, pooling or checkpoint.pooling)
 
 
@@ -327,17 +332,6 @@ def _build(checkpoint, pooling):
         licence=checkpoint.licence,
         config=used_config(checkpoint.config),
     )
-
-
-def _unknown_name(name):
-    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    what = (
-        "is a file, not a folder"
-        if Path(name).is_file()
-        else "is neither a folder nor a known name"
-    )
-    return f"The encoder {name!r} {what}. Known names: {', '.join(NAMES)}.{hint}"
 
 
 def load_text_encoder(folder: str | Path) -> Encoder:

@@ -4,6 +4,7 @@
 encoder. The folder may be deleted at any time; several processes may use it at once.
 """
 
+import difflib
 import hashlib
 import json
 import logging
@@ -24,6 +25,33 @@ SMALL_SHARD = 1024  # rows; when more than MAX_SMALL_SHARDS are smaller, they ar
 MAX_SMALL_SHARDS = 32
 MERGED_SHARD = 65_536  # rows of a merged file, about
 ENCODER_FILE = "encoder.json"
+
+
+#: encoders that a name stands for; `kerasrec.train` knows "none" too: no texts are read
+NAMES = ("e5-small", "tfidf", "vectors:FILE")
+
+
+def check_encoder_name(name: str | Path) -> None:
+    """Refuses what is neither the name of an encoder nor a folder, before anything is loaded.
+
+    Raises:
+        FileNotFoundError: with the nearest name.
+
+    >>> check_encoder_name("nonee")
+    Traceback (most recent call last):
+    FileNotFoundError: The encoder 'nonee' is neither a folder nor a known name. Known names:
+    e5-small, tfidf, vectors:FILE; none = no texts. Did you mean 'none'?
+    """
+    name = str(name)
+    if name in (*NAMES, "none") or name.startswith("vectors:") or Path(name).is_dir():
+        return
+    near = difflib.get_close_matches(name, (*NAMES, "none"), n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    is_file = Path(name).is_file()
+    what = "is a file, not a folder" if is_file else "is neither a folder nor a known name"
+    raise FileNotFoundError(
+        f"The encoder {name!r} {what}. Known names: {', '.join(NAMES)}; none = no texts.{hint}"
+    )
 
 
 def text_keys(texts: Iterable[str]) -> np.ndarray:

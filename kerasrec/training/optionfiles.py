@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from kerasrec.checks import did_you_mean
 from kerasrec.models import optiontypes
+from kerasrec.text.vectors import check_encoder_name
 from kerasrec.training.optionwords import check_sections, walk
 
 #: section -> (module, function or class) of its owners: those of `options.OWNERS`
@@ -40,6 +41,7 @@ def check_early(preset: str, options: dict[str, Any]) -> None:
 
     Raises:
         ValueError: an unknown preset, section, option or value.
+        FileNotFoundError: an encoder that is neither a name nor a folder.
     """
     try:
         presets = ast.literal_eval(_assigned("training.options")["PRESETS"])
@@ -49,6 +51,9 @@ def check_early(preset: str, options: dict[str, Any]) -> None:
     if preset not in presets:
         raise ValueError(f"Unknown preset {preset!r}. {did_you_mean(preset, list(presets))}")
     check_sections(options, known)
+    encoder = (options.get("encoder") or {}).get("name")
+    if encoder is not None:
+        check_encoder_name(encoder)
 
 
 def hints_of(section: str) -> dict[str, Any]:

@@ -73,6 +73,10 @@ def test_read_lines_as_written(tmp_path):
     assert read_lines(path, "utf-8") == ["a, b", "  c ", "a\u2028b"]
     path.write_bytes("书\n".encode("gb18030"))
     assert read_lines(path, "gb18030") == ["书"]
+    path.write_bytes("\ufeffa\n".encode())
+    assert read_lines(path, "utf8") == read_lines(path, "UTF-8") == ["a"]
+    path.write_bytes("活着的人们\n在中国的大地上\n".encode("gbk"))  # found by its bytes
+    assert read_lines(path, "utf8") == ["活着的人们", "在中国的大地上"]
     assert read_lines(None, "utf-8") is None
 
 

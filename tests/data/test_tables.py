@@ -5,7 +5,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from kerasrec.data.tables import check_output, is_frame, open_table, write_table
+from kerasrec.data.tables import as_frame, check_output, is_frame, open_table, write_table
 
 FRAME = pd.DataFrame({"user_id": ["007", "二"], "item_id": ["a", "b"], "rank": [1, 2]})
 
@@ -80,3 +80,18 @@ def test_what_is_a_table_of_python():
         assert is_frame(frame)
     for other in (pd.Series([1]), pl.Series([1]), table.column(0), [table], {"a": [1]}, "x.csv"):
         assert not is_frame(other)
+
+
+def test_a_sheet_of_a_file_that_has_none(tmp_path):
+    FRAME.to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(ValueError, match="'#Sheet1' behind 'x.csv', which has no sheets"):
+        open_table(f"{tmp_path / 'x.csv'}#Sheet1")
+    FRAME.to_csv(tmp_path / "x#1.csv", index=False)
+    assert open_table(tmp_path / "x#1.csv").columns == list(FRAME.columns)
+
+
+def test_a_lazy_frame_of_polars_is_collected():
+    lazy = pl.LazyFrame({"user": ["u"], "item": ["a"]}).filter(pl.col("user") == "u")
+    assert is_frame(lazy)
+    assert open_table(lazy).read(["user"])[0]["user"].to_pylist() == ["u"]
+    assert as_frame(lazy)["item"].tolist() == ["a"]

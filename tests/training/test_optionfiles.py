@@ -72,3 +72,11 @@ def test_a_slip_on_the_command_line_is_told_before_tensorflow(tmp_path):
     assert done.returncode == 2 and "Did you mean 'dropout'" in done.stderr
     assert "tensorflow" not in done.stderr
     assert seconds < 10  # about 1 on an idle machine; TensorFlow alone takes longer than that
+
+
+def test_a_slip_in_the_name_of_an_encoder_is_told_early(tmp_path):
+    for name, near in (("nonee", "none"), ("e5-smal", "e5-small"), ("tf-idf", "tfidf")):
+        with pytest.raises(FileNotFoundError, match=f"Did you mean '{near}'"):
+            check_early("fast", {"encoder": {"name": name}})
+    for name in ("none", "tfidf", "vectors:x.npy", str(tmp_path)):
+        check_early("fast", {"encoder": {"name": name}})

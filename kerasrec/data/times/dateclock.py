@@ -1,12 +1,13 @@
 """Reads a date and a clock, or an hour, that stand in two columns as one column of times."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from kerasrec.data.cleaningreport import CleaningReport
-from kerasrec.data.columns import INTERACTION_ALIASES, normalise
+from kerasrec.data.columns import INTERACTION_ALIASES, name_list, normalise
 from kerasrec.data.formats.columntable import to_pandas
 from kerasrec.data.tables import Table
 from kerasrec.data.times.forms import holds_times
@@ -81,8 +82,16 @@ def with_clock(table: Table, mapping: Mapping[str, str | None] | None) -> Table:
     given = (mapping or {}).get("timestamp")
     if given and given not in table.columns and "+" in given:
         date, clock = (part.strip() for part in given.split("+", 1))
-        if {date, clock} <= set(table.columns):
+        missing = [name for name in (date, clock) if name not in table.columns]
+        if not missing:
             return DatedTable(table, date, clock)
+        if len(missing) == 1:
+            near = difflib.get_close_matches(missing[0], [str(n) for n in table.columns], 1, 0.5)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(
+                f"{table.name}: expected two columns for timestamp={given}. Received: no "
+                f"'{missing[0]}' among {name_list(table.columns)}.{hint} Correct the mapping."
+            )
         return table
     used = set((mapping or {}).values())
     names = [n for n in table.columns if normalise(n) in _TIME_NAMES and n not in used]

@@ -77,7 +77,9 @@ def test_mistakes_are_one_sentence(shop, rest, said):
 
 
 def test_an_empty_answer_is_a_table_without_rows(shop):
-    with pytest.raises(ValueError, match="at least one row. Received: a header only"):
+    with pytest.raises(
+        ValueError, match="at least one row. Received: a query without rows. Check the query"
+    ):
         read_interactions(f"sqlite:///{shop}?query=SELECT user_id, sku FROM orders WHERE id > 9")
 
 

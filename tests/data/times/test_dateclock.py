@@ -77,7 +77,7 @@ def test_a_zone_counts():
 def test_named_by_the_user():
     other = table(names=("d", "c"))
     assert times(other, columns={"timestamp": "d+c"}) == [NOON - 9000, NOON + 5]
-    with pytest.raises(ValueError, match="expected the column 'd\\+x'"):
+    with pytest.raises(ValueError, match="no 'x' among user_id, item_id, d, c"):
         read_interactions(other, columns={"timestamp": "d+x"})
 
 
@@ -136,3 +136,10 @@ def test_a_time_beside_a_day_and_an_hour_is_the_time():
     # an hour that is none, such as a count
     counted = table([("u", "a", "20240301", "30"), ("u", "b", "20240302", "2")], ("dt", "hour"))
     assert times(counted)[0] == NOON - 12 * 3600
+
+
+def test_a_part_that_is_not_there_is_named():
+    with pytest.raises(
+        ValueError, match=r"timestamp=日期\+时候. Received: no '时候' among user_id"
+    ):
+        read_interactions(table(), columns={"timestamp": "日期+时候"})
