@@ -272,7 +272,8 @@ def read_user_table(options: argparse.Namespace) -> "Users":
     """Reads what is known of users: all columns of --users."""
     from kerasrec.data.sources import read_users as read_table
 
-    name = pairs_of(options.columns, "--columns").get("user_id")
+    columns = naming_of(options.columns, "--columns")
+    name = columns.get("user_id") if isinstance(columns, dict) else None
     given = dict(encoding=options.encoding, on_bad=options.on_bad)
     return read_table(options.users, columns={"user_id": name} if name else None, **given)
 
