@@ -16,7 +16,8 @@ In the live protocol each event after the cut is a request of its own: a row is 
 train.csv and valid.csv and `kerasrec replay` over the requests, with --update also with an update
 every so often. Beside it stands `live_knn`, whose counts grow with every event (`live.py`).
 
-The variants "users" need users.csv.gz in the folder of the data set: who has no history is then
+The variants "users" and "relations" need users.csv.gz and relations.csv.gz in the folder of the
+data set: who has no history is then
 asked for with the columns of the table. Split by time, users without a history have figures too.
 
 Rows that are done are not run again unless code, data or arguments have changed; the tables go to
@@ -76,6 +77,7 @@ VARIANTS = {
     "gmf": ["--set", "model.interest=gmf"],
     "tfidf": ["--encoder", "tfidf"],
     "features": ["--item-features", "auto"],
+    "relations": ["--relations", "{relations}"],
     "users": ["--users", "{users}"],
     "features and users": ["--item-features", "auto", "--users", "{users}"],
     **{f"loss-{name}": ["--set", f"model.loss={name}"] for name in LOSSES},
@@ -114,8 +116,9 @@ def kerasrec_row(folder, work, variant, seed):
     # the split is by time where it has cold items
     ask = "end" if (folder / "cold_items.csv").exists() else "newest"
     table, asking = folder / "users.csv", folder / "test_users.csv"
-    arguments = [str(one).format(users=table) for one in VARIANTS[variant]]
-    if arguments != VARIANTS[variant]:  # who asks, with what is known of them
+    tables = {"users": table, "relations": folder / "relations.csv"}
+    arguments = [str(one).format(**tables) for one in VARIANTS[variant]]
+    if str(table) in arguments:  # who asks, with what is known of them
         who = yardstick.read(asking).merge(yardstick.read(table), how="left")
         asking = work / f"{tag}-asking.csv"
         who.to_csv(asking, index=False)
@@ -349,8 +352,11 @@ def main():
                 print(f"{data.name}: {refusal}", file=sys.stderr)
                 continue
             folder = options.work / "splits" / name
-            if (data / "users.csv.gz").exists():
-                yardstick.read(data / "users.csv.gz").to_csv(folder / "users.csv", index=False)
+            for more in ("users", "relations"):
+                if (data / f"{more}.csv.gz").exists():
+                    pd.read_csv(data / f"{more}.csv.gz", dtype=str).to_csv(
+                        folder / f"{more}.csv", index=False
+                    )
             results[name], text = measure(folder, options)
             parts.append(f"## {name}\n\n{text}\n")
             print(parts[-1], flush=True)

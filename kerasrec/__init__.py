@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kerasrec.data import split_leave_one_out as split_leave_one_out
     from kerasrec.data import split_temporal as split_temporal
     from kerasrec.data import split_users as split_users
+    from kerasrec.data import with_relations as with_relations
     from kerasrec.data import write_table as write_table
     from kerasrec.evaluation import BASELINES as BASELINES
     from kerasrec.evaluation import evaluate as evaluate
@@ -92,6 +93,7 @@ else:
                 "split_leave_one_out",
                 "split_temporal",
                 "split_users",
+                "with_relations",
                 "write_table",
             ],
             "text": ["add_lora", "build_encoder", "fit_whitening", "set_trainable"],

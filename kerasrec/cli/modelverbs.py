@@ -242,17 +242,17 @@ def _read_for_training(options, settings):
     """Events, catalogue and events to validate on; all that is wrong with them is told at once."""
     from kerasrec.data.interactions import items_of
 
-    encoder = (settings.get("encoder") or {}).get("name")
+    name = (settings.get("encoder") or {}).get("name")
     readings = Readings()
     interactions = readings.take(read_events, options, options.interactions)
     valid = readings.take(read_events, options, options.valid) if options.valid else None
     users = readings.take(read_user_table, options) if options.users else None
     if options.items:
-        items = readings.take(read_catalogue, options, encoder != "none")
+        items = readings.take(read_catalogue, options, name != "none")
     else:
-        if encoder not in (None, "none"):
+        if name not in (None, "none"):
             raise UserError(
-                f"--encoder {encoder} reads the texts of --items. Received: no --items. Give the "
+                f"--encoder {name} reads the texts of --items. Received: no --items. Give the "
                 "catalogue, or leave --encoder out for a model of ids alone."
             )
         settings["encoder"] = {**(settings.get("encoder") or {}), "name": "none"}
@@ -264,6 +264,10 @@ def _read_for_training(options, settings):
     if items is not None and valid is not None:
         valid = readings.take(clean_for_validation, options, valid, items)
     readings.end()
+    encoder = settings.get("encoder") or {}
+    if items is not None and items.relations and not encoder.get("features"):
+        listed = " ".join(f"{name}:categories" for name in items.relations)
+        settings["encoder"] = {**encoder, "features": listed}
     if features := (settings.get("encoder") or {}).get("features"):
         from kerasrec.features.columntypes import choose_columns
 

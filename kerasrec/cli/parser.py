@@ -66,6 +66,12 @@ def add_reading(sub: argparse.ArgumentParser, *, items: bool = False) -> None:
         group.add_argument(
             "--item-columns", help="the same for --items: item_id=sku title=headline", **pairs
         )
+        group.add_argument(
+            "--relations",
+            metavar="F",
+            help="what items share, with the columns item, relation and entity (teacher, brand): "
+            "each relation becomes a column of --items",
+        )
     group.add_argument("--encoding", default="utf-8", help="of text files (default utf-8)")
     group.add_argument(
         "--on-bad",

@@ -141,7 +141,7 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     Without `titles` a catalogue of ids is enough. A column that --columns names for the log, and
     that the catalogue lacks, leaves its own names to it.
     """
-    from kerasrec.data.sources import read_items
+    from kerasrec.data.sources import read_items, with_relations
     from kerasrec.data.tables import open_table
 
     columns = naming_of(options.item_columns, "--item-columns")
@@ -160,6 +160,9 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
         on_bad=options.on_bad,
         titles=titles,
     )
+    if getattr(options, "relations", None):
+        given = {"encoding": options.encoding, "on_bad": options.on_bad}
+        found = with_relations(found, options.relations, **given)
     return reported(found, options.verb)
 
 

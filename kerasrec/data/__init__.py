@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kerasrec.data.sources import read_items as read_items
     from kerasrec.data.sources import read_user_ids as read_user_ids
     from kerasrec.data.sources import read_users as read_users
+    from kerasrec.data.sources import with_relations as with_relations
     from kerasrec.data.splits import check_leakage as check_leakage
     from kerasrec.data.splits import split_leave_one_out as split_leave_one_out
     from kerasrec.data.splits import split_temporal as split_temporal
@@ -34,7 +35,13 @@ else:
         __name__,
         submod_attrs={
             "interactions": ["Interactions", "Items", "Split", "Users", "join_interactions"],
-            "sources": ["read_interactions", "read_items", "read_user_ids", "read_users"],
+            "sources": [
+                "read_interactions",
+                "read_items",
+                "read_user_ids",
+                "read_users",
+                "with_relations",
+            ],
             "tables": ["write_table"],
             "cleaning": ["clean"],
             "splits": ["check_leakage", "split_leave_one_out", "split_temporal", "split_users"],

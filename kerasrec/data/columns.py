@@ -53,6 +53,11 @@ INTERACTION_ALIASES = {
     "value": ["value", "rating score stars overall 评分 打分"],
     "weight": ["weight", "权重"],
 }
+RELATION_ALIASES = {
+    "item_id": [*INTERACTION_ALIASES["item_id"], "head subject 头实体"],
+    "relation": ["relation", "relation_type predicate rel 关系 关系类型"],
+    "entity": ["entity", "entity_id object tail value 实体 尾实体"],
+}
 ITEM_ALIASES = {
     "item_id": [*INTERACTION_ALIASES["item_id"], "id 编号"],
     "title": [

@@ -129,12 +129,14 @@ class Items:
         columns: canonical name -> name in the source.
         report: what was read, left out and why.
         withdrawn: ids of items that are in no list: known, but not to be had now.
+        relations: names of the columns that `with_relations` made.
     """
 
     frame: pd.DataFrame
     columns: dict = field(default_factory=dict)
     report: CleaningReport = field(default_factory=CleaningReport)
     withdrawn: frozenset[str] = frozenset()
+    relations: tuple[str, ...] = ()
 
     def __len__(self):
         return len(self.frame)

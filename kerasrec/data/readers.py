@@ -18,6 +18,7 @@ from kerasrec.data.cleaningreport import SKIP_HINT, CleaningReport, DirtyRows, R
 from kerasrec.data.columns import (
     INTERACTION_ALIASES,
     ITEM_ALIASES,
+    RELATION_ALIASES,
     choose_time,
     name_list,
     resolve_columns,
@@ -293,6 +294,25 @@ def read_user_table(table: Table, columns: Mapping[str, str | None] | None, on_b
     """Reads the good rows of one table of users."""
     aliases = {"user_id": INTERACTION_ALIASES["user_id"]}
     return _read_keyed(table, columns, on_bad, aliases, ("user_id",))[0]
+
+
+def read_relation_table(
+    table: Table, columns: Mapping[str, str | None] | None, on_bad: str
+) -> Part:
+    """Reads the good rows of one table of relations: `item_id, relation, entity`, all str."""
+    roles = tuple(RELATION_ALIASES)
+    columns = resolve_columns(
+        table.columns, RELATION_ALIASES, columns, required=roles, source=table.name
+    )
+    names = [columns[role] for role in roles]
+    data, rows = _read(table, names, names, on_bad)
+    rows.note_columns(columns, "kept as texts", [])
+    frame = {
+        role: rows.read_ids(data[columns[role]], role, columns[role]).astype(object)
+        for role in roles
+    }
+    found = rows.good(pd.DataFrame(frame).astype("str"))
+    return Part(table.name, found, columns, rows.report, refusals=rows.refusals)
 
 
 def _read_keyed(table, columns, on_bad, aliases, required):

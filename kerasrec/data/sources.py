@@ -21,6 +21,7 @@ from kerasrec.data.readers import (
     read_id_column,
     read_interaction_table,
     read_item_table,
+    read_relation_table,
     read_user_table,
 )
 from kerasrec.data.tables import Source, open_table
@@ -179,6 +180,69 @@ def read_items(
     if part.refusals:
         raise DirtyRows(part.refusals, found)
     return found
+
+
+def with_relations(
+    items: Items,
+    source: Source,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    encoding: str = "utf-8",
+    on_bad: str = "error",
+) -> Items:
+    """Gives a catalogue with one more column for each relation: what items share with others.
+
+    `teacher` of a course, `brand` of a product: a row `item, relation, entity` for each. The new
+    column lists the entities of each item, so that it may be a feature, and a condition of a list.
+
+    Args:
+        items: `Items`.
+        source: a table with the columns item, relation and entity, in any form that `read_items`
+            takes.
+        columns: canonical name -> column name, e.g. `{"entity": "teacher_id"}`.
+        encoding: of text files.
+        on_bad: `"error"` raises at a row without one of the three, `"skip"` leaves it out.
+
+    Returns:
+        `Items`; what it holds more is in the report: items of the relations that it lacks too.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a missing column, bad rows unless they are to be skipped, no item in common, or
+            a relation that is called as a column.
+
+    >>> items = read_items(pd.DataFrame({"item": [1, 2], "title": ["甲", "乙"]}))
+    >>> rows = pd.DataFrame({"item": [1, 1], "relation": "teacher", "entity": ["张", "李"]})
+    >>> with_relations(items, rows).frame["teacher"].str.split("\x1f").tolist()
+    [['张', '李'], ['']]
+    """
+    _check_on_bad(on_bad)
+    part = read_relation_table(open_table(source, encoding), columns, on_bad)
+    if part.refusals:
+        raise DirtyRows(part.refusals, part.frame)
+    frame, place = part.frame, items.index_of(part.frame["item_id"])
+    if not (place > 0).any():
+        raise ValueError(
+            f"{part.name}: expected ids of the catalogue, such as {items.ids[0]!r}. Received: "
+            f"{frame['item_id'].iloc[0]!r} and others, none of which it has. Give both tables the "
+            "same ids."
+        )
+    known = frame[place > 0].assign(place=place[place > 0] - 1)
+    found, report = items.frame.copy(), items.report
+    for relation, rows in known.groupby("relation", sort=True):
+        if relation in found:
+            raise ValueError(
+                f"{part.name}: the catalogue has a column {relation!r} already. Rename the "
+                "relation, or leave the column out."
+            )
+        lists = rows.groupby("place")["entity"].agg(lambda one: "\x1f".join(dict.fromkeys(one)))
+        found[relation] = lists.reindex(range(len(found)), fill_value="").to_numpy(object)
+        what = f"relation {relation}: {rows['entity'].nunique():,} entities"
+        report = report.add("note", f"{what}, items", len(lists))
+    if unknown := frame["item_id"][place == 0].nunique():
+        report = report.add("note", f"items of {part.name} that the catalogue lacks", unknown)
+    names = (*items.relations, *sorted(known["relation"].unique()))
+    return replace(items, frame=found.astype("str"), report=report, relations=names)
 
 
 def read_users(

@@ -1,0 +1,61 @@
+import pandas as pd
+import pytest
+
+from kerasrec.data.cleaningreport import DirtyRows
+from kerasrec.data.sources import read_items, with_relations
+from kerasrec.features.columntypes import propose
+from kerasrec.features.itemcolumns import ItemColumns
+
+
+@pytest.fixture
+def courses():
+    frame = pd.DataFrame({"item": ["a", "b", "c"], "title": ["甲", "乙", "丙"]})
+    return read_items(frame)
+
+
+def rows(*triples):
+    return pd.DataFrame(triples, columns=["item", "relation", "entity"])
+
+
+def test_each_relation_is_a_column_of_lists(courses):
+    table = rows(
+        ("a", "teacher", "张"),
+        ("b", "school", "清华"),
+        ("a", "teacher", "李"),
+        ("a", "teacher", "张"),  # said twice
+        ("c", "school", "清华"),
+        ("z", "school", "北大"),  # no item of the catalogue
+    )
+    found = with_relations(courses, table)
+    assert found.frame["teacher"].tolist() == ["张\x1f李", "", ""]
+    assert found.frame["school"].tolist() == ["", "清华", "清华"]
+    assert found.relations == ("school", "teacher") and list(courses.frame) == ["item_id", "title"]
+    lines = str(found.report)
+    assert "relation teacher: 2 entities" in lines and "that the catalogue lacks" in lines
+
+
+def test_the_columns_are_features_and_conditions(courses):
+    found = with_relations(courses, rows(("a", "t", "张"), ("a", "t", "李"), ("b", "t", "李")))
+    assert propose(found.frame)["t"].type == "categories"
+    assert ItemColumns(found.frame).choose({"t": "李"}).mask.tolist() == [True, True, False]
+
+
+def test_usual_names_and_own_names_of_columns(courses):
+    usual = pd.DataFrame({"头实体": ["a"], "关系": ["教师"], "尾实体": ["张"]})
+    assert with_relations(courses, usual).frame["教师"].tolist() == ["张", "", ""]
+    own = pd.DataFrame({"x": ["a"], "y": ["t"], "z": ["张"]})
+    named = {"item_id": "x", "relation": "y", "entity": "z"}
+    assert with_relations(courses, own, columns=named).relations == ("t",)
+
+
+def test_mistakes(courses):
+    with pytest.raises(ValueError, match="none of which it has"):
+        with_relations(courses, rows(("A", "t", "张")))
+    with pytest.raises(ValueError, match="has a column 'title' already"):
+        with_relations(courses, rows(("a", "title", "张")))
+    with pytest.raises(ValueError, match="relation"):
+        with_relations(courses, pd.DataFrame({"item": ["a"], "entity": ["张"]}))
+    table = rows(("a", "t", "张"), ("b", "t", ""))
+    with pytest.raises(DirtyRows, match="entity"):
+        with_relations(courses, table)
+    assert with_relations(courses, table, on_bad="skip").frame["t"].tolist() == ["张", "", ""]
