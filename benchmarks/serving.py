@@ -103,13 +103,16 @@ def histories_of(version, count, length=10, seed=0):
 
 
 @contextlib.contextmanager
-def serving(base, log, poll=0.2):
-    """`kerasrec serve` in a process of its own: `(process, REST address, gRPC address)`."""
+def serving(base, log, poll=0.2, more=()):
+    """`kerasrec serve` in a process of its own: `(process, REST address, gRPC address)`.
+
+    `more` are further options of it.
+    """
     import httpx
 
     rest, grpc_port = free_port(), free_port()
     command = [sys.executable, "-m", "kerasrec.cli.entry", "serve", "--model", base]
-    command += ["--rest-port", rest, "--grpc-port", grpc_port, "--poll", poll]
+    command += ["--rest-port", rest, "--grpc-port", grpc_port, "--poll", poll, *more]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     with open(log, "w") as out:
         process = subprocess.Popen(

@@ -86,6 +86,11 @@ class ItemColumns:
 
     # --- conditions ---
 
+    def values_of(self, name: str, rows: np.ndarray) -> list[tuple[Any, ...]]:
+        """Reads the values of some rows: none, one, or of a list several for each of them."""
+        self.check([name])
+        return self._view(name).values(rows)
+
     def choose(self, where: Condition) -> Chosen:
         """Finds the items that meet a condition.
 
@@ -210,6 +215,9 @@ class _Numbers:
     def change(self, row, value):
         self._values[row] = np.nan if value is None else value
 
+    def values(self, rows):
+        return [() if one != one else (one,) for one in self._values[rows].tolist()]
+
     def _number(self, value, what="condition"):
         if isinstance(value, bool):
             number = float(value) if self.type == "number" else np.nan
@@ -276,6 +284,9 @@ class _Names:
             self._numbers = None
             self._code_of[value] = len(self._texts) - 1  # last: others may read meanwhile
         self._codes[row] = self._code_of[value]
+
+    def values(self, rows):
+        return [(self._texts[code],) if code else () for code in self._codes[rows].tolist()]
 
     def _codes_of(self, value):
         texts = spellings(value)
@@ -345,6 +356,9 @@ class _Lists:
         self._values[row] = tuple(value or ())
         self._filled[row] = bool(value)
         self._rows = None
+
+    def values(self, rows):
+        return [self._values[row] for row in rows]
 
     def _rows_of(self, value):
         rows = self._rows

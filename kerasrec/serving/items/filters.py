@@ -34,7 +34,7 @@ class Filters:
     def __init__(self, loaded: LoadedVersion) -> None:
         self._loaded = loaded
         self._lock = threading.Lock()
-        self._read: tuple[ItemColumns, pd.Index, pd.DataFrame] | None = None
+        self._read: tuple[ItemColumns, pd.Index, pd.DataFrame, np.ndarray] | None = None
 
     @property
     def columns(self) -> ItemColumns:
@@ -56,7 +56,8 @@ class Filters:
             if self._read is None:
                 frame = folders.read_catalogue(self._loaded.folder)
                 index = pd.Index(frame["item_id"].to_numpy(object))
-                self._read = ItemColumns(frame), index, frame
+                ids = np.array([b"", *(item.encode() for item in index)], object)
+                self._read = ItemColumns(frame), index, frame, ids
             return self._read
 
     def warm(self, is_over: Callable[[], bool]) -> None:
@@ -92,8 +93,8 @@ class Filters:
                     some = {name: array[of_kind] for name, array in part.items()}
                     found = self._lists(some, chosen, kept)
                     index[rows[of_kind]], scores[rows[of_kind]] = found
-        ids = np.concatenate([[""], self._catalogue()[1].to_numpy()])
-        return {"item_ids": tf.constant(ids[index], tf.string), "scores": tf.constant(scores)}
+        ids = self._catalogue()[3][index]
+        return {"item_ids": tf.constant(ids, tf.string), "scores": tf.constant(scores)}
 
     def _lists(self, arrays, chosen, keep_seen):
         """Item index and score of the lists of rows with one condition, `(rows, k)`."""

@@ -1,0 +1,252 @@
+"""Conditions on items and live values among 100,000 items, against the targets of the project.
+
+    .venv/bin/python benchmarks/features.py [--only where stock] [--work build/features] [--write]
+
+Loopback only. An untrained version of generated items is made in --work at the first call, as for
+`serving.py`; its catalogue has a category (100 of them), tags, a price and stock. Parts:
+
+- where: single lists without and with a condition, taking turns, in Python and over REST; the
+  lists compared with a slow computation of their own from all scores.
+- stock: `PUT /v1/items/ID {"stock": 0}` for an item of the list, then the next list, which must
+  not hold it, over REST; from the sending of the PUT to the answer with the list.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import httpx
+import numpy as np
+from serving import export_generated, histories_of, in_turns, percentiles
+from serving import serving as server_of
+
+HERE = Path(__file__).parent
+PARTS = ("where", "stock")
+#: share of the items that meet a condition -> the condition
+CONDITIONS = {
+    "50 %": {"price": {"lt": 500}},
+    "1 %": {"category": "c7"},
+    "0.3 %": {"category": "c7", "price": {"lt": 600}, "tags": {"ne": "t1"}, "stock": {"gt": 25}},
+}
+K, RERANKED = 20, 100
+
+
+def version_with_columns(num_items, base):
+    """The version of `serving.py`, with columns in its catalogue; made once."""
+    from kerasrec.versions import folders
+
+    if not folders.versions(base):
+        print(f"making {base} ({num_items:,} items)", file=sys.stderr, flush=True)
+        export_generated(num_items, base)
+        version = folders.find_version(base)
+        frame, rng = folders.read_catalogue(version), np.random.default_rng(0)
+        frame["category"] = [f"c{number}" for number in rng.integers(0, 100, num_items)]
+        frame["tags"] = ["|".join(f"t{one}" for one in row) for row in
+                         rng.integers(0, 500, (num_items, 4))]  # fmt: skip
+        frame["price"] = rng.integers(0, 1000, num_items).astype(str)
+        frame["stock"] = rng.integers(1, 50, num_items).astype(str)
+        folders.write_catalogue(version, frame)
+    return folders.find_version(base)
+
+
+def slow_list(recommender, history, allowed):
+    """The best of some items from the scores of all: sorted in numpy, re-ranked by `score`."""
+    from kerasrec.backend import tf
+    from kerasrec.data.histories import model_inputs
+    from kerasrec.recommender.questions import read_histories
+
+    inputs = model_inputs(read_histories([history], recommender.items), len(history))
+    given = [tf.constant(inputs[name]) for name in ("history", "time_gap", "event")]
+    module, now = recommender.loaded.module, tf.zeros([1], tf.int64)
+    interest = module.interest_rows(*given)
+    padded = tf.pad(given[0], [[0, 0], [1, 0]])
+    fused = module.fused_rows(padded, interest, now, now).numpy()[0]
+    index = np.setdiff1d(np.flatnonzero(allowed) + 1, inputs["history"])
+    best = index[np.argsort(-fused[index], kind="stable")][:RERANKED]
+    scores = module.score_rows(*given, tf.constant([best], tf.int32), now, now).numpy()[0]
+    return recommender.items.ids[best[np.argsort(-scores, kind="stable")] - 1][:K]
+
+
+def measure_where(options):
+    """Single lists without and with a condition."""
+    from kerasrec.recommender.recommender import Recommender
+
+    base = options.work / f"gen{options.items}"
+    version = version_with_columns(options.items, base)
+    recommender = Recommender.load(version, index="exact")
+    rows = [list(row) for row in histories_of(version, options.requests)]
+    found = {"items": options.items}
+    for share, where in CONDITIONS.items():
+        recommender.choose(where)
+        pairs = [(row, row) for row in rows]
+        plain, under = in_turns(
+            lambda row: recommender.recommend([row], k=K, at="now"),
+            lambda row, where=where: recommender.recommend([row], k=K, at="now", where=where),
+            pairs,
+        )
+        p50, of_where = percentiles(plain)[0], percentiles(under)[0]
+        mask = recommender.choose(where).mask
+        equal = [
+            list(recommender.recommend([row], k=K, at="now", where=where)["item_id"])
+            == list(slow_list(recommender, row, mask))
+            for row in rows[: options.compared]
+        ]
+        found[share] = {
+            "items": int(mask.sum()),
+            "p50 ms without, with": [round(p50, 2), round(of_where, 2)],
+            "ratio": round(of_where / p50, 2),
+            "equal lists": f"{sum(equal)} of {len(equal)}",
+        }
+    times = []
+    for _ in range(20):  # of the condition alone, without what is kept
+        columns = recommender._columns
+        columns._kept.clear()
+        began = time.perf_counter()
+        columns.choose(CONDITIONS["0.3 %"])
+        times.append(1000 * (time.perf_counter() - began))
+    found["condition of four columns ms"] = round(float(np.median(times)), 2)
+    store = options.work / "where.db"
+    with server_of(base, options.work / "where.log", more=("--store", store)) as (_, address, _):
+        with httpx.Client(base_url=address, timeout=60) as client:
+            where = json.dumps(CONDITIONS["1 %"])
+            fill(client, rows)
+
+            def ask(number, **more):
+                params = {"user": f"u{number}", "k": K, "log": 0, **more}
+                return client.get("/v1/recommend", params=params).raise_for_status()
+
+            pairs = [(n % len(rows), n % len(rows)) for n in range(options.requests)]
+            for number, _ in pairs[:20]:
+                ask(number), ask(number, where=where)
+            plain, under = in_turns(ask, lambda number: ask(number, where=where), pairs)
+    p50, of_where = percentiles(plain)[0], percentiles(under)[0]
+    found["REST, 1 %"] = {
+        "p50 ms without, with": [round(p50, 2), round(of_where, 2)],
+        "p99 ms without, with": [round(percentiles(t)[1], 2) for t in (plain, under)],
+        "ratio": round(of_where / p50, 2),
+    }
+    return found
+
+
+def fill(client, rows):
+    """Put the histories into the store of a server, as those of u0, u1, ..."""
+    events = [
+        {"user_id": f"u{n}", "item_id": item, "timestamp": 1_700_000_000 + place}
+        for n, row in enumerate(rows)
+        for place, item in enumerate(row)
+    ]
+    for start in range(0, len(events), 1000):
+        client.post("/v1/feedback", json=events[start : start + 1000]).raise_for_status()
+
+
+def measure_stock(options):
+    """Milliseconds from a change of stock to the list that knows of it."""
+    base = options.work / f"gen{options.items}"
+    version = version_with_columns(options.items, base)
+    rows = [list(row) for row in histories_of(version, 50)]
+    store = options.work / "stock.db"
+    for path in options.work.glob("stock.db*"):
+        path.unlink()
+    puts, lists, both, wrong = [], [], [], 0
+    with server_of(base, options.work / "stock.log", more=("--store", store)) as (_, address, _):
+        with httpx.Client(base_url=address, timeout=60) as client:
+            fill(client, rows)
+            # what another job of the server reads at its start must not be what is measured
+            client.put("/v1/items/item 1", json={"stock": 1}).raise_for_status()
+            params = {"k": K, "log": 0}
+            for number in range(options.requests):
+                params["user"] = f"u{number % len(rows)}"
+                listed = client.get("/v1/recommend", params=params).raise_for_status().json()
+                item = listed["items"][0]["item_id"]
+                began = time.perf_counter()
+                client.put(f"/v1/items/{item}", json={"stock": 0}).raise_for_status()
+                stored = time.perf_counter()
+                answer = client.get("/v1/recommend", params=params).raise_for_status().json()
+                ended = time.perf_counter()
+                wrong += item in [row["item_id"] for row in answer["items"]]
+                puts.append(1000 * (stored - began))
+                lists.append(1000 * (ended - stored))
+                both.append(1000 * (ended - began))
+                if number % 2:  # some stay sold out
+                    client.put(f"/v1/items/{item}", json={"stock": 9}).raise_for_status()
+    shown = {"PUT": puts, "next list": lists, "both": both}
+    times = {name: [round(one, 2) for one in percentiles(taken)] for name, taken in shown.items()}
+    return {"items": options.items, "changes": len(both), "p50, p99 ms": times, "wrong": wrong}
+
+
+def table(work):
+    """Markdown of the results in the work folder."""
+    lines = ["| what | target | measured | met |", "| --- | --- | --- | --- |"]
+    path = work / "where.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        for share in CONDITIONS:
+            row = found[share]
+            plain, under = row["p50 ms without, with"]
+            is_goal = share == "1 %"
+            met = ("yes" if row["ratio"] <= 1.5 else "no") if is_goal else ""
+            lines.append(
+                f"| `where` that leaves {share} ({row['items']:,} items), in Python | "
+                f"{'equal lists; p50 <= 1.5x' if is_goal else ''} | {row['equal lists']} equal; "
+                f"{under} ms, without {plain}: {row['ratio']}x | {met} |"
+            )
+        row = found["REST, 1 %"]
+        plain, under = row["p50 ms without, with"]
+        met = "yes" if row["ratio"] <= 1.5 else "no"
+        lines.append(
+            f"| `where` that leaves 1 %, `GET /v1/recommend` | p50 <= 1.5x | {under} ms, without "
+            f"{plain}: {row['ratio']}x | {met} |"
+        )
+        took = found["condition of four columns ms"]
+        lines.append(f"| a condition of four columns alone | < 2 ms | {took} ms | "
+                     f"{'yes' if took < 2 else 'no'} |")  # fmt: skip
+    path = work / "stock.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        times = found["p50, p99 ms"]
+        (_, p99), both = times["next list"], times["both"]
+        met = "yes" if both[1] <= 50 and not found["wrong"] else "no"
+        lines.append(
+            f"| stock change to next list, {found['changes']} changes over REST | <= 50 ms p99 | "
+            f"PUT and list p50 {both[0]}, p99 {both[1]} ms; the list alone p99 {p99}; "
+            f"{found['wrong']} lists with a sold-out item | {met} |"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "features")
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--requests", type=int, default=300, help="lists that are timed")
+    parser.add_argument("--compared", type=int, default=50, help="lists that are compared")
+    parser.add_argument("--write", action="store_true", help="write FEATURES.md too")
+    options = parser.parse_args()
+    options.work = options.work.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for part in options.only:
+        found = globals()[f"measure_{part}"](options)
+        (options.work / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(f"{part}: {json.dumps(found, ensure_ascii=False)}", file=sys.stderr, flush=True)
+    printed = table(options.work)
+    print(printed)
+    if options.write:
+        machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+        head = (
+            f"# Conditions, stock and prices\n\nMeasured {date.today()} on {os.cpu_count()} cores "
+            f"({machine}) by\n`benchmarks/features.py`, 100,000 generated items, over loopback; "
+            "the caller runs on the same cores.\n\n"
+        )
+        (HERE / "FEATURES.md").write_text(head + printed + "\n")
+
+
+if __name__ == "__main__":
+    main()
