@@ -195,6 +195,7 @@ VERBS: dict[
     "recommend": (modelverbs.add_recommend, modelverbs.recommend_verb),
     "generate": (planverbs.add_generate, planverbs.generate_verb),
     "similar": (modelverbs.add_similar, modelverbs.similar_verb),
+    "rules": (modelverbs.add_rules_verb, modelverbs.rules_verb),
     "export": (modelverbs.add_export, modelverbs.export_verb),
     "serve": (serveverb.add_serve, serveverb.serve_verb),
     "feedback": (feedbackverbs.add_feedback, feedbackverbs.feedback_verb),

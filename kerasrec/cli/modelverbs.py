@@ -4,6 +4,7 @@ import argparse
 import difflib
 import sys
 from pathlib import Path
+from typing import Any
 
 from kerasrec.cli.parser import (
     add_at,
@@ -12,6 +13,7 @@ from kerasrec.cli.parser import (
     add_model,
     add_out_and_preset,
     add_reading,
+    add_rules,
     add_where,
 )
 from kerasrec.cli.printing import flat, make_console, print_rows, say, say_chosen, visible
@@ -30,6 +32,7 @@ from kerasrec.cli.userinput import (
     read_condition,
     read_events,
     read_questions,
+    read_rules,
     read_user_table,
     say_mismatch,
     training_options,
@@ -358,6 +361,7 @@ def add_recommend(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--keep-seen", action="store_true", help="items of the history may be listed")
     sub.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
     add_where(sub)
+    add_rules(sub)
     add_at(sub)
     add_list_file(sub)
     add_reading(sub)
@@ -371,6 +375,7 @@ def recommend_verb(options: argparse.Namespace) -> None:
     at = moment(options.at, options.timezone)
     check_output(options.out)
     where = read_condition(options.where, find_version(options.model))
+    rules = read_rules(options.rules, find_version(options.model))
     interactions, users, candidates = read_questions(options)
     load_tensorflow(options)
     from kerasrec.recommender.recommender import Recommender
@@ -382,14 +387,70 @@ def recommend_verb(options: argparse.Namespace) -> None:
     newer = recommender.observe(interactions)
     if newer:
         say(f"{newer:,} events are newer than the version; they count as recent")
-    rules = dict(keep_seen=options.keep_seen, candidates=candidates, where=where, at=at)
-    table = recommender.recommend(histories, k=options.k, users=known, **rules)
+    table = recommender.recommend(
+        histories,
+        k=options.k,
+        keep_seen=options.keep_seen,
+        candidates=candidates,
+        where=where,
+        rules=rules,
+        at=at,
+        users=known,
+    )
     write_lists(options, table, options.out, interactions.columns)
     say_chosen(table, options.k)
     popular = len(table.attrs["popular_for"])
     note = f"; {popular} of them have no known item and get popular ones" if popular else ""
     note += "" if known is None else f"; {known} say who they are"
     say(f"{len(table)} rows for {histories.num_users} users in {options.out}{note}")
+
+
+def add_rules_verb(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `rules`."""
+    sub.usage = "kerasrec rules check --model M --rules YAML [--histories F...] [options]"
+    sub.add_argument("action", choices=["check"], help="what to do with the rules")
+    add_model(sub)
+    add_rules(sub, required=True)
+    add_files(sub, "--histories", "what users did (default: a user without a history)")
+    sub.add_argument(
+        "--num-lists", type=int, default=3, metavar="N", help="of how many users (default 3)"
+    )
+    sub.add_argument("--k", type=int, default=10, help="list length (default 10)")
+    add_where(sub)
+    add_at(sub)
+    add_reading(sub)
+
+
+def rules_verb(options: argparse.Namespace) -> None:
+    """Check the rules of a shop, and show what each of them did to some lists.
+
+    Shows the lists of the users with most events, and what the rules took out of them.
+    """
+    check_k(options)
+    at = moment(options.at, options.timezone)
+    version = find_version(options.model)
+    where, rules = read_condition(options.where, version), read_rules(options.rules, version)
+    interactions = read_events(options, options.histories) if options.histories else None
+    load_tensorflow(options)
+    from kerasrec.recommender.recommender import Recommender
+
+    recommender = Recommender.load(options.model)
+    histories: Any = {"": []}
+    if interactions is not None:
+        users = interactions.frame["user_id"].value_counts().index[: options.num_lists]
+        histories = recommender.histories(interactions, users=list(map(str, users)))
+        recommender.observe(interactions)
+    asked = dict(k=options.k, at=at, where=where)
+    before = recommender.recommend(histories, **asked)
+    after = recommender.recommend(histories, rules=rules, **asked)
+    after = after.assign(rules=after.attrs["rules"], title=recommender.titles(after["item_id"]))
+    for user, table in after.groupby("user_id", sort=False):
+        say(f"user {user}" if user else "a user without a history")
+        columns = ("rank", "item_id", "title", "rules")
+        print_rows(columns, table[list(columns)].astype(str).to_numpy().tolist())
+        own = before[before["user_id"] == user]
+        gone = own["item_id"][~own["item_id"].isin(table["item_id"])]
+        say(f"out of the list by the rules: {', '.join(gone) or 'none'}", end="\n\n")
 
 
 def add_similar(sub: argparse.ArgumentParser) -> None:

@@ -141,6 +141,16 @@ def add_where(sub: argparse._ActionsContainer) -> None:
     )
 
 
+def add_rules(sub: argparse._ActionsContainer, *, required: bool = False) -> None:
+    """Adds the option of the file with the rules of a shop."""
+    sub.add_argument(
+        "--rules",
+        metavar="YAML",
+        required=required,
+        help="rules of the shop: at most n of a brand in a list, boosts, pins, variety",
+    )
+
+
 def add_out_and_preset(sub: argparse.ArgumentParser, *, out: bool = True) -> None:
     """Adds the folder of the models, and the choice that most users need."""
     if out:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerasrec import backend
-from kerasrec.cli.parser import add_clock
+from kerasrec.cli.parser import add_clock, add_rules
 from kerasrec.cli.printing import say
 from kerasrec.cli.userinput import UserError, load_tensorflow, period
 from kerasrec.versions.folders import read_catalogue
@@ -98,6 +98,7 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
         help="between two looks at what is recent and what follows what in the whole store "
         "(default 60; 0 = never)",
     )
+    add_rules(group)
     add_clock(group, shown="dates and times of events that name no zone", late="refused")
     group = sub.add_argument_group("limits")
     group.add_argument(
@@ -198,9 +199,12 @@ def _feedback(options: argparse.Namespace) -> "FeedbackOptions | None":
     rules = Rules(options.keep_purchased, options.keep_seen, options.user_events).check()
     store = options.store or backend.store_url("")
     if not store:
+        if options.rules:
+            raise UserError("--rules are for the lists of GET /v1/recommend: give --store too.")
         return None
     max_ahead = period(options.max_ahead, "--max-ahead", least=0)
-    return FeedbackOptions(store, rules, options.observe, options.timezone, max_ahead)
+    observe, zone = options.observe, options.timezone
+    return FeedbackOptions(store, rules, observe, zone, max_ahead, options.rules)
 
 
 def _print_server(server: "Server") -> None:

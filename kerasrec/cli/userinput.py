@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kerasrec.data.interactions import Interactions, Items, Users
     from kerasrec.features.conditions import Where
+    from kerasrec.features.shoprules import ShopRules
 
 log = logging.getLogger(__name__)
 Table = TypeVar("Table", "Interactions", "Items")
@@ -95,6 +96,20 @@ def read_condition(words: Sequence[str] | None, version: Path) -> "Where | None"
     except (ValueError, TypeError) as error:
         raise UserError(f"--{error}") from None
     return where
+
+
+def read_rules(path: str | None, version: Path) -> "ShopRules | None":
+    """Reads the file of --rules, checked against the catalogue of a version before the work."""
+    if path is None:
+        return None
+    from kerasrec.features.itemcolumns import ItemColumns
+    from kerasrec.features.shoprules import read_shop_rules
+    from kerasrec.versions.folders import read_catalogue
+
+    try:
+        return read_shop_rules(path).check(ItemColumns(read_catalogue(version)))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--rules: {error}") from None
 
 
 # --- tables ---

@@ -17,8 +17,10 @@ from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items, Users
 from kerasrec.data.sources import read_interactions, read_items, read_users
 from kerasrec.data.tables import is_frame
+from kerasrec.data.times.forms import read_moment
 from kerasrec.features.conditions import Condition
 from kerasrec.features.itemcolumns import Chosen, ItemColumns
+from kerasrec.features.shoprules import read_shop_rules
 from kerasrec.fusion.counting import Counting
 from kerasrec.fusion.following import Following
 from kerasrec.fusion.fusion import Fusion
@@ -46,6 +48,7 @@ from kerasrec.recommender.questions import (
     read_k,
     read_questions,
 )
+from kerasrec.recommender.ruled import ruled_lists
 from kerasrec.recommender.shortlist import Shortlist, check_index, find_shortlist
 from kerasrec.versions import folders
 from kerasrec.versions.derive import derive_version
@@ -195,6 +198,7 @@ class Recommender:
         candidates: Iterable[Any] | None = None,
         deny: Iterable[Any] | None = None,
         where: Condition = None,
+        rules: Any = None,
         at: Any = None,
         users: Users | pd.DataFrame | None = None,
         batch_size: int = MOST_ROWS,
@@ -214,6 +218,10 @@ class Recommender:
                 `{"category": ["图书", "音像"], "price": {"lt": 50}}` or `"price<50"`; see
                 `read_where`. Lists are the best of these items; shorter than `k` where they are
                 fewer (`result.attrs["chosen"]` says how many there are).
+            rules: of a shop: the path of a YAML file, or what `features.shoprules.read_shop_rules`
+                takes: at most n items of a brand, boosts, pins, variety. `result.attrs["rules"]`
+                says for each row what they did. Their time windows are looked up at `at` where
+                that is one time, else at this moment.
             at: when the lists are asked for, a time in any form that a log may have (a date, UTC
                 seconds): what is recent and new then has its say. A time before or after those
                 that the version knows counts as the first or last of them. An array of int UTC
@@ -239,16 +247,35 @@ class Recommender:
         questions, chosen = self._questions(histories, candidates, deny, where, at)
         if users is not None:
             questions = questions._replace(members=self._members(questions, users))
-        index, scores = make_lists(
-            self.loaded,
-            questions,
-            k=k,
-            keep_seen=keep_seen,
-            batch_size=batch_size,
-            shortlist=self._shortlist,
-        )
+
+        def make(asked, length):
+            return make_lists(
+                self.loaded,
+                asked,
+                k=length,
+                keep_seen=keep_seen,
+                batch_size=batch_size,
+                shortlist=self._shortlist,
+            )
+
+        reasons = None
+        if rules is None:
+            index, scores = make(questions, k)
+        else:
+            moment = None if isinstance(at, np.ndarray | pd.Series) else read_moment(at)
+            index, scores, reasons = ruled_lists(
+                make,
+                questions,
+                read_shop_rules(rules),
+                k,
+                columns=self._columns,
+                vectors=self.loaded.vectors_at,
+                now=moment if isinstance(moment, int) else None,
+            )
         asking = questions.histories.user_ids
         table = list_table(self._ids, asking, index, scores, of="user_id")
+        if reasons is not None:
+            table.attrs["rules"] = reasons
         return say_who_got_popular(table, questions, chosen)
 
     def _members(self, questions, users):

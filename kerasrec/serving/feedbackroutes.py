@@ -34,6 +34,7 @@ from kerasrec.feedback.userlists import Listed, LiveLists, Question, Rules
 from kerasrec.feedback.writer import Outcomes
 from kerasrec.serving.admission import Gate, Limits, Refusal
 from kerasrec.serving.items.bodies import check_value, key_of, read_items, read_json, read_values
+from kerasrec.serving.items.shop import ServedRules
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.monitor import Call
 from kerasrec.serving.predictor import Predictor, Target
@@ -132,6 +133,7 @@ class FeedbackRoutes:
         store: `FeedbackStore`.
         rules: `Rules`.
         timezone, max_ahead: of events that come in, as for `FeedbackStore.add`.
+        shop_rules: `ServedRules` of the lists of `/v1/recommend`; None = none.
     """
 
     def __init__(
@@ -142,7 +144,9 @@ class FeedbackRoutes:
         *,
         timezone: str | tzinfo | None = None,
         max_ahead: float = MAX_AHEAD,
+        shop_rules: ServedRules | None = None,
     ) -> None:
+        self.shop_rules = shop_rules
         self.predictor, self.store, self.rules = predictor, store, rules.check()
         self.timezone, self.max_ahead = timezone, max_ahead
         self._known = KnownItems(predictor.models)
@@ -305,19 +309,26 @@ class FeedbackRoutes:
             tensors = {
                 name: tf.constant(array, types[name]) for name, array in question.inputs().items()
             }
-            if query.where:
-                tensors["where"] = tf.constant(query.where)
-            answer = self.predictor.run(resolved, tensors, deadline)
-        ids, scores = (answer[name].numpy()[0] for name in ("item_ids", "scores"))
-        if k > len(ids):
-            raise Refusal(
-                "INVALID_ARGUMENT",
-                f"k must be at most {len(ids)}, the length of the lists that this version was "
-                f"exported with. Received: k={k}.",
-            )
-        listed = [(i.decode(), float(s)) for i, s in zip(ids[:k], scores[:k], strict=True) if i]
-        item_ids, scores = [item for item, _ in listed], [score for _, score in listed]
-        return target.model, resolved.version.number, item_ids, scores
+
+            def make(where: str) -> tuple[list[str], list[float]]:
+                given = {**tensors, "where": tf.constant(where)} if where else tensors
+                answer = self.predictor.run(resolved, given, deadline)
+                ids, scores = (answer[name].numpy()[0] for name in ("item_ids", "scores"))
+                if k > len(ids):
+                    raise Refusal(
+                        "INVALID_ARGUMENT",
+                        f"k must be at most {len(ids)}, the length of the lists that this version "
+                        f"was exported with. Received: k={k}.",
+                    )
+                found = [(i.decode(), float(s)) for i, s in zip(ids, scores, strict=True) if i]
+                return [item for item, _ in found], [score for _, score in found]
+
+            if self.shop_rules is None:
+                item_ids, scores = make(query.where)
+            else:
+                given = (resolved.version, make, k, query.where)
+                item_ids, scores = self.shop_rules.ordered(*given)
+        return target.model, resolved.version.number, item_ids[:k], scores[:k]
 
     def _store_shown(self, lists: LiveLists, listed: Listed) -> None:
         """Begins to store the impressions; a failure is logged and costs nobody an answer."""

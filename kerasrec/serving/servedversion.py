@@ -148,6 +148,10 @@ class ServedVersion:
             count += 1
         return count
 
+    def vectors_at(self, index: np.ndarray) -> np.ndarray:
+        """Item vectors at item indices, float32 `(n, dim)`."""
+        return self._loaded.vectors_at(index)
+
     def moments(self) -> MomentTables:
         """Reads what is new and popular at every moment."""
         return self._loaded.moments()

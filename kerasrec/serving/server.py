@@ -17,6 +17,7 @@ from kerasrec import backend
 from kerasrec.checks import ArtifactError
 from kerasrec.client.client import Client as Client
 from kerasrec.data.times.zones import MAX_AHEAD, latest_moment, read_zone
+from kerasrec.features.shoprules import read_shop_rules
 from kerasrec.feedback.userlists import Rules
 from kerasrec.serving.admission import MOST, Access, Limits, key_check
 from kerasrec.versions.folders import find_version
@@ -56,6 +57,8 @@ class FeedbackOptions(NamedTuple):
             (`observer`); 0 = never.
         timezone: of dates and times in events that name none, such as "Asia/Shanghai"; None = UTC.
         max_ahead: seconds that an event may lie ahead of this machine's clock.
+        shop_rules: path of a YAML file with the rules of the shop (`features.shoprules`), which is
+            read again when it changes; None = without.
     """
 
     store: str | Path
@@ -63,12 +66,15 @@ class FeedbackOptions(NamedTuple):
     observe: float = 60.0
     timezone: str | None = None
     max_ahead: float = MAX_AHEAD
+    shop_rules: str | Path | None = None
 
     def check(self) -> None:
         """Raises ValueError unless rules, seconds and zone make sense."""
         self.rules.check()
         read_zone(self.timezone)
         latest_moment(self.max_ahead)
+        if self.shop_rules is not None:
+            read_shop_rules(self.shop_rules)
         if not 0 <= self.observe < MOST:
             raise ValueError(f"observe must be 0 or more seconds. Received: {self.observe}.")
 
@@ -389,13 +395,19 @@ def _routes(
 ) -> "FeedbackRoutes":
     """`FeedbackRoutes` that are closed with `parts`."""
     from kerasrec.serving.feedbackroutes import FeedbackRoutes
+    from kerasrec.serving.items.shop import ServedRules
 
+    shop_rules = None if options.shop_rules is None else ServedRules(options.shop_rules)
+    if shop_rules is not None:
+        for version in predictor.loaded():
+            shop_rules.now().check(version.filters.columns)
     routes = FeedbackRoutes(
         predictor,
         store,
         options.rules,
         timezone=options.timezone,
         max_ahead=options.max_ahead,
+        shop_rules=shop_rules,
     )
     parts.callback(routes.close)
     return routes

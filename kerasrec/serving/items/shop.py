@@ -1,0 +1,99 @@
+"""`ServedRules`: the rules of a shop in the lists of `/v1/recommend`, read again when their file
+changes.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from kerasrec.features.shoprules import ShopRules, read_shop_rules
+from kerasrec.recommender.ruled import merged
+from kerasrec.serving.servedversion import ServedVersion
+
+log = logging.getLogger(__name__)
+_LOOK = 1.0  # seconds between two looks at the file
+#: item ids and scores of a list, best first
+Listed = tuple[list[str], list[float]]
+
+
+class ServedRules:
+    """The rules of a file.
+
+    Args:
+        path: of the YAML file.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_shop_rules`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path, self._lock = Path(path), threading.Lock()
+        self._rules, self._look = read_shop_rules(self._path), self._state()
+        self._next = 0.0
+
+    def _state(self):
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+    def now(self) -> ShopRules:
+        """The rules as the file has them; those of before where it cannot be read any more."""
+        with self._lock:
+            if time.monotonic() < self._next:
+                return self._rules
+            self._next = time.monotonic() + _LOOK
+            state = self._state()
+            if state != self._look:
+                self._look = state
+                try:
+                    self._rules = read_shop_rules(self._path)
+                    log.info("rules read again", extra={"file": str(self._path)})
+                except (OSError, ValueError) as error:
+                    log.error("the rules stay as they were", extra={"error": str(error)})
+            return self._rules
+
+    def ordered(
+        self,
+        version: ServedVersion,
+        make: Callable[[str], Listed],
+        k: int,
+        where: str,
+    ) -> Listed:
+        """A list by the rules; without them where the catalogue of a version has not their columns.
+
+        Args:
+            version: that makes the lists.
+            make: function of a condition, "" = none, that gives its whole list.
+            k: length of the list.
+            where: the condition of the list.
+        """
+        rules, filters, now = self.now(), version.filters, time.time()
+        listed = make(where)
+        try:
+            rules.check(filters.columns)
+        except ValueError as error:
+            log.error("a list without the rules", extra={"error": str(error)})
+            return listed[0][:k], listed[1][:k]
+        lists = [listed]
+        for pin in rules.pinned(now):
+            both = pin.where.key if not where else f'{{"and": [{where}, {pin.where.key}]}}'
+            lists.append(make(both))
+        parts = [(filters.index_of(ids), np.array(scores)) for ids, scores in lists]
+        names = {
+            item: name
+            for (items, _), (ids, _) in zip(parts, lists, strict=True)
+            for item, name in zip(items.tolist(), ids, strict=True)
+        }
+        cut = [(items[: rules.look], scores[: rules.look]) for items, scores in parts]
+        index, scores = merged(cut)
+        found = rules.order(
+            index, scores, k, columns=filters.columns, now=now, vectors=version.vectors_at
+        )
+        return [names[item] for item in index[found.places].tolist()], found.scores.tolist()
