@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from kerasrec.loop import update_from_store as update_from_store
     from kerasrec.models import LOSSES as LOSSES
     from kerasrec.models import SEQUENCE_MODELS as SEQUENCE_MODELS
+    from kerasrec.models import Model as Model
     from kerasrec.models import TextEncoder as TextEncoder
     from kerasrec.models import build_model as build_model
     from kerasrec.models import fit_product_codes as fit_product_codes
@@ -108,6 +109,7 @@ else:
             "models": [
                 "LOSSES",
                 "SEQUENCE_MODELS",
+                "Model",
                 "TextEncoder",
                 "build_model",
                 "fit_product_codes",

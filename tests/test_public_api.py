@@ -16,7 +16,7 @@ checks data features fusion evaluation feedback client models.codes versions.fol
 versions.manifest loop.driftmetrics loop.gate recommender.draws
 """.split()
 NAMES = """
-ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES LanguageModel Plan
+ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES LanguageModel Model Plan
 Recommender SEQUENCE_MODELS SetupError Split TextEncoder Trainer Users add_lora build_encoder
 build_model
 check_leakage clean deploy describe describe_plans drift evaluate export fit_generator

@@ -41,6 +41,18 @@ class DirtyRows(ValueError):
         super().__init__(_refuse(self.refusals))
 
 
+class ManyRefused(ValueError):
+    """Refuses several files of one table at once.
+
+    Attributes:
+        sentences: tuple of str, one for each file that cannot be read, and one for all bad rows.
+    """
+
+    def __init__(self, sentences: Iterable[str]):
+        self.sentences = tuple(sentences)
+        super().__init__(" ".join(self.sentences))
+
+
 def _refuse(refusals):
     """One sentence for the first kind, the others in short, and what to do with all of them."""
     first, *others = refusals

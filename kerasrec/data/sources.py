@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kerasrec.checks import step
-from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, Refusal
+from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, ManyRefused, Refusal
 from kerasrec.data.columns import Naming, split_naming, withdrawn_rows
 from kerasrec.data.interactions import Interactions, Items, Users, join_frames
 from kerasrec.data.readers import (
@@ -100,6 +100,7 @@ def read_interactions(
     times: Any = {"timezone": zone, "max_ahead": max_ahead}
     parts: list[Part] = []
     refusals: list[Refusal] = []
+    failures: list[Exception] = []
     for one in sources:
         try:
             with step(log, "reading interactions", only_long=True):
@@ -109,8 +110,16 @@ def read_interactions(
         except DirtyRows as error:  # no good row is left of this one
             refusals += error.refusals
             continue
+        except (ValueError, FileNotFoundError) as error:  # the others are looked at all the same
+            failures.append(error)
+            continue
         refusals += part.refusals
         parts.append(part)
+    if failures:
+        if len(failures) == 1 and not refusals:
+            raise failures[0]
+        dirty = [str(DirtyRows(refusals))] if refusals else []
+        raise ManyRefused([*map(str, failures), *dirty])
     if not parts:
         raise DirtyRows(refusals)
     _check_same_columns(parts)

@@ -7,9 +7,11 @@ import numpy as np
 from pydantic import PlainValidator
 
 from kerasrec.backend import check_process, keras, register, tf, with_autograph
+from kerasrec.checks import is_whole
 from kerasrec.data.events import EVENT_CODES
 from kerasrec.data.histories import NUM_GAP_BUCKETS, Histories
-from kerasrec.data.interactions import Interactions
+from kerasrec.data.interactions import Interactions, Items
+from kerasrec.data.tables import is_frame
 from kerasrec.models.interest import (
     INTERESTS,
     Interest,
@@ -29,12 +31,14 @@ from kerasrec.models.itemvectors import (
 from kerasrec.models.kerasmodel import (
     HistoryModel,
     RankingQuality,
+    WatchedFigures,
     batches,
     check_callbacks,
+    check_catalogue,
     check_keras_2,
 )
 from kerasrec.models.losses import LOSSES, NEGATIVES, check_loss
-from kerasrec.models.optiontypes import Count, Flag, NameOf, Share, Whole
+from kerasrec.models.optiontypes import Count, Flag, NameOf, Share, Whole, shown_plainly
 from kerasrec.models.scoring import Scorer, ScorerLoss
 from kerasrec.models.sequencemodels import SEQUENCE_MODELS, UNKNOWN_SHARE, own_sequence
 from kerasrec.models.validation import Validation
@@ -112,9 +116,9 @@ class Model(NamedTuple):
             batch_size: histories per step.
             seed: of the order.
         """
-        return batches(
-            histories, max_length=self.config["max_length"], batch_size=batch_size, seed=seed
-        )
+        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
+        options["num_items"] = self.config["num_items"]
+        return batches(histories, max_length=self.config["max_length"], **options)
 
     def fit(
         self,
@@ -141,7 +145,10 @@ class Model(NamedTuple):
         """
         callbacks = list(callbacks or [])
         check_callbacks(callbacks)
+        if "validation_freq" not in options:  # else some epochs lack what is watched
+            callbacks.append(WatchedFigures(callbacks))
         if isinstance(validation_data, Validation):
+            check_catalogue(validation_data.histories, self.config["num_items"])
             callbacks.insert(0, RankingQuality(self, validation_data))
             validation_data = None
         x, batch_size = self._fed(x, batch_size)
@@ -161,7 +168,7 @@ class Model(NamedTuple):
 
     def _fed(self, data, batch_size):
         """`Histories` become a dataset, which has its own batch size; other data stay."""
-        if isinstance(data, Histories | Interactions):
+        if isinstance(data, Histories | Interactions | Items) or is_frame(data):
             return self.batches(data, batch_size=batch_size or 128), None
         return data, batch_size
 
@@ -254,6 +261,7 @@ class TextEncoder(NamedTuple):
     features: np.ndarray | None = None
 
 
+@shown_plainly
 def build_model(
     num_items: int,
     *,
@@ -334,6 +342,12 @@ def build_model(
         ValueError: an unknown name or an impossible combination.
     """
     check_process()
+    if not is_whole(num_items):
+        received = type(num_items).__name__ if hasattr(num_items, "__len__") else repr(num_items)
+        raise TypeError(
+            "num_items: expected a whole number, how many items the catalogue has. Received: "
+            f"{received}. Pass its length, build_model(len(items)); texts go into text=..."
+        )
     config: dict[str, Any] = dict(
         num_items=num_items,
         sequence=sequence,

@@ -134,10 +134,16 @@ class InterestLoss(_BertLoss):
         valid_mask = positive[:, None] != negative[None, :]
         positive_score, negative_score = positive_score + self.bias, negative_score + self.bias
         loss = self.loss_function(positive_score, negative_score, valid_mask, self.num_items)
-        if loss.shape.rank != 1:
+        if loss is None:
+            raise ValueError(
+                "A loss gives one value per position, (num_positions,). Received: None from "
+                f"{self.loss!r}: it returns nothing. End it with a return."
+            )
+        loss = tf.convert_to_tensor(loss)
+        if loss.shape.rank != 1 or not loss.dtype.is_floating:
             raise ValueError(
                 "A loss gives one value per position, (num_positions,); their mean is taken "
-                f"afterwards. Received: values of shape {loss.shape} from {self.loss!r}."
+                f"afterwards. Received: {loss.dtype.name} of shape {loss.shape} from {self.loss!r}."
             )
         count = tf.maximum(tf.cast(tf.size(positive), tf.float32), 1.0)
         return tf.reduce_sum(loss) / count

@@ -4,6 +4,7 @@ Besides it, what it is fed with (`batches`), what measures it after each epoch (
 and its picture (`plot_model`).
 """
 
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,14 @@ class HistoryModel(keras.Model):
         check_keras_2(optimizer)
         super().compile(optimizer=optimizer, **options)
 
+    def _assert_compile_was_called(self) -> None:
+        """Says what is missing; Keras' own words ask for a loss."""
+        if not self._is_compiled:
+            raise RuntimeError(
+                'The model is not compiled yet: model.compile("adam") comes before fit and '
+                "evaluate. It takes an optimizer alone, the loss is in the graph."
+            )
+
     def train_step(self, data: Any) -> Any:
         """One step on a batch in any of the forms of `inputs_of`."""
         return super().train_step((inputs_of(data),))
@@ -170,7 +179,29 @@ def inputs_of(data: Any) -> dict[str, Any]:
     return {"history": history, **rest, "target": target}
 
 
-def batches(histories: Histories, *, max_length: int, batch_size: int = 128, seed: int = 0) -> Any:
+def check_catalogue(histories: Histories, num_items: int) -> None:
+    """Refuses histories with item indices that a model has not: those of a larger catalogue.
+
+    Raises:
+        ValueError: see above.
+    """
+    highest = int(histories.items.max(initial=0))
+    if highest > num_items:
+        raise ValueError(
+            f"Histories must name items of the model, 1 to {num_items}. Received: item {highest}, "
+            "so they are of another catalogue. Make them with that of the model: "
+            "make_histories(interactions, items)."
+        )
+
+
+def batches(
+    histories: Histories,
+    *,
+    max_length: int,
+    batch_size: int = 128,
+    seed: int = 0,
+    num_items: int | None = None,
+) -> Any:
     """Makes the training data of one epoch; each time it is read in another order.
 
     Args:
@@ -178,18 +209,22 @@ def batches(histories: Histories, *, max_length: int, batch_size: int = 128, see
         max_length: of the model.
         batch_size: histories per step.
         seed: of the order.
+        num_items: of the model; None = it is not checked.
 
     Returns:
         `tf.data.Dataset` of dicts of int32 `(batch, time)`: `INPUTS`.
 
     Raises:
-        ValueError: no `Histories`, or nobody with two events.
+        ValueError: no `Histories`, those of a larger catalogue, or nobody with two events.
     """
     if not isinstance(histories, Histories):
         raise ValueError(
             "Training data are Histories, as make_histories(interactions, items) gives them, or "
-            f"batches of your own. Received: {type(histories).__name__}."
+            f"batches of your own. Received: {type(histories).__name__}. A table of events becomes "
+            "them by make_histories(read_interactions(table), items)."
         )
+    if num_items is not None:
+        check_catalogue(histories, num_items)
     windows, number = make_windows(histories, max_length), [0]
     if not len(windows.starts):
         raise ValueError("Training needs at least one user with 2 events. Received: none.")
@@ -222,6 +257,43 @@ class RankingQuality(keras.callbacks.Callback):
         found = ranking_quality(lists, self._validation)
         if logs is not None:
             logs.update({f"val_{name}": value for name, value in found.items()})
+
+
+class WatchedFigures(keras.callbacks.Callback):
+    """Refuses, at the end of the first epoch, a callback that watches a figure that is not there.
+
+    Keras warns in each epoch instead, and never stops. It comes behind all other callbacks, which
+    may add figures of their own.
+
+    Args:
+        callbacks: the others.
+    """
+
+    def __init__(self, callbacks: Iterable[Any]) -> None:
+        super().__init__()
+        self._watching = list(callbacks)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Compares what is watched with what there is."""
+        known = [name for name in (logs or {}) if name != "lr"]
+        for one in self._watching:
+            watched = getattr(one, "monitor", None)
+            is_watching = isinstance(one, _WATCHING) and getattr(one, "save_best_only", True)
+            if is_watching and watched not in (logs or {}):
+                near = difflib.get_close_matches(str(watched), known, 1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"{type(one).__name__} watches {watched!r}, which no epoch gives. Known: "
+                    f"{', '.join(known)}.{hint} What begins with val_ needs validation_data."
+                )
+
+
+#: callbacks of Keras that do something by a figure of the epoch
+_WATCHING = (
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.ReduceLROnPlateau,
+)
 
 
 # --- picture ---

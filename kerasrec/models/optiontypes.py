@@ -4,13 +4,44 @@ They stand in the signatures of the functions that own the options (`build_model
 There a reader sees them beside the default, and `training.options` has pydantic check by them.
 """
 
+import functools
+import inspect
 import math
-from collections.abc import Mapping
+import operator
+import types
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PlainValidator
+
+Owner = TypeVar("Owner", bound=Callable[..., Any])
+
+
+def shown_plainly(owner: Owner) -> Owner:
+    """Shows the plain types of a function's options to `help` and notebooks, without their checks.
+
+    The checks stay in the annotations, where `training.options` reads them.
+
+    >>> import inspect
+    >>> def train(*, epochs: Annotated[int, Field(ge=1)] = 3): ...
+    >>> str(inspect.signature(shown_plainly(train)))
+    '(*, epochs: int = 3)'
+    """
+    given = inspect.signature(owner)
+    plain = [one.replace(annotation=_plain(one.annotation)) for one in given.parameters.values()]
+    owner.__signature__ = given.replace(parameters=plain)  # type: ignore[attr-defined]
+    return owner
+
+
+def _plain(hint):
+    if typing.get_origin(hint) is Annotated:
+        return _plain(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return functools.reduce(operator.or_, map(_plain, typing.get_args(hint)))
+    return hint
 
 
 class UnknownName(ValueError):

@@ -11,7 +11,12 @@ import pandas as pd
 from kerasrec.backend import check_process, keras, set_seed, tf
 from kerasrec.checks import step
 from kerasrec.data.histories import Histories, make_windows, num_batches, training_batches
-from kerasrec.models.kerasmodel import check_callbacks, check_keras_2
+from kerasrec.models.kerasmodel import (
+    WatchedFigures,
+    check_callbacks,
+    check_catalogue,
+    check_keras_2,
+)
 from kerasrec.models.optiontypes import (
     Count,
     Flag,
@@ -20,6 +25,7 @@ from kerasrec.models.optiontypes import (
     Text,
     TextOrPath,
     Whole,
+    shown_plainly,
 )
 from kerasrec.models.validation import Ranker, Validation, some_of
 from kerasrec.training.optimizers import (
@@ -73,6 +79,7 @@ class Trainer:
             and `valid_recall@10`; `EarlyStopping("valid_ndcg@10", mode="max")` stops by it.
     """
 
+    @shown_plainly
     def __init__(
         self,
         model: Any,
@@ -157,6 +164,7 @@ class Trainer:
                 f"{type(histories).__name__}."
             )
         max_length = self.model.config["max_length"]
+        check_catalogue(histories, self.model.config["num_items"])
         windows = make_windows(histories, max_length)
         if not len(windows.starts):
             raise ValueError(
@@ -182,7 +190,8 @@ class Trainer:
 
         data = tf.data.Dataset.from_generator(generate, output_signature=_SIGNATURE).prefetch(4)
         if not run.finished and first < run.last:
-            callbacks = [run, *run.boards(), *self.callbacks]
+            watched = WatchedFigures(self.callbacks)
+            callbacks = [run, *run.boards(), *self.callbacks, watched]
             self._run_epochs(range(first, run.last), steps, data, callbacks)
         run.restore_best()
         return pd.DataFrame(run.rows)

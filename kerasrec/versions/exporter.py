@@ -19,6 +19,8 @@ import pandas as pd
 from kerasrec.backend import few_words, tf, without_grappler
 from kerasrec.checks import ArtifactError, step
 from kerasrec.data.interactions import Items
+from kerasrec.data.sources import as_items
+from kerasrec.data.tables import Source
 from kerasrec.features.usergroups import UserGroups
 from kerasrec.fusion.fusion import Fusion
 from kerasrec.fusion.recency import AT_NEWEST_EVENT
@@ -47,7 +49,7 @@ def export(
     model: Model,
     base: str | Path,
     *,
-    items: Items,
+    items: Items | Source,
     manifest: dict[str, Any] | None = None,
     encoder: Encoder | None = None,
     whitening: Whitening | None = None,
@@ -62,8 +64,8 @@ def export(
 
     Args:
         model: `Model`, trained.
-        base: `saved_models/NAME`.
-        items: `Items`, the catalogue in the order of the item indices.
+        base: `saved_models/NAME`; the version in it gets the next number by itself.
+        items: `Items`, or what `read_items` takes: the catalogue in the order of the item indices.
         manifest: dict of what is known of the run (data, options, metrics): keys of
             `manifest.Manifest`, or others of the caller's own; None = nothing.
         encoder: the text encoder that made the text part, or None.
@@ -81,14 +83,20 @@ def export(
 
     Raises:
         ArtifactError: the reloaded version answers differently; nothing is published then.
-        ValueError: an item id that a line of a text file cannot hold, no `Model`, or another
-            catalogue than that of the model.
+        ValueError: an item id that a line of a text file cannot hold, no `Model`, another catalogue
+            than that of the model, or a base that ends in a number.
     """
     if not isinstance(model, Model):
         raise ValueError(
             "export takes the Model that build_model gives, trained. Received: "
             f"{type(model).__name__}. One part of a Model is not enough."
         )
+    if Path(base).name.isdigit():
+        raise ValueError(
+            "export takes the folder of a model, saved_models/NAME, and numbers its versions by "
+            f"itself. Received: {base}, which ends in a number. Give {Path(base).parent}."
+        )
+    items = as_items(items, titles=encoder is not None)
     if model.config["num_items"] != len(items):
         raise ValueError(
             f"export needs the catalogue that the model was built for, {model.config['num_items']} "

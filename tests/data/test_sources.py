@@ -794,3 +794,17 @@ def test_names_that_do_not_fit_are_refused(tmp_path):
         read_interactions(tmp_path / "log.parquet", columns=["user", "item", "ts"])
     bare = pd.DataFrame([["u1", "a"], ["u2", "b"]])
     assert read_interactions(bare, columns=["user", "item"]).num_users == 2
+
+
+def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path):
+    texts = {"ok": "user,item\nu,a\n", "bad": "user,thing\nu,a\n", "dirty": "user,item\n,a\n"}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    paths = [tmp_path / f"{name}.csv" for name in ("ok", "gone", "bad", "dirty")]
+    with pytest.raises(ValueError) as refused:
+        read_interactions(paths)
+    gone, bad, dirty = refused.value.sentences
+    assert "gone.csv: expected a file" in gone and "bad.csv: expected a column item_id" in bad
+    assert "dirty.csv: expected a user_id" in dirty
+    with pytest.raises(FileNotFoundError):
+        read_interactions(paths[:2])

@@ -689,3 +689,23 @@ def test_one_user_and_one_event_train():
     (batch,) = histories.training_batches(windows, batch_size=4, seed=0)
     model.training.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
     assert np.isfinite(model.training.train_on_batch([batch[name] for name in NAMES]))
+
+
+def test_a_catalogue_in_the_place_of_its_size():
+    table = pd.DataFrame({"item": ["a", "b"], "title": ["甲", "乙"]})
+    for wrong, received in ((read_items(table), "Items"), (table, "DataFrame"), (2.5, "2.5")):
+        with pytest.raises(TypeError, match=f"Received: {received}. Pass its length, build_model"):
+            build_model(wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "received"),
+    [(None, "it returns nothing"), ("text", "Received: string"), (tf.constant(1.0), "shape ()")],
+)
+def test_losses_that_give_no_values_per_position(given, received):
+    def loss(positive, negative, valid_mask, num_items):
+        return given
+
+    with pytest.raises(ValueError, match="A loss gives one value per position") as refused:
+        build_model(NUM_ITEMS, id_units=8, loss=loss)
+    assert received in str(refused.value)

@@ -1,9 +1,13 @@
 """What `build_model` gives, trained as a Keras user trains."""
 
+import importlib
+import inspect
 import json
+import pydoc
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from toys import newest_alone, planted_histories
 
@@ -13,6 +17,7 @@ from kerasrec.models import kerasmodel
 from kerasrec.models.build import build_model
 from kerasrec.models.kerasmodel import inputs_of, plot_model
 from kerasrec.models.validation import Ranker, hold_out_last, ranking_quality
+from kerasrec.training.trainer import Trainer
 
 TINY = dict(id_units=16, max_length=8, scorer_units=8, dropout=0.0, input_dropout=0.0)
 
@@ -193,3 +198,61 @@ def test_a_callback_that_takes_the_worst_ranking_for_the_best(compiled, data, na
     with pytest.raises(ValueError, match="takes less of val_ndcg@10 for better.*mode='max'"):
         compiled.fit(learned, validation_data=validation, callbacks=[make("val_ndcg@10")])
     kerasmodel.check_callbacks([make("val_ndcg@10", mode="max"), make("loss")])
+
+
+def test_import_keras_after_a_model_is_built_is_keras_2(compiled):
+    """bert4keras puts it there; before that it is Keras 3, whose objects are refused."""
+    assert importlib.import_module("keras").layers.Dense is keras.layers.Dense
+
+
+def test_what_comes_before_fit_is_said(data):
+    model = tiny()
+    with pytest.raises(RuntimeError, match=r"not compiled yet: model.compile\(.adam.\)"):
+        model.fit(data[0], verbose=0)
+    with pytest.raises(RuntimeError, match="not compiled yet"):
+        model.keras_model.fit(model.batches(data[0]), verbose=0)
+
+
+def test_a_table_in_the_place_of_histories(compiled, data):
+    table = pd.DataFrame({"user": ["u", "u"], "item": ["a", "b"]})
+    for wrong in (table, pl.DataFrame(table), read_interactions(table)):
+        with pytest.raises(ValueError, match=r"make_histories\(read_interactions\(table\)"):
+            compiled.fit(wrong, verbose=0)
+
+
+def test_histories_of_another_catalogue(compiled, data):
+    learned, validation = data
+    beyond = learned._replace(items=learned.items + 30)
+    calls = (
+        lambda: compiled.fit(beyond, verbose=0),
+        lambda: compiled.evaluate(beyond, verbose=0),
+        lambda: compiled.fit(learned, validation_data=beyond, verbose=0),
+        lambda: compiled.fit(
+            learned, validation_data=validation._replace(histories=beyond), verbose=0
+        ),
+        lambda: Trainer(tiny(), epochs=1, progress=False).fit(beyond),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="items of the model, 1 to 30. Received: item [3-6]"):
+            call()
+
+
+def test_a_callback_that_watches_what_is_not_there(compiled, data):
+    learned, validation = data
+    stop = keras.callbacks.EarlyStopping("val_ndcg@20", mode="max")
+    with pytest.raises(ValueError, match="watches 'val_ndcg@20'.*Did you mean 'val_ndcg@10'"):
+        compiled.fit(learned, epochs=3, validation_data=validation, callbacks=[stop], verbose=0)
+    best = keras.callbacks.ModelCheckpoint("x", monitor="val_loss", save_best_only=True)
+    with pytest.raises(ValueError, match="Known: loss. .*val_ needs validation_data"):
+        compiled.fit(learned, epochs=3, callbacks=[best], verbose=0)
+    trainer = Trainer(tiny(), epochs=3, progress=False, callbacks=[stop])
+    with pytest.raises(ValueError, match="Did you mean 'valid_ndcg@10'"):
+        trainer.fit(learned, validation)
+
+
+def test_help_shows_plain_types():
+    for owner in (build_model, Trainer):
+        shown = str(inspect.signature(owner))
+        assert "max_length: int = 50" in shown or "epochs: int = 30" in shown
+        assert "Validator" not in shown and "Annotated" not in shown
+        assert "BeforeValidator" not in pydoc.render_doc(owner)

@@ -313,3 +313,16 @@ def test_export_takes_a_whole_model_and_its_own_catalogue(tiny_model, tiny_items
     with pytest.raises(ValueError, match=r"the catalogue that the model was built for, .* items"):
         export(tiny_model, tmp_path / "m", items=fewer)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_number_is_a_version(tmp_path):
+    model = build_model(30, id_units=8, max_length=4, scorer_units=4)
+    items = Items(pd.DataFrame({"item_id": [f"i{n}" for n in range(30)], "title": "书"}))
+    with pytest.raises(ValueError, match=f"ends in a number. Give {tmp_path / 'shop'}[.]"):
+        export(model, tmp_path / "shop" / "7", items=items)
+    assert not (tmp_path / "shop").exists()
+    # a table stands for the catalogue that it holds
+    with pytest.raises(ValueError, match="Received: 29 items"):
+        export(model, tmp_path / "shop", items=items.frame[1:])
+    version = export(model, tmp_path / "shop", items=items.frame)
+    assert folders.read_catalogue(version)["item_id"].tolist() == items.ids.tolist()
