@@ -13,7 +13,7 @@ from kerasrec.evaluation.metrics import mean_and_error
 from kerasrec.generation.decoder import build_decoder
 from kerasrec.generation.generator import Generator, PlanRanker
 from kerasrec.models.codes import fit_semantic_ids, make_trie
-from kerasrec.models.optiontypes import Count, Positive, Share, TextOrPath, Whole
+from kerasrec.models.optiontypes import Count, Positive, Share, TextOrPath, Whole, shown_plainly
 from kerasrec.models.validation import Validation, quality_per_user, some_of
 from kerasrec.recommender.loadedplans import VersionPlans
 from kerasrec.recommender.questions import Questions
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 VALIDATED = 2000
 
 
+@shown_plainly
 def fit_generator(
     item_vectors: np.ndarray,
     text_vectors: np.ndarray | None,
