@@ -231,7 +231,7 @@ def test_histories_of_another_catalogue(compiled, data):
         lambda: compiled.fit(
             learned, validation_data=validation._replace(histories=beyond), verbose=0
         ),
-        lambda: Trainer(tiny(), epochs=1, progress=False).fit(beyond),
+        lambda: Trainer(tiny(), epochs=1, progress=False).fit(beyond, None),
     )
     for call in calls:
         with pytest.raises(ValueError, match="items of the model, 1 to 30. Received: item [3-6]"):
