@@ -17,7 +17,15 @@ import pytest
 from cputimes import CpuTimes
 from numpybert import make_config, make_weights, vocabulary, write_tf_folder
 from places import SHARED
-from toys import clustered, files_of, made_once, once_for_each_structure, planted_histories
+from toys import (
+    clustered,
+    files_of,
+    made_once,
+    newest_alone,
+    once_for_each_structure,
+    planted_histories,
+    tiny_options,
+)
 
 from kerasrec.data.datasets import load_mooccube
 
@@ -234,6 +242,49 @@ def planning_version(toy_interactions, toy_items, common_folder):
         return found.version.parent
 
     return made_once(common_folder, "plans", make)
+
+
+# --- A version that knows groups of users ---
+
+
+@pytest.fixture(scope="session")
+def town():
+    """60 users of three cities, who choose items of their city alone: log, catalogue, users."""
+    from kerasrec.data.sources import read_interactions, read_items, read_users
+
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", f"i{3 * rng.integers(0, 10) + user % 3}", 1_700_000_000 + 1000 * user + step)
+        for user in range(60)
+        for step in range(6)
+    ]
+    log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    ids = [f"i{n}" for n in range(30)]
+    items = pd.DataFrame({"item_id": ids, "title": [""] * 30, "stock": ["5", "7"] * 15})
+    users = pd.DataFrame(
+        {
+            "uid": [f"u{n}" for n in range(60)],
+            "城市": [["北京", "上海", "广州"][n % 3] for n in range(60)],
+            "age": [str(20 + n * 7 % 40) for n in range(60)],
+            "tags": ["甲|乙" if n % 2 else "乙" for n in range(60)],
+        }
+    )
+    return read_interactions(log), read_items(items, titles=False), read_users(users)
+
+
+@pytest.fixture(scope="session")
+def town_version(town, common_folder):
+    """Version 1 of `saved_models/town`, with groups of users. Tests must not change it."""
+    from kerasrec.training.pipeline import train
+
+    interactions, items, users = town
+    options = tiny_options({"name": "none"}, sequence=newest_alone)
+    given = dict(name="town", options=options, progress=False, users=users, ask="newest")
+
+    def make(folder):
+        return train(interactions, items, out=folder / "saved_models", **given).version
+
+    return made_once(common_folder, "town", make)
 
 
 # --- The toy model, and what happens after its log ---

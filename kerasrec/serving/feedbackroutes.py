@@ -24,6 +24,7 @@ from starlette.requests import Request
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.times.zones import MAX_AHEAD
+from kerasrec.features.columntypes import parse_number
 from kerasrec.features.conditions import read_where, shown
 from kerasrec.feedback.database import sa
 from kerasrec.feedback.intake import MAX_LENGTH, check_json, is_id
@@ -40,12 +41,15 @@ from kerasrec.serving.monitor import Call
 from kerasrec.serving.predictor import Predictor, Target
 from kerasrec.serving.servedversion import ServedVersion
 from kerasrec.versions import folders
+from kerasrec.versions.warmup import USER_INPUT
 
 log = logging.getLogger(__name__)
 _THREADS = 8  # that may wait for the store at once; fewer than the connections of its pool
 _MOST_UNLOGGED = 1000  # lists whose impressions wait to be stored; further ones are not logged
 #: errors of a store that are not the caller's mistake
 _FAILURES = (OSError, ArtifactError, sa.exc.SQLAlchemyError)
+#: the signature for users of whom columns are known
+_FOR_USERS = "recommend_for"
 _PARAMETERS = ("user", "k", "model", "version", "label", "log", "deny", "where")
 #: items that a question of `/v1/recommend` denies, at most
 _MOST_DENIED = 1000
@@ -115,6 +119,8 @@ class ListQuery(NamedTuple):
         is_logged: whether the list is stored as impressions.
         deny: ids of items that may not be listed.
         where: the condition that listed items meet, as JSON; "" = none.
+        known: input of the signature `recommend_for`, such as `user_age`, -> what is known of the
+            user, as a text; empty = nothing but what the user did.
     """
 
     target: Target
@@ -123,6 +129,7 @@ class ListQuery(NamedTuple):
     is_logged: bool
     deny: Sequence[str] = ()
     where: str = ""
+    known: Mapping[str, str] = {}
 
 
 class FeedbackRoutes:
@@ -304,14 +311,27 @@ class FeedbackRoutes:
         target = query.target
         if query.deny:
             question = question._replace(deny=sorted({*question.deny, *query.deny}))
+        if query.known:
+            target = target._replace(signature=_FOR_USERS)
+            with self.predictor.version(target) as version:
+                if _FOR_USERS not in version.signatures:
+                    expected = "no user_..., as this version was trained without a table of users"
+                    raise _wrong(expected, next(iter(query.known))[:80])
         with self.predictor.resolved(target, call) as resolved:
             types = {name: dtype for name, (dtype, _) in resolved.signature.inputs.items()}
             tensors = {
                 name: tf.constant(array, types[name]) for name, array in question.inputs().items()
             }
 
+            if query.known:
+                tensors |= user_tensors(types, query.known)
+
             def make(where: str) -> tuple[list[str], list[float]]:
-                given = {**tensors, "where": tf.constant(where)} if where else tensors
+                given = tensors
+                if where and query.known:  # this signature takes lists of ids alone
+                    given = tensors | resolved.version.filters.lists(where, tensors["deny"])
+                elif where:
+                    given = {**tensors, "where": tf.constant(where)}
                 answer = self.predictor.run(resolved, given, deadline)
                 ids, scores = (answer[name].numpy()[0] for name in ("item_ids", "scores"))
                 if k > len(ids):
@@ -492,8 +512,8 @@ def read_posted(
     for name, value in found.items():
         if isinstance(value, bool):
             value = int(value)
-        if not isinstance(value, str | int):
-            raise _wrong(f"a text or a whole number as {name[:40]}", shown(value))
+        if not isinstance(value, str | int | float):
+            raise _wrong(f"a text or a number as {name[:40]}", shown(value))
         given[name] = str(value)
     texts = [str(item) if isinstance(item, int) else item for item in denied]
     if not all(isinstance(item, str) for item in texts):
@@ -519,8 +539,9 @@ def read_query(
     Raises:
         Refusal: INVALID_ARGUMENT.
     """
+    known = {name: text for name, text in given.items() if name.startswith(USER_INPUT)}
     for name in given:
-        if name not in _PARAMETERS:
+        if name not in _PARAMETERS and name not in known:
             expected = f"a parameter of {', '.join(_PARAMETERS)} (a column: where=COLUMN=VALUE)"
             raise _wrong(expected, name[:80])
     user = given.get("user", "")
@@ -550,7 +571,34 @@ def read_query(
         raise _wrong("version as a whole number", version[:80])
     number = None if version is None else int(version)
     target = Target(models[0] if model is None else model, number, label, "recommend")
-    return ListQuery(target, user, int(k), logged == "1", denied, _condition(where))
+    return ListQuery(target, user, int(k), logged == "1", denied, _condition(where), known)
+
+
+def user_tensors(types: Mapping[str, int], known: Mapping[str, str]) -> dict[str, Any]:
+    """Makes the inputs of `recommend_for` that say something of a user; the others are unknown.
+
+    Args:
+        types: input of the signature -> its dtype.
+        known: input -> what is known, as a text.
+
+    Raises:
+        Refusal: INVALID_ARGUMENT: an input that there is not, or a text that is no number.
+    """
+    inputs = [name for name in types if name.startswith(USER_INPUT)]
+    found = {}
+    for name in known:
+        if name not in inputs:
+            raise _wrong(f"one of {', '.join(inputs)}, what this version knows of users", name[:80])
+    for name in inputs:
+        text = known.get(name, "")
+        if types[name] == tf.string.as_datatype_enum:
+            found[name] = tf.constant([text])
+            continue
+        number = parse_number(text)
+        if text and number != number:
+            raise _wrong(f"a number as {name}", text[:80])
+        found[name] = tf.constant([number], tf.float32)
+    return found
 
 
 def _condition(where: Sequence[Any]) -> str:

@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from toys import newest_alone, tiny_options
+from toys import newest_alone
 
 from kerasrec.backend import tf
 from kerasrec.data.interactions import join_interactions
-from kerasrec.data.sources import read_interactions, read_items, read_users
+from kerasrec.data.sources import read_interactions
 from kerasrec.loop.updating import update
 from kerasrec.models.sequencemodels import SEQUENCE_MODELS
 from kerasrec.recommender.recommender import Recommender
@@ -20,36 +20,11 @@ CITIES = ["北京", "上海", "广州"]
 
 
 @pytest.fixture(scope="module")
-def town():
-    """60 users of three cities, who choose items of their city alone; the young begin lower."""
-    rng = np.random.default_rng(0)
-    rows = [
-        (f"u{user}", f"i{3 * rng.integers(0, 10) + user % 3}", 1_700_000_000 + 1000 * user + step)
-        for user in range(60)
-        for step in range(6)
-    ]
-    log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
-    items = pd.DataFrame({"item_id": [f"i{n}" for n in range(30)], "title": [""] * 30})
-    users = pd.DataFrame(
-        {
-            "uid": [f"u{n}" for n in range(60)],
-            "城市": [CITIES[n % 3] for n in range(60)],
-            "age": [str(20 + n * 7 % 40) for n in range(60)],
-            "tags": ["甲|乙" if n % 2 else "乙" for n in range(60)],
-        }
-    )
-    return read_interactions(log), read_items(items, titles=False), read_users(users)
-
-
-@pytest.fixture(scope="module")
-def version(town, tmp_path_factory):
-    interactions, items, users = town
-    options = tiny_options({"name": "none"}, sequence=newest_alone)
-    given = dict(name="town", options=options, progress=False, users=users)
-    folder = tmp_path_factory.mktemp("users") / "saved_models"
+def version(town_version):
+    """Its sequence model is known under its name, as that of a user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SEQUENCE_MODELS, "newest_alone", newest_alone)
-        yield train(interactions, items, out=folder, ask="newest", **given).version
+        yield town_version
 
 
 @pytest.fixture(scope="module")

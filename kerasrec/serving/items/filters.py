@@ -75,6 +75,20 @@ class Filters:
         except (ValueError, TypeError) as error:
             raise Refusal("INVALID_ARGUMENT", str(error)) from error
 
+    def lists(self, where: str, denied: Any) -> dict[str, Any]:
+        """Gives the inputs `allow` and `deny`, `(1, n)` of ids, that a condition stands for.
+
+        Args:
+            where: as JSON.
+            denied: ids that are denied besides, `(1, n)`.
+        """
+        chosen, ids = self.choose(where), self._catalogue()[3]
+        if chosen.number == 0:  # an unknown id: nothing may be listed
+            return {"allow": tf.constant([["\x00"]]), "deny": denied}
+        allow = tf.constant([ids[chosen.allow].tolist()], tf.string)
+        deny = tf.constant([ids[chosen.deny].tolist()], tf.string)
+        return {"allow": allow, "deny": tf.concat([deny, denied], axis=1)}
+
     def recommend(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """Answers as the signature `recommend`, of `tensors` with its inputs and `where`."""
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
