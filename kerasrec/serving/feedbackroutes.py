@@ -512,8 +512,9 @@ def read_posted(
     for name, value in found.items():
         if isinstance(value, bool):
             value = int(value)
-        if not isinstance(value, str | int | float):
-            raise _wrong(f"a text or a number as {name[:40]}", shown(value))
+        of_user = isinstance(value, float) and name.startswith(USER_INPUT)
+        if not (isinstance(value, str | int) or of_user):
+            raise _wrong(f"a text or a whole number as {name[:40]}", shown(value))
         given[name] = str(value)
     texts = [str(item) if isinstance(item, int) else item for item in denied]
     if not all(isinstance(item, str) for item in texts):

@@ -1,8 +1,8 @@
 """Fits groups of users to a table of users, and weighs them by validation.
 
-What a group likes has a say of its own for users with a history and for users without one. Of the
-second kind a log has few at its end, so the users of the validation are asked for once more with
-their histories hidden.
+What a group likes has a say of its own for users with a history and for users without one. The
+second kind is judged by the first choices of newcomers; where the end of a log has few of them, by
+the users of the validation, asked for once more with their histories hidden.
 """
 
 import logging
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 #: weights that are tried, and how many users of each kind judge them
 WEIGHTS = (0.0, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0)
 JUDGED, CUT = 2000, 10
+#: newcomers that judge, at least
+FEWEST = 50
 
 
 class Grouped(NamedTuple):
@@ -92,10 +94,17 @@ def fit_groups(
 
 
 def _both_kinds(held):
-    """`Validation` of users with a history, and of the same users as if they had none."""
-    known = held.validation
-    empty = known.histories.where(np.zeros(len(known.histories.items), bool))
-    return known, known._replace(histories=empty, newcomers=None)
+    """`Validation` of users with a history, and of users without one."""
+    known, first = held.validation, held.validation.newcomers
+    if held.requests is None and first is not None and first.num_users >= FEWEST:
+        rows = np.repeat(np.arange(first.num_users), first.lengths)
+        return known, Validation(_emptied(first), rows, first.items)
+    return known, known._replace(histories=_emptied(known.histories), newcomers=None)
+
+
+def _emptied(histories):
+    """The same users without their events."""
+    return histories.where(np.zeros(len(histories.items), bool))
 
 
 def _asking(held: HeldOut, histories: Histories) -> np.ndarray:
