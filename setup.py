@@ -57,6 +57,8 @@ setup(
         # tables from Excel and from databases (PostgreSQL: the extra above too)
         "excel": ["python-calamine>=0.3"],
         "sql": ["sqlalchemy>=2.0.28"],
+        # logs larger than memory: `kerasrec condense`, `kerasrec inspect --memory`; files of DuckDB
+        "duckdb": ["duckdb>=2.0"],
         "test": [
             "openpyxl>=3.1",
             "polars>=1.20",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kerasrec.data import Users as Users
     from kerasrec.data import check_leakage as check_leakage
     from kerasrec.data import clean as clean
+    from kerasrec.data import condense as condense
     from kerasrec.data import describe as describe
     from kerasrec.data import join_interactions as join_interactions
     from kerasrec.data import load_mooccube as load_mooccube
@@ -84,6 +85,7 @@ else:
                 "Users",
                 "check_leakage",
                 "clean",
+                "condense",
                 "describe",
                 "join_interactions",
                 "load_mooccube",

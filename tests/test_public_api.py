@@ -19,7 +19,7 @@ NAMES = """
 ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES LanguageModel Model Plan
 Recommender SEQUENCE_MODELS SetupError Split TextEncoder Trainer Users add_lora build_encoder
 build_model
-check_leakage clean deploy describe describe_plans drift evaluate export fit_generator
+check_leakage clean condense deploy describe describe_plans drift evaluate export fit_generator
 fit_product_codes fit_semantic_ids fit_whitening hold_out_last join_interactions load_mooccube
 make_histories make_validation plot_model read_interactions read_items read_users replay rollback
 run_baselines

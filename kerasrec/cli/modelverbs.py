@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kerasrec.cli.largeverbs import describe_large
 from kerasrec.cli.parser import (
     add_at,
+    add_cleaning,
     add_files,
     add_list_file,
     add_model,
@@ -18,7 +20,6 @@ from kerasrec.cli.parser import (
 )
 from kerasrec.cli.printing import flat, make_console, print_rows, say, say_chosen, visible
 from kerasrec.cli.userinput import (
-    UNSAID,
     Readings,
     UserError,
     check_k,
@@ -49,6 +50,12 @@ def add_inspect(sub: argparse.ArgumentParser) -> None:
     add_files(sub, "--interactions", "what users did", "--data")
     sub.add_argument("--items", metavar="F", help="the catalogue")
     sub.add_argument("--model", metavar="M", help="a model instead of data")
+    sub.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="count a log of any size within so much memory, such as 4GB, on disk (where TMPDIR "
+        "says); needs kerasrec[duckdb]",
+    )
     add_reading(sub, items=True)
 
 
@@ -62,20 +69,30 @@ def inspect_verb(options: argparse.Namespace) -> None:
         return
     from kerasrec.data.cleaningreport import column_lines
     from kerasrec.data.formats.sqltable import source_name
-    from kerasrec.data.statistics import describe, find_problems, format_value
+    from kerasrec.data.statistics import (
+        count_figures,
+        describe_figures,
+        format_value,
+        problems_of_figures,
+    )
 
     options.on_bad = "skip"  # bad rows are among the problems
     readings = Readings()
-    interactions = readings.take(read_events, options, options.interactions)
-    items = readings.take(read_catalogue, options, False) if options.items else None
-    readings.end()
-    problems = find_problems(interactions, items)
+    if options.memory:
+        items = readings.take(read_catalogue, options, False) if options.items else None
+        readings.end()
+        figures, problems, table = describe_large(options, items)
+    else:
+        interactions = readings.take(read_events, options, options.interactions)
+        items = readings.take(read_catalogue, options, False) if options.items else None
+        readings.end()
+        figures = count_figures(interactions)
+        problems, table = problems_of_figures(figures, items), describe_figures(figures, items)
     say(f"problems found: {len(problems) or 'none'}")
     for number, problem in enumerate(problems, start=1):
         say(f"{number:3}. {problem}")
-    table = describe(interactions, items)
     rows = [(part, what, format_value(value)) for part, what, value in table.to_numpy()]
-    say(f"\n{interactions.report}", end="\n\n")
+    say(f"\n{figures.report}", end="\n\n")
     if items is not None:
         say(*column_lines(items.report, source_name(options.items)), sep="\n", end="\n\n")
         _print_features(items.frame)
@@ -174,26 +191,7 @@ def add_train(sub: argparse.ArgumentParser) -> None:
         "--run-folder", metavar="DIR", help="checkpoints and logs; a killed run goes on from here"
     )
     group.add_argument("--seed", type=int, help="of everything random (default 0)")
-    group = sub.add_argument_group("cleaning (events are taken as they are unless asked)")
-    group.add_argument(
-        "--repeats",
-        choices=["keep", "exact", "first", "last"],
-        default="keep",
-        help="same user and item again: keep all, leave out those at the same time (exact), or "
-        "keep one (default keep)",
-    )
-    group.add_argument("--min-user-events", type=int, default=0, metavar="N", help="k-core, users")
-    group.add_argument("--min-item-events", type=int, default=0, metavar="N", help="k-core, items")
-    group.add_argument(
-        "--max-user-events", metavar="N|auto", help="leave out crawler-like users with more"
-    )
-    group.add_argument(
-        "--unknown-items",
-        choices=["error", "skip"],
-        default=UNSAID,
-        help="events of items that --items lacks: stop, or leave out and count (default: as "
-        "--on-bad says)",
-    )
+    add_cleaning(sub)
     add_reading(sub, items=True)
 
 

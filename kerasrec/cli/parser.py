@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from kerasrec.checks import did_you_mean
-from kerasrec.cli.userinput import UserError
+from kerasrec.cli.userinput import UNSAID, UserError
 
 SHAPE = argparse.RawDescriptionHelpFormatter
 
@@ -81,6 +81,30 @@ def add_reading(sub: argparse.ArgumentParser, *, items: bool = False) -> None:
     )
     add_clock(
         group, shown="dates and times that name no zone, and of what is shown", late="bad rows"
+    )
+
+
+def add_cleaning(sub: argparse.ArgumentParser) -> None:
+    """Adds the options of `clean`."""
+    group = sub.add_argument_group("cleaning (events are taken as they are unless asked)")
+    group.add_argument(
+        "--repeats",
+        choices=["keep", "exact", "first", "last"],
+        default="keep",
+        help="same user and item again: keep all, leave out those at the same time (exact), or "
+        "keep one (default keep)",
+    )
+    group.add_argument("--min-user-events", type=int, default=0, metavar="N", help="k-core, users")
+    group.add_argument("--min-item-events", type=int, default=0, metavar="N", help="k-core, items")
+    group.add_argument(
+        "--max-user-events", metavar="N|auto", help="leave out crawler-like users with more"
+    )
+    group.add_argument(
+        "--unknown-items",
+        choices=["error", "skip"],
+        default=UNSAID,
+        help="events of items that --items lacks: stop, or leave out and count (default: as "
+        "--on-bad says)",
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kerasrec.data.interactions import Interactions, Items, Users
+    from kerasrec.data.matching import Match
     from kerasrec.features.conditions import Where
     from kerasrec.features.shoprules import ShopRules
 
@@ -137,6 +138,17 @@ def reading_options(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def cleaning_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Gives the options of `clean`, but what is done with events of unknown items."""
+    limit = options.max_user_events
+    return {
+        "repeats": options.repeats,
+        "min_user_events": options.min_user_events,
+        "min_item_events": options.min_item_events,
+        "max_user_events": int(limit) if (limit or "").isdigit() else limit,
+    }
+
+
 def event_weights(texts: Iterable[str] | None) -> dict[str, float | str | None]:
     """Reads `["share=2", "4=purchase", "stars=value"]`, as `read_interactions` takes it."""
     weights: dict[str, float | str | None] = {}
@@ -195,16 +207,7 @@ def clean_for_training(
     from kerasrec.data.cleaning import check_trainable, clean
 
     unknown_items = _unknown_items(options, interactions, items)
-    limit = options.max_user_events
-    cleaned = clean(
-        interactions,
-        items,
-        repeats=options.repeats,
-        min_user_events=options.min_user_events,
-        min_item_events=options.min_item_events,
-        max_user_events=int(limit) if (limit or "").isdigit() else limit,
-        unknown_items=unknown_items,
-    )
+    cleaned = clean(interactions, items, **cleaning_options(options), unknown_items=unknown_items)
     if len(cleaned) != len(interactions):
         log.warning("%s", cleaned.report)
     check_trainable(cleaned, items)
@@ -214,14 +217,18 @@ def clean_for_training(
 def _unknown_items(
     options: argparse.Namespace, interactions: "Interactions", items: "Items"
 ) -> str:
+    """What is done with events of unknown items: see `what_of_unknown`."""
+    from kerasrec.data.matching import match_ids
+
+    return what_of_unknown(options, match_ids(interactions, items))
+
+
+def what_of_unknown(options: argparse.Namespace, match: "Match") -> str:
     """What is done with events of unknown items: as --unknown-items says, else as --on-bad.
 
     Where the ids hardly meet, --on-bad alone does not leave out most of a log.
     """
-    from kerasrec.data.matching import match_ids
-
     given = options.unknown_items
-    match = match_ids(interactions, items)
     if given == "skip" and match.is_poor:
         log.warning("the ids of log and catalogue hardly meet: %s", match.sentence())
     if given is not UNSAID:

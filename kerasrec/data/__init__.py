@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kerasrec.data.interactions import Split as Split
     from kerasrec.data.interactions import Users as Users
     from kerasrec.data.interactions import join_interactions as join_interactions
+    from kerasrec.data.large.condensing import condense as condense
     from kerasrec.data.sources import read_interactions as read_interactions
     from kerasrec.data.sources import read_items as read_items
     from kerasrec.data.sources import read_user_ids as read_user_ids
@@ -44,6 +45,7 @@ else:
             ],
             "tables": ["write_table"],
             "cleaning": ["clean"],
+            "large.condensing": ["condense"],
             "splits": ["check_leakage", "split_leave_one_out", "split_temporal", "split_users"],
             "statistics": ["describe"],
             "histories": ["Histories", "make_histories"],

@@ -3,6 +3,8 @@
 Every step is optional and adds a line to the report.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -55,7 +57,7 @@ def clean(
     >>> cleaned.frame[["user_id", "item_id", "timestamp"]].values.tolist()
     [['a', 'x', 1], ['a', 'y', 2]]
     """
-    _check_options(repeats, unknown_items, max_user_events)
+    check_options(repeats, unknown_items, max_user_events)
     frame = interactions.frame
     columns = _Columns(interactions)
     if items is not None:
@@ -98,10 +100,11 @@ def crawler_limit(interactions: Interactions) -> int:
     100
     """
     counts = np.bincount(interactions.frame["user_id"].cat.codes)
-    return _crawler_limit(counts[counts > 0])
+    return limit_of_counts(counts[counts > 0])
 
 
-def _crawler_limit(counts):
+def limit_of_counts(counts: np.ndarray) -> int:
+    """The `crawler_limit` of users with so many events each."""
     usual = np.quantile(counts, CRAWLER_QUANTILE, method="lower") if counts.size else 0
     return int(max(CRAWLER_FACTOR * usual, CRAWLER_MINIMUM))
 
@@ -119,19 +122,30 @@ def check_trainable(interactions: Interactions, items: Items | None = None) -> N
     if items is not None:
         _Columns(interactions).skip_unknown_items(items, "error")
     users = np.bincount(interactions.frame["user_id"].cat.codes)
+    check_counts(users[users > 0], interactions.num_items, interactions.columns)
+
+
+def check_counts(users: np.ndarray, num_items: int, columns: Mapping[str, str]) -> None:
+    """Refuses what `check_trainable` refuses, of a log that is known by its counts.
+
+    Args:
+        users: int `(num_users,)`, events of each.
+        num_items: items with events.
+        columns: as of `Interactions`.
+    """
     problem = ""
-    if interactions.num_users < 2:
-        problem = f"{interactions.num_users} user"
-    elif interactions.num_items < 2:
-        problem = f"{interactions.num_items} item"
+    if len(users) < 2:
+        problem = f"{len(users)} user"
+    elif num_items < 2:
+        problem = f"{num_items} item"
     elif users.max() < 2:
-        problem = f"{interactions.num_users} users with one event each"
+        problem = f"{len(users)} users with one event each"
     if problem:
         raise ValueError(
             "expected at least two users and two items, and a user with two events or more, to "
             f"learn what follows what. Received: {problem}. Check the id columns "
-            f"({interactions.columns.get('user_id', 'user_id')}, "
-            f"{interactions.columns.get('item_id', 'item_id')}) or bring more data."
+            f"({columns.get('user_id', 'user_id')}, {columns.get('item_id', 'item_id')}) or bring "
+            "more data."
         )
 
 
@@ -166,13 +180,13 @@ class _Columns:
         if not len(unknown):
             return
         if unknown_items == "error":
-            raise ValueError(_refuse_unknown(match_ids(self.interactions, items)))
+            raise ValueError(refuse_unknown(match_ids(self.interactions, items)))
         self.keep(mask, "events of items that the catalogue lacks", example=unknown[0])
 
     def skip_crawlers(self, limit):
         counts = np.bincount(self.users, minlength=len(self.user_names))
         rule = "" if limit != "auto" else " (auto: 10 x the 99 % quantile, at least 100)"
-        limit = _crawler_limit(counts[counts > 0]) if limit == "auto" else limit
+        limit = limit_of_counts(counts[counts > 0]) if limit == "auto" else limit
         crawlers = counts > limit
         top = f"{self.user_names[counts.argmax()]}: {counts.max()} events" if counts.size else ""
         self.keep(
@@ -258,7 +272,7 @@ def _repeated(pairs, keep):
     return pd.Series(pairs).duplicated(keep=keep).to_numpy()
 
 
-def _refuse_unknown(match: Match) -> str:
+def refuse_unknown(match: Match) -> str:
     """The sentence that refuses events of unknown items; opens with ids that hardly meet."""
     events = match.events - match.known_events
     unknown = f"{match.ids - match.known_ids} unknown items in {events} of {match.events} events"
@@ -276,7 +290,8 @@ def _refuse_unknown(match: Match) -> str:
     )
 
 
-def _check_options(repeats, unknown_items, max_user_events):
+def check_options(repeats: str, unknown_items: str, max_user_events: int | str | None) -> None:
+    """Raises ValueError for what `clean` does not take."""
     if repeats not in ("keep", "exact", "first", "last"):
         raise ValueError(
             "repeats: expected 'keep', 'exact', 'first' or 'last'. "

@@ -8,7 +8,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -116,6 +116,31 @@ def match_ids(interactions: Interactions, items: Items) -> Match:
     column = interactions.frame["item_id"].cat
     names, counts = column.categories.to_numpy(dtype=object), np.bincount(column.codes)
     names, counts = names[: len(counts)][counts > 0], counts[counts > 0]
+
+    def known_users():
+        users = interactions.frame["user_id"].cat
+        hits = items.index_of(users.categories.to_numpy(dtype=object)) > 0
+        return float(np.mean(hits[users.codes]))
+
+    return match_counts(names, counts, items, interactions.columns, known_users)
+
+
+def match_counts(
+    names: np.ndarray,
+    counts: np.ndarray,
+    items: Items,
+    columns: Mapping[str, str],
+    known_users: Callable[[], float],
+) -> Match:
+    """Does what `match_ids` does, for a log that is known by its counts.
+
+    Args:
+        names: object str, `(num_ids,)`, the item ids of the log.
+        counts: int, `(num_ids,)`, events of each.
+        items: `Items`.
+        columns: as of `Interactions`.
+        known_users: gives the share of events whose user is an item of the catalogue.
+    """
     is_known = items.index_of(names) > 0
     known, total = int(counts[is_known].sum()), int(counts.sum())
     order = np.argsort(-counts[~is_known], kind="stable")[:_MOST_TRIED]
@@ -140,7 +165,7 @@ def match_ids(interactions: Interactions, items: Items) -> Match:
     tried, left = sum(unknown.values()), total - known
     # of very many unknown ids only the most frequent were tried
     gained = round(gained * left / tried)
-    advice = "" if rule else _other_advice(interactions, items, unknown)
+    advice = "" if rule else _other_advice(columns, items, unknown, known_users)
     return found._replace(rule=rule, known_by_rule=known + gained if rule else 0, advice=advice)
 
 
@@ -315,12 +340,10 @@ def _other_column(items, unknown):
     return ""
 
 
-def _other_advice(interactions, items, unknown):
+def _other_advice(columns, items, unknown, known_users):
     """What else may be wrong: another column, or ids that a spreadsheet has rounded."""
-    names = {role: interactions.columns.get(role, role) for role in ("user_id", "item_id")}
-    users = interactions.frame["user_id"].cat
-    hits = items.index_of(users.categories.to_numpy(dtype=object)) > 0
-    if np.mean(hits[users.codes]) >= HARDLY:
+    names = {role: columns.get(role, role) for role in ("user_id", "item_id")}
+    if known_users() >= HARDLY:
         return (
             "The users of the log are in the catalogue: exchange its columns with --columns "
             f"user_id={names['item_id']} item_id={names['user_id']}."

@@ -5,7 +5,7 @@ public doors.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -46,6 +46,7 @@ MISSING_IDS = (
     *("", "nan", "NaN", "NULL", "null", "None", "<NA>", "\\N"),
     *("N/A", "#N/A", "(null)", "(NULL)", "undefined"),
 )
+_MISSING = frozenset(MISSING_IDS)
 
 
 class Part(NamedTuple):
@@ -82,34 +83,96 @@ def read_interaction_table(
         columns, on_bad, event_weights, timezone, max_ahead: as for `read_interactions`.
         extras: role -> column that the caller reads along, for the report.
     """
-    zone, latest = read_zone(timezone), latest_moment(max_ahead)
-    table = with_clock(table, columns)
-    given = dict(columns or {})
-    if isinstance(table, DatedTable):
-        given["timestamp"] = table.joined
-    own = {role: name for role, name in given.items() if role != "status"}
-    roles, found = _interaction_columns(table, own)
-    along = extras or {}
-    states = cancelled_columns(table.columns, given, [*roles.values(), *along.values()], table.name)
+    table, reading = plan_reading(
+        table, columns, event_weights, timezone=timezone, max_ahead=max_ahead, extras=extras
+    )
+    roles, states = reading.roles, reading.states
     text = [roles[role] for role in ("user_id", "item_id", "event") if role in roles] + states
     names = [*roles.values(), *states]
     data, rows = _read(table, names, text, on_bad)
-    if _is_float(data.get(roles.get("timestamp", ""))):
+    if is_float(data.get(roles.get("timestamp", ""))):
         # a csv parser makes floats of numbers such as 1.4E+12: the text still shows the rounding
         data, rows = _read(table, names, [*text, roles["timestamp"]], on_bad)
-    taken = {**roles, **along, **rows.leave_out_cancelled({name: data[name] for name in states})}
-    rows.note_columns(taken, "not used", _others(table.columns, taken))
+    found = rows.leave_out_cancelled({name: data[name] for name in states})
+    note_reading(rows, table.columns, reading, found)
+    return check_interactions(data, rows, reading)
+
+
+class Reading(NamedTuple):
+    """Holds how a table of interactions is read.
+
+    roles: role -> column.  found: the column that was taken for what it holds, or "".  clocks: the
+    columns of dates and of clocks that are read together, or ().  states: columns that may say that
+    an order was cancelled.  along: role -> column that is read by another one.  zone: of times that
+    name none.  latest: the last UTC second that an event may have.  event_weights: as for
+    `read_interactions`.
+    """
+
+    roles: dict[str, str]
+    found: str
+    clocks: tuple[str, ...]
+    states: list[str]
+    along: dict[str, str]
+    zone: tzinfo
+    latest: float
+    event_weights: Mapping[str, float | str | None] | None
+
+
+def plan_reading(
+    table: Table,
+    columns: Mapping[str, str | None] | None,
+    event_weights: Mapping[str, float | str | None] | None,
+    *,
+    timezone: str | tzinfo | None,
+    max_ahead: float | None,
+    extras: Mapping[str, str] | None = None,
+) -> tuple[Table, Reading]:
+    """Finds how a table of interactions is read; a date and a clock in it become one column.
+
+    Args:
+        table: as `open_table` gives it.
+        columns, event_weights, timezone, max_ahead: as for `read_interactions`.
+        extras: as for `read_interaction_table`.
+    """
+    zone, latest = read_zone(timezone), latest_moment(max_ahead)
+    table = with_clock(table, columns)
+    given = dict(columns or {})
+    clocks: tuple[str, ...] = ()
     if isinstance(table, DatedTable):
-        rows.note(f"a date and a clock are read together: {table.joined}", rows.size)
-    if found:
-        rows.note(f"no usual name of a time: {found} holds times and is taken", rows.size)
-    checked = {
+        given["timestamp"], clocks = table.joined, table.parts
+    own = {role: name for role, name in given.items() if role != "status"}
+    roles, found = _interaction_columns(table, own)
+    along = dict(extras or {})
+    states = cancelled_columns(table.columns, given, [*roles.values(), *along.values()], table.name)
+    return table, Reading(
+        roles, found, clocks, states, along, zone=zone, latest=latest, event_weights=event_weights
+    )
+
+
+def note_reading(
+    rows: "Rows", names: Sequence[str], reading: Reading, states: Mapping[str, str]
+) -> None:
+    """Notes which columns of a table were taken for what; `states` as of `leave_out_cancelled`."""
+    taken = {**reading.roles, **reading.along, **states}
+    rows.note_columns(taken, "not used", _others(names, taken))
+    if reading.clocks:
+        joined = reading.roles["timestamp"]
+        rows.note(f"a date and a clock are read together: {joined}", rows.size)
+    if reading.found:
+        rows.note(f"no usual name of a time: {reading.found} holds times and is taken", rows.size)
+
+
+def check_interactions(data: Mapping[str, Any], rows: "Rows", reading: Reading) -> Part:
+    """Checks columns of interactions row by row; the good rows are the frame of the `Part`."""
+    roles = reading.roles
+    checked: dict[str, Any] = {
         role: rows.read_ids(data[roles[role]], role, roles[role]) for role in ("user_id", "item_id")
     }
-    checked["timestamp"], fractions = _read_times(rows, data, roles, zone, latest)
+    times, fractions = _read_times(rows, data, roles, reading.zone, reading.latest)
+    checked["timestamp"] = times
     value = rows.read_numbers(data, roles, "value")
     weight = rows.read_numbers(data, roles, "weight")
-    checked["event"], event_weight = _read_events(rows, data, roles, event_weights)
+    checked["event"], event_weight = _read_events(rows, data, roles, reading.event_weights)
     event_weight = np.where(np.isnan(event_weight), value, event_weight)
     weight = np.where(np.isnan(weight), event_weight, weight).astype(np.float32)
     rows.check(
@@ -122,18 +185,18 @@ def read_interaction_table(
     if fractions is not None:
         fractions = fractions[~rows.bad]
     kept = ~rows.bad if rows.bad.any() else None
-    return Part(table.name, frame, roles, rows.report, fractions, kept, rows.refusals)
+    return Part(rows.source, frame, roles, rows.report, fractions, kept, rows.refusals)
 
 
 def _read(table, names, text, on_bad):
-    """The asked columns, and the `_Rows` that judge them; rows of a wrong length are bad too."""
+    """The asked columns, and the `Rows` that judge them; rows of a wrong length are bad too."""
     refusals = []
     try:
         data, report = table.read(names, text, on_bad)
     except DirtyRows as error:
         refusals = list(error.refusals)
         data, report = table.read(names, text, "skip")
-    return data, _Rows(table.name, report, on_bad, refusals, getattr(table, "place", _data_row))
+    return data, Rows(table.name, report, on_bad, refusals, getattr(table, "place", _data_row))
 
 
 def _data_row(row):
@@ -193,7 +256,8 @@ def _sample(column):
     return column.drop_null().slice(0, _SAMPLE)
 
 
-def _is_float(column):
+def is_float(column: Any) -> bool:
+    """Whether a column of Arrow holds floats."""
     return isinstance(column, pa.ChunkedArray) and pa.types.is_floating(column.type)
 
 
@@ -384,20 +448,57 @@ def _note_empty_texts(rows, frame):
             rows.note(f"{what} (kept)", int(mask.sum()), frame["item_id"][mask].iloc[0])
 
 
-class _Rows:
+def none_left(source: str, report: CleaningReport) -> str:
+    """Words the refusal of a table without a usable row."""
+    kind = "query" if is_address(source) else "file"
+    kind = "table" if source in ("DataFrame", "table") else kind
+    if not report.rows_before:
+        received = "a header only" if kind == "file" else f"a {kind} without rows"
+    else:
+        reasons = "; ".join(f"{step.count} x {step.what}" for step in report.steps if step.removed)
+        received = f"{report.rows_before} rows, none of them usable ({reasons})"
+    return f"{source}: expected at least one row. Received: {received}. Check the {kind}."
+
+
+class Rows:
     """Which rows of a table are bad: counts them, in refusals where they are to be an error."""
 
-    def __init__(self, source, report, on_bad, refusals, place):
+    def __init__(
+        self,
+        source: str,
+        report: CleaningReport,
+        on_bad: str,
+        refusals: Sequence[Refusal],
+        place: Callable[[int], str],
+    ) -> None:
         self.source, self.place = source, place
         self.size = report.rows_after
         self.report = report
         self.bad = np.zeros(self.size, dtype=bool)
         self._skip = on_bad == "skip"
         self.refusals = list(refusals)
+        #: role -> ids with spaces around them; those with more digits than spreadsheets keep
+        self.padded: dict[str, list[str]] = {}
+        self.long_ids: dict[str, list[str]] = {}
+        #: role -> whether zeros behind 15 digits stand for others; a role that is absent is judged
+        #: by its ids
+        self.are_rounded: dict[str, bool] = {}
         if not self.size:
-            raise DirtyRows(self.refusals) if self.refusals else ValueError(self._none_left())
+            raise (
+                DirtyRows(self.refusals)
+                if self.refusals
+                else ValueError(none_left(self.source, self.report))
+            )
 
-    def check(self, mask, what, describe, *, example=None, advice=None):
+    def check(
+        self,
+        mask: np.ndarray,
+        what: str,
+        describe: Callable[[int], tuple[str, str]],
+        *,
+        example: Callable[[int], Any] | None = None,
+        advice: Callable[[int], str] | None = None,
+    ) -> None:
         """Takes out the rows of `mask`; `describe(row)` gives (expected, received)."""
         mask = mask & ~self.bad
         count = int(mask.sum())
@@ -414,7 +515,7 @@ class _Rows:
         self.report = self.report.add("skip", what, count, removed=count, example=shown)
         self.bad |= mask
 
-    def leave_out_cancelled(self, columns):
+    def leave_out_cancelled(self, columns: Mapping[str, Any]) -> dict[str, str]:
         """Leaves out orders that came to nothing; gives the columns that say so of some.
 
         This comes first: such an order often lacks a time, which is no mistake then.
@@ -436,11 +537,11 @@ class _Rows:
             self.bad |= mask
         return found
 
-    def note(self, what, count, example=""):
+    def note(self, what: str, count: int, example: str = "") -> None:
         """A line in the report that takes out nothing."""
         self.report = self.report.add("note", what, count, example=example)
 
-    def note_columns(self, columns, word, others):
+    def note_columns(self, columns: Mapping[str, str], word: str, others: Sequence[str]) -> None:
         """Say which column was taken for what, and what became of the others."""
         taken = [role if role == name else f"{role} = {name}" for role, name in columns.items()]
         self.report = self.report.add("columns", "columns: " + ", ".join(taken), len(taken))
@@ -448,10 +549,14 @@ class _Rows:
             what = f"columns {word}: {name_list(others)}"
             self.report = self.report.add("columns", what, len(others))
 
-    def good(self, frame):
+    def good(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows that no check took out."""
         if self.bad.all():
-            raise DirtyRows(self.refusals) if self.refusals else ValueError(self._none_left())
+            raise (
+                DirtyRows(self.refusals)
+                if self.refusals
+                else ValueError(none_left(self.source, self.report))
+            )
         if not self.bad.any():
             return frame
         frame = frame[~self.bad].reset_index(drop=True)
@@ -459,25 +564,14 @@ class _Rows:
             frame[name] = used_categories(frame[name])
         return frame
 
-    def _none_left(self):
-        kind = "query" if is_address(self.source) else "file"
-        kind = "table" if self.source in ("DataFrame", "table") else kind
-        if not self.report.rows_before:
-            received = "a header only" if kind == "file" else f"a {kind} without rows"
-        else:
-            reasons = "; ".join(
-                f"{step.count} x {step.what}" for step in self.report.steps if step.removed
-            )
-            received = f"{self.report.rows_before} rows, none of them usable ({reasons})"
-        return f"{self.source}: expected at least one row. Received: {received}. Check the {kind}."
-
-    def read_ids(self, column, role, name):
+    def read_ids(self, column: Any, role: str, name: str) -> pd.Categorical:
         """The column as categories of str; rows without an id are bad."""
         ids = as_categories(column, f"{self.source}: {name}")
         texts = ids.categories.tolist()
-        missing = [text in MISSING_IDS or text.isspace() for text in texts]
+        missing = [text in _MISSING or text.isspace() for text in texts]
         if any(missing):
             ids = ids.remove_categories(ids.categories[missing])
+            texts = ids.categories.tolist()
         article = "a" if role == "user_id" else "an"
         label = role if name == role else f"{role} (column {name})"
         self.check(
@@ -485,7 +579,7 @@ class _Rows:
             f"empty {role}",
             lambda row: (f"{article} {label} in every row", f"none in {self.place(row)}"),
         )
-        halved = np.array([text.startswith(_HALVED) for text in ids.categories] + [False])
+        halved = np.array([text.startswith(_HALVED) for text in texts] + [False])
         self.check(
             halved[ids.codes],
             f"{role} with half a character",
@@ -495,17 +589,19 @@ class _Rows:
             ),
             example=lambda row: ids[row].removeprefix(_HALVED),
         )
-        self._check_exact(ids, role, label)
+        self._check_exact(ids, texts, role, label)
         padded = [text for text in texts if text != text.strip() and text.strip()]
+        self.padded[role] = padded
         if padded:
             self.note(
                 f"{role} with spaces around it (kept as written)", len(padded), repr(padded[0])
             )
         return ids
 
-    def _check_exact(self, ids, role, label):
+    def _check_exact(self, ids, texts, role, label):
         """Takes out ids that a float or a spreadsheet has rounded: others became the same."""
-        rounded = _rounded_ids(ids.categories.tolist())
+        rounded, whole = _rounded_ids(texts, self.are_rounded.get(role))
+        self.long_ids[role] = [texts[number] for number in whole]
         self.check(
             np.append(rounded, False)[ids.codes],
             f"{role} rounded to a number",
@@ -521,7 +617,9 @@ class _Rows:
             ),
         )
 
-    def read_numbers(self, data, columns, role):
+    def read_numbers(
+        self, data: Mapping[str, Any], columns: Mapping[str, str], role: str
+    ) -> np.ndarray:
         """float32 column of a role, NaN where there is none; texts that are no numbers are bad."""
         if role not in columns:
             return np.full(self.size, np.nan, dtype=np.float32)
@@ -577,8 +675,12 @@ def as_categories(column: Any, name: str) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, texts.tolist() or pd.Index([], dtype=str))
 
 
-def _rounded_ids(texts):
-    """Bool mask of the ids that stand for more than one: see `ROUNDED`, and Excel's 15 digits."""
+def _rounded_ids(texts, are_rounded):
+    """(bool mask of the ids that stand for more than one, places of long whole numbers).
+
+    See `ROUNDED`, and Excel's 15 digits; `are_rounded` says of all long ones whether they are, None
+    = they are judged by themselves.
+    """
     rounded = np.zeros(len(texts), dtype=bool)
     exact = exact_below(np.dtype(np.float64))
     whole = []
@@ -589,10 +691,19 @@ def _rounded_ids(texts):
             rounded[number] = text.endswith(".0") and float(text) >= exact
             if len(text) > _KEPT_DIGITS + 1 and not text.endswith(".0"):
                 whole.append(number)
-    # one id may end in zeros; where all do, a spreadsheet has made them
-    if len(whole) > 2 and not any(texts[number][_KEPT_DIGITS:].strip("0") for number in whole):
+    if are_rounded is None:
+        are_rounded = are_rounded_by_sheets([texts[number] for number in whole])
+    if are_rounded:
         rounded[whole] = True
-    return rounded
+    return rounded, whole
+
+
+def are_rounded_by_sheets(ids: Sequence[str]) -> bool:
+    """Whether whole numbers of more than 16 digits were rounded by a spreadsheet.
+
+    One id may end in zeros; where all do, a spreadsheet has made them.
+    """
+    return len(ids) > 2 and not any(one[_KEPT_DIGITS:].strip("0") for one in ids)
 
 
 def used_categories(column: pd.Series) -> pd.Categorical:
@@ -624,7 +735,7 @@ def _from_arrow_strings(column):
 
 
 def _whole(text):
-    """The text; one that no file can hold is marked, and `_Rows.read_ids` takes it out."""
+    """The text; one that no file can hold is marked, and `Rows.read_ids` takes it out."""
     if text.isascii() or not _HALF.search(text):
         return text
     return _HALVED + text.encode("utf-8", "backslashreplace").decode()

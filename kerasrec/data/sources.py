@@ -89,7 +89,7 @@ def read_interactions(
     >>> interactions.frame["user_id"].tolist(), interactions.frame["weight"].tolist()
     (['7', '7'], [1.0, 1.0])
     """
-    _check_on_bad(on_bad)
+    check_on_bad(on_bad)
     sources = source if isinstance(source, list | tuple) else [source]
     if not sources:
         raise ValueError(
@@ -122,7 +122,7 @@ def read_interactions(
         raise ManyRefused([*map(str, failures), *dirty])
     if not parts:
         raise DirtyRows(refusals)
-    _check_same_columns(parts)
+    check_same_columns(parts)
     report = CleaningReport.of_sources((part.name, part.report) for part in parts)
     frame = join_frames([part.frame for part in parts])
     if "timestamp" not in parts[0].columns:
@@ -175,7 +175,7 @@ def read_items(
     >>> items.frame.to_dict("records")
     [{'item_id': '007', 'title': '红楼梦', 'price': '9.5'}]
     """
-    _check_on_bad(on_bad)
+    check_on_bad(on_bad)
     mapping, names = split_naming(columns)
     table = open_table(source, encoding, names=names)
     part = read_item_table(table, mapping, on_bad, titles=titles)
@@ -329,14 +329,16 @@ def as_users(source: Users | Source) -> Users:
     return source if isinstance(source, Users) else read_users(source)
 
 
-def _check_on_bad(on_bad):
+def check_on_bad(on_bad: str) -> None:
+    """Raises ValueError for another word than those of `on_bad`."""
     if on_bad not in ("error", "skip"):
         raise ValueError(
             f"on_bad: expected 'error' or 'skip'. Received: {on_bad!r}. Choose one of them."
         )
 
 
-def _check_same_columns(parts):
+def check_same_columns(parts: Sequence[Part]) -> None:
+    """Raises ValueError where parts have other columns, or positions in the place of times."""
     first = parts[0]
     for part in parts[1:]:
         if part.columns != first.columns:
@@ -377,19 +379,27 @@ def _in_exact_order(frame, parts, report):
 
 
 def _with_warning_of_old(interactions):
-    """A line in the report, and in the log, where a few events are far older than all others.
-
-    A device that lost its clock says 1980 or 2000. Half of the log lies between the quartiles; what
-    is older than ten times this span before them, and more than five years, is far off.
-    """
     times = interactions.frame["timestamp"].to_numpy()
-    low, high = np.quantile(times, [0.25, 0.75], method="nearest")
-    edge = low - max(_OLD_SPANS * (high - low), _OLD_SECONDS)
-    old = times < edge
-    if not old.any():
+    edge = old_events_edge(*np.quantile(times, [0.25, 0.75], method="nearest"))
+    old = int((times < edge).sum())
+    if not old:
         return interactions
     oldest = show_time(times.min(), read_zone(interactions.timezone))
+    return replace(interactions, report=warn_of_old(interactions.report, edge, old, oldest))
+
+
+def old_events_edge(low: int, high: int) -> int:
+    """The time before which an event is far older than the rest.
+
+    A device that lost its clock says 1980 or 2000. Half of the log lies between the quartiles `low`
+    and `high`; what is older than ten times this span before them, and more than five years, is far
+    off.
+    """
+    return int(low - max(_OLD_SPANS * (high - low), _OLD_SECONDS))
+
+
+def warn_of_old(report: CleaningReport, edge: int, count: int, oldest: str) -> CleaningReport:
+    """Adds a line to a report, and to the log: events older than `old_events_edge`."""
     what = f"events far older than the rest, before {show_time(edge)[:10]}: was a clock wrong?"
-    log.warning("%s: %d, the oldest of %s", what.partition(":")[0], old.sum(), oldest)
-    report = interactions.report.add("warning", what, old.sum(), example=oldest)
-    return replace(interactions, report=report)
+    log.warning("%s: %d, the oldest of %s", what.partition(":")[0], count, oldest)
+    return report.add("warning", what, count, example=oldest)

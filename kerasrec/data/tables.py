@@ -7,9 +7,9 @@ knows what a column means. The forms of files are in `data.formats`.
 import gzip
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -94,9 +94,13 @@ def as_frame(source: Any) -> pd.DataFrame:
 
 
 def open_table(
-    source: Source, encoding: str = "utf-8", *, names: Sequence[str] | None = None
-) -> Table:
-    """Opens the table behind a path, a pattern, a query or a table of Python.
+    source: Source,
+    encoding: str = "utf-8",
+    *,
+    names: Sequence[str] | None = None,
+    forms: "Forms | None" = None,
+) -> Any:
+    """Opens the table behind a path, a pattern, a query or a table of Python, as a `Table`.
 
     Of csv and parquet files only the column names are read here; other sources are read whole.
 
@@ -104,20 +108,21 @@ def open_table(
         source: see `read_interactions`.
         encoding: of text files.
         names: of the columns of a table without a header line, whose first line is data.
+        forms: what opens each form of table, when it is not to be a `Table`.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a folder without tables, another kind of file, an empty or damaged file, a wrong
             encoding.
     """
-    source = _collected(source)
+    source, forms = _collected(source), forms or _FORMS
     if isinstance(source, pd.DataFrame):
         if names is not None:
             source = source.set_axis(given_names("DataFrame", names, list(source.columns)), axis=1)
-        return FrameTable(source)
+        return forms.memory(FrameTable(source))
     if is_frame(source):
         _refuse_names("table", names)
-        return ColumnTable("table", *arrow_columns(source))
+        return forms.memory(ColumnTable("table", *arrow_columns(source)))
     if not isinstance(source, str | os.PathLike):
         raise TypeError(
             "expected a path or a table of pandas, polars or Arrow (for interactions also a list "
@@ -127,13 +132,13 @@ def open_table(
     if is_address(source):
         check_address(str(source))
         _refuse_names("the query", names)
-        return open_query(str(source))
+        return forms.query(str(source))
     path = Path(source)
     if not path.exists():
         check_address(str(source))
     if path.is_dir() or (is_pattern(path) and not path.exists()):
-        return _open_parts(path, encoding, names)
-    return _open_file(path, encoding, names)
+        return _open_parts(path, encoding, names, forms)
+    return _open_file(path, encoding, names, forms)
 
 
 def _refuse_names(source, names):
@@ -145,7 +150,7 @@ def _refuse_names(source, names):
         )
 
 
-def _open_file(path, encoding, names=None):
+def _open_file(path, encoding, names, forms):
     sheet = ""
     if not path.exists():
         name, hash_sign, sheet = path.name.rpartition("#")
@@ -170,14 +175,14 @@ def _open_file(path, encoding, names=None):
             "Write the file again."
         )
     if kind == "excel":
-        return open_sheet(path, sheet, names)
+        return forms.memory(open_sheet(path, sheet, names))
     if kind == "text":
-        return CsvTable(path, encoding, names)
+        return forms.text(path, encoding, names)
     _refuse_names(path, names)
-    return open_json(path, encoding) if kind == "json" else ParquetTable(path)
+    return forms.json(path, encoding) if kind == "json" else forms.parquet(path)
 
 
-def _open_parts(path, encoding, names):
+def _open_parts(path, encoding, names, forms):
     root, files = files_of(path)
     files = [file for file in files if _kind(file) or is_pattern(path)]
     if not files:
@@ -186,7 +191,7 @@ def _open_parts(path, encoding, names):
         raise FileNotFoundError(f"{path}: expected {what}. Received: {received}. Check the path.")
     # of empty files, which jobs write for parts without rows, the header is unknown
     filled = [file for file in files if file.stat().st_size] or files[:1]
-    return PartsTable(path, root, filled, lambda file: _open_file(file, encoding, names))
+    return forms.parts(path, root, filled, lambda file: _open_file(file, encoding, names, forms))
 
 
 def _kind(path):
@@ -252,6 +257,23 @@ class ParquetTable:
             f"{self.name}: expected a parquet file. Received: one that cannot be read "
             f"({one_line(error)}). Write it again."
         )
+
+
+class Forms(NamedTuple):
+    """Holds what opens each form of table: a path and an encoding, a path, or a query.
+
+    `memory` takes a table that is in memory already, `parts` what `PartsTable` takes.
+    """
+
+    text: Callable[..., Any]
+    json: Callable[..., Any]
+    parquet: Callable[..., Any]
+    query: Callable[..., Any]
+    parts: Callable[..., Any]
+    memory: Callable[..., Any]
+
+
+_FORMS = Forms(CsvTable, open_json, ParquetTable, open_query, PartsTable, lambda table: table)
 
 
 def check_output(path: str | os.PathLike[str]) -> str:

@@ -103,21 +103,26 @@ class CsvTable:
                     raise
         except (*DAMAGES, UnicodeError) as error:
             raise ValueError(self._explain(error)) from error
-        self._check_quotes(parsed)
+        self._check_quotes(*parsed)
         table, report = self._without_ragged(parsed, on_bad)
         if broken.any():
             count, example = int(broken.sum()), f"data row {int(np.argmax(broken)) + 1}"
             what = f"rows with bytes that are not {self._encoding}"
             report = report.add("skip", what, count, removed=count, example=example)
             table = table.filter(pa.array(~broken))
+        report = self._noted(report)
+        return {name: table.column(positions[name]) for name in columns}, report
+
+    def _noted(self, report):
+        """The report with lines on how the file was read."""
         if self.separator != ",":
             report = report.add("note", f"separator: {SEPARATORS[self.separator]}", 1)
         if self._is_found:
             what = f"encoding: {show_encoding(self._encoding)}, by its bytes"
             report = report.add("note", what, 1)
-        return {name: table.column(positions[name]) for name in columns}, report
+        return report
 
-    def _parse(self, include, types, *, errors="strict", use_threads=True):
+    def _parse(self, include, types, *, errors="strict"):
         """The rows with the right number of values, the others, and the last line of the file."""
         ragged = []
 
@@ -125,50 +130,58 @@ class CsvTable:
             ragged.append(row)
             return "skip"
 
-        with _Utf8Stream(self._path, self._encoding, errors) as stream:
+        with Utf8Stream(self._path, self._encoding, errors) as stream:
             table = pa.csv.read_csv(
                 stream,
-                read_options=pa.csv.ReadOptions(
-                    use_threads=use_threads,
-                    block_size=BLOCK_BYTES,
-                    skip_rows=self._skip,
-                    column_names=[str(position) for position in range(len(self.columns))],
-                ),
-                parse_options=pa.csv.ParseOptions(
-                    delimiter=self.separator, newlines_in_values=True, invalid_row_handler=collect
-                ),
+                read_options=self._read_options(),
+                parse_options=self._parse_options(collect),
                 convert_options=pa.csv.ConvertOptions(
                     column_types=types, include_columns=include, strings_can_be_null=False
                 ),
             )
             return _Parsed(table, ragged, stream.last_line())
 
+    def _read_options(self):
+        return pa.csv.ReadOptions(
+            block_size=BLOCK_BYTES,
+            skip_rows=self._skip,
+            column_names=[str(position) for position in range(len(self.columns))],
+        )
+
+    def _parse_options(self, collect):
+        return pa.csv.ParseOptions(
+            delimiter=self.separator, newlines_in_values=True, invalid_row_handler=collect
+        )
+
     def _without_ragged(self, parsed, on_bad):
         """(table, report) of the rows with the right number of values; raises unless skipped."""
-        lines = sum(row.text.count("\n") + 1 for row in parsed.ragged)
+        lines = sum(map(num_lines, parsed.ragged))
         report = CleaningReport(parsed.table.num_rows + lines)
         if not parsed.ragged:
             return parsed.table, report
-        places = self._ragged_places(parsed.ragged)
+        refusal = self._refuse_ragged(parsed.ragged, len(parsed.ragged))
+        if on_bad != "skip":
+            raise DirtyRows([refusal])
+        what, example = refusal.what, refusal.example
+        return parsed.table, report.add("skip", what, lines, removed=lines, example=example)
+
+    def _refuse_ragged(self, ragged, count):
+        """The refusal of `count` rows of a wrong length, of which `ragged` are the first."""
+        places = self._ragged_places(ragged)
         number, row = places[0]
         example = f"{row.actual_columns} in line {number}, '{one_line(row.text)[:60]}'"
-        what = f"rows without exactly {len(self.columns)} values"
-        if on_bad != "skip":
-            count = len(parsed.ragged)
-            shown = ", ".join(str(number) for number, _ in places[1:_SHOWN_LINES])
-            others = f"; also lines {shown}" if shown else ""
-            others += ", ..." if len(places) > _SHOWN_LINES else ""
-            usual = _TOO_MANY if row.actual_columns > len(self.columns) else _TOO_FEW
-            refusal = Refusal(
-                self.name,
-                f"{len(self.columns)} values in every row, as in the header",
-                f"{example} ({count} such rows{others}), {usual}",
-                what,
-                count,
-                example,
-            )
-            raise DirtyRows([refusal])
-        return parsed.table, report.add("skip", what, lines, removed=lines, example=example)
+        shown = ", ".join(str(number) for number, _ in places[1:_SHOWN_LINES])
+        others = f"; also lines {shown}" if shown else ""
+        others += ", ..." if len(places) > _SHOWN_LINES else ""
+        usual = _TOO_MANY if row.actual_columns > len(self.columns) else _TOO_FEW
+        return Refusal(
+            self.name,
+            f"{len(self.columns)} values in every row, as in the header",
+            f"{example} ({count} such rows{others}), {usual}",
+            f"rows without exactly {len(self.columns)} values",
+            count,
+            example,
+        )
 
     def _ragged_places(self, ragged):
         """`(line of the file, row)` of the first rows of a wrong length, in their order."""
@@ -203,19 +216,18 @@ class CsvTable:
     def _take_encoding(self, found):
         self._encoding, self._is_found = found, True
 
-    def _check_quotes(self, parsed):
+    def _check_quotes(self, table, ragged, last_line):
         """Refuses a file with a quote that is never closed.
 
         The parser takes everything behind such a quote as one value, so its last row is not what
         the last line says.
         """
-        table, last_line = parsed.table, parsed.last_line
         # only a last line without quotes can be compared: its cells are then known for sure
         cells = last_line.split(self.separator)
         if '"' in last_line or len(cells) != len(self.columns):
             return
         # the open quote made a row of a wrong length, and this row holds the last line
-        swallowed = parsed.ragged[-1].text if parsed.ragged else ""
+        swallowed = ragged[-1].text if ragged else ""
         if '"' in swallowed and swallowed.rstrip("\r\n").endswith("\n" + last_line):
             raise ValueError(self._open_quote_message())
         # the open quote made a row of the right length: a value of it differs from the last line
@@ -304,6 +316,11 @@ class CsvTable:
         )
 
 
+def num_lines(row: Any) -> int:
+    """Lines that a row of a wrong length takes."""
+    return row.text.count("\n") + 1
+
+
 def _encoding_message(name, expected, looks, use):
     return (
         f"{name}: expected text in {expected}. Received: what looks like {looks}. "
@@ -388,10 +405,10 @@ def check_repeated(source: str, names: Sequence[str], wanted: Sequence[str]) -> 
             )
 
 
-class _Utf8Stream(io.RawIOBase):
+class Utf8Stream(io.RawIOBase):
     """The text of a file as UTF-8 bytes without byte order mark; remembers its last line."""
 
-    def __init__(self, path, encoding, errors):
+    def __init__(self, path: str | Path, encoding: str, errors: str) -> None:
         super().__init__()
         self._file = open_binary(path)
         self._decoder = codecs.getincrementaldecoder(encoding)(errors)
@@ -399,10 +416,12 @@ class _Utf8Stream(io.RawIOBase):
         self._at_start = True
         self._tail = b""
 
-    def readable(self):
+    def readable(self) -> bool:
+        """It is."""
         return True
 
-    def read(self, size=-1):
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, in UTF-8."""
         block = b""
         while not block:
             raw = self._file.read(size)
@@ -416,11 +435,12 @@ class _Utf8Stream(io.RawIOBase):
         self._tail = (self._tail[-HEAD_BYTES:] + block)[-HEAD_BYTES:]
         return block
 
-    def last_line(self):
+    def last_line(self) -> str:
         """The last line that is not blank, as text."""
         lines = self._tail.decode("utf-8", errors="replace").replace("\r", "\n").strip("\n")
         return lines.rsplit("\n", 1)[-1]
 
-    def close(self):
+    def close(self) -> None:
+        """Closes the file."""
         self._file.close()
         super().close()

@@ -24,44 +24,82 @@ def open_json(path: str | Path, encoding: str = "utf-8") -> ColumnTable:
     Raises:
         ValueError: damage, another encoding, no line with an object.
     """
-    encoding, notes = known_encoding(encoding), []
-    found = find_encoding(peek(path)) if encoding == "utf-8" else ""
-    if found:
-        encoding = found
-        notes.append((f"encoding: {show_encoding(found)}, by its bytes", 1))
-    builder, bad, number = ColumnBuilder(), [], 0
-    try:
-        for number, line in _lines(path, encoding):
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError
-            except ValueError:
-                bad.append(f"line {number}, '{one_line(line)[:60]}'")
-                continue
-            builder.add(_flat(row) if any(isinstance(one, dict) for one in row.values()) else row)
-    except UnicodeError as error:
-        raise ValueError(
-            f"{path}: expected text in {encoding}. Received: bytes that are not, behind line "
-            f"{number} ({one_line(error)}). Name the file's encoding with encoding=... "
-            "(--encoding ...) or mend the line."
-        ) from error
-    except DAMAGES as error:
-        raise ValueError(damaged(path, error, number)) from error
-    if not builder.num_rows:
-        received = f"none in {len(bad)} lines ({bad[0]})" if bad else "blank lines only"
-        raise ValueError(
-            f"{path}: expected a JSON object in each line. Received: {received}. Write one object "
-            "a line, without a list around them."
-        )
-    refusals = []
-    if bad:
-        others = f" ({len(bad)} such lines)" if len(bad) > 1 else ""
-        expected, received = "a JSON object in each line", f"{bad[0]}{others}"
-        refusals = [Refusal(str(path), expected, received, _WHAT, len(bad), bad[0])]
+    lines, builder = JsonLines(path, encoding), ColumnBuilder()
+    for row in lines.rows():
+        builder.add(row)
     return ColumnTable(
-        str(path), builder.columns(), builder.num_rows, notes=notes, refusals=refusals
+        str(path),
+        builder.columns(),
+        builder.num_rows,
+        notes=lines.notes,
+        refusals=lines.refusals(),
     )
+
+
+class JsonLines:
+    """Reads the objects of a file one after the other, and counts the lines that hold none.
+
+    Args:
+        path: of the file.
+        encoding: of its text; where it is UTF-8, GBK and UTF-16 are found by their bytes.
+
+    Attributes:
+        notes: for the report, `(what, count)`.
+    """
+
+    def __init__(self, path: str | Path, encoding: str = "utf-8") -> None:
+        self._path, self._encoding = path, known_encoding(encoding)
+        self.notes: list[tuple[str, int]] = []
+        found = find_encoding(peek(path)) if self._encoding == "utf-8" else ""
+        if found:
+            self._encoding = found
+            self.notes.append((f"encoding: {show_encoding(found)}, by its bytes", 1))
+        self._num_bad, self._first_bad = 0, ""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yields the objects, flat.
+
+        Raises:
+            ValueError: damage, another encoding, no line with an object.
+        """
+        path, number, has_rows = self._path, 0, False
+        self._num_bad, self._first_bad = 0, ""
+        try:
+            for number, line in _lines(path, self._encoding):
+                try:
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError
+                except ValueError:
+                    self._first_bad = self._first_bad or f"line {number}, '{one_line(line)[:60]}'"
+                    self._num_bad += 1
+                    continue
+                has_rows = True
+                yield _flat(row) if any(isinstance(one, dict) for one in row.values()) else row
+        except UnicodeError as error:
+            raise ValueError(
+                f"{path}: expected text in {self._encoding}. Received: bytes that are not, behind "
+                f"line {number} ({one_line(error)}). Name the file's encoding with encoding=... "
+                "(--encoding ...) or mend the line."
+            ) from error
+        except DAMAGES as error:
+            raise ValueError(damaged(path, error, number)) from error
+        if not has_rows:
+            some = f"none in {self._num_bad} lines ({self._first_bad})"
+            received = some if self._num_bad else "blank lines only"
+            raise ValueError(
+                f"{path}: expected a JSON object in each line. Received: {received}. Write one "
+                "object a line, without a list around them."
+            )
+
+    def refusals(self) -> list[Refusal]:
+        """Of the lines without an object that `rows` has met."""
+        if not self._num_bad:
+            return []
+        count, first = self._num_bad, self._first_bad
+        others = f" ({count} such lines)" if count > 1 else ""
+        expected, received = "a JSON object in each line", f"{first}{others}"
+        return [Refusal(str(self._path), expected, received, _WHAT, count, first)]
 
 
 def _lines(path: str | Path, encoding: str) -> Iterator[tuple[int, str]]:

@@ -114,12 +114,12 @@ class PartsTable:
         odd = [name for name in own if name not in text and _differ(pieces, name)]
         if odd:
             pieces, reports = self._read(own, [*text, *odd], on_bad)
-        data = {name: _join([piece[name] for piece in pieces]) for name in own}
+        data = {name: join_columns([piece[name] for piece in pieces]) for name in own}
         sizes = [report.rows_after for report in reports]
         self._starts = np.cumsum([0, *sizes[:-1]])
         for name in columns:
             if name in self._given and name not in self._own:
-                data[name] = _constant([values[name] for values in self._values], sizes)
+                data[name] = constant_column([values[name] for values in self._values], sizes)
         return {name: data[name] for name in columns}, self._report(reports)
 
     def place(self, row: int) -> str:
@@ -132,16 +132,7 @@ class PartsTable:
         refusals: list[Refusal] = []
         for file in self._files:
             table = self._first if file == self._files[0] else self._open(file)
-            if set(table.columns) != set(self._own):
-                missing = [name for name in self._own if name not in table.columns]
-                more = [name for name in table.columns if name not in self._own]
-                raise ValueError(
-                    f"{file}: expected the columns of {self._files[0]} ({name_list(self._own)}). "
-                    f"Received: {f'no {name_list(missing)}' if missing else ''}"
-                    f"{' and ' if missing and more else ''}"
-                    f"{f'also {name_list(more)}' if more else ''}. Keep other tables in another "
-                    "folder, or name the files that belong together by a pattern."
-                )
+            self._check_columns(file, table)
             try:
                 data, report = table.read(columns, text, on_bad)
             except DirtyRows as error:
@@ -152,6 +143,19 @@ class PartsTable:
         if refusals:
             raise DirtyRows(refusals)
         return pieces, reports
+
+    def _check_columns(self, file, table):
+        if set(table.columns) == set(self._own):
+            return
+        missing = [name for name in self._own if name not in table.columns]
+        more = [name for name in table.columns if name not in self._own]
+        raise ValueError(
+            f"{file}: expected the columns of {self._files[0]} ({name_list(self._own)}). "
+            f"Received: {f'no {name_list(missing)}' if missing else ''}"
+            f"{' and ' if missing and more else ''}"
+            f"{f'also {name_list(more)}' if more else ''}. Keep other tables in another "
+            "folder, or name the files that belong together by a pattern."
+        )
 
     def _report(self, reports):
         files = f"{self._paths[0]} ... {self._paths[-1]}"
@@ -184,7 +188,7 @@ def _partition(path):
     return values
 
 
-def _kind(column):
+def column_kind(column: Any) -> Any:
     """The type of a piece of a column; None where any other goes with it."""
     if not len(column):
         return None
@@ -194,12 +198,13 @@ def _kind(column):
 
 
 def _differ(pieces, name):
-    return len({kind for piece in pieces if (kind := _kind(piece[name])) is not None}) > 1
+    return len({kind for piece in pieces if (kind := column_kind(piece[name])) is not None}) > 1
 
 
-def _join(columns):
+def join_columns(columns: Sequence[Any]) -> Any:
+    """The pieces of a column as one: of Arrow where they are of one type, else a Series."""
     columns = [column for column in columns if len(column)] or columns[:1]
-    kinds = {kind for column in columns if (kind := _kind(column)) is not None}
+    kinds = {kind for column in columns if (kind := column_kind(column)) is not None}
     if len(kinds) > 1 and all(
         isinstance(kind, pa.DataType) and pa.types.is_signed_integer(kind) for kind in kinds
     ):
@@ -221,7 +226,7 @@ def _join(columns):
     return pd.concat([one.astype(object) for one in series], ignore_index=True)
 
 
-def _constant(values, sizes):
+def constant_column(values: Sequence[str], sizes: Sequence[int]) -> pa.ChunkedArray:
     """A column of texts that is the same throughout each file."""
     codes = np.repeat(np.arange(len(values), dtype=np.int32), sizes)
     column = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(values, pa.string()))

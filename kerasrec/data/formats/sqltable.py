@@ -5,13 +5,14 @@ No message, log or report holds a password: a source is called by its address wi
 
 import contextlib
 import re
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
-from kerasrec.data.formats.columntable import ColumnBuilder, ColumnTable
+from kerasrec.data.formats.columntable import ColumnBuilder, ColumnTable, arrow_columns
 from kerasrec.data.formats.packed import one_line
 
 _QUERY = re.compile(r"[?&]query=", re.IGNORECASE)
@@ -47,6 +48,23 @@ def source_name(source: object) -> str:
 def open_query(source: str) -> ColumnTable:
     """Runs the query of an address and reads all its rows, in the order in which it gives them.
 
+    Raises:
+        ImportError, FileNotFoundError, ConnectionError, ValueError: as `query_rows`.
+    """
+    if is_duckdb(source):
+        return ColumnTable(source_name(source), *arrow_columns(open_duckdb(source)))
+    found = query_rows(source)
+    names = list(next(found))
+    builder = ColumnBuilder(names)
+    for rows in found:
+        for row in rows:
+            builder.add(dict(zip(names, row, strict=True)))
+    return ColumnTable(source_name(source), builder.columns(), builder.num_rows)
+
+
+def query_rows(source: str) -> Iterator[Sequence[Any]]:
+    """Runs the query of an address; yields its names, then lists of rows, in its order.
+
     Nothing is written: a file of SQLite is opened to read only, PostgreSQL runs a transaction that
     may only read.
 
@@ -57,11 +75,7 @@ def open_query(source: str) -> ColumnTable:
         ValueError: no query behind the address, or one that the database refuses.
     """
     name = source_name(source)
-    address, *queries = _QUERY.split(source, maxsplit=1)
-    if not queries or not queries[0].strip():
-        raise ValueError(
-            f"{name}: expected a query behind the address of the database. Received: none. {_HOW}."
-        )
+    address, query = split_query(source)
     try:
         import sqlalchemy as sa
     except ModuleNotFoundError as missing:
@@ -71,28 +85,83 @@ def open_query(source: str) -> ColumnTable:
         ) from missing
     engine = _engine(sa, address, name)
     secret = str(engine.url.password or engine.url.query.get("password") or "")
-    builder = None
     try:
         with _explained(sa, name, secret), engine.connect() as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET TRANSACTION READ ONLY")
             # as it is: a colon or a % in a query stands for no parameter
             asked = connection.execution_options(stream_results=True, no_parameters=True)
-            query = queries[0].strip().rstrip(";")
             result = asked.exec_driver_sql(query)
             if not result.returns_rows:
                 raise ValueError(
                     f"{name}: expected a query that gives rows. Received: "
                     f"'{one_line(query)[:60]}'. {_HOW}."
                 )
-            names = list(result.keys())
-            builder = ColumnBuilder(names)
+            yield list(result.keys())
             for rows in result.partitions(_FETCHED):
-                for row in rows:
-                    builder.add(dict(zip(names, map(_plain, row), strict=True)))
+                yield [tuple(map(_plain, row)) for row in rows]
     finally:
         engine.dispose()
-    return ColumnTable(name, builder.columns(), builder.num_rows)
+
+
+def split_query(source: str) -> tuple[str, str]:
+    """Cuts `sqlite:///shop.db?query=SELECT 1` into the address and the query.
+
+    Raises:
+        ValueError: there is no query.
+    """
+    address, *queries = _QUERY.split(source, maxsplit=1)
+    if not queries or not queries[0].strip():
+        raise ValueError(
+            f"{source_name(source)}: expected a query behind the address of the database. "
+            f"Received: none. {_HOW}."
+        )
+    return address, queries[0].strip().rstrip(";")
+
+
+def is_duckdb(source: object) -> bool:
+    """Whether a source is a query of a DuckDB file, which SQLAlchemy is not needed for."""
+    return isinstance(source, str) and source.lower().startswith("duckdb:///")
+
+
+def open_duckdb(source: str) -> Any:
+    """Runs a query such as `duckdb:///shop.duckdb?query=SELECT ...`; opens the file to read only.
+
+    Returns:
+        A relation of DuckDB, which offers an Arrow stream.
+
+    Raises:
+        ImportError: DuckDB is missing.
+        FileNotFoundError: no such file.
+        ValueError: no query behind the address, or one that DuckDB refuses.
+    """
+    name = source_name(source)
+    address, query = split_query(source)
+    try:
+        import duckdb
+    except ModuleNotFoundError as missing:
+        raise ImportError(
+            f"{name}: a file of DuckDB needs duckdb, which is missing. "
+            "Run: pip install 'kerasrec[duckdb]'"
+        ) from missing
+    path = Path(address[len("duckdb:///") :])
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{name}: expected a file of DuckDB. Received: a path where there is none. Check "
+            "the path: three strokes before a relative one, four before an absolute one."
+        )
+    try:
+        found = duckdb.connect(str(path), read_only=True).sql(query)
+    except duckdb.Error as error:
+        raise ValueError(
+            f"{name}: expected a query that DuckDB can run. Received: one that it refuses "
+            f"({one_line(error)}). Correct the query, and try it in DuckDB's own shell."
+        ) from None
+    if found is None:
+        raise ValueError(
+            f"{name}: expected a query that gives rows. Received: '{one_line(query)[:60]}'. {_HOW}."
+        )
+    return found
 
 
 def _engine(sa, address, name):

@@ -31,6 +31,7 @@ class DatedTable:
     Attributes:
         name, columns: as of the table; the two columns are gone, and the new one is there.
         joined: name of the new column.
+        parts: names of the two.
 
     Args:
         table: `Table`.
@@ -38,7 +39,7 @@ class DatedTable:
     """
 
     def __init__(self, table: Table, date: str, clock: str) -> None:
-        self._table, self._parts = table, (date, clock)
+        self._table, self.parts = table, (date, clock)
         self.name, self.joined = table.name, f"{date}+{clock}"
         self.columns = [
             self.joined if name == date else name for name in table.columns if name != clock
@@ -54,11 +55,11 @@ class DatedTable:
     ) -> tuple[dict[str, Any], CleaningReport]:
         """Reads columns as the table does; the new one as texts."""
         asked, others = self.joined in columns, [n for n in columns if n != self.joined]
-        names = [*others, *(self._parts if asked else ())]
-        as_text = [name for name in text if name != self.joined] + list(self._parts) * asked
+        names = [*others, *(self.parts if asked else ())]
+        as_text = [name for name in text if name != self.joined] + list(self.parts) * asked
         data, report = self._table.read(names, as_text, on_bad)
         if asked:
-            date, clock = (_texts(data.pop(name)) for name in self._parts)
+            date, clock = (_texts(data.pop(name)) for name in self.parts)
             date = date.str.replace(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", regex=True)
             clock = clock.str.replace(r"^(\d{1,2})\s*[时点]?$", r"\1:00", regex=True)
             # without a clock the day is what is known; without a day nothing is
