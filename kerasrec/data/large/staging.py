@@ -350,7 +350,8 @@ class _ChunkRows(Rows):
         super().__init__(*given)
 
     def leave_out_cancelled(self, columns):
-        found, begin = super().leave_out_cancelled(columns), len(self.report.steps)
+        begin = len(self.report.steps)
+        found = super().leave_out_cancelled(columns)
         self.cancelled = list(found.values())
         self.looked_for += [(line.step, line.what) for line in self.report.steps[begin:]]
         return found

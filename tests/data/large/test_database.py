@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kerasrec import checks
 from kerasrec.data.large.database import Progress, kth_values, open_database, put, run
 
 
@@ -67,7 +68,7 @@ def test_the_values_at_some_places_are_those_of_a_sorted_array(tmp_path):
 
 def test_progress_is_a_line_of_the_log_where_there_is_no_terminal(caplog, monkeypatch):
     clock = iter(range(0, 1000, 9))
-    monkeypatch.setattr("kerasrec.checks.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(checks.time, "monotonic", lambda: next(clock))
     caplog.set_level("INFO", "kerasrec")
     with Progress("reading", 4000) as progress:
         for _ in range(4):

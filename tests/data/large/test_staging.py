@@ -269,6 +269,19 @@ def test_a_log_without_times_goes_by_its_places(tmp_path, small_pieces):
     assert [int(row[2]) for row in found[4]] == list(range(1, len(found[4]) + 1))
 
 
+def test_orders_that_were_cancelled_are_left_out_and_counted_once(tmp_path, small_pieces):
+    frame = made_log()
+    frame["订单状态"] = "交易成功"
+    frame.loc[40:70, "订单状态"] = "已取消（超时）"
+    frame["is_refund"] = "0"
+    frame.loc[60:90, "is_refund"] = "1"
+    source = write_table(frame, tmp_path / "log.csv")
+    for options in ({}, {"columns": {"status": None}}, {"columns": {"status": "is_refund"}}):
+        found = in_pieces(source, tmp_path, on_bad="skip", **options)
+        assert found == at_once(source, on_bad="skip", **options)
+    assert sum(step.count for step in found[3].steps if "refunded" in step.what) == 31
+
+
 def test_places_that_would_read_as_times_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "POSITIONS_BELOW", 150)
     source = write_table(made_log()[["user", "item"]], tmp_path / "log.csv")
