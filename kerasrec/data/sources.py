@@ -225,7 +225,7 @@ def with_relations(
     >>> with_relations(items, rows).frame["teacher"].str.split("\x1f").tolist()
     [['张', '李'], ['']]
     """
-    _check_on_bad(on_bad)
+    check_on_bad(on_bad)
     part = read_relation_table(open_table(source, encoding), columns, on_bad)
     if part.refusals:
         raise DirtyRows(part.refusals, part.frame)
@@ -282,7 +282,7 @@ def read_users(
     >>> users.frame.to_dict("records")
     [{'user_id': '7', '年龄': '31', '城市': '上海'}]
     """
-    _check_on_bad(on_bad)
+    check_on_bad(on_bad)
     part = read_user_table(open_table(source, encoding), columns, on_bad)
     found = Users(part.frame, part.columns, part.report)
     if part.refusals:

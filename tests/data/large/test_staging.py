@@ -282,6 +282,15 @@ def test_orders_that_were_cancelled_are_left_out_and_counted_once(tmp_path, smal
     assert sum(step.count for step in found[3].steps if "refunded" in step.what) == 31
 
 
+def test_files_without_a_header_line(tmp_path, small_pieces):
+    lines = write_table(made_log(), tmp_path / "log.csv").read_text("utf-8").split("\n")
+    (tmp_path / "log.csv").write_text("\n".join(lines[1:]), "utf-8")
+    names = ["user", "item", "time", "event", "value"]
+    found = in_pieces(tmp_path / "log.csv", tmp_path, on_bad="skip", columns=names)
+    assert found == at_once(tmp_path / "log.csv", on_bad="skip", columns=names)
+    assert found[3].rows_before == 300
+
+
 def test_places_that_would_read_as_times_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "POSITIONS_BELOW", 150)
     source = write_table(made_log()[["user", "item"]], tmp_path / "log.csv")
