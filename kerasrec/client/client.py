@@ -387,19 +387,39 @@ class Client:
         content = json.dumps({"events": dated}, ensure_ascii=False, default=_plain)
         return self._call(partial(self._rest_only("feedback"), content.encode()))
 
-    def recommend_for(self, user: Any, k: int = 10, *, log: bool = True) -> pd.DataFrame:
+    def set_items(self, changes: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
+        """Sends newer values of items, such as `{"i1": {"stock": 0}}`, to a server with a store.
+
+        The next list knows them; see `FeedbackStore.set_items`.
+
+        Args:
+            changes: item id -> column -> text, number, boolean, list or None (no value).
+
+        Returns:
+            `items`, `values` and `unknown_items`: how many; `unknown`: ids that the server lacks.
+        """
+        rows = [{**values, "item_id": str(item)} for item, values in changes.items()]
+        content = json.dumps({"items": rows}, ensure_ascii=False, default=_plain)
+        return self._call(partial(self._rest_only("set_items"), content.encode()))
+
+    def recommend_for(
+        self, user: Any, k: int = 10, *, log: bool = True, where: Condition = None
+    ) -> pd.DataFrame:
         """Lists the best items for a user, by the events that the server's store holds now.
 
         Args:
             user: user id.
             k: list length at most.
             log: True lets the server store the list as shown.
+            where: as for `recommend`.
 
         Returns:
             DataFrame `user_id, item_id, rank, score`; its `attrs` hold `request_id` (to be given
             with clicks on the list), `model` and `version`.
         """
-        answer = self._call(partial(self._rest_only("recommend_for"), str(user), k, log))
+        read = read_where(where)
+        given = (str(user), k, log, "" if read is None else read.key)
+        answer = self._call(partial(self._rest_only("recommend_for"), *given))
         rows = [{"user_id": answer["user"], **row} for row in answer["items"]]
         table = pd.DataFrame(rows, columns=["user_id", "item_id", "rank", "score"])
         table.attrs.update({name: answer[name] for name in ("request_id", "model", "version")})

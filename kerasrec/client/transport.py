@@ -268,9 +268,16 @@ class Rest:
         """Sends events, as JSON; returns how many were stored."""
         return self._call("POST", "/v1/feedback", seconds, content)
 
-    def recommend_for(self, user: str, k: int, log: bool, seconds: float) -> dict[str, Any]:
-        """Asks `/v1/recommend`."""
+    def set_items(self, content: bytes, seconds: float) -> dict[str, Any]:
+        """Sends newer values of items, as JSON."""
+        return self._call("PUT", "/v1/items", seconds, content)
+
+    def recommend_for(
+        self, user: str, k: int, log: bool, where: str, seconds: float
+    ) -> dict[str, Any]:
+        """Asks `/v1/recommend`; `where` is JSON of a condition, "" = none."""
         asked = {"user": user, "k": k, "log": int(log), **self._named}
+        asked |= {"where": where} if where else {}
         return self._call("GET", f"/v1/recommend?{urlencode(asked)}", seconds)
 
     def _call(self, method: str, path: str, seconds: float, content: bytes | None = None) -> Any:

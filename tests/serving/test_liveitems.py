@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kerasrec.client.client import Client
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.serving.admission import Access
@@ -107,6 +108,17 @@ def test_prices_count_in_conditions_at_once(running, ids):
     assert sorted(listed(client, **where)) == sorted([ids[7], ids[8]])
     client.put(f"/v1/items/{ids[7]}", json={"price": None})
     assert listed(client, **where) == [ids[8]]
+
+
+def test_the_client_sends_values(running, ids):
+    client, server = running
+    gone = listed(client)[0]
+    with Client(server.rest_address, model="toy", protocol="rest") as own:
+        answer = own.set_items({gone: {"stock": np.int64(0)}, "new": {"stock": 1}})
+        assert answer["values"] == 2 and answer["unknown"] == ["new"]
+        assert gone not in listed(client)
+        with pytest.raises(ValueError, match="Did you mean 'stock'"):
+            own.set_items({gone: {"stok": 0}})
 
 
 def test_many_are_sold_out_at_once(running, ids):

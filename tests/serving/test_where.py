@@ -133,6 +133,14 @@ def test_the_client_has_conditions_too(server, recommender, schools, protocol):
         assert not len(client.recommend([[]], where={"category": "no such"}))
 
 
+def test_the_client_asks_for_a_user_under_a_condition(shop, recommender, schools):
+    _, server = shop
+    with Client(server.rest_address, model="toy", protocol="rest") as client:
+        found = client.recommend_for("nobody", 5, log=False, where={"category": schools[0]})
+        expected = recommender.recommend([[]], k=5, where={"category": schools[0]}, at="now")
+        assert list(found["item_id"]) == list(expected["item_id"])
+
+
 def predict(server, inputs, form="inputs"):
     body = {"signature_name": "recommend", form: inputs}
     url = f"{server.rest_address}/v1/models/toy:predict"
