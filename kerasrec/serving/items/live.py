@@ -110,6 +110,8 @@ class LiveItems:
                 self.read()
                 for items in versions():
                     items.filters.warm(stopping.is_set)
+                    with self._lock:
+                        items.warm()
                 is_reached = True
             except Exception as error:  # the store may be back at the next look
                 if is_reached:
@@ -136,6 +138,12 @@ class VersionItems:
         self._loaded, self.filters, self._withdraw = loaded, filters, withdraw
         self.seq = 0
         self._states: _States | None = None
+
+    def warm(self) -> None:
+        """Reads what is to be had, so that no request waits for that; beside no `take`."""
+        if self._states is None:
+            self.filters.index_of([""])
+            self._states = _States(self.filters.frame, self._loaded.withdrawn())
 
     def check(self, column: str, value: Any) -> None:
         """Raises ValueError where the version has no such column, or no such value in it."""
@@ -183,8 +191,8 @@ class VersionItems:
             texts.append("" if is_missing(value) else str(value))
         columns.change(name, taken, read)
         if is_state:
-            if self._states is None:
-                self._states = _States(frame, self._loaded.withdrawn())
+            self.warm()
+            assert self._states is not None
             self._states.change(name, taken, texts)
         return is_state
 
