@@ -47,7 +47,7 @@ def run(path, folder, monkeypatch, num_cells=None):
 
 
 def test_notebooks_are_found():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07", "08"]
 
 
 @pytest.mark.slow
@@ -64,6 +64,8 @@ def test_notebook_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
         "05": "a click changed the next list: True; versions 1, 2",
         "06": "a path of 5 courses, all real and new to the learner: True; ",
         "07": "1 epochs of Keras' fit; version 1 of courses_keras lists 5 courses",
+        "08": "newcomers get lists of their own: True; at most 2 of a brand; what is sold out left "
+        "the list: True",
     }
     assert result.startswith(expected[path.name[:2]])
     assert list((tmp_path / "saved_models").glob("*/1/saved_model.pb"))
