@@ -184,7 +184,8 @@ class ItemColumns:
             column = self._given.get(name) or kind_of(name, series)
             values = read_column(series, column)
             view = _VIEWS.get(column.type, _Names)(name, column.type, values)
-            self._views[name] = view
+            # the first one counts: another thread may have read and changed it meanwhile
+            view = self._views.setdefault(name, view)
         return view
 
 
@@ -221,6 +222,8 @@ class _Numbers:
     def _number(self, value, what="condition"):
         if isinstance(value, bool):
             number = float(value) if self.type == "number" else np.nan
+        elif isinstance(value, list | tuple | dict):
+            number = np.nan
         elif self.type == "number":
             number = parse_number(value)
         else:
@@ -281,7 +284,6 @@ class _Names:
         value = value or ""
         if value not in self._code_of:
             self._texts.append(value)
-            self._numbers = None
             self._code_of[value] = len(self._texts) - 1  # last: others may read meanwhile
         self._codes[row] = self._code_of[value]
 
@@ -295,16 +297,18 @@ class _Names:
     def _chosen(self, codes):
         if len(codes) == 1:
             return self._codes == codes[0]
+        own = self._codes.copy()  # before the texts are counted: new ones may come meanwhile
         table = np.zeros(len(self._texts), bool)
         table[codes] = True
-        return table[self._codes]
+        return table[own]
 
     def mask(self, leaf):
         operator, given = leaf.operator, leaf.value
         if operator == "exists":
             return (self._codes > 0) == given
         if operator in ORDERED:
-            return compared(self._as_numbers(operator)[self._codes], leaf, self._number)
+            codes = self._codes.copy()  # see `_chosen`
+            return compared(self._as_numbers(operator)[codes], leaf, self._number)
         if operator == "contains":
             parts = [str(one) for one in (given if isinstance(given, tuple) else (given,))]
             texts = enumerate(self._texts)
@@ -316,15 +320,16 @@ class _Names:
 
     def _as_numbers(self, operator):
         """The number of every code; NaN where its text is none."""
-        if self._numbers is None or len(self._numbers) < len(self._texts):
-            self._numbers = np.array([parse_number(text) for text in self._texts])
-        real = np.count_nonzero(~np.isnan(self._numbers))
+        numbers = self._numbers
+        if numbers is None or len(numbers) < len(self._texts):
+            numbers = self._numbers = np.array([parse_number(text) for text in self._texts])
+        real = np.count_nonzero(~np.isnan(numbers))
         if real < 0.5 * (len(self._texts) - 1) or not real:
             raise ValueError(
                 f"where: {operator} is for numbers and times; the column {shown(self.name)} holds "
                 "names. Take a value, a list of values or contains."
             )
-        return self._numbers
+        return numbers
 
     def _number(self, value):
         number = float(value) if isinstance(value, bool) else parse_number(value)
@@ -346,7 +351,9 @@ class _Lists:
     def __init__(self, name, kind, values):
         self.name, self.type = name, kind
         self._values = list(values)
-        self._rows: dict[str, np.ndarray] | None = None
+        self._changes = 0
+        #: rows by entry, and the number of changes that they are made of
+        self._rows: tuple[int, dict[str, np.ndarray]] = -1, {}
         self._filled = np.array([bool(value) for value in self._values])
 
     def read(self, value):
@@ -355,22 +362,23 @@ class _Lists:
     def change(self, row, value):
         self._values[row] = tuple(value or ())
         self._filled[row] = bool(value)
-        self._rows = None
+        self._changes += 1  # last: who reads meanwhile keeps nothing old
 
     def values(self, rows):
         return [self._values[row] for row in rows]
 
     def _rows_of(self, value):
-        rows = self._rows
-        if rows is None:
-            counts = np.array([len(entry) for entry in self._values])
-            flat = [one for entry in self._values for one in entry]
+        changes, (known, rows) = self._changes, self._rows
+        if known != changes:
+            values = list(self._values)  # others may change them meanwhile
+            counts = np.array([len(entry) for entry in values])
+            flat = [one for entry in values for one in entry]
             owner = np.repeat(np.arange(len(counts)), counts)
             codes, names = pd.factorize(np.array([*flat, None], object)[:-1])
             order = np.argsort(codes, kind="stable")
             ends = np.searchsorted(codes[order], np.arange(1, len(names)))
             rows = dict(zip(names, np.split(owner[order], ends), strict=True)) if flat else {}
-            self._rows = rows
+            self._rows = changes, rows
         found = [rows[text] for text in spellings(value) if text in rows]
         return np.concatenate(found) if found else np.zeros(0, int)
 

@@ -225,8 +225,7 @@ class _Spread:
             raise ValueError("diversity needs item vectors.")
         found = np.asarray(vectors(index), np.float64)
         self._unit = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
-        low, high = scores.min(initial=0), scores.max(initial=0)
-        low = scores.min() if len(scores) else low
+        low, high = (scores.min(), scores.max()) if len(scores) else (0.0, 0.0)
         self._own = (scores - low) / max(high - low, 1e-12)
         self._diversity, self._alike = diversity, np.full(len(index), 0.0)
 

@@ -1,5 +1,6 @@
 """Prepares a model's text side: encodes and whitens item texts, sets how the encoder learns."""
 
+import logging
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ from kerasrec.text.textmodel import add_lora, set_trainable
 from kerasrec.text.vectors import Encoder, Whitening, fit_whitening
 from kerasrec.text.withfeatures import FeaturedEncoder, of_texts, scale_of
 
+log = logging.getLogger(__name__)
 DEFAULT_ENCODER = "e5-small"
 #: how the encoder learns
 Mode = Annotated[Literal["frozen", "finetune", "lora"], "option"]
@@ -76,6 +78,7 @@ def text_part(
         raise ValueError(f"encoder mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
     fitted = fit_item_features(items.frame, features) if features else None
     if fitted is not None and not fitted.width:
+        log.warning("no column of the catalogue makes features (%s): none is read", features)
         fitted = None
     if name == "none":
         return _features_alone(items, fitted) if fitted else TextPart(None, None, None, None)

@@ -420,7 +420,8 @@ class FeedbackRoutes:
         """Checks values against the catalogues of the loaded versions, and stores them."""
         call.rows = len(changes)
         wanted = {(name, key_of(v)): v for values in changes.values() for name, v in values.items()}
-        versions = list(self.predictor.loaded())
+        # what a version knows of its items outlives it: it may be unloaded meanwhile
+        versions = [version.items for version in self.predictor.loaded()]
         for (name, _), value in wanted.items():
             if value is not TAKEN_BACK:
                 check_value(versions, name, value)

@@ -122,7 +122,8 @@ def train(
     interactions, items, valid = stages.read_tables(interactions, items, valid, wanted)
     if users is not None:
         users = as_users(users)
-        choose_columns(users.frame, user_features)  # what is wrong is said before the work
+        # what is wrong is said before the work
+        choose_columns(users.frame.drop(columns="user_id"), user_features)
     data = stages.read(interactions, items, valid, ask, users)
     text = stages.encode(data, wanted, progress=progress)
     if fit is None:

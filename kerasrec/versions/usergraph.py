@@ -84,7 +84,8 @@ class Members(tf.Module):
             tf.searchsorted(self.knots, value, side="right"), 1, self.width - 1
         )
         low, high = tf.gather(self.knots, right - 1), tf.gather(self.knots, right)
-        share = ((value - low) / (high - low))[:, None]
+        # times that lie a minute apart may be one number in float32
+        share = tf.math.divide_no_nan(value - low, high - low)[:, None]
         left, right = tf.one_hot(right - 1, self.width), tf.one_hot(right, self.width)
         return tf.where(known, left * (1 - share) + right * share, 0.0)
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.data import read_items
-from kerasrec.features.columntypes import Column
+from kerasrec.features.columntypes import Column, kind_of
 from kerasrec.features.itemcolumns import ItemColumns
 
 BOOKS = pd.DataFrame(
@@ -139,7 +139,65 @@ def test_a_new_value_is_checked():
         columns.read_value("stok", 1)
     with pytest.raises(ValueError, match="expected a text or a number for the column 'category'"):
         columns.read_value("category", ["a"])
+    for name in ("stock", "released"):
+        with pytest.raises(ValueError, match=rf"expected a .* for the column '{name}'. Received"):
+            columns.read_value(name, ["5"])
     assert columns.read_value("stock", None) is None
+
+
+class Changing(list):
+    """Values that another thread changes, once, right after they were read or counted."""
+
+    def __init__(self, values, when, change):
+        super().__init__(values)
+        self.changes = {when: [change]}
+
+    def _done(self, what):
+        if self.changes.get(what):
+            self.changes[what].pop()()
+
+    def __iter__(self):
+        yield from super().__iter__()
+        self._done("read")
+
+    def __len__(self):
+        size = super().__len__()
+        self._done("counted")
+        return size
+
+
+def test_a_value_that_changes_while_its_column_is_read_is_not_lost(monkeypatch):
+    columns, changes = ItemColumns(BOOKS), iter([1])
+
+    def kind(name, series):
+        for _ in changes:
+            columns.change("stock", [1], [9.0])
+        return kind_of(name, series)
+
+    monkeypatch.setattr("kerasrec.features.itemcolumns.kind_of", kind)
+    columns.choose({"stock": 9})
+    assert columns.choose({"stock": 9}).allow.tolist() == [2]
+
+
+def test_a_list_that_changes_while_rows_are_looked_up_is_not_kept_as_it_was():
+    columns = ItemColumns(BOOKS)
+    columns.choose({"tags": {"exists": True}})
+    view = columns._view("tags")
+    new = [("新", "鲜", "好", "贵")]
+    view._values = Changing(view._values, "read", lambda: columns.change("tags", [2], new))
+    columns.choose({"tags": "新"})
+    assert columns.choose({"tags": "新"}).allow.tolist() == [3]
+
+
+def test_a_new_name_that_comes_while_names_are_compared_does_no_harm():
+    columns = ItemColumns(BOOKS)
+    before = columns.choose({"category": ["图书", "玩具"]}).mask.tolist()
+    columns.change("category", [0], ["图书"])  # or the mask of before is kept
+    view = columns._view("category")
+    new = ["新"]
+    view._texts = Changing(view._texts, "counted", lambda: columns.change("category", [5], new))
+    assert columns.choose({"category": ["图书", "玩具"]}).mask.tolist() == before
+    assert columns.choose({"category": "新"}).allow.tolist() == [6]
 
 
 def test_a_column_may_be_declared_and_added():

@@ -92,6 +92,12 @@ def test_diversity_is_mmr():
     assert ordered({"diversity": 0.0001}, vectors=of)[0] == "abcdef"
     # own scores 1, .8, .6, ...: c .5*.6 beats b .5*.8 - .5*1
     assert ordered({"diversity": 0.5}, 3, vectors=of)[0] == "acb"
+    # the worst has 0 and the best 1 also where all scores lie below 0, as logarithms do: b keeps
+    # .875 * .8 - .125 * 1 = .575 and beats c, .875 * .6 = .525
+    rules = read_shop_rules({"diversity": 0.125})
+    for add in (-10, 0, 10):
+        found = rules.order(range(1, 7), SCORES + add, 2, columns=COLUMNS, now=NOON, vectors=of)
+        assert found.places.tolist() == [0, 1], add
     with pytest.raises(ValueError, match="diversity needs item vectors"):
         ordered({"diversity": 0.5})
 

@@ -11,6 +11,12 @@ def test_none_knows_items_by_their_id_alone(toy_items):
     assert text_part(toy_items, name="none") == (None, None, None, None, 0)
 
 
+def test_features_that_say_nothing_are_told(toy_items, caplog):
+    part = text_part(toy_items, name="none", features="item_id:category")
+    assert part == (None, None, None, None, 0)
+    assert "no column of the catalogue makes features (item_id:category)" in caplog.text
+
+
 def test_frozen_vectors_are_whitened_encoder_vectors(toy_items):
     part = text_part(toy_items, name="tfidf", whitening_dim=16, progress=False)
     raw = part.encoder.encode(toy_items.texts())

@@ -126,3 +126,5 @@ def test_wrong_columns_are_refused_before_the_work(town):
     interactions, items, users = town
     with pytest.raises(ValueError, match="aeg.*age"):
         train(interactions, items, name="x", users=users, user_features="aeg:number")
+    with pytest.raises(ValueError, match="Received: 'user_id'"):
+        train(interactions, items, name="x", users=users, user_features="user_id:category")

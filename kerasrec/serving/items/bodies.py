@@ -8,7 +8,7 @@ from kerasrec.features.conditions import shown
 from kerasrec.feedback.intake import is_id
 from kerasrec.feedback.itemvalues import TAKEN_BACK
 from kerasrec.serving.admission import Refusal
-from kerasrec.serving.servedversion import ServedVersion
+from kerasrec.serving.items.live import VersionItems
 
 
 def key_of(value: Any) -> str:
@@ -16,12 +16,12 @@ def key_of(value: Any) -> str:
     return "" if value is TAKEN_BACK else json.dumps(value)
 
 
-def check_value(versions: Sequence[ServedVersion], name: str, value: Any) -> None:
+def check_value(versions: Sequence[VersionItems], name: str, value: Any) -> None:
     """Raises unless one of the versions has such a column, and takes such a value."""
     refusals = []
     for version in versions:
         try:
-            version.items.check(name, value)
+            version.check(name, value)
             return
         except ValueError as error:
             refusals.append(str(error).replace("where: ", "items: ", 1))
