@@ -44,11 +44,9 @@ class Members(tf.Module):
             self.knots = tf.constant(column.knots, tf.float32)
             return
         places = np.arange(len(column.values))
-        places = np.where(places < OWN, places, OWN + (places - OWN) % SHARED)
-        keys, values = tf.constant(column.values, tf.string), tf.constant(places, tf.int64)
-        self.table = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(keys, values), -1
-        )
+        self.places = tf.constant(np.where(places < OWN, places, OWN + (places - OWN) % SHARED))
+        keys, values = tf.constant(column.values, tf.string), tf.constant(places + 1, tf.int64)
+        self.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), 0)
 
     @property
     def spec(self) -> Any:
@@ -59,20 +57,26 @@ class Members(tf.Module):
         """Texts or numbers `(batch,)` -> float32 `(batch, width)`; "", NaN and others: zeros."""
         if self.is_number:
             return self._between(values)
-        separators = self.column.column.separators
         if self.column.column.type != "categories":
-            return self._one_hot(tf.strings.strip(values)[:, None])
+            return self._known(values[:, None])
         parts = values
-        for mark in separators or "|":
+        for mark in self.column.column.separators or "|":
             parts = tf.strings.regex_replace(parts, f"[{mark}]", "\x1f")
-        rows = tf.strings.split(parts, "\x1f").to_tensor("")
-        return self._one_hot(tf.strings.strip(rows))
+        return self._known(tf.strings.split(parts, "\x1f").to_tensor(""))
 
-    def _one_hot(self, texts):
-        place = self.table.lookup(texts)
-        found = tf.reduce_sum(tf.one_hot(place, self.width), axis=1)
-        count = tf.reduce_sum(tf.cast(place >= 0, tf.float32), axis=1, keepdims=True)
-        return found / tf.sqrt(tf.maximum(count, 1.0))
+    def _known(self, texts):
+        texts = tf.strings.strip(tf.strings.regex_replace(texts, r"[\s\pZ]+", " "))
+        number, count = self.table.lookup(texts), len(self.column.values) + 1
+        each = tf.raw_ops.DenseBincount(  # each value once, 0 = unknown
+            input=number,
+            size=tf.constant(count, tf.int64),
+            weights=tf.constant([], tf.float32),
+            binary_output=True,
+        )[:, 1:]
+        found = tf.transpose(
+            tf.math.unsorted_segment_sum(tf.transpose(each), self.places, self.width)
+        )
+        return found / tf.sqrt(tf.maximum(tf.reduce_sum(each, axis=1, keepdims=True), 1.0))
 
     def _between(self, values):
         known = tf.math.is_finite(values)[:, None]

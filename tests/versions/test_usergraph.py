@@ -2,9 +2,10 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from kerasrec.features.columntypes import Column
-from kerasrec.features.itemfeatures import FeatureColumn
+from kerasrec.features.itemfeatures import OWN, SHARED, FeatureColumn
 from kerasrec.versions.usergraph import Members, input_names
 
 
@@ -23,6 +24,24 @@ def test_knots_that_are_one_number_in_float32_do_no_harm():
     found = Members(column).call(np.array([*times, 1_800_000_000], np.float32)).numpy()
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+def test_lists_and_texts_are_read_as_in_python():
+    """Each value counts once, whatever spaces stand around it; rare values share places."""
+    names = ("a", "b c", *(f"v{number}" for number in range(OWN + SHARED)))
+    weights = (1.0,) * len(names)
+    lists = FeatureColumn(Column("categories", 0.0, 9, "", "", "|;"), names, weights)
+    last, shared = names[-1], names[-1 - SHARED]
+    values = ["a|b c", "a|a|b  c", " a ;　a", "x", "", f"a|{last}", f"{shared}|{last}|x"]
+    found = Members(lists).call(np.array(values)).numpy()
+    np.testing.assert_allclose(found, lists.rows(pd.Series(values)), rtol=1e-6)
+    assert found[1, :2] == pytest.approx(np.sqrt([0.5, 0.5])) and found[2, 0] == 1
+    assert found[6].max() == pytest.approx(2 / np.sqrt(2))  # two values of one place
+    one = FeatureColumn(Column("category", 0.0, 9, "", ""), names, weights)
+    values = ["a", " b　c", "a|b c", "", last]
+    found = Members(one).call(np.array(values)).numpy()
+    np.testing.assert_allclose(found, one.rows(pd.Series(values)), rtol=1e-6)
+    assert found.sum(axis=1).tolist() == [1, 1, 0, 0, 1]
 
 
 def test_every_input_has_a_name_of_its_own():
