@@ -40,7 +40,7 @@ from kerasrec.cli.userinput import (
     write_lists,
 )
 from kerasrec.data.interactions import Items
-from kerasrec.versions.folders import find_version, read_manifest
+from kerasrec.versions.folders import USERS, find_version, read_manifest
 from kerasrec.versions.folders import read_catalogue as read_catalogue_of
 
 
@@ -375,12 +375,13 @@ def recommend_verb(options: argparse.Namespace) -> None:
     where = read_condition(options.where, find_version(options.model))
     rules = read_rules(options.rules, find_version(options.model))
     interactions, users, candidates = read_questions(options)
+    # where the version knows groups of users, further columns of --users say who they are
+    has_groups = (find_version(options.model) / USERS).is_dir()
+    known = read_user_table(options, on_bad="skip") if users and has_groups else None
     load_tensorflow(options)
     from kerasrec.recommender.recommender import Recommender
 
     recommender = Recommender.load(options.model)
-    # where the version knows groups of users, further columns of --users say who they are
-    known = read_user_table(options) if users and recommender.loaded.user_groups else None
     histories = recommender.histories(interactions, users=users)
     newer = recommender.observe(interactions)
     if newer:

@@ -293,13 +293,13 @@ def read_users(options: argparse.Namespace, interactions: "Interactions | None")
     return list(dict.fromkeys(found))
 
 
-def read_user_table(options: argparse.Namespace) -> "Users":
-    """Reads what is known of users: all columns of --users."""
+def read_user_table(options: argparse.Namespace, on_bad: str | None = None) -> "Users":
+    """Reads what is known of users: all columns of --users; `on_bad` stands for --on-bad."""
     from kerasrec.data.sources import read_users as read_table
 
     columns = naming_of(options.columns, "--columns")
     name = columns.get("user_id") if isinstance(columns, dict) else None
-    given = dict(encoding=options.encoding, on_bad=options.on_bad)
+    given = dict(encoding=options.encoding, on_bad=on_bad or options.on_bad)
     return read_table(options.users, columns={"user_id": name} if name else None, **given)
 
 

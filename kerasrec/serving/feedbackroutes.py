@@ -511,8 +511,8 @@ def read_posted(
     denied = denied if isinstance(denied, list) else [denied]
     given = {}
     for name, value in found.items():
-        if isinstance(value, bool):
-            value = int(value)
+        if isinstance(value, bool):  # of a user as a table has it
+            value = str(value).lower() if name.startswith(USER_INPUT) else int(value)
         of_user = isinstance(value, float) and name.startswith(USER_INPUT)
         if not (isinstance(value, str | int) or of_user):
             raise _wrong(f"a text or a whole number as {name[:40]}", shown(value))

@@ -40,6 +40,8 @@ def test_conditions_hold_for_known_users_too(client):
     answer = client.post("/v1/recommend", json=asked).json()
     ids = [row["item_id"] for row in answer["items"]]
     assert ids and "i3" not in ids and {int(item[1:]) % 2 for item in ids} == {1}
+    asked = {"user": "neu", "k": 3, "user_1": True, "user_age": 30.5}  # no city is called true
+    assert client.post("/v1/recommend", json=asked).status_code == 200
     assert listed(client, user_1="北京", where="stock>100") == []
 
 

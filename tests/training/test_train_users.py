@@ -128,3 +128,22 @@ def test_wrong_columns_are_refused_before_the_work(town):
         train(interactions, items, name="x", users=users, user_features="aeg:number")
     with pytest.raises(ValueError, match="Received: 'user_id'"):
         train(interactions, items, name="x", users=users, user_features="user_id:category")
+
+
+def test_the_command_line_lists_for_known_users(town, version, tmp_path):
+    """A table with further columns says who they are; a user named twice is taken once."""
+    from kerasrec.cli.entry import main
+
+    interactions, _, _ = town
+    log, out = tmp_path / "log.csv", tmp_path / "lists.csv"
+    interactions.frame[["user_id", "item_id", "timestamp"]].to_csv(log, index=False)
+    rows = [("neu", "北京", "30"), ("andere", "上海", ""), ("neu", "广州", "30")]
+    pd.DataFrame(rows, columns=["uid", "城市", "age"]).to_csv(tmp_path / "u.csv", index=False)
+    given = ["--model", version, "--histories", log, "--users", tmp_path / "u.csv", "--k", 6]
+    assert main(["recommend", *map(str, given), "--out", str(out)]) == 0
+    table = pd.read_csv(out, dtype=str)
+    shares = {
+        user: city_share(part, n)
+        for n, (user, part) in enumerate(table.groupby("user_id", sort=False))
+    }
+    assert shares == {"neu": 1, "andere": 1}

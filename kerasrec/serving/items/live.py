@@ -169,6 +169,12 @@ class VersionItems:
         if has_states and "withdraws" in self._loaded.abilities:
             assert self._states is not None
             self._set_withdrawn(self._states.withdrawn(), alone)
+        elif has_states:
+            log.warning(
+                "%s was exported before items could be withdrawn: what is sold out stays in its "
+                "lists. Update it, or train it again.",
+                self._loaded.path,
+            )
 
     def _change(self, name: str, rows: list[int], values: list[Any]) -> bool:
         """Takes values of a column; whether it says what is to be had."""
