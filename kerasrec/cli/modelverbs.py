@@ -232,6 +232,9 @@ def train_verb(options: argparse.Namespace) -> None:
     else:
         shown = trained.history.round(4).astype(str)
         print_rows(tuple(shown.columns), shown.to_numpy().tolist())
+    if groups := trained.manifest.get("user_features"):
+        weights = ", ".join(f"{kind} {groups[kind]['weight']}" for kind in ("known", "new"))
+        say(f"{groups['groups']} groups of users; how much they count: {weights} (no history)")
     quality = trained.metrics
     say(
         f"validation NDCG@10 {quality['valid_ndcg@10']:.4f}, "
@@ -274,14 +277,35 @@ def _read_for_training(options, settings):
 
         if items is None or not choose_columns(items.frame, features):
             say(f"No column of --items reads as a feature: --item-features {features} adds none.")
+        else:
+            say(f"--items: the model reads {_typed(choose_columns(items.frame, features))}")
     if users is not None:
-        from kerasrec.features.columntypes import choose_columns
-
-        choose_columns(users.frame, " ".join(options.user_features or ["auto"]))
-        asked = interactions.frame["user_id"].astype(str).unique()
-        known = users.frame["user_id"].isin(asked).sum()
-        say(f"--users: {len(users):,} rows; {known:,} of the {len(asked):,} users of the log")
+        _check_users(options, users, interactions)
+    elif options.user_features:
+        raise UserError("--user-features are columns of --users. Received: no --users. Give it.")
     return interactions, items, valid, users
+
+
+def _check_users(options, users, interactions):
+    """Says what is read of --users, and refuses a table of other users."""
+    from kerasrec.features.columntypes import choose_columns
+
+    chosen = choose_columns(users.frame, " ".join(options.user_features or ["auto"]))
+    asked = interactions.frame["user_id"].astype(str).unique()
+    known = int(users.frame["user_id"].isin(asked).sum())
+    if not known:
+        raise UserError(
+            f"--users: expected users of the log, such as {asked[0]!r}. Received: "
+            f"{users.frame['user_id'].iloc[0]!r} and others, none of whom it has. Give both tables "
+            "the same ids."
+        )
+    what = _typed(chosen) or "nothing that reads as a feature"
+    say(f"--users: {known:,} of the {len(asked):,} users of the log are known by {what}")
+
+
+def _typed(columns):
+    """`brand (category), price (number)`."""
+    return ", ".join(f"{name} ({column.type})" for name, column in columns.items())
 
 
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
@@ -378,6 +402,8 @@ def recommend_verb(options: argparse.Namespace) -> None:
     # where the version knows groups of users, further columns of --users say who they are
     has_groups = (find_version(options.model) / USERS).is_dir()
     known = read_user_table(options, on_bad="skip") if users and has_groups else None
+    if known is not None and len(known.frame.columns) == 1:
+        known = None  # a list of ids
     load_tensorflow(options)
     from kerasrec.recommender.recommender import Recommender
 
@@ -399,8 +425,8 @@ def recommend_verb(options: argparse.Namespace) -> None:
     write_lists(options, table, options.out, interactions.columns)
     say_chosen(table, options.k)
     popular = len(table.attrs["popular_for"])
-    note = f"; {popular} of them have no known item and get popular ones" if popular else ""
-    note += "" if known is None else f"; {known} say who they are"
+    what = "popular ones" if known is None else "what is popular, or what users like them choose"
+    note = f"; {popular} of them have no known item and get {what}" if popular else ""
     say(f"{len(table)} rows for {histories.num_users} users in {options.out}{note}")
 
 

@@ -22,6 +22,8 @@ PRIOR_EVENTS = 500.0
 #: numbers in the table at most; of more groups the rarest go
 MAX_CELLS = 20_000_000
 FILE = "usergroups.json"
+#: inputs of a signature whose names begin so say something of a user
+USER_INPUT = "user_"
 
 
 class GroupWeights(NamedTuple):

@@ -231,7 +231,8 @@ class Recommender:
                 log after a split by time, else at each user's newest event (where it has a time).
             users: what is known of the users, `Users` or a DataFrame as `read_users` takes it, for
                 a version that was trained with a table of users. Users and columns that it lacks
-                are unknown, and so are values that the version has not seen.
+                are unknown, and so are values that the version has not seen. Lists are made for
+                the users of `histories`: a newcomer has an empty one, `{"new": []}`.
             batch_size: users per call of the model at most.
 
         Returns:
@@ -287,7 +288,19 @@ class Recommender:
                 "train with a table of users (users=, --users)."
             )
         known = users if isinstance(users, Users) else read_users(users)
-        return groups.members(known.of(questions.histories.user_ids))
+        wanted, given = list(groups.columns), [*known.frame.columns.drop("user_id")]
+        if missing := [name for name in wanted if name not in given]:
+            received = f"Received: {', '.join(given) or 'a column of ids alone'}."
+            if len(missing) == len(wanted):
+                raise ValueError(
+                    f"users: expected columns that the version knows, {', '.join(wanted)}. "
+                    f"{received} Rename them, or leave users out."
+                )
+            log.warning("users: no column %s, which the version knows. %s", missing[0], received)
+        asking = questions.histories.user_ids
+        if others := len(known) - known.frame["user_id"].isin([str(one) for one in asking]).sum():
+            log.info("%d users of the table are not asked for: they have no history here", others)
+        return groups.members(known.of(asking))
 
     def _questions(self, histories, candidates, deny, where, at):
         """`Questions`, and `Chosen` or None; the arguments are those of `recommend`."""

@@ -26,6 +26,7 @@ from kerasrec.checks import ArtifactError
 from kerasrec.data.times.zones import MAX_AHEAD
 from kerasrec.features.columntypes import parse_number
 from kerasrec.features.conditions import read_where, shown
+from kerasrec.features.usergroups import USER_INPUT
 from kerasrec.feedback.database import sa
 from kerasrec.feedback.intake import MAX_LENGTH, check_json, is_id
 from kerasrec.feedback.itemvalues import TAKEN_BACK
@@ -41,7 +42,6 @@ from kerasrec.serving.monitor import Call
 from kerasrec.serving.predictor import Predictor, Target
 from kerasrec.serving.servedversion import ServedVersion
 from kerasrec.versions import folders
-from kerasrec.versions.warmup import USER_INPUT
 
 log = logging.getLogger(__name__)
 _THREADS = 8  # that may wait for the store at once; fewer than the connections of its pool
@@ -511,6 +511,8 @@ def read_posted(
     denied = denied if isinstance(denied, list) else [denied]
     given = {}
     for name, value in found.items():
+        if value is None and name.startswith(USER_INPUT):
+            continue  # unknown
         if isinstance(value, bool):  # of a user as a table has it
             value = str(value).lower() if name.startswith(USER_INPUT) else int(value)
         of_user = isinstance(value, float) and name.startswith(USER_INPUT)

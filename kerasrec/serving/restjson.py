@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasrec.features.usergroups import USER_INPUT
 from kerasrec.serving.admission import Refusal
 
 _BYTES = "_bytes"  # outputs with this ending are written as base64
@@ -165,6 +166,9 @@ def to_array(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> np.nd
     if dtype not in _KINDS:
         raise Refusal("UNIMPLEMENTED", f"Conversion of JSON Value to type: {dtype} ({name})")
     numpy_dtype, fits = _KINDS[dtype]
+    of_user = name.startswith(USER_INPUT)
+    if of_user and dtype == "float32":  # null and NaN: not known
+        cells = [float("nan") if cell is None else cell for cell in cells]
     for cell in cells:
         if not fits(cell):
             raise _type_error(name, cell, dtype)
@@ -173,9 +177,14 @@ def to_array(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> np.nd
             array = np.array(cells, numpy_dtype).reshape(shape)
         except OverflowError:
             raise _refusal(f"a value of {name} does not fit into {dtype}") from None
-    if array.dtype.kind == "f" and not np.isfinite(array).all():  # 1e999 is read as infinity
+    bad = np.isinf(array) if of_user and array.dtype.kind == "f" else ~_finite(array)
+    if bad.any():  # 1e999 is read as infinity
         raise _refusal(f"a value of {name} does not fit into {dtype}: expected finite numbers")
     return array
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    return np.isfinite(array) if array.dtype.kind == "f" else np.ones(array.shape, bool)
 
 
 def _bytes_of(name: str, cell: Any) -> bytes:

@@ -13,8 +13,7 @@ import numpy as np
 
 from kerasrec.backend import tf
 from kerasrec.features.itemfeatures import OWN, SHARED, FeatureColumn
-from kerasrec.features.usergroups import UserGroups
-from kerasrec.versions.warmup import USER_INPUT
+from kerasrec.features.usergroups import USER_INPUT, UserGroups
 
 
 def input_names(columns: Iterable[str]) -> list[str]:

@@ -14,12 +14,11 @@ import pandas as pd
 
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
+from kerasrec.features.usergroups import USER_INPUT
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 #: signatures that run the text encoder
 TEXT_SIGNATURES = ("encode_items", "recommend_by_text")
-#: inputs whose names begin so say something of a user
-USER_INPUT = "user_"
 _NUM_EXAMPLES = 3  # ids or titles of the catalogue in a request
 
 # field numbers of tensorflow_serving/apis/{prediction_log,predict,model}.proto

@@ -31,6 +31,9 @@ def test_who_has_no_history_is_listed_for_by_city(client, town_version):
         assert found == expected["item_id"].tolist()
         assert {int(item[1:]) % 3 for item in found} == {place}
     assert listed(client, k=8) == listed(client, k=8, user_1="拉萨")
+    asked = {"user": "neu", "k": 8, "log": 0, "user_age": None, "user_1": "上海"}
+    found = client.post("/v1/recommend", json=asked).json()["items"]
+    assert [row["item_id"] for row in found] == listed(client, k=8, user_1="上海")
 
 
 def test_conditions_hold_for_known_users_too(client):
@@ -73,6 +76,8 @@ def test_predict_takes_the_signature_over_rest(client):
         "user_age": [30.0],
         "user_tags": [""],
     }
+    unknown = {"signature_name": "recommend_for", "inputs": {**inputs, "user_age": [None]}}
+    assert client.post("/v1/models/town:predict", json=unknown).status_code == 200
     body = {"signature_name": "recommend_for", "inputs": inputs}
     answer = client.post("/v1/models/town:predict", json=body)
     assert answer.status_code == 200, answer.text

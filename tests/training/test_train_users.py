@@ -122,6 +122,29 @@ def test_a_version_without_groups_refuses_users(exported_version):
         recommender.recommend([[]], users=pd.DataFrame({"user_id": ["a"], "city": ["x"]}))
 
 
+def test_columns_that_the_version_does_not_know_are_told(recommender, caplog):
+    with pytest.raises(ValueError, match="expected columns that the version knows, 城市, age"):
+        recommender.recommend({"x": []}, users=pd.DataFrame({"user_id": ["x"], "city": ["北京"]}))
+    some = pd.DataFrame({"user_id": ["x", "y"], "城市": ["北京", "上海"]})
+    caplog.set_level("INFO", "kerasrec")
+    table = recommender.recommend({"x": []}, users=some, k=5)
+    assert city_share(table, 0) == 1 and "no column age" in caplog.text
+    assert "1 users of the table are not asked for" in caplog.text
+
+
+def test_the_command_line_refuses_what_says_nothing(town, tmp_path, capsys):
+    from kerasrec.cli.entry import main
+
+    log, users = tmp_path / "log.csv", tmp_path / "users.csv"
+    town[0].frame[["user_id", "item_id", "timestamp"]].to_csv(log, index=False)
+    pd.DataFrame({"uid": ["z1", "z2"], "age": [3, 4]}).to_csv(users, index=False)
+    given = ["train", "--interactions", str(log), "--name", "x", "--out", str(tmp_path)]
+    assert main([*given, "--users", str(users)]) == 2
+    assert "none of whom it has" in capsys.readouterr().err
+    assert main([*given, "--user-features", "age:number"]) == 2
+    assert "Received: no --users" in capsys.readouterr().err
+
+
 def test_wrong_columns_are_refused_before_the_work(town):
     interactions, items, users = town
     with pytest.raises(ValueError, match="aeg.*age"):

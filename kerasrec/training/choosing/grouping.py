@@ -27,7 +27,7 @@ from kerasrec.training.choosing.heldout import HeldOut
 from kerasrec.versions import folders
 from kerasrec.versions.exporter import serving_module
 from kerasrec.versions.loaded import LoadedVersion
-from kerasrec.versions.usergraph import add_user_groups
+from kerasrec.versions.usergraph import add_user_groups, input_names
 
 log = logging.getLogger(__name__)
 #: weights that are tried, and how many users of each kind judge them
@@ -89,7 +89,9 @@ def fit_groups(
     weights = GroupWeights(**{kind: weight for kind, (weight, _) in chosen.items()})
     said = {kind: facts for kind, (_, facts) in chosen.items()}
     columns = {name: one.column.type for name, one in groups.columns.items()}
-    facts = {"user_features": {"columns": columns, "groups": len(groups.lifts), **said}}
+    inputs = dict(zip(columns, input_names(columns), strict=True))
+    described = {"columns": columns, "inputs": inputs, "groups": len(groups.lifts)}
+    facts = {"user_features": {**described, **said}}
     return Grouped(groups.weighed(weights), facts)
 
 
