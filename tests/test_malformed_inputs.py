@@ -113,7 +113,7 @@ INPUTS = {
         train("header-only.csv"),
         "at least one row. Received: a header only",
     ),
-    "no header": (train("no-header.csv"), "the first line looks like data. Put a header line"),
+    "no header": (train("no-header.csv"), "the first line looks like data: name its columns"),
     "a missing column": (
         train("no-item-column.csv"),
         "expected a column item_id.*--columns item_id=",

@@ -220,6 +220,7 @@ def with_relations(
         ValueError: a missing column, bad rows unless they are to be skipped, no item in common, or
             a relation that is called as a column.
 
+    >>> import pandas as pd
     >>> items = read_items(pd.DataFrame({"item": [1, 2], "title": ["甲", "乙"]}))
     >>> rows = pd.DataFrame({"item": [1, 1], "relation": "teacher", "entity": ["张", "李"]})
     >>> with_relations(items, rows).frame["teacher"].str.split("\x1f").tolist()

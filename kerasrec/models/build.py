@@ -565,7 +565,7 @@ def _encoder_source(num_items, text):
     tokens = ItemTokens(num_items, text.token_ids.shape[1], name="item_tokens")
     tokens.build(None)
     tokens.set_tokens(text.token_ids, text.segment_ids)
-    many = text.whitening.features
+    many = getattr(text.whitening, "features", 0)
     rows, columns = (size - many for size in text.whitening.matrix.shape)
     whitening = WhiteningLayer(rows, columns, name="whitening")
     whitening.build(None)

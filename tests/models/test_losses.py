@@ -160,5 +160,5 @@ def test_a_loss_that_takes_the_mean_itself_is_refused():
     def mean(positive, negative, valid_mask, num_items):
         return tf.reduce_mean(negative)
 
-    with pytest.raises(ValueError, match="one value per position.*Received: values of shape"):
+    with pytest.raises(ValueError, match="one value per position.*Received: float32 of shape"):
         build_model(9, id_units=4, loss=mean)

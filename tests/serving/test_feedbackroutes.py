@@ -450,5 +450,5 @@ def test_refusals_have_codes():
     with pytest.raises(Refusal, match="several \\(a, b\\)"):
         read_query({"user": "u"}, ["a", "b"])
     query = read_query({"user": "u"}, ["a"])
-    assert query == (Target("a", None, None, "recommend"), "u", 10, True, (), "")
+    assert query == (Target("a", None, None, "recommend"), "u", 10, True, (), "", {})
     assert read_events(b'{"events": []}') == []
