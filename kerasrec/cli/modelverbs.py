@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from kerasrec.cli.userinput import (
     write_lists,
 )
 from kerasrec.data.interactions import Items
+from kerasrec.features.itemcolumns import ItemColumns
 from kerasrec.versions.folders import USERS, find_version, read_manifest
 from kerasrec.versions.folders import read_catalogue as read_catalogue_of
 
@@ -449,12 +451,17 @@ def add_rules_verb(sub: argparse.ArgumentParser) -> None:
 def rules_verb(options: argparse.Namespace) -> None:
     """Check the rules of a shop, and show what each of them did to some lists.
 
-    Shows the lists of the users with most events, and what the rules took out of them.
+    Shows the lists of the users with most events, and what the rules took out of them. Rules that
+    have no effect, as no item meets them or their time is over, come first.
     """
     check_k(options)
     at = moment(options.at, options.timezone)
     version = find_version(options.model)
     where, rules = read_condition(options.where, version), read_rules(options.rules, version)
+    assert rules is not None  # --rules is required
+    now = at if isinstance(at, int) else time.time()
+    if remarks := rules.remarks(ItemColumns(read_catalogue_of(version)), now):
+        say("\n".join(remarks), end="\n\n")
     interactions = read_events(options, options.histories) if options.histories else None
     load_tensorflow(options)
     from kerasrec.recommender.recommender import Recommender

@@ -192,7 +192,7 @@ def read_items(
 
 
 def with_relations(
-    items: Items,
+    items: Items | Source,
     source: Source,
     *,
     columns: Mapping[str, str | None] | None = None,
@@ -205,7 +205,7 @@ def with_relations(
     column lists the entities of each item, so that it may be a feature, and a condition of a list.
 
     Args:
-        items: `Items`.
+        items: `Items`, or what `read_items` takes.
         source: a table with the columns item, relation and entity, in any form that `read_items`
             takes.
         columns: canonical name -> column name, e.g. `{"entity": "teacher_id"}`.
@@ -227,6 +227,7 @@ def with_relations(
     [['张', '李'], ['']]
     """
     check_on_bad(on_bad)
+    items = as_items(items)
     part = read_relation_table(open_table(source, encoding), columns, on_bad)
     if part.refusals:
         raise DirtyRows(part.refusals, part.frame)

@@ -256,6 +256,11 @@ def compared(values: np.ndarray, leaf: Leaf, read: Any) -> np.ndarray:
         return np.isin(values, [read(one) for one in given])
     if operator == "between":
         low, high = (read(one) for one in given)
+        if low > high:
+            raise ValueError(
+                f"where: expected the least and then the largest as between of the column "
+                f"{shown(leaf.column)}. Received: {shown(list(given))}. Turn them round."
+            )
         return (values >= low) & (values <= high)
     number = read(given)
     if operator == "ne":

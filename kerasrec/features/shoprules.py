@@ -120,6 +120,31 @@ class ShopRules(NamedTuple):
         columns.check(rule.column for rule in self.most)
         return self
 
+    def remarks(self, columns: ItemColumns, now: float) -> list[str]:
+        """Says what of the rules has no effect at a moment, UTC seconds; nothing of it is wrong.
+
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"item_id": ["a", "b"], "brand": ["x", ""]})
+        >>> rules = read_shop_rules({"boost": [{"where": {"brand": "y"}, "weight": 2}]})
+        >>> rules.remarks(ItemColumns(frame), 0)
+        ['boost 1: no item meets its condition']
+        """
+        parts = [(f"boost {n}", b.where, b.window) for n, b in enumerate(self.boost, 1)]
+        parts += [(f"pin {n}", p.where, p.window) for n, p in enumerate(self.pin, 1)]
+        found = []
+        for name, where, (start, until) in parts:
+            if not columns.choose(where).number:
+                found.append(f"{name}: no item meets its condition")
+            if until <= now:
+                found.append(f"{name}: its time is over")
+            elif start > now:
+                found.append(f"{name}: its time has not begun")
+        for number, rule in enumerate(self.most, 1):
+            if (kind := columns.type_of(rule.column)) in ("number", "time"):
+                what = f"{shown(rule.column)} holds {kind}s, of which hardly two are the same"
+                found.append(f"most {number}: {what}; take a column of names")
+        return found
+
     def pinned(self, now: float) -> "list[Pin]":
         """The pins of a moment, UTC seconds, by their places."""
         return sorted((p for p in self.pin if _is_in(now, p.window)), key=lambda pin: pin.place)

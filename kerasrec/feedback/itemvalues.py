@@ -97,6 +97,11 @@ def _written(item, name, value):
             )
     if value is TAKEN_BACK:
         return None
+    if name == "item_id":
+        raise ValueError(
+            f"items: expected a column other than item_id, which says what item it is. Received: "
+            f"item_id of {item[:40]}. Leave it out. Nothing was stored."
+        )
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode()

@@ -321,6 +321,9 @@ class FeedbackStore:
 
         Returns:
             The seq of the last one, 0 without any.
+
+        Raises:
+            ValueError: an id or a value that a store cannot hold, or a column called item_id.
         """
         return self._item_values.put(changes)
 

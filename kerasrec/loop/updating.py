@@ -9,8 +9,10 @@ Events of the future, which a wrong clock has made, are left out and counted.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
+from string import Formatter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ import pandas as pd
 
 from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError, step
+from kerasrec.data.columns import says_withdrawn
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Interactions, Items, join_interactions
@@ -138,19 +141,20 @@ def _update(model, interactions, items, new, label, force, facts, seed):
             parent.version,
             show_time(parent.log_end),
         )
-    items = grown_catalogue(parent.items, items)
+    items = grown_catalogue(parent.items, items, read=_columns_read(parent.about))
     interactions, new = _known_events(interactions, new, items, parent)
     earlier, learned, held = _cut(interactions, new)
     # the parent, on which the child is judged, is told of all that the child will know: the two
     # differ in what was trained alone. It observes no event before the weights are chosen on it
+    returned = len(parent.items.withdrawn - items.withdrawn)
     if changed := parent.correct_items(items):
         log.info("%d texts changed", changed)
     if new_items := len(items) - len(parent.items):
         log.info("%d new items", new_items)
         parent.add_items(Items(items.frame[-new_items:].reset_index(drop=True)))
-    withdrawn, returned = len(items.withdrawn), len(parent.items.withdrawn - items.withdrawn)
-    if withdrawn or returned:
+    if (withdrawn := len(items.withdrawn)) or returned:
         log.info("%d items are in no list, %d are listed again", withdrawn, returned)
+    if parent.items.withdrawn != items.withdrawn:
         parent.withdraw(items.withdrawn)
     child = Child(parent, items, seed=seed)
     with step(log, "weighing the parts of the score on what is new"):
@@ -310,7 +314,7 @@ def _retrain(model, interactions, items, label, facts, seed):
     base, manifest = version.parent, folders.read_manifest(version)
     _check_trainable(manifest, version)
     known = Items(folders.read_catalogue(version), withdrawn=read_withdrawn(version))
-    items = grown_catalogue(known, items)
+    items = grown_catalogue(known, items, read=_columns_read(manifest))
     if interactions.has_time:
         interactions, _, _ = without_future(interactions)
     is_known = items.index_of(interactions.frame["item_id"]) > 0
@@ -353,13 +357,18 @@ def _retrain(model, interactions, items, label, facts, seed):
     return Updated(trained.version, reason, None, events, seconds, withdrawn, returned)
 
 
-def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
+def grown_catalogue(
+    known: Items, items: Items | Source | None, *, read: Collection[str] | None = None
+) -> Items:
     """Makes the catalogue of a child: the parent's items in their order, then the new ones.
 
     Args:
         known: `Items` of the parent.
         items: `Items`, what `read_items` takes, or None = no new ones. Its titles and other columns
             count where it knows an item.
+        read: columns that the model reads, which `items` must have; None = all of `known`. Of other
+            columns that it lacks, known items keep their values, and new ones have none. One that
+            says what is to be had is empty then: what it said is of another day.
 
     Returns:
         `Items` with the parent's columns, and behind them those that are new in `items`; those that
@@ -374,9 +383,9 @@ def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
     folders.check_item_ids(items.ids)
     missing = [name for name in known.frame.columns if name not in items.frame.columns]
     if missing:
-        raise ValueError(
-            f"items needs the columns of the parent's catalogue. Received: no {missing[0]!r}."
-        )
+        _check_missing(known, missing, read)
+        states = [name for name in missing if says_withdrawn(name)]
+        known = replace(known, frame=known.frame.assign(**dict.fromkeys(states, "")))
     index = known.index_of(items.ids)
     old = index > 0
     if old.sum() < LEAST_KEPT * len(known):
@@ -387,12 +396,53 @@ def grown_catalogue(known: Items, items: Items | Source | None) -> Items:
         )
     columns = [*known.frame.columns]
     columns += [name for name in items.frame.columns if name not in columns]
-    new = items.frame.loc[~old, columns]
+    given = [name for name in columns if name in items.frame.columns]
+    new = items.frame.loc[~old].reindex(columns=columns, fill_value="")
     gone = set(known.ids) - set(items.ids)
     now = known.frame.reindex(columns=columns, fill_value="")
-    now.iloc[index[old] - 1] = items.frame.loc[old, columns].to_numpy(object)
+    values = items.frame.loc[old, given].to_numpy(object)
+    now.iloc[index[old] - 1, now.columns.get_indexer(given)] = values
     frame = pd.concat([now, new], ignore_index=True)
     return Items(frame, withdrawn=frozenset(gone) | items.withdrawn)
+
+
+def _columns_read(manifest):
+    """Columns of the catalogue that a version makes item vectors of."""
+    encoder = manifest.encoder
+    if encoder is None:
+        return []
+    names = list(encoder.features or ())
+    if encoder.kind not in ("vectors", "features"):
+        names += [name for _, name, _, _ in Formatter().parse(manifest.template) if name]
+    return names
+
+
+def _check_missing(known, missing, read):
+    """Raises where a column is missing that the model reads; says what becomes of others."""
+    of_relations = [name for name in missing if known.frame[name].str.contains("\x1f").any()]
+    hint = "Columns that came from relations come with --relations again (with_relations)."
+    if of_relations:
+        hint = (
+            f"{_listed(of_relations)} came from relations, as it seems: give these again by "
+            "--relations (with_relations)."
+        )
+    needed = missing if read is None else [name for name in missing if name in read]
+    if needed:
+        raise ValueError(
+            "items needs the columns of the parent's catalogue that the model reads: "
+            f"{_listed(needed)}. Received: a catalogue without {_listed(missing)}. Add them. {hint}"
+        )
+    log.warning(
+        "items lacks columns of the parent's catalogue that the model does not read: %s. Known "
+        "items keep their values, new ones have none; a column that says what is to be had is "
+        "empty. %s",
+        _listed(missing),
+        hint,
+    )
+
+
+def _listed(names):
+    return ", ".join(map(repr, names))
 
 
 def _known_events(interactions, new, items, parent):

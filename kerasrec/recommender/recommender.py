@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.checks import ArtifactError, step
+from kerasrec.data.columns import says_withdrawn, withdrawn_rows
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items, Users
-from kerasrec.data.sources import read_interactions, read_items, read_users
-from kerasrec.data.tables import is_frame
+from kerasrec.data.sources import as_items, read_interactions, read_users
+from kerasrec.data.tables import Source
 from kerasrec.data.times.forms import read_moment
 from kerasrec.features.conditions import Condition
 from kerasrec.features.itemcolumns import Chosen, ItemColumns
@@ -559,13 +560,13 @@ class Recommender:
         """
         return self._texts.encode(texts)
 
-    def add_items(self, items: Items | pd.DataFrame, *, vectors: np.ndarray | None = None) -> int:
+    def add_items(self, items: Items | Source, *, vectors: np.ndarray | None = None) -> int:
         """Makes new items known to this loaded Recommender, without training.
 
         They are listed from the next call on, by their text alone; `save()` makes it a version.
 
         Args:
-            items: `Items`, or a DataFrame as `read_items` takes it, with the columns of the text.
+            items: `Items`, or what `read_items` takes, with the columns of the text.
             vectors: float32 `(num_items, dim)` from the same model that made the version's ready
                 vectors; needed for a version trained on these, and only there.
 
@@ -576,8 +577,7 @@ class Recommender:
             ValueError: an id that is known already or repeated, a text column or vectors that are
                 missing, or a version that knows items by their id alone.
         """
-        if is_frame(items):
-            items = read_items(items)
+        items = as_items(items)
         folders.check_item_ids(items.ids)
         clash = items.ids[self.index_of(items.ids) > 0]
         if len(clash):
@@ -597,24 +597,47 @@ class Recommender:
         self.withdraw(withdrawn)
         return len(items)
 
-    def correct_items(self, items: Items) -> int:
+    def correct_items(self, items: Items | Source) -> int:
         """Takes other titles, texts and columns of known items; texts that differ are encoded anew.
 
         What users did with an item counts as before. Its codes in plans are those of the new text.
         `save()` makes it a version.
 
         Args:
-            items: `Items` with the columns of the catalogue; ids that are unknown are left out.
-                Columns that are new to the catalogue are taken too.
+            items: `Items`, or what `read_items` takes, with some columns of the catalogue or all;
+                the others stay as they were, and so do items that are not given. Ids that are
+                unknown are left out; columns that are new to the catalogue are taken too. Items
+                that are not to be had by it leave the lists, other given ones come back; a table
+                that says nothing of this (see `read_items`) changes nothing of it.
 
         Returns:
             Number of items with another text.
+
+        Raises:
+            ValueError: no id is known, or there is no column beside the ids.
         """
-        columns = _all_columns(self.items.frame, items.frame)
+        items = as_items(items, titles=False)
+        given = [name for name in items.frame.columns if name != "item_id"]
+        if items.columns and "title" not in items.columns:
+            given = [name for name in given if name != "title"]  # read without: empty for all
+        if not given:
+            raise ValueError(
+                "correct_items needs a column with new values beside the ids. Received: item_id "
+                "alone. Give titles, texts or other columns."
+            )
         place = self.index_of(items.ids)
-        now, old = items.frame.loc[place > 0, columns], place[place > 0] - 1
+        if not place.any():
+            received = f"{items.ids[0]!r} and others" if len(items) else "no row"
+            raise ValueError(
+                f"correct_items needs ids of the catalogue, such as {self.items.ids[0]!r}. "
+                f"Received: {received}, none of which is known. New items enter by add_items."
+            )
+        columns = _all_columns(self.items.frame, items.frame[given])
         frame = self.items.frame.reindex(columns=columns, fill_value="")
-        frame.iloc[old] = now.to_numpy(object)
+        old = place[place > 0] - 1
+        frame.iloc[old, frame.columns.get_indexer(given)] = items.frame.loc[
+            place > 0, given
+        ].to_numpy(object)
         changed = self._texts.changed(self.items.frame, frame)
         if len(changed):
             rows = Items(frame.iloc[changed].reset_index(drop=True))
@@ -625,6 +648,12 @@ class Recommender:
         self._set_items(replace(self.items, frame=frame))
         if len(changed) and self._shortlist is not None:
             self._shortlist = Shortlist(self.loaded)
+        if items.withdrawn or any(map(says_withdrawn, given)):
+            known, gone = items.ids[place > 0], set(items.withdrawn)
+            if any(map(says_withdrawn, given)):
+                # by the whole catalogue: of a few rows alone all may be sold out
+                gone |= set(frame["item_id"][withdrawn_rows(frame)[0]])
+            self.withdraw((self.items.withdrawn - set(known)) | (gone & set(known)))
         return len(changed)
 
     def withdraw(self, item_ids: Iterable[Any]) -> int:

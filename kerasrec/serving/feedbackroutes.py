@@ -385,7 +385,7 @@ class FeedbackRoutes:
 
     def _values_of(self, item_id: str, body: bytes, request: Request) -> dict[str, Any]:
         if request.method == "PUT":
-            return read_values(body)
+            return read_values(body, item_id)
         assert self.predictor.live is not None
         return dict.fromkeys(self.predictor.live.of_item(item_id), TAKEN_BACK)
 

@@ -48,6 +48,13 @@ def test_usual_names_and_own_names_of_columns(courses):
     assert with_relations(courses, own, columns=named).relations == ("t",)
 
 
+def test_a_table_of_items_is_read(courses):
+    found = with_relations(courses.frame, rows(("a", "t", "张")))
+    assert found.frame["t"].tolist() == ["张", "", ""] and found.relations == ("t",)
+    with pytest.raises(TypeError, match="expected a path or a table"):
+        with_relations(["a"], rows(("a", "t", "张")))
+
+
 def test_mistakes(courses):
     with pytest.raises(ValueError, match="none of which it has"):
         with_relations(courses, rows(("A", "t", "张")))

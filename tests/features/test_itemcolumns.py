@@ -86,6 +86,11 @@ def test_conditions_worked_by_hand(where, ids):
         ({"price": {"contains": 5}}, "contains is for lists and texts; the column 'price'"),
         ({"price": {"lt": "cheap"}}, "expected a number for the column 'price'. Received: 'cheap'"),
         ({"released": {"lt": "soon"}}, "expected a time, such as 2026-11-24T08:00+08:00 for"),
+        (
+            {"price": {"between": [500, "5"]}},
+            "as between of the column 'price'. Received: [500, '5']",
+        ),
+        ({"released": {"between": ["2026-11-02", "2026-11-01"]}}, "the least and then the largest"),
         ({"is_new": {"lt": "x"}}, "expected a number for the column 'is_new'"),
     ],
 )

@@ -154,3 +154,21 @@ def test_rules_name_columns_that_there_are():
         read_shop_rules({"most": [{"column": "brnd", "number": 1}]}).check(COLUMNS)
     with pytest.raises(ValueError, match="Did you mean 'tags'"):
         read_shop_rules({"pin": [{"where": "tag=1"}]}).check(COLUMNS)
+
+
+def test_what_has_no_effect_is_said():
+    frame = FRAME.assign(price=["1.5", "2", "7", "9", "3", "4"])
+    over, ahead = {"until": "2020-01-01"}, {"from": "2025-01-01"}
+    rules = read_shop_rules(
+        {
+            "boost": [{"where": {"brand": "x"}, "weight": 2}, {"where": "brand=z", "weight": 2}],
+            "pin": [{"where": {"brand": "y"}, **over}, {"where": {"brand": "y"}, **ahead}],
+            "most": [{"column": "brand", "number": 1}, {"column": "price", "number": 1}],
+        }
+    )
+    assert rules.remarks(ItemColumns(frame), NOON) == [
+        "boost 2: no item meets its condition",
+        "pin 1: its time is over",
+        "pin 2: its time has not begun",
+        "most 2: 'price' holds numbers, of which hardly two are the same; take a column of names",
+    ]

@@ -62,6 +62,7 @@ def test_a_bad_value_stores_nothing(store):
         {"a": {"stock": 1, "brand": "x" * 5000}},
         {"a": {"stock": 1, "brand": "x\x00y"}},
         {"a": {"stock": 1, "brand": "\ud800"}},
+        {"a": {"stock": 1, "item_id": "a"}},
     ):
         with pytest.raises(ValueError, match=r"items: expected .* Nothing was stored"):
             store.set_items(changes)

@@ -183,7 +183,7 @@ def test_bad_arguments(toy_base, week_log, tmp_path):
         update(toy_base, week_log, label="best")
     with pytest.raises(ArtifactError, match="no such folder"):
         update(tmp_path / "nothing", week_log)
-    with pytest.raises(ValueError, match="columns of the parent's catalogue. Received: no"):
+    with pytest.raises(ValueError, match="columns of the parent's catalogue .*'title'.* without"):
         update(toy_base, week_log, Items(pd.DataFrame({"item_id": ["a"], "name": ["b"]})))
 
 

@@ -148,3 +148,28 @@ def test_columns_that_say_so():
         read_items(table.assign(available="0")[["item_id", "title", "available"]]).withdrawn
         == frozenset()
     )
+
+
+def test_columns_that_the_model_does_not_read_may_be_missing(caplog):
+    frame = pd.DataFrame(
+        {"item_id": ["a", "b"], "title": ["甲", "乙"], "brand": ["x", "y"], "stock": ["0", "1"]}
+    )
+    known = Items(frame.assign(teacher=["张\x1f李", "王"]), withdrawn=frozenset("a"))
+    now = Items(pd.DataFrame({"item_id": ["b", "c", "a"], "title": ["乙", "丙", "甲甲"]}))
+    grown = grown_catalogue(known, now, read=["title"])
+    assert grown.frame.to_dict("list") == {
+        "item_id": ["a", "b", "c"],
+        "title": ["甲甲", "乙", "丙"],
+        "brand": ["x", "y", ""],
+        "stock": ["", "", ""],  # of another day
+        "teacher": ["张\x1f李", "王", ""],
+    }
+    assert grown.withdrawn == frozenset() and known.frame["stock"].tolist() == ["0", "1"]
+    assert "does not read: 'brand', 'stock', 'teacher'." in caplog.text
+    expected = (
+        "that the model reads: 'brand', 'teacher'. Received: a catalogue without 'brand', 'stock', "
+        "'teacher'. Add them. 'teacher' came from relations, as it seems: give these again by "
+        "--relations"
+    )
+    with pytest.raises(ValueError, match=expected):
+        grown_catalogue(known, now, read=["title", "brand", "teacher"])

@@ -10,6 +10,7 @@ import pytest
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
+from kerasrec.data.interactions import Items
 from kerasrec.data.sources import read_interactions, read_items
 from kerasrec.recommender import answers
 from kerasrec.recommender.recommender import Recommender
@@ -589,3 +590,54 @@ def test_histories_given_as_such_are_not_looked_up_again(recommender, ids):
     )
     table = recommender.recommend(histories, k=3)
     assert table["item_id"].tolist() == recommender.recommend([ids[:2]], k=3)["item_id"].tolist()
+
+
+# --- other rows of known items ---
+
+
+def listed(recommender):
+    return set(recommender.recommend([[]], k=500)["item_id"])
+
+
+def test_corrected_items_leave_the_lists_and_come_back(changed, ids):
+    a, b, c = ids[:3]
+    changed.withdraw([c])
+    rows = pd.DataFrame({"item_id": [a, b], "stock": [0, 7]})
+    assert changed.correct_items(rows) == 0
+    assert changed.items.withdrawn == {a, c}  # c was not given
+    assert not {a, c} & listed(changed) and b in listed(changed)
+    again = Recommender.load(changed.save())
+    assert again.items.withdrawn == {a, c} and not {a, c} & listed(again)
+    again.correct_items(pd.DataFrame({"item_id": [b], "stock": ["0"]}))  # all rows of this table
+    assert again.items.withdrawn == {a, b, c}
+    again.correct_items(pd.DataFrame({"item_id": [a], "category": ["x"]}))  # says nothing of it
+    assert again.items.withdrawn == {a, b, c}
+    again.correct_items(pd.DataFrame({"item_id": [a, b, c], "stock": ["3", "", "1"]}))
+    assert again.items.withdrawn == set() and {a, b, c} <= listed(again)
+    given = Items(pd.DataFrame({"item_id": [a, b], "category": "x"}), withdrawn=frozenset([b]))
+    again.correct_items(given)
+    assert again.items.withdrawn == {b}
+
+
+def test_correct_items_takes_some_columns_of_a_table(changed, ids, tmp_path):
+    before = changed.items.frame.copy()
+    path = tmp_path / "prices.csv"
+    pd.DataFrame({"item_id": [ids[1], "?"], "price": ["9", "5"]}).to_csv(path, index=False)
+    assert changed.correct_items(path) == 0
+    frame = changed.items.frame
+    pd.testing.assert_frame_equal(frame[before.columns], before)
+    assert frame["price"].tolist() == ["", "9", *[""] * (len(frame) - 2)]
+    table = pd.DataFrame({"item_id": [ids[1]], "title": ["量子力学导论"]})
+    assert changed.correct_items(table) == 1
+    assert changed.titles([ids[1]]).tolist() == ["量子力学导论"]
+    assert changed.items.frame["price"][1] == "9"
+
+
+def test_wrong_tables_of_items(refusing, ids):
+    with pytest.raises(ValueError, match=r"needs a column .* beside the ids. Received: item_id"):
+        refusing.correct_items(pd.DataFrame({"item_id": [ids[0]]}))
+    with pytest.raises(ValueError, match=r"Received: '\?' and others, none of which is known"):
+        refusing.correct_items(pd.DataFrame({"item_id": ["?"], "title": ["甲"]}))
+    for call in (refusing.add_items, refusing.correct_items):
+        with pytest.raises(TypeError, match="expected a path or a table"):
+            call(["x"])

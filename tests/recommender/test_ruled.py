@@ -105,6 +105,10 @@ def test_rules_on_the_command_line(exported_version, toy_interactions, tmp_path,
     schools = Recommender.load(exported_version).items.frame.set_index("item_id")["category"]
     lists["school"] = schools.loc[lists["item_id"]].to_numpy()
     assert not lists[lists["school"] != ""].duplicated(["user_id", "school"]).any()
+    path.write_text("pin: [{where: {category: none}, until: 2020-01-01}]\n")
+    assert main(["rules", "check", *model, "--rules", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "pin 1: no item meets its condition\npin 1: its time is over\n" in said
     path.write_text("mst: []\n")
     assert main(["recommend", *model, *given]) == 2
     assert "Did you mean 'most'" in capsys.readouterr().err

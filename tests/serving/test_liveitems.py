@@ -136,6 +136,8 @@ def test_many_are_sold_out_at_once(running, ids):
         ("/x", {}, 'expected columns and values such as {"stock": 0}'),
         ("/x", {"stock": {"a": 1}}, "expected a text, number, true, false, null or list"),
         ("/x", {"category": ["a"]}, "expected a text or a number for the column 'category'"),
+        ("/x", {"item_id": "x"}, "expected columns and values"),
+        ("/x", {"item_id": "y", "stock": 0}, "expected the item_id of the address, 'x', or none"),
         ("", {"a": {"stock": 0}}, "expected a list such as"),
         ("", [{"stock": 0}], "expected an item_id in item 1"),
         ("", [{"item_id": "a"}], "expected columns and values"),
@@ -148,6 +150,13 @@ def test_a_wrong_value_is_a_400_and_stores_nothing(running, store_path, path, bo
     assert answer.status_code == 400 and expected in answer.json()["error"]
     with FeedbackStore(store_path) as store:
         assert store.item_values() == []
+
+
+def test_the_id_of_the_address_may_be_named_again(running, ids):
+    client, _ = running
+    answer = client.put(f"/v1/items/{ids[7]}", json={"item_id": ids[7], "stock": 2})
+    assert answer.json()["values"] == 1
+    assert client.get(f"/v1/items/{ids[7]}").json()["values"] == {"stock": 2}
 
 
 def test_an_unknown_item_is_stored_and_told(running):

@@ -29,13 +29,19 @@ def check_value(versions: Sequence[VersionItems], name: str, value: Any) -> None
         raise Refusal("INVALID_ARGUMENT", f"{refusals[0]} Nothing was stored.")
 
 
-def read_values(body: bytes) -> dict[str, Any]:
+def read_values(body: bytes, item_id: str | None = None) -> dict[str, Any]:
     """Reads the values of one item: a JSON object of columns.
+
+    Beside `item_id`, the one of the address, the object may name the same id, and no other.
 
     >>> read_values(b'{"stock": 0, "price": null}')
     {'stock': 0, 'price': None}
     """
     found = read_json(body)
+    if isinstance(found, dict) and item_id is not None and "item_id" in found:
+        named = found.pop("item_id")
+        if isinstance(named, bool) or not isinstance(named, str | int) or str(named) != item_id:
+            raise wrong(f"the item_id of the address, {shown(item_id)}, or none", named)
     if not isinstance(found, dict) or not found:
         message = 'expected columns and values such as {"stock": 0}. Nothing was stored.'
         raise Refusal("INVALID_ARGUMENT", message)
