@@ -57,7 +57,15 @@ def still(message):
     return re.sub(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", "now", message)
 
 
-@pytest.mark.parametrize("one", INPUTS, ids=[f"{one.kind}: {one.what}" for one in INPUTS])
+@pytest.mark.parametrize(
+    "one",
+    [
+        pytest.param(
+            one, id=f"{one.kind}: {one.what}", marks=() if place % 4 == 0 else pytest.mark.slow
+        )
+        for place, one in enumerate(INPUTS)  # one in four in the quick tests
+    ],
+)
 def test_a_dirty_input_is_read_or_refused_as_in_memory(one, tmp_path):
     source = dirty._written(one, tmp_path)
     for on_bad in ("error", "skip"):
