@@ -1,5 +1,7 @@
 """An amount of memory, a database that leaves nothing, and places in an order."""
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -67,11 +69,13 @@ def test_the_values_at_some_places_are_those_of_a_sorted_array(tmp_path):
 
 
 def test_progress_is_a_line_of_the_log_where_there_is_no_terminal(caplog, monkeypatch):
-    clock = iter(range(0, 1000, 9))
-    monkeypatch.setattr(checks.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(checks, "SILENCE", 0.2)
     caplog.set_level("INFO", "kerasrec")
     with Progress("reading", 4000) as progress:
-        for _ in range(4):
-            progress.go_on(1000)
-    # every 10 seconds at most, and 9 pass between two pieces
+        progress.go_on(1000)
+        time.sleep(0.25)
+        progress.go_on(1000)
+        progress.go_on(1000)  # right behind it
+        time.sleep(0.25)
+        progress.go_on(1000)
     assert caplog.messages == ["reading: 2,000 rows", "reading: 4,000 rows"]
