@@ -71,6 +71,7 @@ def test_load_refuses_a_broken_package(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_import_bert4keras_says_what_is_missing():
     done = run(
         "from kerasrec.backend import import_bert4keras, SetupError\n"
@@ -96,6 +97,7 @@ def test_import_bert4keras_says_what_is_missing():
     assert lines[-1] == "bert4keras"
 
 
+@pytest.mark.slow
 def test_load_refuses_tensorflow_under_keras_3():
     message = setup_error(f"import keras, tensorflow as tf; tf.keras.Model\n{LOAD}")
     assert message.startswith("TensorFlow was used under Keras 3 before kerasrec")

@@ -470,6 +470,7 @@ def test_on_bad_skip_leaves_out_events_of_unknown_items_too(tmp_path):
         modelverbs._read_for_training(options, {})
 
 
+@pytest.mark.slow
 def test_a_log_alone_trains_a_model_of_ids(tmp_path, capsys):
     (tmp_path / "log.csv").write_text(
         "user,item\n" + "".join(f"u{n // 6},i{(n + n // 6) % 9}\n" for n in range(120))

@@ -195,6 +195,7 @@ def test_drift_of_a_stale_model(files, capsys):
     assert (files / "found" / "drift.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 def test_times_are_shown_in_the_zone(files, toy_interactions, capsys):
     """The version ends at a known second; the tables show it by the clock of Shanghai."""
     end = int(toy_interactions.frame["timestamp"].max())
@@ -221,6 +222,7 @@ def test_times_are_shown_in_the_zone(files, toy_interactions, capsys):
     assert pd.read_csv("w/steps.csv")["begin"][0] == local.isoformat() + "+08:00"
 
 
+@pytest.mark.slow
 def test_replay_reads_times_of_a_zone(files, capsys):
     """The same log as local texts gives the same lists."""
     assert main(REPLAY) == 0

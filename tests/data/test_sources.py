@@ -160,7 +160,7 @@ def test_malformed_items_give_one_clear_line(tmp_path, case):
 
 
 @given(st.binary(max_size=60), st.sampled_from(["error", "skip"]), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_bytes_give_interactions_or_one_clear_line(tail, on_bad, is_packed):
     raw = GOOD + tail
     with tempfile.TemporaryDirectory() as folder:

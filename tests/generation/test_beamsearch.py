@@ -227,7 +227,7 @@ def searched_large():
     return search, run, vectors
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     seed=st.integers(0, 10**6),
     num_items=st.integers(1, 4),
@@ -298,6 +298,7 @@ def test_probabilities_of_all_items_have_the_sum_1(searched_large, any_catalogue
 # --- (e) weights alone ---
 
 
+@pytest.mark.slow
 def test_without_trust_in_the_decoder_items_are_listed_by_their_weights(searched_large):
     decoder, codes, _ = tiny_decoder(40, seed=5)
     _, run = search_of(decoder, codes, trust=0.0)

@@ -87,6 +87,7 @@ def test_without_validation_texts_and_known_columns(vectors, split):
 # --- on disk ---
 
 
+@pytest.mark.slow
 def test_save_and_load(fitted, ranker, split, tmp_path):
     generator = fitted[0]._replace(trust=0.5, prior=0.7)
     generator.save(tmp_path / "generator.npz")

@@ -59,6 +59,7 @@ def test_similar_items_follow(corrected):
         assert item in set(near["item_id"])
 
 
+@pytest.mark.slow
 def test_the_next_update_begins_with_the_corrected_texts(corrected, week_log, tmp_path):
     found, parent, titles = corrected
     base = shutil.copytree(found.version.parent, tmp_path / "toy")

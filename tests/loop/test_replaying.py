@@ -126,7 +126,7 @@ def spoil(module):
     module.prior.assign(-module.prior)
 
 
-@pytest.mark.parametrize("is_spoiled", [True, False])
+@pytest.mark.parametrize("is_spoiled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_version_that_falls_behind_counting_gives_way(exported_version, week, is_spoiled, caplog):
     log, requests = week
     recommender = Recommender.load(exported_version)

@@ -235,6 +235,7 @@ class RollBack(logging.Handler):
             self.done = folders.rollback(self.base)
 
 
+@pytest.mark.slow
 def test_what_became_stable_meanwhile_is_not_outranked(toy_base, week_log, grown_items):
     """Rolled back while an update was at work: its child, though better, is not published."""
     shutil.copytree(toy_base / "1", toy_base / "2")

@@ -107,6 +107,7 @@ def test_an_update_after_that_of_the_future(with_2090, week_log):
     assert found.version.name == "4" and Recommender.load(found.version).log_end == late + 29
 
 
+@pytest.mark.slow
 def test_a_version_that_took_the_future_as_its_end(updated, week_log, caplog):
     """As an older kerasrec made it: the store still says what is new, a file cannot."""
     toy_base, store = updated

@@ -76,6 +76,7 @@ def test_an_index_leaves_them_out_too(updated, gone, toy_items, monkeypatch):
     assert ids and not ids & gone
 
 
+@pytest.mark.slow
 def test_versions_made_of_it_leave_them_out_and_they_come_back(
     updated, gone, week_log, grown_items, tmp_path
 ):

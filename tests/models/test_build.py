@@ -374,6 +374,7 @@ def test_codes_of_one_byte_have_room_for_256_values():
     np.testing.assert_array_equal(model.item_vectors(np.array([1, 256]))[:, :4], vectors[[255, 0]])
 
 
+@pytest.mark.slow
 def test_codes_alone_train_on_the_toy_data(toy_histories, toy_items):
     keras.utils.set_random_seed(0)
     codes = np.stack([np.arange(len(toy_items)) % 9, np.arange(len(toy_items)) // 9], axis=1)

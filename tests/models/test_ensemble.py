@@ -192,6 +192,7 @@ def test_best_epochs_by_hand():
     assert best_epochs(history.assign(member=[1, 1, 1, 2, 2, 2])) == [2, 2]
 
 
+@pytest.mark.slow
 def test_training_goes_on_for_all_members(data):
     members = [random_member(seed) for seed in range(2)]
     joined = average_models(members)

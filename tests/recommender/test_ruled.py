@@ -87,6 +87,7 @@ def test_merged_keeps_the_first_of_each():
     assert index.tolist() == [3, 1, 2] and scores.tolist() == [9.0, 8.0, 1.0]
 
 
+@pytest.mark.slow
 def test_rules_on_the_command_line(exported_version, toy_interactions, tmp_path, capsys):
     path, log = tmp_path / "rules.yaml", tmp_path / "log.csv"
     path.write_text("most:\n  - {column: category, number: 1}\n", encoding="utf-8")

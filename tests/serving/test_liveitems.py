@@ -51,11 +51,27 @@ def store_path(tmp_path):
     return tmp_path / "feedback.db"
 
 
-@pytest.fixture
-def running(priced, store_path):
-    with running_server(priced, ServerOptions(feedback=FeedbackOptions(store_path))) as server:
+@pytest.fixture(scope="module")
+def common_store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store") / "feedback.db"
+
+
+@pytest.fixture(scope="module")
+def running_once(priced, common_store):
+    with running_server(priced, ServerOptions(feedback=FeedbackOptions(common_store))) as server:
         with httpx.Client(base_url=server.rest_address, timeout=30) as client:
             yield client, server
+
+
+@pytest.fixture
+def running(running_once, common_store):
+    """One server for all tests; the values that a test has put are taken back after it."""
+    yield running_once
+    client, _ = running_once
+    with FeedbackStore(common_store) as store:
+        changed = {one.item_id for one in store.item_values()}
+    for item in changed:
+        assert client.delete(f"/v1/items/{item}").status_code == 200
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +160,14 @@ def test_many_are_sold_out_at_once(running, ids):
         ("", [{"item_id": "a", "stock": 0}, {"item_id": "b", "stock": "x"}], "expected a number"),
     ],
 )
-def test_a_wrong_value_is_a_400_and_stores_nothing(running, store_path, path, body, expected):
+def test_a_wrong_value_is_a_400_and_stores_nothing(running, common_store, path, body, expected):
     client, _ = running
+    with FeedbackStore(common_store) as store:
+        before = store.item_values()
     answer = client.put(f"/v1/items{path}", json=body)
     assert answer.status_code == 400 and expected in answer.json()["error"]
-    with FeedbackStore(store_path) as store:
-        assert store.item_values() == []
+    with FeedbackStore(common_store) as store:
+        assert store.item_values() == before
 
 
 def test_the_id_of_the_address_may_be_named_again(running, ids):
@@ -165,6 +183,7 @@ def test_an_unknown_item_is_stored_and_told(running):
     assert answer == {"items": 1, "values": 1, "unknown_items": 1, "unknown": ["new"]}
 
 
+@pytest.mark.slow
 def test_values_survive_a_restart_and_reach_other_servers(priced, store_path, ids):
     options = ServerOptions(feedback=FeedbackOptions(store_path))
     with running_server(priced, options) as one, running_server(priced, options) as other:

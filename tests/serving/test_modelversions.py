@@ -61,6 +61,7 @@ def test_the_newest_version_answers_and_the_one_before_goes(served_folder, base,
     assert all(r.seconds >= 0 for r in caplog.records if r.message == "version loaded")
 
 
+@pytest.mark.slow
 def test_a_version_that_is_replaced_is_loaded_again(served_folder, base):
     """A model that is removed and trained anew takes the same number."""
     model = ModelVersions(base)
@@ -169,7 +170,7 @@ def test_what_may_pass_is_tried_again_after_growing_pauses(base, monkeypatch):
     assert model.reasons() == {}
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_folder_that_changes_as_it_loads_is_loaded_once_a_look(base, monkeypatch, fails):
     load, loads = tf.saved_model.load, []
 

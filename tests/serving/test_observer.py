@@ -308,6 +308,7 @@ def test_after_real_updates_no_event_counts_twice(toy_base, toy_interactions, we
         update_from_store(toy_base, store)
 
 
+@pytest.mark.slow
 def test_a_version_saved_after_observing_says_so(base, toy_interactions, store):
     store.add(toy_interactions)
     updated(base, store)
@@ -488,7 +489,7 @@ def test_the_newest_events_are_enough_when_they_are_many(habit, single, store):
     assert remembered(live)["toy", 1] and served(single, a)[0] == b
 
 
-@pytest.mark.parametrize("is_spoiled", [True, False])
+@pytest.mark.parametrize("is_spoiled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_model_that_falls_behind_counting_gives_way(
     is_spoiled, base, week_log, toy_interactions, store, caplog
 ):

@@ -117,7 +117,7 @@ def test_versions_in_a_path(client, version):
         assert send(path).status_code in (400, 404)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_event_is_stored_or_refused(client, data):
     """Whatever JSON holds in whatever fields: 200 or 400, and all of a batch or none."""

@@ -344,6 +344,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_stop_while_a_version_loads_and_a_log_of_json_only(served_folder, base, certificate):
     _, cert, key = certificate
     words = ["serve", "--model", base, "--rest-port", "0", "--grpc-port", "0", "--poll", "0.1"]
@@ -370,6 +371,7 @@ def test_stop_while_a_version_loads_and_a_log_of_json_only(served_folder, base, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_stop_while_the_first_version_loads(base, number):
     words = ["serve", "--model", str(base), "--rest-port", "0", "--grpc-port", "0"]
     command = [sys.executable, "-c", SLOW, "1", *words]

@@ -63,6 +63,7 @@ def test_served_lists_follow_the_rules_and_the_file(served_folder, tmp_path, cat
             assert until(lambda items: items == natural[:10])
 
 
+@pytest.mark.slow
 def test_wrong_rules_are_told_before_the_server_answers(served_folder, tmp_path):
     path = tmp_path / "rules.yaml"
     options = ServerOptions(feedback=FeedbackOptions(tmp_path / "f.db", shop_rules=path))

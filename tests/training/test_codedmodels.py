@@ -84,6 +84,7 @@ def test_codes_need_a_validation(data):
         fit_models(build, data[0], None, TEXT, codes=True, epochs=1, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_no_better_is_left(data):
     """After enough epochs both know the pattern."""
     found = fit_models(build, *data, TEXT, codes=True, epochs=25, members=1, **OPTIONS)

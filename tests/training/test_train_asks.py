@@ -156,6 +156,7 @@ def by_ask(tmp_path_factory):
     return {name: train(log, ITEMS, name=name, ask=ask, **given) for name, ask in asks.items()}
 
 
+@pytest.mark.slow
 def test_live_weights_answer_the_next_day_better(by_ask):
     """Items are new every day: tables that held what came later are trusted too much."""
     log = log_of_days()
@@ -163,6 +164,7 @@ def test_live_weights_answer_the_next_day_better(by_ask):
     assert quality["live"] > quality["newest"] + 0.1
 
 
+@pytest.mark.slow
 def test_manifests_say_which_question(by_ask):
     said = {name: read_manifest(trained.version) for name, trained in by_ask.items()}
     assert [manifest.ask for manifest in said.values()] == ["live", "newest", "end"]
@@ -177,6 +179,7 @@ def test_manifests_say_which_question(by_ask):
     assert set(by_ask["live"].metrics) == set(by_ask["newest"].metrics)
 
 
+@pytest.mark.slow
 def test_the_version_learns_at_the_end_what_it_was_weighed_by(by_ask, monkeypatch):
     """When weights are chosen, neither model nor tables know a request that is to be predicted."""
     log = log_of_days(range(DAYS - 1))
@@ -212,6 +215,7 @@ def test_the_version_learns_at_the_end_what_it_was_weighed_by(by_ask, monkeypatc
     np.testing.assert_allclose(found, again, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_tables_learn_at_the_end_the_newest_event_of_each_user(by_ask):
     """For "end" they learn what is behind the cut where the manifest says that it paid."""
     log = log_of_days(range(DAYS - 1))

@@ -23,11 +23,10 @@ from kerasrec.versions.graph import ServingModule
 from kerasrec.versions.trainingstate import Rebuilt
 
 KINDS = ("none", "vectors", "frozen", "lora", "members")
-
-
-#: the two that the others hold in themselves are slow tests: a frozen encoder is in "members"
+#: a frozen encoder is in "members" too; ids alone are in many other tests
+SLOW = ("frozen", "none")
 OF_KINDS = pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=pytest.mark.slow) if k == "frozen" else k for k in KINDS]
+    "kind", [pytest.param(k, marks=pytest.mark.slow if k in SLOW else ()) for k in KINDS]
 )
 
 

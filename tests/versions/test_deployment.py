@@ -217,6 +217,7 @@ def test_odd_names_are_quoted(exported_version, tmp_path):
 # --- against a server ---
 
 
+@pytest.mark.slow
 def test_examples_get_their_answers(server, served_folder, tmp_path):
     """`kerasrec serve` speaks what TF Serving speaks; the label of the examples is stable."""
     deploy(served_folder, tmp_path)
@@ -268,6 +269,7 @@ def test_examples_with_a_key_and_tls(served_folder, certificate, tmp_path):
             assert "item_ids" in done.stdout or "AVAILABLE" in done.stdout
 
 
+@pytest.mark.slow
 def test_examples_ask_with_titles(text_version, tmp_path):
     """A version whose encoder is in the graph: titles by curl and by the client."""
     from kerasrec.serving.server import running_server

@@ -104,6 +104,7 @@ def test_export_again_keeps_added_items(base):
     pd.testing.assert_frame_equal(table, recommender.recommend([["新"]], k=5))
 
 
+@pytest.mark.slow
 def test_derive_version_publishes_nothing_that_does_not_answer(base):
     frame = folders.read_catalogue(base / "1")
     with pytest.raises(ArtifactError, match="does not give every item its vector"):

@@ -14,6 +14,7 @@ from kerasrec.fusion.recency import KINDS
 from kerasrec.loop.updating import update
 from kerasrec.recommender.recommender import Recommender
 
+pytestmark = pytest.mark.slow  # all of it is asked of one version
 #: answers that the old code gave
 EXPECTED = FILES / "yesterday_answers.npz"
 
@@ -59,7 +60,6 @@ def test_numbers_are_equal(found, expected):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-6, rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.slow
 def test_an_update_of_it_counts_what_opens_a_visit(version, tmp_path):
     """It knows no kinds of users; its child, weighed on live requests, does."""
     base = tmp_path / "yesterday"  # without the versions that `found` writes beside it

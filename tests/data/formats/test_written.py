@@ -52,7 +52,7 @@ def folder():
         yield Path(name)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.tuples(ID, TEXT, TEXT), min_size=1, max_size=6, unique_by=lambda row: row[0])
 )
@@ -71,7 +71,7 @@ def test_items_are_read_as_they_were_written(folder, rows):
     assert read_catalogue(folder).to_numpy().tolist() == items.to_numpy().tolist()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(rows=st.lists(st.tuples(ID, ID), min_size=1, max_size=6))
 @example(rows=[(text, text) for text in HARD if text not in MISSING_IDS and text.strip()])
 def test_events_are_read_as_they_were_written(folder, rows):
