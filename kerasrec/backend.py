@@ -396,8 +396,9 @@ def cache_dir() -> Path:
 def whole_file(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and renames what was written when all went well.
 
-    A reader never sees half a file. The bytes are on the disk before the rename: after a power cut
-    either the old file is there or the new one is whole.
+    A reader never sees half a file. The bytes are on the disk before the rename and the rename
+    before this returns: after a power cut either the old file is there or the new one is whole,
+    and what was said to be written is there.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -414,5 +415,27 @@ def whole_file(path: Path) -> Iterator[Path]:
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+        sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the disk hold the names in a folder: what was made, renamed and removed in it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders and keeps names in its journal
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Has the disk hold a folder with all that is in it, the files before their names."""
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with open(Path(root) / name, "rb+") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(root))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerasrec.backend import whole_file
+from kerasrec.backend import sync_folder, sync_tree, whole_file
 from kerasrec.checks import ArtifactError
 from kerasrec.versions.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 
@@ -33,7 +33,10 @@ TRAIN = Path("assets.extra") / "train"
 HISTORY = TRAIN / "history.csv"
 LABELS = ("stable", "canary")
 _DAY = 86400
+_FRESH = 60  # seconds after which a folder's lock has long been taken
 _LABEL_SECONDS = 30  # to write a label takes milliseconds
+_WRITER = ".writer.lock"  # in a folder that is being written; held by its process
+_LARGEST = 2**63 - 1  # a version's number goes over the wire as int64
 _PARTS = (Path("saved_model.pb"), Path("variables") / "variables.index", ITEM_IDS, ITEMS)
 
 
@@ -74,8 +77,14 @@ def versions(base: str | Path) -> list[int]:
     base = Path(base)
     if not base.is_dir():
         return []
-    found = (entry.name for entry in base.iterdir() if entry.is_dir())
-    return sorted(int(name) for name in found if name.isdigit() and str(int(name)) == name)
+    return sorted(int(entry.name) for entry in base.iterdir() if _is_version(entry))
+
+
+def _is_version(folder):
+    """Whether the name is a number as kerasrec writes it: not 007, not ², not above an int64."""
+    name = folder.name
+    is_plain = name.isascii() and name.isdecimal() and len(name) <= 19
+    return is_plain and str(int(name)) == name and int(name) <= _LARGEST and folder.is_dir()
 
 
 def find_version(model: str | Path) -> Path:
@@ -150,6 +159,9 @@ def new_version(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Writes a version beside the model folder and renames it when the block ends without error.
 
+    Its files are on the disk before the rename and the rename before this returns: after a power
+    cut the version is whole or not there, and is there when it was said to be.
+
     Args:
         base: `saved_models/NAME`.
         manifest: `Manifest`; its `version` and `created` are set when the block ends.
@@ -161,15 +173,22 @@ def new_version(
         the final folder, once the block is over. The number is the smallest free one above all
         others, also when two processes publish at once.
     """
+    from filelock import FileLock
+
     base = Path(base)
     base.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(base)
     beside = base.parent / f".writing-{base.name}-{uuid.uuid4().hex[:12]}"
     beside.mkdir()
     result: dict[str, Any] = {}
+    lock = FileLock(beside / _WRITER)
     try:
+        lock.acquire()
         yield beside, result
+        lock.release()
+        (beside / _WRITER).unlink()
         base.mkdir(exist_ok=True)
+        sync_folder(base.parent)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         while True:
             version = (versions(base) or [0])[-1] + 1
@@ -177,23 +196,32 @@ def new_version(
             write_manifest(beside, whole)
             for path, document in (documents or {}).items():
                 (beside / path).write_text(document(whole), encoding="utf-8")
+            sync_tree(beside)
             try:
                 os.rename(beside, base / str(version))
             except OSError:
                 if not (base / str(version)).exists():
                     raise
                 continue  # another process took the number
+            sync_folder(base)
             break
         result.update(version=version, path=base / str(version))
     finally:
+        lock.release()
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def _remove_leftovers(base):
-    """Remove what exports that were killed left beside the model folder, once it is a day old."""
+    """Remove what exports that were killed left beside the model folder; live ones hold a lock."""
+    from filelock import FileLock, Timeout
+
     for folder in base.parent.glob(f".writing-{glob.escape(base.name)}-{'?' * 12}"):
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            if time.time() - folder.stat().st_mtime > _DAY:
+        with contextlib.suppress(FileNotFoundError, Timeout):  # another was faster; at work
+            age = time.time() - folder.stat().st_mtime
+            if age > _FRESH and (folder / _WRITER).exists():
+                with FileLock(folder / _WRITER, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif age > _DAY:  # without a lock: just made, just finished, or by an older release
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -239,10 +267,13 @@ def read_labels(base: str | Path) -> dict[str, int]:
         raise _bad_labels(path, f"it is no JSON ({place})") from error
     except UnicodeDecodeError as error:
         raise _bad_labels(path, "it is no UTF-8 text") from error
+    except (RecursionError, ValueError) as error:  # braces in braces, a number of 5,000 digits
+        raise _bad_labels(path, "it is nested too deep or holds a number too large") from error
     if not isinstance(labels, dict):
         raise _bad_labels(path, f"it holds {json.dumps(labels, ensure_ascii=False)[:50]}")
     for label, version in labels.items():
-        if not str(version).isdecimal():
+        text = str(version)
+        if not (text.isascii() and text.isdecimal() and len(text) <= 19):
             named = json.dumps(version, ensure_ascii=False)[:50]
             raise _bad_labels(path, f"{label} names {named}, which is no version's number")
     return {str(label): int(version) for label, version in labels.items()}

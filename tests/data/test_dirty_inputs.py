@@ -58,7 +58,7 @@ def test_inspect_finds_no_problem_in_an_export_of_a_tool(name, folder, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", exports.EXPORTS)
+@pytest.mark.parametrize("name", ["wechat", "spark"])  # all are read by `inspect` above
 def test_train_takes_an_export_of_a_tool(name, folder, tmp_path, capsys):
     path, _ = folder
     out = ["--name", name, "--out", str(tmp_path), *exports.TRAIN.split()]

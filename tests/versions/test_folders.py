@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from crashes import Disk
 from manifests import real_manifest
 from places import HELPERS
 
@@ -357,3 +358,96 @@ def test_documents_are_made_of_the_whole_manifest(tmp_path):
         with folders.new_version(base, real_manifest(name="toy"), documents=documents):
             pass
         assert (base / str(number) / "card.md").read_text(encoding="utf-8") == f"toy {number} 课"
+
+
+# --- a power cut ---
+
+
+def publish_with_bytes(base):
+    """A version whose files say its number, so that half of one is seen."""
+    number = (folders.versions(base) or [0])[-1] + 1
+    with folders.new_version(base, real_manifest(name="toy")) as (folder, _):
+        for part in ("saved_model.pb", "variables/variables.index", "assets/item_ids.txt"):
+            (folder / part).parent.mkdir(exist_ok=True)
+            (folder / part).write_text(f"version {number}")
+        (folder / "assets.extra" / "deep").mkdir(parents=True)
+        (folder / "assets.extra" / "items.csv.gz").write_text(f"version {number}")
+        (folder / "assets.extra" / "deep" / "weights").write_text(f"version {number}")
+
+
+def check_whole(base, number):
+    version = folders.find_version(base / str(number))
+    assert folders.read_manifest(version).version == number
+    files = [path for path in version.rglob("*") if path.is_file() and path.suffix != ".json"]
+    assert len(files) == 5
+    assert {path.read_text() for path in files} == {f"version {number}"}
+
+
+def test_after_a_power_cut_there_is_the_old_or_the_new(tmp_path, monkeypatch):
+    """At every step of two versions and a label, whatever the disk has not been asked for."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "images").mkdir()
+    said = {"published": 0, "label": 0}
+
+    def check(image):
+        base = image / "toy"
+        known = folders.versions(base)
+        # what was said to be there is there; one more may be
+        assert known in (
+            list(range(1, said["published"] + 1)),
+            list(range(1, said["published"] + 2)),
+        )
+        for number in known:
+            check_whole(base, number)
+        labels = folders.read_labels(base)
+        assert labels.get("stable", 0) in (said["label"], said["label"] + 1)
+
+    disk = Disk(tmp_path / "models", tmp_path / "images", check)
+    with monkeypatch.context() as patched:
+        disk.watch(patched)
+        for number in (1, 2):
+            publish_with_bytes(tmp_path / "models" / "toy")
+            said["published"] = number
+            if number < 2:
+                folders.write_label(tmp_path / "models" / "toy", "stable", number)
+                said["label"] = number
+    assert disk.moments > 25
+
+
+@pytest.mark.parametrize("left_out", ["sync_tree", "sync_folder"])
+def test_the_model_of_a_power_cut_sees_what_is_not_synced(tmp_path, monkeypatch, left_out):
+    monkeypatch.setattr(folders, left_out, lambda folder: None)
+    with pytest.raises((AssertionError, ArtifactError)):
+        test_after_a_power_cut_there_is_the_old_or_the_new(tmp_path, monkeypatch)
+
+
+def test_names_that_look_like_numbers_are_no_versions(tmp_path):
+    for name in ("1", "²", "٣", "007", "+4", "1e3", str(2**63 - 1), str(2**63), "9" * 200):
+        (tmp_path / name).mkdir()
+    (tmp_path / "5").touch()
+    assert folders.versions(tmp_path) == [1, 2**63 - 1]
+
+
+def test_a_writer_at_work_keeps_its_folder_and_a_killed_one_does_not(tmp_path):
+    base = tmp_path / "toy"
+    code = (
+        "import sys\n"
+        "from kerasrec.versions.folders import new_version\n"
+        "with new_version(sys.argv[1], None) as (folder, _):\n"
+        "    print(folder, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(base)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        beside = Path(child.stdout.readline().strip())
+        os.utime(beside, (0, 0))  # it has been at work for long
+        publish(base)
+        assert beside.is_dir()
+        child.kill()
+        child.wait()
+    os.utime(beside, (0, 0))
+    publish(base)
+    assert not beside.exists()
+    assert not list((base / "1").glob(".*"))

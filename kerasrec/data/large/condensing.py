@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from kerasrec.backend import sync_folder, sync_tree
 from kerasrec.checks import did_you_mean, is_whole, step
 from kerasrec.data.cleaning import clean
 from kerasrec.data.cleaningreport import CleaningReport
@@ -150,10 +151,9 @@ def _write(coded, path, told, keeps_weights):
             pa.parquet.write_table(part, beside / f"part-{number:05d}.parquet", compression="zstd")
         text = json.dumps(told, ensure_ascii=False, indent=1)
         (beside / "_condensed.json").write_text(text, encoding="utf-8")
-        for file in beside.iterdir():
-            with open(file, "rb+") as written:
-                os.fsync(written.fileno())
+        sync_tree(beside)
         os.rename(beside, path)
+        sync_folder(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
