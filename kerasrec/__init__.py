@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kerasrec.data import split_temporal as split_temporal
     from kerasrec.data import split_users as split_users
     from kerasrec.data import with_relations as with_relations
+    from kerasrec.data import with_vectors as with_vectors
     from kerasrec.data import write_table as write_table
     from kerasrec.evaluation import BASELINES as BASELINES
     from kerasrec.evaluation import evaluate as evaluate
@@ -97,6 +98,7 @@ else:
                 "split_temporal",
                 "split_users",
                 "with_relations",
+                "with_vectors",
                 "write_table",
             ],
             "text": ["add_lora", "build_encoder", "fit_whitening", "set_trainable"],

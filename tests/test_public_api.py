@@ -24,7 +24,7 @@ fit_product_codes fit_semantic_ids fit_whitening hold_out_last join_interactions
 make_histories make_validation plot_model read_interactions read_items read_users replay rollback
 run_baselines
 score_recommendations serve set_trainable simulate split_leave_one_out split_temporal split_users
-train update update_from_store with_relations write_report write_table
+train update update_from_store with_relations with_vectors write_report write_table
 """.split()
 
 

@@ -161,7 +161,8 @@ def add_train(sub: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="C:TYPE",
         help="columns of --items that the model reads beside the text: brand:category "
-        "tags:categories price:number released:time, or auto (inspect shows what that finds)",
+        "tags:categories price:number released:time embedding:vector, or auto (inspect shows what "
+        "that finds)",
     )
     sub.add_argument(
         "--users",
@@ -274,13 +275,16 @@ def _read_for_training(options, settings):
     if items is not None and items.relations and not encoder.get("features"):
         listed = " ".join(f"{name}:categories" for name in items.relations)
         settings["encoder"] = {**encoder, "features": listed}
-    if features := (settings.get("encoder") or {}).get("features"):
+    features = (settings.get("encoder") or {}).get("features")
+    if items is not None and (features or options.vectors):
         from kerasrec.features.columntypes import choose_columns
+        from kerasrec.features.itemfeatures import declared_features
 
-        if items is None or not choose_columns(items.frame, features):
-            say(f"No column of --items reads as a feature: --item-features {features} adds none.")
+        chosen = choose_columns(items.frame, declared_features(items.frame, features))
+        if chosen:
+            say(f"--items: the model reads {_typed(chosen)}")
         else:
-            say(f"--items: the model reads {_typed(choose_columns(items.frame, features))}")
+            say(f"No column of --items reads as a feature: --item-features {features} adds none.")
     if users is not None:
         _check_users(options, users, interactions)
     elif options.user_features:
@@ -290,9 +294,9 @@ def _read_for_training(options, settings):
 
 def _check_users(options, users, interactions):
     """Says what is read of --users, and refuses a table of other users."""
-    from kerasrec.features.columntypes import choose_columns
+    from kerasrec.features.usergroups import choose_user_columns
 
-    chosen = choose_columns(users.frame, " ".join(options.user_features or ["auto"]))
+    chosen = choose_user_columns(users.frame, " ".join(options.user_features or ["auto"]))
     asked = interactions.frame["user_id"].astype(str).unique()
     known = int(users.frame["user_id"].isin(asked).sum())
     if not known:

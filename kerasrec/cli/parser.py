@@ -72,6 +72,15 @@ def add_reading(sub: argparse.ArgumentParser, *, items: bool = False) -> None:
             help="what items share, with the columns item, relation and entity (teacher, brand): "
             "each relation becomes a column of --items",
         )
+        group.add_argument(
+            "--vectors",
+            nargs="+",
+            action="extend",
+            metavar="NAME=FILE",
+            help="vectors that another model made of each item, of its picture or sound: "
+            "image=image.npz (npy with ids, npz or parquet); each becomes a column of --items that "
+            "the model reads",
+        )
     group.add_argument("--encoding", default="utf-8", help="of text files (default utf-8)")
     group.add_argument(
         "--on-bad",

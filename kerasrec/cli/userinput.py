@@ -168,7 +168,7 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     Without `titles` a catalogue of ids is enough. A column that --columns names for the log, and
     that the catalogue lacks, leaves its own names to it.
     """
-    from kerasrec.data.sources import read_items, with_relations
+    from kerasrec.data.sources import read_items, with_relations, with_vectors
     from kerasrec.data.tables import open_table
 
     columns = naming_of(options.item_columns, "--item-columns")
@@ -190,6 +190,10 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     if getattr(options, "relations", None):
         given = {"encoding": options.encoding, "on_bad": options.on_bad}
         found = with_relations(found, options.relations, **given)
+    for name, file in pairs_of(getattr(options, "vectors", None), "--vectors").items():
+        if not (name and file):
+            raise UserError(f"--vectors takes NAME=FILE. Received: '{name}={file or ''}'.")
+        found = with_vectors(found, name, file)
     return reported(found, options.verb)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kerasrec.data.sources import read_user_ids as read_user_ids
     from kerasrec.data.sources import read_users as read_users
     from kerasrec.data.sources import with_relations as with_relations
+    from kerasrec.data.sources import with_vectors as with_vectors
     from kerasrec.data.splits import check_leakage as check_leakage
     from kerasrec.data.splits import split_leave_one_out as split_leave_one_out
     from kerasrec.data.splits import split_temporal as split_temporal
@@ -42,6 +43,7 @@ else:
                 "read_user_ids",
                 "read_users",
                 "with_relations",
+                "with_vectors",
             ],
             "tables": ["write_table"],
             "cleaning": ["clean"],

@@ -177,11 +177,12 @@ class Items:
             return np.append(known, np.int32(0))[column.codes]  # code -1 = missing = 0
         return (self._index.get_indexer(np.asarray(ids, dtype=object)) + 1).astype(np.int32)
 
-    def texts(self, template: str = "{title}") -> list[str]:
+    def texts(self, template: str = "{title}", *, blank: bool = False) -> list[str]:
         """Makes one text per item from its columns; runs of white space become one space.
 
         Args:
             template: text with column names in braces, such as `"{title} {category}"`.
+            blank: whether all texts may be empty: the items are known by something else too.
 
         Returns:
             list of str, `(num_items,)`; `""` where all named columns are empty.
@@ -205,7 +206,7 @@ class Items:
             " ".join(pattern.format(*row).split()) if any(row) else ""
             for row in zip(*values, strict=True)
         ]
-        if texts and not any(texts):
+        if texts and not (blank or any(texts)):
             raise ValueError(
                 f"items: expected text in {', '.join(dict.fromkeys(names))}. Received: empty "
                 f"values in all {len(texts)} items. Choose other columns for the template."

@@ -5,9 +5,10 @@ No row is lost silently. A reader refuses a table with bad rows and names all ki
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import tzinfo
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from kerasrec.data.readers import (
 from kerasrec.data.tables import Source, open_table
 from kerasrec.data.times.forms import POSITIONS_BELOW
 from kerasrec.data.times.zones import DAY, MAX_AHEAD, read_zone, show_time, zone_name
+from kerasrec.data.vectorfiles import check_vectors, pack_vectors, read_vectors
 
 log = logging.getLogger(__name__)
 _OLD_SPANS, _OLD_SECONDS = 10, 5 * 365 * DAY
@@ -254,6 +256,64 @@ def with_relations(
         report = report.add("note", f"items of {part.name} that the catalogue lacks", unknown)
     names = (*items.relations, *sorted(known["relation"].unique()))
     return replace(items, frame=found.astype("str"), report=report, relations=names)
+
+
+def with_vectors(
+    items: Items | Source, name: str, source: str | Path | tuple[Iterable[Any], np.ndarray]
+) -> Items:
+    """Gives a catalogue with one more column: vectors that another model made of each item.
+
+    Of its picture, its sound, or anything else. A model that is trained on the catalogue reads the
+    column beside the text, without being told (option `encoder.features`), and a new item needs any
+    one of them.
+
+    Args:
+        items: `Items`, or what `read_items` takes; titles are not needed.
+        name: of the column, such as `"image"`.
+        source: an npy file with the ids beside it, an npz or a parquet file, as for the encoder
+            `vectors:FILE`; or `(ids, vectors)`, one row of numbers for each id.
+
+    Returns:
+        `Items`; its report counts the items without a vector, and vectors of items that it lacks.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a column of this name, a file of another form, not one finite vector for each
+            id, an id that comes twice, or no item in common.
+
+    >>> import pandas as pd
+    >>> items = read_items(pd.DataFrame({"item": [1, 2], "title": ["甲", "乙"]}))
+    >>> items = with_vectors(items, "image", (["2", "7"], np.array([[0.5, -2.0], [1.0, 0.0]])))
+    >>> items.frame["image"].tolist()
+    ['', 'vector:AAAAQAA0ALw=']
+    """
+    items = as_items(items, titles=False)
+    given, vectors = source if isinstance(source, tuple) else read_vectors(source)
+    what = name if isinstance(source, tuple) else f"{name}={source}"
+    ids, vectors = check_vectors(given, vectors, what)
+    if name in items.frame:
+        raise ValueError(
+            f"{what}: the catalogue has a column {name!r} already. Give the vectors another name, "
+            "or leave the column out."
+        )
+    place = items.index_of(ids)
+    if not (place > 0).any():
+        raise ValueError(
+            f"{what}: expected ids of the catalogue, such as {items.ids[0]!r}. Received: "
+            f"{ids[0]!r} and others, none of which it has. Give both the same ids."
+        )
+    column = np.full(len(items), "", object)
+    column[place[place > 0] - 1] = pack_vectors(vectors[place > 0])
+    known = int((place > 0).sum())
+    report = items.report.add(
+        "note", f"{name}: vectors of {vectors.shape[1]} numbers, items", known
+    )
+    if known < len(items):
+        report = report.add("note", f"{name}: items without a vector", len(items) - known)
+    if known < len(ids):
+        what = f"{name}: vectors of items that the catalogue lacks"
+        report = report.add("note", what, len(ids) - known)
+    return replace(items, frame=items.frame.assign(**{name: column}).astype("str"), report=report)
 
 
 def read_users(

@@ -1,4 +1,4 @@
-"""Says how a column of a table is read, and reads it: categories, lists of them, numbers, times.
+"""Says how a column of a table is read, and reads it: categories, lists, numbers, times, vectors.
 
 Everything here is a pure function of values. A column of texts, as `data.Items` has them, and a
 column of numbers, booleans, dates or lists, as a frame of Python or Arrow has them, read alike.
@@ -20,9 +20,10 @@ from kerasrec.checks import did_you_mean
 from kerasrec.data.columns import choose_time, normalise
 from kerasrec.data.readers import MISSING_IDS
 from kerasrec.data.times.forms import parse_times
+from kerasrec.data.vectorfiles import PACKED, unpack_vector
 
-#: types that hold something for a model or a condition
-FEATURE_TYPES = ("category", "categories", "number", "time")
+#: types that hold something for a model or a condition; a vector is for a model alone
+FEATURE_TYPES = ("category", "categories", "number", "time", "vector")
 #: all types; the last three are no features
 TYPES = (*FEATURE_TYPES, "text", "id", "constant")
 #: what stands between the values of a list, the most telling first; of one kind only the strongest
@@ -193,6 +194,29 @@ def parse_number(value: Any) -> float:
     return number if np.isfinite(number) else np.nan
 
 
+def parse_vector(value: Any, name: str) -> np.ndarray | None:
+    """Reads one vector of numbers, float32 `(width,)`; None where there is none.
+
+    Raises:
+        ValueError: the value is something else, or holds NaN or infinity; names the column.
+
+    >>> parse_vector("0.5, 2", "image").tolist(), parse_vector("", "image")
+    ([0.5, 2.0], None)
+    """
+    if is_missing(value):
+        return None
+    if isinstance(value, list | tuple | np.ndarray):
+        value = " ".join(map(str, value))
+    try:
+        return unpack_vector(str(value).replace("\x1f", " "))
+    except (ValueError, TypeError):
+        shown = str(value)[:40]
+        raise ValueError(
+            f"{name}: expected a vector of finite numbers in each cell. Received: {shown!r}. "
+            "Make it again, or leave the cell empty."
+        ) from None
+
+
 # --- one column ---
 
 
@@ -209,8 +233,8 @@ def read_column(
     Returns:
         `(num_rows,)`: of a `category` an object array of str, "" where there is none; of
         `categories` an object array of tuples of str; of a `number` float64, NaN where there is
-        none; of a `time` float64 UTC seconds, NaN where there is none. Of other types as
-        `category`.
+        none; of a `time` float64 UTC seconds, NaN where there is none; of a `vector` an object
+        array of float32 `(width,)`, None where there is none. Of other types as `category`.
 
     >>> read_column(["a|b", "b"], Column("categories", 0.0, 2, "", "", "|")).tolist()
     [('a', 'b'), ('b',)]
@@ -222,6 +246,8 @@ def read_column(
         return np.asarray(_each(series, parse_number), np.float64)
     if column.type == "categories":
         return _objects(_each(series, lambda value: parse_categories(value, column.separators)))
+    if column.type == "vector":
+        return _objects([parse_vector(value, str(series.name)) for value in series.tolist()])
     return _objects(_each(series, parse_category))
 
 
@@ -308,6 +334,8 @@ def _propose(name, series):
         return Column("constant", 1.0, 0, "", "has no value")
     kind, why, *separators = _judged(seen)
     example = seen.counts.most_common(1)[0][0]
+    if kind == "vector":
+        example = f"{len(unpack_vector(seen.present.iloc[0]))} numbers"
     column = Column(kind, round(seen.missing, 4), len(seen.counts), example, why, *separators)
     return _measured(series, column)
 
@@ -332,7 +360,7 @@ def _look(name, series):
 
 def _judged(seen):
     """Type, why, and of a list of texts what separates its values."""
-    for judge in (_by_name, _as_constant, _as_list, _as_time, _as_number):
+    for judge in (_by_name, _as_vector, _as_constant, _as_list, _as_time, _as_number):
         if found := judge(seen):
             return found
     return _as_text(seen)
@@ -362,6 +390,8 @@ def _measured(series, column):
     if column.type == "categories":
         distinct = len({one for entry in values.tolist() for one in entry})
         missing = np.array([not entry for entry in values])
+    elif column.type == "vector":
+        distinct, missing = column.distinct, np.array([vector is None for vector in values])
     elif column.type == "category":
         distinct, missing = len(set(values.tolist()) - {""}), values == ""
     else:
@@ -374,6 +404,12 @@ def _by_name(seen):
     if seen.name in ("item_id", "user_id"):
         return "id", "names the rows"
     return ("text", "is the title") if seen.name == "title" else None
+
+
+def _as_vector(seen):
+    if all(isinstance(value, str) and value.startswith(PACKED) for value in seen.present.tolist()):
+        return "vector", "vectors of another model"
+    return None
 
 
 def _as_constant(seen):

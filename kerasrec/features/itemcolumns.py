@@ -182,7 +182,7 @@ class ItemColumns:
         if view is None:
             series = self._frame[name]
             column = self._given.get(name) or kind_of(name, series)
-            values = read_column(series, column)
+            values = () if column.type == "vector" else read_column(series, column)
             view = _VIEWS.get(column.type, _Names)(name, column.type, values)
             # the first one counts: another thread may have read and changed it meanwhile
             view = self._views.setdefault(name, view)
@@ -405,7 +405,34 @@ class _Lists:
         return (counts == 0) & self._filled if operator == "ne" else counts > 0
 
 
-_VIEWS: dict[str, Any] = {"number": _Numbers, "time": _Numbers, "categories": _Lists}
+class _Vectors:
+    """A column of vectors, of which no condition says anything and no value is shown."""
+
+    def __init__(self, name, kind, values):
+        self.name, self.type = name, kind
+
+    def read(self, value):
+        raise ValueError(
+            f"items: expected a column of values. Received: {shown(self.name)}, which holds "
+            "vectors. Change these by correct_items or update."
+        )
+
+    def values(self, rows):
+        return [() for _ in rows]
+
+    def mask(self, leaf):
+        raise ValueError(
+            f"where: expected a column of values. Received: {shown(self.name)}, which holds "
+            "vectors. Name another column."
+        )
+
+
+_VIEWS: dict[str, Any] = {
+    "number": _Numbers,
+    "time": _Numbers,
+    "categories": _Lists,
+    "vector": _Vectors,
+}
 
 
 def _wrong_value(what, name, expected, value):

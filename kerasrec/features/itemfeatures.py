@@ -1,10 +1,12 @@
 """Makes numbers of the columns of a catalogue: what a model reads of an item beside its text.
 
 A category is a column of 0 and 1 for each value, a list of categories several at once, a number or
-a time lies between the two nearest of a few quantiles. A value that is missing, or that was not
-there when the features were fitted, is zeros: the model then has the text and the id to go by.
+a time lies between the two nearest of a few quantiles, a vector of another model (of a picture, of
+sound) is whitened by itself. A value that is missing, or that was not there when the features were
+fitted, is zeros: the model then has the text and the id to go by.
 """
 
+import base64
 import hashlib
 import json
 from collections import Counter
@@ -15,7 +17,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 
-from kerasrec.features.columntypes import Column, choose_columns, read_column
+from kerasrec.data.vectorfiles import vector_columns
+from kerasrec.features.columntypes import Column, choose_columns, parse_declaration, read_column
+from kerasrec.features.whitening import Whitening, fit_whitening
 
 #: values of one column that have a place of their own; the rarer ones share `SHARED` places
 OWN, SHARED = 256, 64
@@ -23,6 +27,9 @@ OWN, SHARED = 256, 64
 KNOTS = 12
 #: fewest items with a value: what one item has alone says nothing of another
 FEWEST = 2
+#: widest that a vector is after whitening, and fewest items that one direction of it is read from:
+#: as many directions as items would make all items equally far from each other
+DIRECTIONS, ITEMS_EACH = 64, 4
 FILE = "features.json"
 
 
@@ -31,26 +38,40 @@ class FeatureColumn(NamedTuple):
 
     column: how it is read.  values: of categories, the known ones, the most frequent first.
     weights: of each value, more for a rare one.  knots: of a number or a time, ascending.
+    whitening: of vectors.
     """
 
     column: Column
     values: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     knots: tuple[float, ...] = ()
+    whitening: Whitening | None = None
 
     @property
     def width(self) -> int:
         """How many places the column takes."""
+        if self.whitening is not None:
+            return self.whitening.matrix.shape[1]
         if self.column.type in ("number", "time"):
             return len(self.knots)
         return min(len(self.values), OWN + SHARED)
 
     def rows(self, values: pd.Series) -> np.ndarray:
-        """Gives the rows of this column, float32 `(num_items, width)`, of length 1 at most."""
+        """Gives the rows of this column, float32 `(num_items, width)`, of length about 1 at most.
+
+        Raises:
+            ValueError: a vector of another width than when the column was fitted.
+        """
         found = np.zeros((len(values), self.width), np.float32)
         if not self.width:
             return found
         read = read_column(values, self.column)
+        if self.whitening is not None:
+            there = np.flatnonzero([vector is not None for vector in read])
+            if len(there):
+                vectors = _stacked(read[there], str(values.name), len(self.whitening.mean))
+                found[there] = self.whitening.apply(vectors) / self.width**0.5
+            return found
         if self.column.type in ("number", "time"):
             _between(found, read, np.array(self.knots))
             return found
@@ -63,6 +84,17 @@ class FeatureColumn(NamedTuple):
                 column = one if one < OWN else OWN + (one - OWN) % SHARED
                 found[row, column] += self.weights[one] / len(known) ** 0.5
         return found
+
+
+def _stacked(vectors, name, width):
+    """Vectors as one array, `(n, width)`."""
+    for vector in vectors:
+        if len(vector) != width:
+            raise ValueError(
+                f"{name}: expected vectors of {width} numbers. Received: one of {len(vector)}. "
+                "Take all of them from one model."
+            )
+    return np.stack(list(vectors))
 
 
 def _between(found, read, knots):
@@ -98,7 +130,7 @@ class ItemFeatures:
         return sum(one.width for one in self.columns.values())
 
     def rows(self, frame: pd.DataFrame) -> np.ndarray:
-        """Gives one row for each item, float32 `(num_items, width)`, of length 1 at most.
+        """Gives one row for each item, float32 `(num_items, width)`, of length about 1.
 
         A column that the frame lacks is missing in all rows.
         """
@@ -113,7 +145,13 @@ class ItemFeatures:
 
     def changed(self, before: pd.DataFrame, now: pd.DataFrame) -> np.ndarray:
         """Finds the rows that are other ones now, int `(n,)`, ascending: a price has changed."""
-        return np.flatnonzero((self.rows(before) != self.rows(now)).any(axis=1))
+        vectors = [name for name, one in self.columns.items() if one.whitening is not None]
+        others = ItemFeatures({n: one for n, one in self.columns.items() if n not in vectors})
+        differs = (others.rows(before) != others.rows(now)).any(axis=1)
+        for name in vectors:  # as texts: a product of matrices may round otherwise
+            cells = (frame[name] if name in frame else [""] * len(frame) for frame in (before, now))
+            differs |= np.not_equal(*(np.asarray(one, object) for one in cells)).astype(bool)
+        return np.flatnonzero(differs)
 
     @property
     def fingerprint(self) -> str:
@@ -145,13 +183,42 @@ class ItemFeatures:
 
 def plain_column(column: FeatureColumn) -> dict[str, Any]:
     """Makes JSON values of a fitted column; `column_of` reads them."""
-    return {**column._asdict(), "column": column.column._asdict()}
+    plain = {**column._asdict(), "column": column.column._asdict()}
+    del plain["whitening"]  # absent where there is none, as in versions of before
+    if column.whitening is not None:
+        parts = (column.whitening.mean, column.whitening.matrix)
+        plain["whitening"] = [base64.b64encode(part.tobytes()).decode() for part in parts]
+    return plain
 
 
 def column_of(saved: dict[str, Any]) -> FeatureColumn:
     """Reads what `plain_column` made."""
-    parts = {name: tuple(saved[name]) for name in ("values", "weights", "knots")}
+    parts: dict[str, Any] = {name: tuple(saved[name]) for name in ("values", "weights", "knots")}
+    if "whitening" in saved:
+        mean, matrix = (
+            np.frombuffer(base64.b64decode(text), np.float32) for text in saved["whitening"]
+        )
+        parts["whitening"] = Whitening(mean, matrix.reshape(len(mean), -1))
     return FeatureColumn(Column(**saved["column"]), **parts)
+
+
+def declared_features(frame: pd.DataFrame, declaration: str | None) -> dict[str, str]:
+    """Gives what a model reads of a catalogue: what is declared, and all columns of vectors.
+
+    Args:
+        frame: such as `Items.frame`.
+        declaration: as for `columntypes.choose_columns`; None = vectors alone. A type that is no
+            feature, such as `image:id`, leaves a column of vectors out.
+
+    >>> frame = pd.DataFrame({"item_id": ["a"], "image": ["vector:AAAAQAA0ALw="], "price": ["5"]})
+    >>> declared_features(frame, "price:number"), declared_features(frame, None)
+    ({'price': 'number', 'image': 'vector'}, {'image': 'vector'})
+    """
+    found = parse_declaration(declaration or {}, [str(name) for name in frame.columns])
+    if "auto" not in found:
+        for name in vector_columns(frame):
+            found.setdefault(name, "vector")
+    return found
 
 
 def fit_item_features(
@@ -182,7 +249,7 @@ def fit_item_features(
 def fit_column(
     values: pd.Series, column: Column, *, idf: bool = True, most: int | None = None
 ) -> FeatureColumn:
-    """Fits one column: the values that two rows have, or the quantiles of numbers and times.
+    """Fits one column: the values that two rows have, quantiles of numbers, whitening of vectors.
 
     Args:
         values: of the column, `(num_rows,)`.
@@ -191,6 +258,13 @@ def fit_column(
         most: values that are known at most, the most frequent ones; None = all.
     """
     read = read_column(values, column)
+    if column.type == "vector":
+        there = [vector for vector in read if vector is not None]
+        if len(there) < FEWEST:
+            return FeatureColumn(column)
+        vectors = _stacked(there, str(values.name), len(there[0]))
+        width = min(DIRECTIONS, vectors.shape[1], max(len(there) // ITEMS_EACH, 1))
+        return FeatureColumn(column, whitening=fit_whitening(vectors, width))
     if column.type in ("number", "time"):
         known = read[np.isfinite(read)]
         if not len(known):

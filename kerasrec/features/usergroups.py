@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import Histories
-from kerasrec.features.columntypes import choose_columns
+from kerasrec.features.columntypes import Column, choose_columns
 from kerasrec.features.itemfeatures import FeatureColumn, column_of, fit_column, plain_column
 
 #: events that the taste of all counts as, in the taste of a group
@@ -99,6 +99,24 @@ class UserGroups:
         return cls(columns, given, GroupWeights(*saved["weights"]))
 
 
+def choose_user_columns(
+    frame: pd.DataFrame, declaration: str | Sequence[str] | Mapping[str, str] = "auto"
+) -> dict[str, Column]:
+    """Chooses the columns of the users' table that make groups, as `choose_columns`.
+
+    Raises:
+        ValueError: as `choose_columns`; a column of vectors, which make no groups.
+    """
+    chosen = choose_columns(frame.drop(columns="user_id"), declaration)
+    for name, column in chosen.items():
+        if column.type == "vector":
+            raise ValueError(
+                "users: expected columns of categories, numbers or times. Received: "
+                f"{name}:vector. Leave it out: vectors are for items."
+            )
+    return chosen
+
+
 def fit_user_groups(
     frame: pd.DataFrame,
     histories: Histories,
@@ -135,7 +153,7 @@ def fit_user_groups(
     >>> bool((groups.lifts[0, [1, 2]] < groups.lifts[0, 2]).tolist() == [True, False])
     True
     """
-    chosen = choose_columns(frame.drop(columns="user_id"), declaration)
+    chosen = choose_user_columns(frame, declaration)
     # what all of a group have in common is its size; the rare value of a user says as much
     most = MAX_CELLS // ((num_items + 1) * max(len(chosen), 1))
     columns = {

@@ -27,6 +27,7 @@ from kerasrec.data.interactions import Interactions, Items, join_interactions
 from kerasrec.data.sources import as_interactions, as_items
 from kerasrec.data.tables import Source
 from kerasrec.data.times.zones import latest_moment, show_time
+from kerasrec.data.vectorfiles import vector_columns
 from kerasrec.feedback.recentlog import told_of
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import Recency
@@ -367,8 +368,9 @@ def grown_catalogue(
         items: `Items`, what `read_items` takes, or None = no new ones. Its titles and other columns
             count where it knows an item.
         read: columns that the model reads, which `items` must have; None = all of `known`. Of other
-            columns that it lacks, known items keep their values, and new ones have none. One that
-            says what is to be had is empty then: what it said is of another day.
+            columns that it lacks, known items keep their values, and new ones have none; so it is
+            with vectors (`with_vectors`), also those of single items. A column that says what is
+            to be had is empty then: what it said is of another day.
 
     Returns:
         `Items` with the parent's columns, and behind them those that are new in `items`; those that
@@ -381,7 +383,12 @@ def grown_catalogue(
         return known
     items = as_items(items)
     folders.check_item_ids(items.ids)
-    missing = [name for name in known.frame.columns if name not in items.frame.columns]
+    vectors = vector_columns(known.frame)  # a picture stays as it was unless there is another
+    missing = [
+        name
+        for name in known.frame.columns
+        if name not in items.frame.columns and name not in vectors
+    ]
     if missing:
         _check_missing(known, missing, read)
         states = [name for name in missing if says_withdrawn(name)]
@@ -401,6 +408,9 @@ def grown_catalogue(
     gone = set(known.ids) - set(items.ids)
     now = known.frame.reindex(columns=columns, fill_value="")
     values = items.frame.loc[old, given].to_numpy(object)
+    for name in set(vectors).intersection(given):
+        column, before = given.index(name), now[name].to_numpy(object)[index[old] - 1]
+        values[:, column] = np.where(values[:, column] == "", before, values[:, column])
     now.iloc[index[old] - 1, now.columns.get_indexer(given)] = values
     frame = pd.concat([now, new], ignore_index=True)
     return Items(frame, withdrawn=frozenset(gone) | items.withdrawn)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from kerasrec.data.interactions import Items
-from kerasrec.features.itemfeatures import fit_item_features
+from kerasrec.features.itemfeatures import declared_features, fit_item_features
 from kerasrec.models.build import TextEncoder
 from kerasrec.models.optiontypes import Count, Flag, Text, TextOrPath
 from kerasrec.text.encoders import build_encoder
@@ -71,14 +71,19 @@ def text_part(
         layers: of the encoder that "finetune" trains: "all", or how many of the top layers.
         cache: whether text vectors are kept for the next run; a path = in that folder.
         features: columns of the catalogue that the model reads, such as "brand:category
-            price:number", or "auto" for all that read as such; None = none.
+            price:number", or "auto" for all that read as such; None = none. Columns of vectors
+            (`with_vectors`) are read in any case.
         progress: whether a bar is shown.
     """
     if mode not in MODES:
         raise ValueError(f"encoder mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
-    fitted = fit_item_features(items.frame, features) if features else None
+    declared = declared_features(items.frame, features)
+    fitted = fit_item_features(items.frame, declared) if declared else None
     if fitted is not None and not fitted.width:
-        log.warning("no column of the catalogue makes features (%s): none is read", features)
+        log.warning(
+            "no column of the catalogue makes features (%s): none is read",
+            features or ", ".join(declared),
+        )
         fitted = None
     if name == "none":
         return _features_alone(items, fitted) if fitted else TextPart(None, None, None, None)

@@ -35,6 +35,11 @@ class VersionTexts:
         """Whether the version was trained on ready vectors instead of texts."""
         return self._manifest.encoder is not None and self._manifest.encoder.kind == "vectors"
 
+    @property
+    def needs_texts(self) -> bool:
+        """Whether a new item needs a text: no column of the catalogue is read beside it."""
+        return self._features is None
+
     def encode(self, texts: Iterable[str]) -> np.ndarray:
         """See `Recommender.encode`."""
         if not self._manifest.encodes_texts:
@@ -87,7 +92,7 @@ class VersionTexts:
         if not self._manifest.encodes_texts:
             return np.zeros((len(items), 0), np.float32)
         self._read_encoder()
-        texts, found = items.texts(self._manifest.template), []
+        texts, found = items.texts(self._manifest.template, blank=True), []
         for start in range(0, len(texts), _AT_ONCE):
             part = texts[start : start + _AT_ONCE]
             if "tokens" in self._loaded.abilities:

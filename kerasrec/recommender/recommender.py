@@ -563,10 +563,12 @@ class Recommender:
     def add_items(self, items: Items | Source, *, vectors: np.ndarray | None = None) -> int:
         """Makes new items known to this loaded Recommender, without training.
 
-        They are listed from the next call on, by their text alone; `save()` makes it a version.
+        They are listed from the next call on, by their text and features alone; `save()` makes it
+        a version.
 
         Args:
-            items: `Items`, or what `read_items` takes, with the columns of the text.
+            items: `Items`, or what `read_items` takes, with the columns of the text. A version that
+                reads features too needs no text.
             vectors: float32 `(num_items, dim)` from the same model that made the version's ready
                 vectors; needed for a version trained on these, and only there.
 
@@ -577,7 +579,7 @@ class Recommender:
             ValueError: an id that is known already or repeated, a text column or vectors that are
                 missing, or a version that knows items by their id alone.
         """
-        items = as_items(items)
+        items = as_items(items, titles=self._texts.needs_texts)
         folders.check_item_ids(items.ids)
         clash = items.ids[self.index_of(items.ids) > 0]
         if len(clash):

@@ -8,7 +8,7 @@ The way of a text in Python:
 3. `tokenizers` turns texts into token ids.
 4. `textmodel` pools token states to one vector, and sets which weights learn.
 5. `encoders` joins all this to an `Encoder`; `plainencoders` has those without a language model.
-6. `vectors` has the contract `Encoder`, keeps vectors on disk, and whitens them.
+6. `vectors` has the contract `Encoder`, and keeps vectors on disk.
 
 The twin in the graph, which needs no Python: `graphwordpiece` and `graphunigram` tokenize,
 `graphtokenizers` picks one of them and encodes many texts in chunks; pooling and whitening are

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from kerasrec.data.interactions import Items
+from kerasrec.data.vectorfiles import check_vectors, read_vectors
 from kerasrec.text.vectors import ENCODER_FILE, Encoder, Whitening
 
 log = logging.getLogger(__name__)
@@ -151,26 +152,8 @@ class StoredVectors(Encoder):
 
     def __init__(self, ids: Iterable[Any], vectors: np.ndarray, *, name: str = "vectors") -> None:
         self.name = name
-        self.ids = [str(item_id) for item_id in ids]
-        self.vectors = np.ascontiguousarray(vectors, np.float32)
-        if self.vectors.ndim != 2 or len(self.vectors) != len(self.ids) or not self.ids:
-            raise ValueError(
-                f"{name} must hold one vector per item id. Received: {len(self.ids)} ids and"
-                f" vectors of shape {self.vectors.shape}."
-            )
-        bad = np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"{name}: {len(bad)} vectors hold NaN or infinity, the first of item"
-                f" {self.ids[bad[0]]!r}. Make them again."
-            )
+        self.ids, self.vectors = check_vectors(ids, vectors, name)
         self._row = {item_id: row for row, item_id in enumerate(self.ids)}
-        if len(self._row) < len(self.ids):
-            double = next(i for row, i in enumerate(self.ids) if self._row[i] != row)
-            raise ValueError(
-                f"{name}: {len(self.ids) - len(self._row)} item ids come twice, e.g. {double!r}."
-                " Keep one."
-            )
         self.dim = self.vectors.shape[1]
 
     @classmethod
@@ -181,17 +164,8 @@ class StoredVectors(Encoder):
             path: `X.npy` with `X.npy.ids.txt` or `X.ids.txt` beside it (one id a line), `X.npz`
                 with `ids` and `vectors`, or `X.parquet` with `item_id` and one list column.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"No file of vectors found at {path}. Expected vectors:FILE with FILE an npy, npz"
-                " or parquet."
-            )
-        readers = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
-        if path.suffix not in readers:
-            raise ValueError(f"{path} must end in {', '.join(readers)}. Received: {path.suffix!r}.")
-        ids, vectors = readers[path.suffix](path)
-        return cls(ids, vectors, name=f"vectors:{path.name}")
+        ids, vectors = read_vectors(path)
+        return cls(ids, vectors, name=f"vectors:{Path(path).name}")
 
     def encode(
         self,
@@ -254,68 +228,3 @@ class StoredVectors(Encoder):
         data = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
         vectors = np.load(folder / "vectors.npy", allow_pickle=False)
         return cls(data["ids"], vectors, name=data["name"])
-
-
-def _load_array(path):
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it is empty"
-        raise ValueError(f"{path} cannot be read as a numpy file ({reason}).") from None
-
-
-def _read_npy(path):
-    ids_path = next(
-        (p for p in (Path(f"{path}.ids.txt"), path.with_suffix(".ids.txt")) if p.is_file()), None
-    )
-    if ids_path is None:
-        raise FileNotFoundError(
-            f"{path} needs its item ids beside it, one a line. Expected: {path}.ids.txt."
-        )
-    lines = ids_path.read_text(encoding="utf-8-sig").split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines], _load_array(path)
-
-
-def _read_npz(path):
-    with _load_array(path) as arrays:
-        missing = {"ids", "vectors"} - set(arrays)
-        if missing:
-            raise ValueError(
-                f"{path} must hold the arrays ids and vectors. It holds: {', '.join(arrays)}."
-            )
-        return arrays["ids"].tolist(), arrays["vectors"]
-
-
-def _read_parquet(path):
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(
-            f"{path} cannot be read as parquet ({str(error).splitlines()[0]})."
-        ) from None
-    lists = [
-        field.name
-        for field in table.schema
-        if pa.types.is_list(field.type)
-        or pa.types.is_large_list(field.type)
-        or pa.types.is_fixed_size_list(field.type)
-    ]
-    if "item_id" not in table.column_names or len(lists) != 1:
-        raise ValueError(
-            f"{path} must have the column item_id and one column of lists. It has: "
-            f"{', '.join(f'{f.name} ({f.type})' for f in table.schema)}."
-        )
-    column = table.column(lists[0]).combine_chunks()
-    lengths = {
-        None if n is None else int(n) for n in pc.unique(pc.list_value_length(column)).to_pylist()
-    }
-    if len(lengths) != 1 or None in lengths:
-        raise ValueError(f"{path}: all vectors must have one length. Received lengths: {lengths}.")
-    vectors = pc.list_flatten(column).to_numpy(zero_copy_only=False)
-    return table.column("item_id").to_pylist(), vectors.reshape(len(table), -1)

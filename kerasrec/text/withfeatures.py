@@ -87,7 +87,7 @@ class FeaturedEncoder(Encoder):
         """Whitens the vectors of items; the text's part of an item with a blank text is zeros."""
         found = whitening.apply(vectors)
         if self.base is not None and self.base.kind != "vectors":
-            blank = [not text.strip() for text in items.texts(template)]
+            blank = [not text for text in items.texts(template, blank=True)]
             found[blank, : found.shape[1] - self.features.width] = 0
         return found
 

@@ -11,7 +11,7 @@ import pandas as pd
 from kerasrec.data.interactions import Interactions, Items, Users
 from kerasrec.data.sources import as_users
 from kerasrec.data.tables import Source
-from kerasrec.features.columntypes import choose_columns
+from kerasrec.features.usergroups import choose_user_columns
 from kerasrec.training import catchup, stages
 from kerasrec.training.choosing.heldout import Ask
 from kerasrec.training.options import resolve_preset
@@ -123,7 +123,7 @@ def train(
     if users is not None:
         users = as_users(users)
         # what is wrong is said before the work
-        choose_columns(users.frame.drop(columns="user_id"), user_features)
+        choose_user_columns(users.frame, user_features)
     data = stages.read(interactions, items, valid, ask, users)
     text = stages.encode(data, wanted, progress=progress)
     if fit is None:

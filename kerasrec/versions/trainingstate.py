@@ -203,7 +203,7 @@ class Rebuilt:
 def _tokens_of(encoder, wanted, state, new):
     """`TextEncoder` of an encoder that is trained along, see `Rebuilt`."""
     num_items = state.options["num_items"]
-    texts = [] if new is None else new.texts(wanted["template"])
+    texts = [] if new is None else new.texts(wanted["template"], blank=True)
     prepare_encoder(encoder, wanted["mode"], wanted["layers"])
     width = next(w.shape[1] for w in state.weights if w.dtype == np.int32)
     tokens = [np.zeros((num_items + len(texts), width), np.int32) for _ in range(2)]

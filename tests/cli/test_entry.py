@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -254,6 +255,20 @@ def test_inspect_says_which_columns_were_used(tmp_path, capsys):
     assert "columns not used: city" in out
     assert f"{items}: columns: item_id = iid, title = name\n" in out
     assert f"{items}: columns kept as texts: price\n" in out
+
+
+def test_inspect_reads_vectors_of_pictures(tmp_path, capsys):
+    log, items = tmp_path / "log.csv", tmp_path / "items.csv"
+    log.write_text("user,item,ts\nu,a,1600000000\nu,b,1600000100\n", encoding="utf-8")
+    items.write_text("item,title\na,甲\nb,乙\n", encoding="utf-8")
+    np.savez(tmp_path / "v.npz", ids=["a"], vectors=[[1.0, 2.0, 3.0]])
+    given = ["inspect", "--interactions", log, "--items", items, "--vectors"]
+    run(*given, f"image={tmp_path / 'v.npz'}")
+    out = capsys.readouterr().out
+    assert "image: items without a vector" in out
+    assert re.search(r"image +vector +50% +1 +3 numbers +vectors of another model", out)
+    assert main([*map(str, given), "image="]) == 2
+    assert "--vectors takes NAME=FILE" in capsys.readouterr().err
 
 
 def test_inspect_in_a_zone(tmp_path, capsys):
