@@ -274,7 +274,7 @@ def with_vectors(
             `vectors:FILE`; or `(ids, vectors)`, one row of numbers for each id.
 
     Returns:
-        `Items`; its report counts the items without a vector, and vectors of items that it lacks.
+        `Items`; its report says how many items have a vector, and counts those of other items.
 
     Raises:
         FileNotFoundError: no such file.
@@ -305,14 +305,10 @@ def with_vectors(
     column = np.full(len(items), "", object)
     column[place[place > 0] - 1] = pack_vectors(vectors[place > 0])
     known = int((place > 0).sum())
-    report = items.report.add(
-        "note", f"{name}: vectors of {vectors.shape[1]} numbers, items", known
-    )
-    if known < len(items):
-        report = report.add("note", f"{name}: items without a vector", len(items) - known)
+    said = f"{name}: vectors of {vectors.shape[1]:,} numbers for {known:,} of {len(items):,} items"
     if known < len(ids):
-        what = f"{name}: vectors of items that the catalogue lacks"
-        report = report.add("note", what, len(ids) - known)
+        said += f"; the catalogue lacks the items of {len(ids) - known:,} others"
+    report = items.report.add("columns", said, known)
     return replace(items, frame=items.frame.assign(**{name: column}).astype("str"), report=report)
 
 

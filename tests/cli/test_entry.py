@@ -265,7 +265,7 @@ def test_inspect_reads_vectors_of_pictures(tmp_path, capsys):
     given = ["inspect", "--interactions", log, "--items", items, "--vectors"]
     run(*given, f"image={tmp_path / 'v.npz'}")
     out = capsys.readouterr().out
-    assert "image: items without a vector" in out
+    assert "image: vectors of 3 numbers for 1 of 2 items\n" in out
     assert re.search(r"image +vector +50% +1 +3 numbers +vectors of another model", out)
     assert main([*map(str, given), "image="]) == 2
     assert "--vectors takes NAME=FILE" in capsys.readouterr().err

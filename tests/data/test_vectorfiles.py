@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kerasrec.data.cleaningreport import column_lines
 from kerasrec.data.sources import read_items, with_vectors
 from kerasrec.data.vectorfiles import pack_vectors, unpack_vector, vector_columns
 from kerasrec.features.columntypes import propose
@@ -20,10 +21,9 @@ def test_a_file_becomes_a_column_and_what_lacks_is_counted(items, tmp_path):
     assert found.frame["image"].tolist() == [*pack_vectors(np.array([[0.25, 0.5]])), "",
                                              *pack_vectors(np.array([[1.0, -2.0]]))]  # fmt: skip
     assert list(items.frame) == ["item_id", "title"] and vector_columns(found.frame) == ["image"]
-    said = {line.what: line.count for line in found.report.steps}
-    assert said["image: vectors of 2 numbers, items"] == 2
-    assert said["image: items without a vector"] == 1
-    assert said["image: vectors of items that the catalogue lacks"] == 1
+    assert column_lines(found.report, "x")[-1] == (
+        "image: vectors of 2 numbers for 2 of 3 items; the catalogue lacks the items of 1 others"
+    )
     both = with_vectors(found, "sound", (["b"], np.ones((1, 3))))
     assert vector_columns(both.frame) == ["image", "sound"]
 
