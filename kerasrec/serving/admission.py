@@ -6,6 +6,7 @@ import ipaddress
 import re
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -35,6 +36,9 @@ _OPTIONS = {
     "concurrent": "--max-concurrent",
     "workers": "--workers",
 }
+#: seconds in which headers, the message of a call, and a connection's first bytes must have come
+MESSAGE_SECONDS = 10.0
+_SPARE_FILES = 100  # of the process, not for connections
 _MAX_CELLS = 1 << 20  # of one input: a proto can declare a large tensor in a few bytes
 
 
@@ -142,49 +146,83 @@ def _shape(dimensions: Sequence[int]) -> str:
 
 
 class Gate:
-    """Counts the requests in work and refuses those above the limit at once.
+    r"""Counts the requests in work and refuses those above the limit at once.
 
-    >>> gate = Gate(1)
-    >>> with gate.passed():
+    One address may hold three quarters of the places: who sends more than the server can answer
+    leaves room for the others. Behind a proxy all requests come from one address.
+
+    >>> gate = Gate(4)
+    >>> for _ in range(3):
+    ...     gate.enter("203.0.113.7")
+    >>> gate.enter("203.0.113.7")
+    Traceback (most recent call last):
+    kerasrec.serving.admission.Refusal: the server works on 3 requests of yours, as many as it \
+takes at once; try again later.
+    >>> with gate.passed("203.0.113.8"):
     ...     gate.in_flight
-    1
+    4
     >>> gate.in_flight
-    0
+    3
     """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.limit, self.share = limit, limit - limit // 4
         self.in_flight = 0
+        self._of_address: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def enter(self) -> None:
-        """Counts one more.
+    def enter(self, address: str = "") -> None:
+        """Counts one more, of an address; "" = one that is not known.
 
         Raises:
             Refusal: RESOURCE_EXHAUSTED, the limit is reached.
         """
         with self._lock:
             if self.in_flight >= self.limit:
-                raise Refusal(
-                    "RESOURCE_EXHAUSTED",
-                    f"the server works on {self.limit} requests, as many as it takes at once; "
-                    "try again later.",
-                )
+                raise _full(f"{self.limit} requests")
+            if address and self._of_address[address] >= self.share:
+                raise _full(f"{self.share} requests of yours")
             self.in_flight += 1
+            self._of_address[address] += 1
 
-    def leave(self) -> None:
+    def leave(self, address: str = "") -> None:
         """Counts one less."""
         with self._lock:
             self.in_flight -= 1
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
 
     @contextlib.contextmanager
-    def passed(self) -> Iterator[None]:
+    def passed(self, address: str = "") -> Iterator[None]:
         """Enters, and leaves when the block ends."""
-        self.enter()
+        self.enter(address)
         try:
             yield
         finally:
-            self.leave()
+            self.leave(address)
+
+
+def most_connections(protocols: int = 2) -> int:
+    """How many connections one of the protocols may hold: some file descriptors stay free.
+
+    Those are for the store, versions that load, and the log. At most 4,096; a proxy holds more.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return 4096
+    return min(max((files - _SPARE_FILES) // protocols, 8), 4096)
+
+
+def _full(what: str) -> Refusal:
+    return Refusal(
+        "RESOURCE_EXHAUSTED",
+        f"the server works on {what}, as many as it takes at once; try again later.",
+    )
 
 
 # --- who ---

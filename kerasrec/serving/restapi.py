@@ -155,11 +155,12 @@ class RestApi:
             try:
                 async with asyncio.timeout(limits.seconds):
                     body = await self._body(request)  # a slow one takes no place from the others
-                    predictor.gate.enter()
+                    address = request.client.host if request.client else ""
+                    predictor.gate.enter(address)
                     what = "answer"
                     job = self.pool.submit(self._predict, call, target, body, deadline)
                     # the place is free when the work is over, also if nobody waits for it
-                    job.add_done_callback(lambda job: predictor.gate.leave())
+                    job.add_done_callback(lambda job: predictor.gate.leave(address))
                     content = await asyncio.wrap_future(job)
             except TimeoutError:
                 message = f"no {what} within {limits.seconds:g} seconds, the server's limit."

@@ -19,8 +19,15 @@ from kerasrec.client.client import Client as Client
 from kerasrec.data.times.zones import MAX_AHEAD, latest_moment, read_zone
 from kerasrec.features.shoprules import read_shop_rules
 from kerasrec.feedback.userlists import Rules
-from kerasrec.serving.admission import MOST, Access, Limits, key_check
-from kerasrec.versions.folders import find_version
+from kerasrec.serving.admission import (
+    MESSAGE_SECONDS,
+    MOST,
+    Access,
+    Limits,
+    key_check,
+    most_connections,
+)
+from kerasrec.versions.folders import find_version, versions
 
 if TYPE_CHECKING:
     from kerasrec.feedback.store import FeedbackStore
@@ -257,6 +264,7 @@ class Server:
     def _start_rest(self, parts: contextlib.ExitStack) -> None:
         import uvicorn
 
+        from kerasrec.serving.connections import Connections
         from kerasrec.serving.restapi import RestApi
 
         access = self.options.access
@@ -268,8 +276,10 @@ class Server:
         )
         parts.callback(api.pool.shutdown)
         listening = parts.enter_context(listen(access.host, self.options.rest_port))
+        connections = Connections(most_connections(), MESSAGE_SECONDS)
         config = uvicorn.Config(
             api.app,
+            http=connections.protocol(),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -520,9 +530,11 @@ def _model_folders(models: ModelFolders) -> dict[str, Path]:
 
 
 def _model_folder(path: Path) -> Path:
-    """A model folder; a version's folder or one without versions is a mistake."""
-    version = find_version(path)
-    if version == path:
+    """A model folder; a version's folder or one without versions is a mistake.
+
+    Which of its versions are sound is found by loading them: a broken one stops no other.
+    """
+    if not versions(path) and find_version(path) == path:
         raise ArtifactError(
             f"Expected a model folder; {path} is one version of it. Name {path.parent}: which "
             "version answers is chosen by its labels, or by the path of a request."
