@@ -244,6 +244,39 @@ def planning_version(toy_interactions, toy_items, common_folder):
     return made_once(common_folder, "plans", make)
 
 
+@pytest.fixture(scope="session")
+def ordered_version(planning_version, common_folder):
+    """Path of `saved_models/ordered`, version 1: `planning_version` with an order.
+
+    By rows of the catalogue, from 0: 2 needs 1, 4 needs 2 and 3, and 6 needs 5.
+    """
+    from dataclasses import replace
+
+    from kerasrec.recommender.recommender import Recommender
+    from kerasrec.versions.exporter import export
+    from kerasrec.versions.trainingstate import Rebuilt
+
+    def make(folder):
+        plain = Recommender.load(planning_version)
+        rebuilt = Rebuilt(plain.loaded.folder, plain.items)
+        ids, column = list(plain.items.ids), [""] * len(plain.items)
+        column[2], column[4], column[6] = ids[1], f"{ids[2]}\x1f{ids[3]}", ids[5]
+        frame = plain.items.frame.assign(prerequisite=column)
+        found = export(
+            rebuilt.model,
+            folder / "saved_models" / "ordered",
+            items=replace(plain.items, frame=frame, order="prerequisite"),
+            manifest={"text_template": plain.about.template},
+            encoder=rebuilt.encoder,
+            whitening=rebuilt.state.whitening,
+            fusion=plain.fusion(),
+            generator=plain.plans.generator(),
+        )
+        return found.parent
+
+    return made_once(common_folder, "ordered", make)
+
+
 # --- A version that knows groups of users ---
 
 

@@ -97,7 +97,9 @@ def inspect_verb(options: argparse.Namespace) -> None:
     say(f"\n{figures.report}", end="\n\n")
     if items is not None:
         say(*column_lines(items.report, source_name(options.items)), sep="\n", end="\n\n")
-        _print_features(items.frame)
+        _print_features(items.feature_frame)
+        if items.order:
+            say(f"{items.order}: an order of plans, no feature", end="\n\n")
     print_rows(tuple(table.columns), rows)
 
 
@@ -272,6 +274,8 @@ def _read_for_training(options, settings):
         valid = readings.take(clean_for_validation, options, valid, items)
     readings.end()
     encoder = settings.get("encoder") or {}
+    if items is not None and items.order:
+        say(f"{items.order}: an order of plans (kerasrec generate --order), no feature")
     if items is not None and items.relations and not encoder.get("features"):
         listed = " ".join(f"{name}:categories" for name in items.relations)
         settings["encoder"] = {**encoder, "features": listed}
@@ -280,7 +284,8 @@ def _read_for_training(options, settings):
         from kerasrec.features.columntypes import choose_columns
         from kerasrec.features.itemfeatures import declared_features
 
-        chosen = choose_columns(items.frame, declared_features(items.frame, features))
+        frame = items.feature_frame
+        chosen = choose_columns(frame, declared_features(frame, features))
         if chosen:
             say(f"--items: the model reads {_typed(chosen)}")
         else:

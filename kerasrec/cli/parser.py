@@ -73,6 +73,13 @@ def add_reading(sub: argparse.ArgumentParser, *, items: bool = False) -> None:
             "each relation becomes a column of --items",
         )
         group.add_argument(
+            "--order-relation",
+            default="prerequisite",
+            metavar="NAME",
+            help="the relation whose entities are items that must come before, an order of plans "
+            "and no feature (default prerequisite)",
+        )
+        group.add_argument(
             "--vectors",
             nargs="+",
             action="extend",

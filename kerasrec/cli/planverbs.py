@@ -65,6 +65,12 @@ def add_generate(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("what may be listed")
     group.add_argument("--candidates", metavar="TXT", help="only these item ids, one per line")
     add_where(group)
+    group.add_argument(
+        "--order",
+        action="store_true",
+        help="an item only after all that must come before it (relation prerequisite of training), "
+        "in the history or in the plan; without it, steps that come too early are counted",
+    )
     add_at(sub)
     group = sub.add_argument_group("a short text on each plan")
     group.add_argument(
@@ -119,11 +125,17 @@ def generate_verb(options: argparse.Namespace) -> None:
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,
+        order=options.order,
     )
     write_lists(options, table, options.out, interactions.columns)
     lengths = table.groupby(["user_id", "list"]).size()
     say(f"{len(lengths):,} plans for {histories.num_users:,} users in {options.out}")
     say_chosen(table, options.num_items)
+    if early := table.attrs.get("violations"):
+        say(
+            f"{early:,} of {len(table):,} steps come before what they need (column missing); "
+            "--order forbids it"
+        )
     if popular := len(table.attrs["popular_for"]):
         say(f"{popular:,} of the users have no known item: theirs begin with what is popular")
     if short := int((lengths < options.num_items).sum()):

@@ -189,7 +189,7 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     )
     if getattr(options, "relations", None):
         given = {"encoding": options.encoding, "on_bad": options.on_bad}
-        found = with_relations(found, options.relations, **given)
+        found = with_relations(found, options.relations, **given, order=options.order_relation)
     for name, file in pairs_of(getattr(options, "vectors", None), "--vectors").items():
         if not (name and file):
             raise UserError(f"--vectors takes NAME=FILE. Received: '{name}={file or ''}'.")

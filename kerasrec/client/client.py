@@ -223,6 +223,8 @@ class Client:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        order: bool = False,
+        where: Condition = None,
         allow: Ids | None = None,
     ) -> pd.DataFrame:
         """Plans the next items of users in order, as `Recommender.generate` does: one list each.
@@ -230,8 +232,10 @@ class Client:
         Length and number of beams were fixed when the version was exported.
 
         Args:
-            histories, timestamps, candidates, deny, allow: as for `recommend`.
+            histories, timestamps, candidates, deny, where, allow: as for `recommend`.
             temperature, top_p, seed: as for `Recommender.generate`; the same seed draws the same.
+            order: True asks the signature `generate_in_order`, which a version has that was trained
+                with a relation `prerequisite`: nothing comes before what it needs.
 
         Returns:
             DataFrame `user_id, rank, item_id, log_probability`.
@@ -243,7 +247,10 @@ class Client:
         inputs["temperature"] = flat([float(temperature)] * count, np.float32)
         inputs["top_p"] = flat([float(top_p)] * count, np.float32)
         inputs["seed"] = flat(list(draws.seeds(users)), np.int32)
-        parts = self._ask("generate", count, inputs)
+        read = read_where(where)
+        if read is not None:
+            inputs["where"] = flat([read.key] * count)
+        parts = self._ask("generate_in_order" if order else "generate", count, inputs)
         nothing = {"item_ids": np.zeros((0, 0), object), "log_probabilities": np.zeros((0, 0))}
         parts = parts or [nothing]
         ids, logs = (np.concatenate([part[name] for part in parts]) for name in nothing)

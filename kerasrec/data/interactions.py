@@ -16,6 +16,8 @@ from kerasrec.data.readers import used_categories
 from kerasrec.data.times.forms import POSITIONS_BELOW
 from kerasrec.data.times.zones import read_zone, show_time
 
+#: what stands between the values of a list in a cell of a catalogue
+LISTED = "\x1f"
 #: columns of `Interactions`, in three kinds
 _KINDS = {
     "categories": ("user_id", "item_id", "event"),
@@ -130,6 +132,8 @@ class Items:
         report: what was read, left out and why.
         withdrawn: ids of items that are in no list: known, but not to be had now.
         relations: names of the columns that `with_relations` made.
+        order: name of the column that lists the items that must come before each one; "" = none. It
+            is no feature.
     """
 
     frame: pd.DataFrame
@@ -137,6 +141,7 @@ class Items:
     report: CleaningReport = field(default_factory=CleaningReport)
     withdrawn: frozenset[str] = frozenset()
     relations: tuple[str, ...] = ()
+    order: str = ""
 
     def __len__(self):
         return len(self.frame)
@@ -152,6 +157,11 @@ class Items:
     def ids(self) -> np.ndarray:
         """Object array of str, `(num_items,)`."""
         return self.frame["item_id"].to_numpy(dtype=object)
+
+    @property
+    def feature_frame(self) -> pd.DataFrame:
+        """The columns that may be features: all but that of the order."""
+        return self.frame.drop(columns=[self.order] if self.order else [], errors="ignore")
 
     @cached_property
     def _index(self):

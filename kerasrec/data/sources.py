@@ -16,7 +16,8 @@ import numpy as np
 from kerasrec.checks import step
 from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, ManyRefused, Refusal
 from kerasrec.data.columns import Naming, split_naming, withdrawn_rows
-from kerasrec.data.interactions import Interactions, Items, Users, join_frames
+from kerasrec.data.interactions import LISTED, Interactions, Items, Users, join_frames
+from kerasrec.data.order import ORDER, read_order
 from kerasrec.data.readers import (
     Part,
     read_id_column,
@@ -200,11 +201,16 @@ def with_relations(
     columns: Mapping[str, str | None] | None = None,
     encoding: str = "utf-8",
     on_bad: str = "error",
+    order: str | None = ORDER,
 ) -> Items:
     """Gives a catalogue with one more column for each relation: what items share with others.
 
     `teacher` of a course, `brand` of a product: a row `item, relation, entity` for each. The new
     column lists the entities of each item, so that it may be a feature, and a condition of a list.
+
+    One relation may be an order instead: its entities are items that must come before. It is no
+    feature; plans are checked by it, see `Recommender.generate`. Items before themselves, entities
+    that are no items, and items that need each other are named in the report and in the log.
 
     Args:
         items: `Items`, or what `read_items` takes.
@@ -213,6 +219,8 @@ def with_relations(
         columns: canonical name -> column name, e.g. `{"entity": "teacher_id"}`.
         encoding: of text files.
         on_bad: `"error"` raises at a row without one of the three, `"skip"` leaves it out.
+        order: name of the relation that is an order; None = none of them. Where none of its
+            entities is an item of the catalogue it is a relation as the others are.
 
     Returns:
         `Items`; what it holds more is in the report: items of the relations that it lacks too.
@@ -227,6 +235,9 @@ def with_relations(
     >>> rows = pd.DataFrame({"item": [1, 1], "relation": "teacher", "entity": ["张", "李"]})
     >>> with_relations(items, rows).frame["teacher"].str.split("\x1f").tolist()
     [['张', '李'], ['']]
+    >>> rows = pd.DataFrame({"item": [2], "relation": "prerequisite", "entity": [1]})
+    >>> with_relations(items, rows).order
+    'prerequisite'
     """
     check_on_bad(on_bad)
     items = as_items(items)
@@ -242,20 +253,65 @@ def with_relations(
         )
     known = frame[place > 0].assign(place=place[place > 0] - 1)
     found, report = items.frame.copy(), items.report
+    if order is not None:
+        known, report, is_ordered = _ordered(items, known, order, report)
     for relation, rows in known.groupby("relation", sort=True):
         if relation in found:
             raise ValueError(
                 f"{part.name}: the catalogue has a column {relation!r} already. Rename the "
                 "relation, or leave the column out."
             )
-        lists = rows.groupby("place")["entity"].agg(lambda one: "\x1f".join(dict.fromkeys(one)))
+        lists = rows.groupby("place")["entity"].agg(lambda one: LISTED.join(dict.fromkeys(one)))
         found[relation] = lists.reindex(range(len(found)), fill_value="").to_numpy(object)
         what = f"relation {relation}: {rows['entity'].nunique():,} entities"
         report = report.add("note", f"{what}, items", len(lists))
     if unknown := frame["item_id"][place == 0].nunique():
         report = report.add("note", f"items of {part.name} that the catalogue lacks", unknown)
-    names = (*items.relations, *sorted(known["relation"].unique()))
-    return replace(items, frame=found.astype("str"), report=report, relations=names)
+    told = order if order is not None and is_ordered else items.order
+    names = [name for name in sorted(known["relation"].unique()) if name != told]
+    ordered = replace(
+        items,
+        frame=found.astype("str"),
+        report=report,
+        relations=(*items.relations, *names),
+        order=told,
+    )
+    return _told_of_cycles(ordered) if told != items.order else ordered
+
+
+def _ordered(items, rows, order, report):
+    """Rows of which those of the order name items alone, the report, whether there is an order."""
+    is_order = (rows["relation"] == order).to_numpy()
+    entities = rows["entity"].to_numpy(object)
+    is_unknown = is_order & (items.index_of(entities) == 0)
+    is_itself = is_order & (rows["item_id"].to_numpy(object) == entities)
+    has_order = bool((is_order & ~is_unknown & ~is_itself).any())
+    if is_itself.any():
+        what = f"{order}: items before themselves, left out"
+        report = _warned(report, what, is_itself.sum(), entities[is_itself][0])
+    if not has_order:
+        if is_unknown.any():
+            what = f"relation {order}: no entity is another item, so it is no order"
+            report = _warned(report, what, is_unknown.sum(), entities[is_unknown][0])
+        return rows[~is_itself], report, False
+    if is_unknown.any():
+        what = f"{order}: what must come before is no item of the catalogue, left out"
+        report = _warned(report, what, is_unknown.sum(), entities[is_unknown][0])
+    return rows[~(is_itself | is_unknown)], report, True
+
+
+def _told_of_cycles(items):
+    cycles = read_order(items).cycles()
+    if not cycles:
+        return items
+    way = " before ".join(items.ids[[one - 1 for one in [*cycles[0], cycles[0][0]]]])
+    what = f"{items.order}: groups of items that need each other; in no order can all come"
+    return replace(items, report=_warned(items.report, what, len(cycles), way))
+
+
+def _warned(report, what, count, example):
+    log.warning("%s: %d, such as %s", what, count, example)
+    return report.add("warning", what, count, example=example)
 
 
 def with_vectors(

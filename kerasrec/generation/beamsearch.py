@@ -171,6 +171,7 @@ class BeamSearch(tf.Module):
         num_items: Any,
         beams: Any,
         draws: tuple[Any, Any, Any] | None = None,
+        order: Any = None,
     ) -> tuple[Any, Any]:
         """Searches plans of items, the likeliest first.
 
@@ -184,6 +185,8 @@ class BeamSearch(tf.Module):
                 plan drawn at that temperature, of each code among the likeliest ones that have the
                 share `top_p` together; the same seed draws the same. Its plans are in the order
                 in which they were drawn. Other rows are searched.
+            order: None, or int32 `(n, 1 + most)`: item indices, of each row the first may be listed
+                when all others of it (0 = none) are in the history or in the plan so far.
 
         Returns:
             Item index int32 `(batch, beams, num_items)`, 0 where nothing was left to list, and
@@ -192,6 +195,8 @@ class BeamSearch(tf.Module):
         """
         batch, levels = tf.shape(history)[0], len(self.sizes)
         left = _Left(self, weights)
+        if order is not None:
+            left.wait_for(order, history)
         # the history is read once; every beam starts from its last state
         last, caches, count = self._prefix(history, num_items)
         states = tf.tile(last[:, None], [1, beams, 1])
@@ -298,6 +303,8 @@ class BeamSearch(tf.Module):
 class _Left:
     """What may still be listed: masses of nodes, and how likely their children are."""
 
+    _waits = False
+
     def __init__(self, search, weights):
         self.search = search
         by_place = tf.gather(weights, search.trie_leaves, axis=1)
@@ -307,6 +314,40 @@ class _Left:
         is_left = tf.cast(by_place > 0, tf.int32)
         self.count = tf.pad(tf.cumsum(is_left, axis=1), [[0, 0], [1, 0]])
         self.best = self._best_below()
+
+    def wait_for(self, order, history):
+        """Keeps the items of an order back until what they need is there; see `search`."""
+        self._waits = True
+        leaves = self.search.trie_leaves
+        size, count = tf.shape(self.weights)[1], tf.reduce_max(leaves) + 1
+        # items come by number, what is searched by the place of a leaf
+        place = tf.scatter_nd(leaves[:, None], tf.range(size), [count])
+        order = tf.gather(order, tf.argsort(tf.gather(place, order[:, 0])))
+        own, needed = tf.gather(place, order[:, 0]), order[:, 1:]
+        row = tf.repeat(tf.range(tf.shape(history)[0]), tf.shape(history)[1])
+        cells = tf.stack([row, tf.reshape(history, [-1])], axis=1)
+        held = tf.scatter_nd(cells, tf.ones_like(row), [tf.shape(history)[0], count]) > 0
+        self.is_met = tf.gather(held, needed, axis=1) | (needed == 0)  # (batch, n, most)
+        self.needed = tf.gather(place, needed)
+        # of each place, how many of the items that wait are before it
+        opens = tf.scatter_nd(own[:, None], tf.ones_like(own), [size])
+        self.waiting_before = tf.pad(tf.cumsum(opens), [[1, 0]])
+        self.waiting_weights = tf.gather(self.weights, own, axis=1)
+
+    def _kept_back(self, start, end, taken):
+        """Weight and number of the items from `start` to before `end` that have to wait."""
+        is_there = tf.reduce_any(taken[:, :, None, None, :] == self.needed[..., None], axis=4)
+        waits = ~tf.reduce_all(is_there | self.is_met[:, None], axis=3)  # (batch, beams, n)
+        weights = tf.where(waits, self.waiting_weights[:, None], 0.0)
+        found = []
+        for part in (weights, tf.cast(weights > 0, tf.int32)):
+            total = tf.pad(tf.cumsum(part, axis=2), [[0, 0], [0, 0], [1, 0]])
+            last, first = (
+                tf.gather(total, tf.gather(self.waiting_before, edge), batch_dims=2)
+                for edge in (end, start)
+            )
+            found.append(last - first)
+        return found
 
     def _best_below(self):
         """What is best below each node, each `(batch, num_nodes)`.
@@ -382,7 +423,11 @@ class _Left:
         inside = (gone >= start[..., None]) & (gone < end[..., None])  # (.., width, taken)
         weights = tf.gather(self.weights, tf.maximum(taken, 0), batch_dims=1)[:, :, None]
         mass -= tf.reduce_sum(tf.where(inside, weights, 0.0), axis=3)
-        return mass, count - tf.reduce_sum(tf.cast(inside, tf.int32), axis=3)
+        count -= tf.reduce_sum(tf.cast(inside, tf.int32), axis=3)
+        if self._waits:
+            waiting, number = self._kept_back(start, end, taken)
+            mass, count = mass - waiting, count - number
+        return mass, count
 
 
 def _draw(log_p, temperature, top_p, seed, place):

@@ -200,6 +200,7 @@ class Child:
             "train_seconds": round(seconds, 1),
             "epochs": EPOCHS,
             "metrics": {f"held_back_ndcg@{LIST_LENGTH}": facts["ndcg"]["child"]},
+            **({"order": self.items.order} if self.items.order else {}),
         }
         if self._has_room():
             fusion = self.fusion()
@@ -215,7 +216,11 @@ class Child:
     def _has_room(self):
         """Whether the graph of the parent can hold the child: other numbers in the same graph."""
         may_withdraw = "withdraws" in self.parent.loaded.abilities or not self.items.withdrawn
-        return self._is_frozen() and may_withdraw and self.parent.has_room_for(self.fusion())
+        may_order = "orders" in self.parent.loaded.abilities or not (
+            self.items.order and self.parent.plans.can_plan
+        )
+        may = may_withdraw and may_order
+        return self._is_frozen() and may and self.parent.has_room_for(self.fusion())
 
     def _is_frozen(self):
         """Whether its encoder, if it has one, is as it was pretrained."""

@@ -413,7 +413,8 @@ def grown_catalogue(
         values[:, column] = np.where(values[:, column] == "", before, values[:, column])
     now.iloc[index[old] - 1, now.columns.get_indexer(given)] = values
     frame = pd.concat([now, new], ignore_index=True)
-    return Items(frame, withdrawn=frozenset(gone) | items.withdrawn)
+    withdrawn = frozenset(gone) | items.withdrawn
+    return Items(frame, withdrawn=withdrawn, order=items.order or known.order)
 
 
 def _columns_read(manifest):

@@ -77,8 +77,9 @@ def text_part(
     """
     if mode not in MODES:
         raise ValueError(f"encoder mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
-    declared = declared_features(items.frame, features)
-    fitted = fit_item_features(items.frame, declared) if declared else None
+    frame = items.feature_frame
+    declared = declared_features(frame, features)
+    fitted = fit_item_features(frame, declared) if declared else None
     if fitted is not None and not fitted.width:
         log.warning(
             "no column of the catalogue makes features (%s): none is read",

@@ -13,6 +13,7 @@ import pandas as pd
 
 from kerasrec.checks import Pace
 from kerasrec.data.histories import Histories
+from kerasrec.data.order import Order
 from kerasrec.evaluation.toplists import top_k
 from kerasrec.features.itemcolumns import Chosen
 from kerasrec.recommender.questions import Questions, history_tensors
@@ -198,6 +199,26 @@ def plan_table(
             "log_probability": logs[row, number, place],
         }
     )
+
+
+def say_what_is_missing(
+    table: pd.DataFrame, ids: np.ndarray, histories: Histories, index: np.ndarray, order: Order
+) -> pd.DataFrame:
+    """The table of plans with a column `missing`: what each step lacks of all that it needs.
+
+    Args:
+        table: of `plan_table`, of `ids` and `index`.
+        histories: of the users, whose items count as known.
+        order: `Order`.
+    """
+    found = []
+    for row, plans in enumerate(index):
+        known = set(histories.items[histories.offsets[row] : histories.offsets[row + 1]].tolist())
+        for plan in plans:
+            found += ["|".join(ids[list(one)]) for one in order.missing(known, plan[plan > 0])]
+    table["missing"] = np.array(found, object)
+    table.attrs["violations"] = int((table["missing"] != "").sum())
+    return table
 
 
 def say_who_got_popular(

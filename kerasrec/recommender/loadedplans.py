@@ -77,6 +77,7 @@ class VersionPlans:
         diversity: float = 0.0,
         draws: Draws = SEARCHED,
         batch_size: int = 64,
+        in_order: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Plans as item indices: int32 and log p, `(num_users, num_lists, num_items)`.
 
@@ -105,6 +106,7 @@ class VersionPlans:
                 beams=beams,
                 temperature=draws.temperature,
                 top_p=draws.top_p,
+                in_order=in_order,
             )
             index[rows], logs[rows] = _lists(plans, seeds[rows], num_lists, diversity)
         return index, logs

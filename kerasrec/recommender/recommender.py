@@ -16,6 +16,7 @@ from kerasrec.checks import ArtifactError, step
 from kerasrec.data.columns import says_withdrawn, withdrawn_rows
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items, Users
+from kerasrec.data.order import Order, read_order
 from kerasrec.data.sources import as_items, read_interactions, read_users
 from kerasrec.data.tables import Source
 from kerasrec.data.times.forms import read_moment
@@ -34,6 +35,7 @@ from kerasrec.recommender.answers import (
     make_lists,
     make_similar,
     plan_table,
+    say_what_is_missing,
     say_who_got_popular,
 )
 from kerasrec.recommender.draws import Draws
@@ -157,10 +159,13 @@ class Recommender:
         vectors = self.loaded.vectors()[1:]
         return self._shortlist.index.tune(vectors, self.interests(histories), recall=recall)
 
-    def _set_items(self, items):
+    def _set_items(self, items, *, has_changed=False):
         self.items = items
         self._ids = np.concatenate([[""], self.items.ids])
         self._columns = ItemColumns(items.frame)
+        self._known_order: Order | None = None
+        if has_changed and "orders" in self.loaded.abilities:
+            self.loaded.set_order(self._order.table())
 
     def choose(self, where: Condition) -> Chosen:
         """Finds the items of the catalogue that meet a condition; see `recommend`.
@@ -329,6 +334,7 @@ class Recommender:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        order: bool = False,
         batch_size: int = 64,
     ) -> pd.DataFrame:
         """What users will want next, as plans: items in order, each meant to follow those before.
@@ -351,6 +357,9 @@ class Recommender:
             top_p: of each code only the likeliest ones that have this share together are drawn;
                 without a temperature there are no draws and it says nothing.
             seed: of the draws; the same one draws the same for a user, whoever else is asked for.
+            order: True plans an item only when all that must come before it (`prerequisite`, see
+                `with_relations`) is in the history or earlier in the plan. False counts the steps
+                that come too early.
             batch_size: users per call of the model at most.
 
         Returns:
@@ -358,13 +367,17 @@ class Recommender:
             lists and ranks from 1. The probability of an item is that of following the plan so far
             among all that may be listed; the sum over a list is that of the plan. With a diversity
             it is that of the search, in which items of earlier lists weigh less. `attrs` as for
-            `recommend`.
+            `recommend`. Where the version knows an order there is a column `missing`: the ids of
+            what each step lacks, joined by "|"; `attrs["violations"]` says of how many steps.
 
         Raises:
-            ValueError: a version without a generator, numbers out of range, or as for `recommend`.
+            ValueError: a version without a generator, numbers out of range, an order that the
+                version does not know, or as for `recommend`.
         """
         draws = Draws(temperature, top_p, seed)
         self.plans.check(num_items, beams, num_lists, diversity, draws, batch_size)
+        if order:
+            self._check_order()
         questions, chosen = self._questions(histories, candidates, deny, where, at)
         index, logs = self.plans.index(
             questions,
@@ -374,9 +387,30 @@ class Recommender:
             diversity=diversity,
             draws=draws,
             batch_size=batch_size,
+            in_order=order,
         )
         table = plan_table(self._ids, questions.histories.user_ids, index, logs)
+        if self.items.order:
+            table = say_what_is_missing(table, self._ids, questions.histories, index, self._order)
         return say_who_got_popular(table, questions, chosen)
+
+    def _check_order(self):
+        if not self.items.order:
+            raise ValueError(
+                "This version knows no order of its items. Leave order out, or train with a "
+                "relation prerequisite (with_relations, --relations)."
+            )
+        if "orders" not in self.loaded.abilities:
+            raise ValueError(
+                "The graph of this version plans in no order. Train it again with its relations, "
+                "or update it."
+            )
+
+    @property
+    def _order(self) -> Order:
+        if self._known_order is None:
+            self._known_order = read_order(self.items)
+        return self._known_order
 
     # --- newer events ---
 
@@ -595,7 +629,8 @@ class Recommender:
         columns = self.items.frame.columns
         frames = [self.items.frame, items.frame.reindex(columns=columns, fill_value="")]
         withdrawn = self.items.withdrawn | items.withdrawn
-        self._set_items(Items(pd.concat(frames, ignore_index=True)))
+        grown = Items(pd.concat(frames, ignore_index=True), order=self.items.order)
+        self._set_items(grown, has_changed=True)
         self.withdraw(withdrawn)
         return len(items)
 
@@ -647,7 +682,7 @@ class Recommender:
             vectors = self._texts.with_texts(before, rows)
             self.plans.change_items(changed, before, vectors)  # first: there may be no codes left
             self.loaded.set_vectors(changed + 1, vectors)
-        self._set_items(replace(self.items, frame=frame))
+        self._set_items(replace(self.items, frame=frame), has_changed=True)
         if len(changed) and self._shortlist is not None:
             self._shortlist = Shortlist(self.loaded)
         if items.withdrawn or any(map(says_withdrawn, given)):

@@ -13,7 +13,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from kerasrec.backend import tf
@@ -26,7 +27,7 @@ from kerasrec.serving.admission import (
     Limits,
     Refusal,
 )
-from kerasrec.serving.items.filters import FILTERED, WHERE, Filters, check_where
+from kerasrec.serving.items.filters import FILTERED, PLANS, WHERE, Filters, check_where
 from kerasrec.serving.items.live import LiveItems
 from kerasrec.serving.modelversions import ModelVersions, State
 from kerasrec.serving.monitor import Call, Metrics
@@ -212,7 +213,8 @@ class Predictor:
         columns = max(min(width, SCORES_AT_ONCE // CANDIDATE), 1)
         of_row = version.scores_per_row(signature.name) + CANDIDATE * min(width, columns)
         if WHERE in tensors:
-            of_row = 2 * version.num_items  # of every item a score, and an index at most
+            # of every item a score, and an index at most
+            of_row = max(of_row, 2 * version.num_items)
             tensors = {**tensors, WHERE: tf.broadcast_to(tensors[WHERE], [rows])}
         at_once = max(SCORES_AT_ONCE // of_row, 1)
         filters = version.filters
@@ -266,7 +268,10 @@ class Predictor:
         deadline: float,
         filters: Filters | None = None,
     ) -> Tensors:
-        answer = filters.recommend if filters and WHERE in tensors else signature
+        answer: Callable[[Tensors], Tensors] = signature
+        if filters and WHERE in tensors:
+            plans = partial(filters.plans, signature)
+            answer = plans if signature.name in PLANS else filters.recommend
         with self._turn(self._slots, deadline):
             try:
                 return answer(tensors)
@@ -307,7 +312,7 @@ class Predictor:
         Raises:
             Refusal: INVALID_ARGUMENT.
         """
-        if signature.name == FILTERED and WHERE in tensors:
+        if signature.name in FILTERED and WHERE in tensors:
             tensors = dict(tensors)
             dtype, shape = tensors.pop(WHERE)
             check_where(dtype, shape)

@@ -208,7 +208,7 @@ class RestApi:
         """The inputs of a request, checked before an array is made of them."""
         given = columns(asked.form, asked.value, signature.inputs)
         known = {name: dtype for name, (dtype, _) in signature.inputs.items()}
-        if signature.name == FILTERED:
+        if signature.name in FILTERED:
             known[WHERE] = tf.string.as_datatype_enum
         if asked.form == "inputs":  # as TF Serving: inputs of other signatures are left aside
             given = {name: part for name, part in given.items() if name in known}

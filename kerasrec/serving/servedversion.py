@@ -18,7 +18,7 @@ from kerasrec.recommender.shortlist import sparse_table
 from kerasrec.recommender.watching import guard_of, watch
 from kerasrec.serving.admission import Refusal
 from kerasrec.serving.indexedsignatures import INDEXED, SCORES_PER_ROW, IndexedSignatures
-from kerasrec.serving.items.filters import Filters
+from kerasrec.serving.items.filters import PLANS, Filters
 from kerasrec.serving.items.live import VersionItems
 from kerasrec.versions import folders
 from kerasrec.versions.loaded import LoadedVersion, MomentTables
@@ -64,7 +64,7 @@ def _dimensions(shape: Any) -> tuple[int, ...] | None:
     return None if shape.unknown_rank else tuple(dimension.size for dimension in shape.dim)
 
 
-#: numbers that a row of `generate` needs besides those of the items, about
+#: numbers that a row of plans needs besides those of the items, about
 PLAN_PER_ROW = 1 << 18
 
 
@@ -125,7 +125,7 @@ class ServedVersion:
 
     def scores_per_row(self, name: str) -> int:
         """Estimates how many scores a signature computes for a row: all items or the candidates."""
-        if name == "generate":  # numbers that the beams of a plan keep, and weights of the items
+        if name in PLANS:  # numbers that the beams of a plan keep, and weights of the items
             return PLAN_PER_ROW + 6 * self.num_items
         return SCORES_PER_ROW if self.indexed is not None and name in INDEXED else self.num_items
 

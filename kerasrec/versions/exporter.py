@@ -19,6 +19,7 @@ import pandas as pd
 from kerasrec.backend import few_words, tf, without_grappler
 from kerasrec.checks import ArtifactError, step
 from kerasrec.data.interactions import Items
+from kerasrec.data.order import read_order
 from kerasrec.data.sources import as_items
 from kerasrec.data.tables import Source
 from kerasrec.features.usergroups import UserGroups
@@ -33,7 +34,7 @@ from kerasrec.versions import folders
 from kerasrec.versions.graph import ServingModule
 from kerasrec.versions.manifest import FORMAT, make_manifest
 from kerasrec.versions.modelcard import CARD, model_card
-from kerasrec.versions.plangraph import PlanningModule
+from kerasrec.versions.plangraph import OrderedModule, PlanningModule
 from kerasrec.versions.trainingstate import plain, write_training_state
 from kerasrec.versions.usergraph import add_user_groups, example_users
 from kerasrec.versions.warmup import read_signatures, read_warmup, write_warmup
@@ -120,6 +121,7 @@ def export(
         "asked": AT_NEWEST_EVENT,
         "generator": None if generator is None else generator.description(),
         "name": Path(base).name,
+        **({"order": items.order} if items.order else {}),
         **manifest,
     }
     can_do: dict[str, tuple] = {}
@@ -131,9 +133,9 @@ def export(
             compare = functools.partial(compare, process=process)
         asset = Path(scratch) / folders.ITEM_IDS.name
         folders.write_item_ids(asset, ids)
-        gone = withdrawn_index(items)
+        given = dict(withdrawn=withdrawn_index(items), order=order_table(items))
         module = serving_module(
-            model, asset=asset, fusion=fusion, k=k, generator=generator, withdrawn=gone
+            model, asset=asset, fusion=fusion, k=k, generator=generator, **given
         )
         _add_texts(module, asset, encoder, whitening)
         if groups is not None:
@@ -171,18 +173,29 @@ def serving_module(
     k: int,
     generator: Generator | None = None,
     withdrawn: Any = (),
+    order: np.ndarray | None = None,
 ) -> ServingModule:
-    """Makes the `ServingModule` of a trained `Model`, without its encoder."""
+    """Makes the `ServingModule` of a trained `Model`, without its encoder.
+
+    With a generator and an `Order.table` its plans can be asked for in that order.
+    """
     vectors = Ranker(model).item_vectors()
     given = dict(item_vectors=vectors, asset=asset, fusion=fusion, k=k, withdrawn=withdrawn)
     if generator is None:
         return ServingModule(model, **given)
-    return PlanningModule(model, generator=generator, **given)
+    if order is None:
+        return PlanningModule(model, generator=generator, **given)
+    return OrderedModule(model, generator=generator, order=order, **given)
 
 
 def withdrawn_index(items: Items) -> np.ndarray:
     """Gives the indices of the items that are in no list, int32 `(n,)`, ascending."""
     return np.sort(items.index_of(sorted(items.withdrawn)))
+
+
+def order_table(items: Items) -> np.ndarray | None:
+    """Gives the `Order.table` of a catalogue; None where it has no order."""
+    return read_order(items).table() if items.order else None
 
 
 def _add_texts(module, asset, encoder, whitening):
@@ -400,6 +413,16 @@ def _probes(probe, texts):
     count = len(history)
     times = np.tile(np.cumsum(2 ** (np.arange(width) % 20)), (count, 1))  # gaps of all sizes
     none, kept = np.full((count, 0), "", str), np.full(count, False)
+    plans = {
+        "history": history,
+        "timestamps": times,
+        "allow": none,
+        "deny": none,
+        # every other row is drawn
+        "temperature": np.arange(count, dtype=np.float32) % 2,
+        "top_p": np.full(count, 0.9, np.float32),
+        "seed": np.arange(count, dtype=np.int32),
+    }
     return {
         "serving_default": {"history": history},
         "recommend": {
@@ -413,16 +436,8 @@ def _probes(probe, texts):
         "score": {"history": history, "candidates": history},
         "similar": {"item_ids": history[:, -1]},
         "item_vectors": {"item_ids": history[:, -1]},
-        "generate": {
-            "history": history,
-            "timestamps": times,
-            "allow": none,
-            "deny": none,
-            # every other row is drawn
-            "temperature": np.arange(count, dtype=np.float32) % 2,
-            "top_p": np.full(count, 0.9, np.float32),
-            "seed": np.arange(count, dtype=np.int32),
-        },
+        "generate": plans,
+        "generate_in_order": plans,
         "encode_items": {"texts": np.array(texts, str)},
         "recommend_by_text": {
             "history_texts": np.array([texts, [*texts[:1], *[""] * (len(texts) - 1)]])

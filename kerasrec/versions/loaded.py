@@ -35,6 +35,7 @@ ABILITIES = {
     "waits": "popular_at",  # the mixture knows how long ago the user's newest event was
     "withdraws": "withdrawn",  # items can be in no list
     "groups": "recommend_for_rows",  # groups of users move the scores
+    "orders": "order",  # plans can be made in which nothing comes before what it needs
 }
 _PARTS_OF_TABLE = ("neighbours", "votes")  # each with the name of the table behind it
 _WEIGHTS = ("part_weights", "mixture", "epsilon")
@@ -164,7 +165,9 @@ class LoadedVersion:
         folder = self.folder
         with _whole(folder):
             frame = folders.read_catalogue(folder)
-        return Items(frame, withdrawn=frozenset(frame["item_id"].iloc[self.withdrawn() - 1]))
+        gone = frozenset(frame["item_id"].iloc[self.withdrawn() - 1])
+        order = None if self._manifest is None else self._manifest.order
+        return Items(frame, withdrawn=gone, order=order or "")
 
     def withdrawn(self) -> np.ndarray:
         """Indices of the items that are in no list, int32 `(n,)`."""
@@ -500,15 +503,18 @@ class LoadedVersion:
         temperature: float,
         top_p: float,
         seeds: np.ndarray,
+        in_order: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Plans, the likeliest first: index and log p `(batch, beams, num_items)`.
 
         Args:
             inputs, allow, deny, asked, waited: as for `recommend`.
+            in_order: whether nothing comes before what it needs; needs "orders".
             others: see `PlanningModule.generate_rows`.
         """
-        size = len(asked)
-        found = self.module.generate_rows(
+        size, module = len(asked), self.module
+        find = module.generate_in_order_rows if in_order else module.generate_rows
+        found = find(
             *inputs,
             *_for_all(size, allow, deny),
             *self._when(asked, waited),
@@ -542,7 +548,12 @@ class LoadedVersion:
         """Name in the checkpoint -> variable, of the codes of the catalogue."""
         planner = self.module.planner
         names = ["tokens", *(f"trie_{name}" for name in CodeTrie._fields)]
-        return {f"planner/{name}": getattr(planner, name) for name in names}
+        found = {f"planner/{name}": getattr(planner, name) for name in names}
+        return found | ({"order": self.module.order} if "orders" in self.abilities else {})
+
+    def set_order(self, table: np.ndarray) -> None:
+        """Takes another `Order.table`; needs "orders"."""
+        self.module.order.assign(table)
 
     def learned_variables(self) -> dict[str, Any]:
         """Name in the checkpoint -> variable, of all that learning changes, except the vectors.

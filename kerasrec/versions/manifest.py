@@ -200,6 +200,8 @@ class Manifest(NamedTuple):
         parent: number of the version that this one was made from; None = it was trained from
             nothing. `derive_version`, `update` and `retrain` write it.
         update: how `update` or `retrain` made it; None = neither of them did.
+        order: name of the column of the catalogue that lists the items that must come before each
+            one; None = there is no order. `export` writes it.
         more: keys that are not described here.
     """
 
@@ -240,6 +242,7 @@ class Manifest(NamedTuple):
     observed: int | None = None
     parent: int | None = None
     update: UpdateFacts | None = None
+    order: str | None = None
     more: dict[str, Any] = {}
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from kerasrec.backend import tf
 from kerasrec.generation.beamsearch import BeamSearch
 from kerasrec.generation.generator import Generator
@@ -18,6 +20,26 @@ _APART = 1e-3
 _ROWS = tf.TensorSpec((None, None), tf.int32)
 _FLOATS = tf.TensorSpec((None,), tf.float32)
 _INTS = tf.TensorSpec((None,), tf.int32)
+#: inputs of `generate_rows`
+_OF_ROWS = [
+    *[_ROWS] * 5,
+    *[tf.TensorSpec((None,), tf.int64)] * 2,
+    _ROWS,
+    tf.TensorSpec((), tf.float32),
+    *[tf.TensorSpec((), tf.int32)] * 2,
+    *[_FLOATS] * 2,
+    _INTS,
+]
+#: inputs of the signatures `generate` and `generate_in_order`
+_OF_SIGNATURE = [
+    tf.TensorSpec((None, None), tf.string, name="history"),
+    tf.TensorSpec((None, None), tf.int64, name="timestamps"),
+    tf.TensorSpec((None, None), tf.string, name="allow"),
+    tf.TensorSpec((None, None), tf.string, name="deny"),
+    tf.TensorSpec((None,), tf.float32, name="temperature"),
+    tf.TensorSpec((None,), tf.float32, name="top_p"),
+    tf.TensorSpec((None,), tf.int32, name="seed"),
+]
 
 
 class PlanningModule(ServingModule):
@@ -51,25 +73,7 @@ class PlanningModule(ServingModule):
         self.plan_items = tf.Variable(min(plan_items, longest), trainable=False, name="items")
         self.beams = tf.Variable(beams, trainable=False, name="beams")
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            _ROWS,
-            _ROWS,
-            _ROWS,
-            _ROWS,
-            _ROWS,
-            tf.TensorSpec((None,), tf.int64),
-            tf.TensorSpec((None,), tf.int64),
-            _ROWS,
-            tf.TensorSpec((), tf.float32),
-            tf.TensorSpec((), tf.int32),
-            tf.TensorSpec((), tf.int32),
-            _FLOATS,
-            _FLOATS,
-            _INTS,
-        ],
-    )
+    @tf.function(autograph=False, input_signature=_OF_ROWS)
     def generate_rows(
         self,
         history: Any,
@@ -96,6 +100,26 @@ class PlanningModule(ServingModule):
                 them hold weighs exp(-diversity * m) of what it would.
             num_items, beams, temperature, top_p, seed: as in `BeamSearch.search`.
         """
+        given = (history, time_gap, event, allow, deny, asked, waited, earlier, diversity)
+        return self._searched(*given, num_items, beams, (temperature, top_p, seed))
+
+    def _searched(
+        self,
+        history,
+        time_gap,
+        event,
+        allow,
+        deny,
+        asked,
+        waited,
+        earlier,
+        diversity,
+        num_items,
+        beams,
+        draws,
+        order=None,
+    ):
+        """As `generate_rows`; `order` as in `BeamSearch.search`."""
         history = tf.pad(history, [[0, 0], [1, 0]])  # never of width 0
         interest = self.interest_rows(history[:, 1:], time_gap, event)
         scores = self.fused_rows(history, interest, asked, waited)
@@ -110,8 +134,7 @@ class PlanningModule(ServingModule):
         logs -= tf.cast(diversity, tf.float64) * _counts(earlier, tf.shape(scores)[1])
         logs = tf.maximum(logs, -500.0)  # an item far behind weighs little, never nothing
         weights = tf.where(may, tf.exp(logs), 0.0)
-        draws = (temperature, top_p, seed)
-        return self.planner.search(history, weights, num_items, beams, draws)
+        return self.planner.search(history, weights, num_items, beams, draws, order)
 
     def _reranked(self, scores, interest, known):
         """Scores with the MLP's part in those that `recommend_rows` would re-rank."""
@@ -134,18 +157,7 @@ class PlanningModule(ServingModule):
 
         return tf.cond(self.scorer_weight > 0, with_scorer, lambda: scores)
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec((None, None), tf.string, name="history"),
-            tf.TensorSpec((None, None), tf.int64, name="timestamps"),
-            tf.TensorSpec((None, None), tf.string, name="allow"),
-            tf.TensorSpec((None, None), tf.string, name="deny"),
-            tf.TensorSpec((None,), tf.float32, name="temperature"),
-            tf.TensorSpec((None,), tf.float32, name="top_p"),
-            tf.TensorSpec((None,), tf.int32, name="seed"),
-        ],
-    )
+    @tf.function(autograph=False, input_signature=_OF_SIGNATURE)
     def generate(
         self,
         history: Any,
@@ -161,8 +173,13 @@ class PlanningModule(ServingModule):
         With a temperature above 0 they are drawn, else searched for. Times, allow and deny lists as
         in `recommend`.
         """
+        given = (history, timestamps, allow, deny, temperature, top_p, seed)
+        return self._planned(self.generate_rows, *given)
+
+    def _planned(self, find, history, timestamps, allow, deny, temperature, top_p, seed):
+        """As `generate`, by `generate_rows` or another function like it."""
         index, gaps, asked, waited = self._timed(history, timestamps)
-        plans, logs = self.generate_rows(
+        plans, logs = find(
             index,
             gaps,
             tf.zeros_like(index),
@@ -184,6 +201,64 @@ class PlanningModule(ServingModule):
     def signatures(self) -> dict[str, Any]:
         """Gives the signatures: name -> function."""
         return {**super().signatures(), "generate": self.generate}
+
+
+class OrderedModule(PlanningModule):
+    """Also plans in an order: nothing comes before what it needs.
+
+    Args:
+        order: `data.order.Order.table` of the catalogue.
+        others: of `PlanningModule`.
+    """
+
+    def __init__(self, model: Model, *, order: np.ndarray, **others: Any) -> None:
+        super().__init__(model, **others)
+        table = np.asarray(order, np.int32)
+        self.order = tf.Variable(table, shape=(None, None), trainable=False, name="order")
+
+    @tf.function(autograph=False, input_signature=_OF_ROWS)
+    def generate_in_order_rows(
+        self,
+        history: Any,
+        time_gap: Any,
+        event: Any,
+        allow: Any,
+        deny: Any,
+        asked: Any,
+        waited: Any,
+        earlier: Any,
+        diversity: Any,
+        num_items: Any,
+        beams: Any,
+        temperature: Any,
+        top_p: Any,
+        seed: Any,
+    ) -> tuple[Any, Any]:
+        """Searches as `generate_rows`; an item may come when all it needs is in the history or in
+        the plan before it.
+        """
+        given = (history, time_gap, event, allow, deny, asked, waited, earlier, diversity)
+        draws = (temperature, top_p, seed)
+        return self._searched(*given, num_items, beams, draws, self.order.read_value())
+
+    @tf.function(autograph=False, input_signature=_OF_SIGNATURE)
+    def generate_in_order(
+        self,
+        history: Any,
+        timestamps: Any,
+        allow: Any,
+        deny: Any,
+        temperature: Any,
+        top_p: Any,
+        seed: Any,
+    ) -> dict[str, Any]:
+        """Lists as `generate`; nothing comes before what it needs."""
+        given = (history, timestamps, allow, deny, temperature, top_p, seed)
+        return self._planned(self.generate_in_order_rows, *given)
+
+    def signatures(self) -> dict[str, Any]:
+        """Gives the signatures: name -> function."""
+        return {**super().signatures(), "generate_in_order": self.generate_in_order}
 
 
 def _counts(index, num_columns):

@@ -243,3 +243,20 @@ def test_a_model_without_a_generator_is_refused_before_the_events_are_read(
 def test_a_file_that_cannot_be_written(generate):
     code, _, complaint = generate("--describe", "template", "--texts", "t.doc")
     assert code == 2 and complaint.count("\n") == 1 and "t.doc" in complaint
+
+
+def test_steps_that_come_too_early_are_said_and_forbidden(generate, ordered_version, files):
+    ids = list(Recommender.load(ordered_version).items.ids)
+    (files / "few.txt").write_text("\n".join([ids[5], ids[6]]))
+    pd.DataFrame({"uid": ["nobody"]}).to_csv("nobody.csv", index=False)
+    options = ("--users", "nobody.csv", "--candidates", "few.txt", "--num-items", 2)
+    code, shown, _ = generate(*options, "--num-lists", 2, model=ordered_version)
+    assert code == 0 and "1 of 4 steps come before what they need (column missing)" in shown
+    found = pd.read_csv("plans.csv").fillna("").groupby("list")
+    missing = {tuple(part["course"]): list(part["missing"]) for _, part in found}
+    assert missing == {(ids[5], ids[6]): ["", ""], (ids[6], ids[5]): [ids[5], ""]}
+    code, shown, _ = generate(*options, "--order", model=ordered_version)
+    assert code == 0 and "need" not in shown
+    assert pd.read_csv("plans.csv")["course"].tolist() == [ids[5], ids[6]]
+    code, _, error = generate("--order")
+    assert code == 2 and "This version knows no order of its items" in error

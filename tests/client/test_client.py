@@ -248,6 +248,59 @@ def test_plans_are_those_of_the_recommender(planner, planning, toy_interactions)
     assert planner.generate([]).empty and planner.generate([ids]).empty
 
 
+def test_plans_under_a_condition(planner, planning):
+    ids = list(planning.items.ids)
+    histories = [ids[:4], [], ids[9:8:-1]]
+    schools = list(planning.items.frame["category"].value_counts().index)
+    # few items, most items, all of them, none
+    for where in (
+        {"category": schools[0]},
+        {"not": {"category": schools[0]}},
+        {"item_id": {"exists": True}},
+    ):
+        same_plans(
+            planner.generate(histories, where=where), planning.generate(histories, where=where)
+        )
+    assert planner.generate(histories, where={"category": "no such"}).empty
+    where, few = {"category": schools[0]}, ids[:40]
+    found = planner.generate(histories, where=where, candidates=few, deny=ids[20:30])
+    expected = planning.generate(histories, where=where, candidates=few, deny=ids[20:30])
+    same_plans(found, expected)
+    with pytest.raises(Exception, match="Did you mean 'category'"):
+        planner.generate(histories, where={"categry": "x"})
+
+
+def test_a_condition_for_each_row(planning_server, planning):
+    ids = list(planning.items.ids)
+    schools = list(planning.items.frame["category"].value_counts().index)
+    inputs = {
+        "history": [[ids[0]], [ids[1]], [ids[0]]],
+        "timestamps": [[0], [0], [0]],
+        **{"allow": [[""]] * 3, "deny": [[""]] * 3},
+        **{"temperature": [0.0] * 3, "top_p": [1.0] * 3, "seed": [0] * 3},
+        "where": [{"category": schools[1]}, {"category": schools[0]}, {"category": schools[1]}],
+    }
+    body = {"signature_name": "generate", "inputs": inputs}
+    path = f"{planning_server.rest_address}/v1/models/plans:predict"
+    answer = httpx.post(path, json=body, timeout=60).json()["outputs"]["item_ids"]
+    for row, school in enumerate((schools[1], schools[0], schools[1])):
+        history = [inputs["history"][row]]
+        expected = planning.generate(history, where={"category": school})["item_id"].tolist()
+        assert [item for item in answer[row] if item] == expected
+
+
+def test_plans_in_order(ordered_version):
+    recommender = kerasrec.Recommender.load(ordered_version)
+    ids = list(recommender.items.ids)
+    with running_server(ordered_version) as server:
+        with Client(server.rest_address, model="ordered", timeout=60, protocol="rest") as client:
+            given = dict(candidates=[ids[2], ids[5], ids[6]], order=True)
+            found = client.generate([[], [ids[1]]], **given)
+            expected = recommender.generate([[], [ids[1]]], **given)
+            same_plans(found, expected.drop(columns=["list", "missing"]))
+            assert found["item_id"].tolist()[:2] == [ids[5], ids[6]]
+
+
 def test_drawn_plans_are_those_of_the_recommender(planner, planning, toy_interactions):
     ids = list(planning.items.ids)
     draws = dict(temperature=1.0, top_p=0.9)

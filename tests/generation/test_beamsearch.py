@@ -420,3 +420,52 @@ def test_top_p_leaves_the_likeliest_codes(searched, slow):
         np.testing.assert_allclose(
             logs[:, 0, 0], [expected[item] for item in index[:, 0, 0]], atol=1e-4
         )
+
+
+# --- (g) what must come before ---
+
+ORDER = np.array([[5, 2, 0], [1, 5, 3], [8, 8, 0]], np.int32)  # item, what it needs; 8 never comes
+
+
+def in_order(slow, history, num_items, weights):
+    """As `SlowPlans.plans`, each step among the items whose needs are there."""
+    kept, found = slow.kept(history, num_items), [((), ())]
+    for _ in range(num_items):
+        longer = []
+        for plan, logs in found:
+            there, open_ = {0, *history, *plan}, np.array(weights)
+            for item, *needed in ORDER.tolist():
+                if not set(needed) <= there:
+                    open_[item] = 0
+            for item, log_p in slow.next_items(kept, plan, open_).items():
+                longer.append(((*plan, item), (*logs, log_p)))
+        found = longer
+    return sorted(found, key=lambda pair: -sum(pair[1]))
+
+
+def test_plans_in_an_order_are_those_of_plain_loops(searched, slow):
+    search, histories = searched[0], [[], [2], [5, 7], [2, 3, 9]]
+    weights = weights_of(histories, seed=3)
+    traced = tf.function(search.search)
+    given = [tf.constant(padded(histories)), tf.constant(weights), tf.constant(2)]
+    index, logs = traced(*given, tf.constant(80), None, tf.constant(ORDER))
+    index, logs = index.numpy(), logs.numpy()
+    for row, history in enumerate(histories):
+        expected = in_order(slow, history, 2, weights[row])
+        count = len(expected)
+        assert index[row, :count].tolist() == [list(plan) for plan, _ in expected]
+        np.testing.assert_allclose(logs[row, :count], [p for _, p in expected], atol=1e-4)
+        assert not index[row, count:].any()
+    assert not (index == 8).any()
+    firsts = {int(one) for one in index[0, :, 0]} - {0}
+    assert firsts == {2, 3, 4, 6, 7, 9}  # 5 needs 2, 1 needs 5 and 3
+    assert [2, 5] in index[0].tolist() and [5, 2] not in index[0].tolist()
+
+
+def test_an_empty_order_changes_nothing(searched):
+    search, weights = searched[0], weights_of([[3]], seed=4)
+    given = [tf.constant(padded([[3]])), tf.constant(weights), tf.constant(2), tf.constant(9)]
+    plain = search.search(*given)
+    ordered = search.search(*given, None, tf.zeros([0, 1], tf.int32))
+    np.testing.assert_array_equal(plain[0], ordered[0])
+    np.testing.assert_allclose(plain[1], ordered[1], atol=1e-5)

@@ -41,7 +41,8 @@ def search_of(decoder, codes, **options):
     search = BeamSearch(
         decoder, make_trie(codes), items.table.numpy(), vectors_of=items.vectors_of, **options
     )
-    traced, kinds = tf.function(search.search), (tf.float32, tf.float32, tf.int32)
+    traced = tf.function(lambda *given: search.search(*given))
+    kinds = (tf.float32, tf.float32, tf.int32)
     rows = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.float64)
     scalar, each = tf.TensorSpec((), tf.int32), [tf.TensorSpec((None,), kind) for kind in kinds]
 

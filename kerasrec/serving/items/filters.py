@@ -1,9 +1,10 @@
 """`Filters`: the lists of a served version under conditions on columns of its catalogue.
 
-A request of the signature `recommend` may have one more input, `where`: for each row, or for all of
-them together, a condition as `features.conditions` reads it, as JSON or in its short form. TF
-Serving knows no such input. The graph is asked by item indices instead of by ids, so a list is
-exactly what the same graph gives with an allow list.
+A request of the signatures `recommend`, `generate` and `generate_in_order` may have one more input,
+`where`: for each row, or for all of them together, a condition as `features.conditions` reads it,
+as JSON or in its short form. TF Serving knows no such input. For `recommend` the graph is asked by
+item indices instead of by ids, so a list is exactly what the same graph gives with an allow list;
+for plans the condition becomes the allow or the deny list.
 """
 
 import threading
@@ -20,8 +21,11 @@ from kerasrec.serving.admission import Refusal
 from kerasrec.versions import folders
 from kerasrec.versions.loaded import LoadedVersion
 
-#: the input, and the signature that has it
-WHERE, FILTERED = "where", "recommend"
+#: the input
+WHERE = "where"
+#: signatures of plans, and all that have the input
+PLANS = ("generate", "generate_in_order")
+FILTERED = ("recommend", *PLANS)
 
 
 class Filters:
@@ -109,6 +113,35 @@ class Filters:
                     index[rows[of_kind]], scores[rows[of_kind]] = found
         ids = self._catalogue()[3][index]
         return {"item_ids": tf.constant(ids, tf.string), "scores": tf.constant(scores)}
+
+    def plans(
+        self, signature: Callable[[Mapping[str, Any]], dict[str, Any]], tensors: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Answers as a signature of plans, of `tensors` with its inputs and `where`."""
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        conditions = np.broadcast_to(arrays.pop(WHERE), (len(arrays["history"]),))
+        if not len(conditions):
+            return signature({name: tensors[name] for name in arrays})
+        ids, found = self._catalogue()[3], []
+        groups = [np.flatnonzero(conditions == one) for one in sorted(set(conditions.tolist()))]
+        for rows in groups:
+            chosen = self.choose(conditions[rows[0]].decode("utf-8", "replace"))
+            part = {name: array[rows] for name, array in arrays.items()}
+            has_own = (part["allow"] != b"").any(axis=1)
+            allow = np.tile(chosen.allow, (len(rows), 1))
+            if has_own.any():
+                allow = _among(self._indices(part["allow"]), has_own, chosen)
+            deny = np.tile(ids[chosen.deny], (len(rows), 1))
+            # behind the ids one that is unknown, where nothing may be listed
+            part["allow"] = np.concatenate([ids, np.array([b"\x00"], object)])[allow]
+            part["deny"] = np.concatenate([deny, part["deny"]], axis=1)
+            kinds = {name: tensors[name].dtype for name in part}
+            found.append(signature({n: tf.constant(a, kinds[n]) for n, a in part.items()}))
+        place = np.argsort(np.concatenate(groups))
+        return {
+            name: tf.gather(tf.concat([one[name] for one in found], axis=0), place)
+            for name in found[0]
+        }
 
     def _lists(self, arrays, chosen, keep_seen):
         """Item index and score of the lists of rows with one condition, `(rows, k)`."""
