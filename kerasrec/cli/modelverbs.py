@@ -328,7 +328,13 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     add_files(sub, "--train", "what the baselines learn from (default: --histories)")
     sub.add_argument("--k", type=int, default=20, help="list length (default 20)")
     add_at(sub)
+    sub.add_argument("--users", metavar="F", help="what is known of the users, for their lists")
     sub.add_argument("--report", metavar="DIR", help="write report.html, metrics.json and tables")
+    sub.add_argument(
+        "--worth",
+        action="store_true",
+        help="what each column of items and --users is worth: lists without it, one round for each",
+    )
     add_reading(sub)
 
 
@@ -341,6 +347,7 @@ def evaluate_verb(options: argparse.Namespace) -> None:
     test = readings.take(read_events, options, options.test)
     past = readings.take(read_events, options, options.histories)
     fitted = readings.take(read_events, options, options.train) if options.train else None
+    users = readings.take(read_user_table, options, "skip") if options.users else None
     readings.end()
     catalogue = Items(read_catalogue_of(version))
     for events, flag in ((test, "--test"), (past, "--histories"), (fitted, "--train")):
@@ -367,16 +374,44 @@ def evaluate_verb(options: argparse.Namespace) -> None:
     name = visible(recommender.about.name, one_line=True)
     name = f"{name} (model)" if name in baselines else name
     recommender.observe(histories)
-    lists = {name: recommender.recommend(wanted, k=options.k, at=at), **baselines}
+    own = recommender.recommend(wanted, k=options.k, at=at, users=users)
+    lists = {name: own, **baselines}
     ks = sorted({k for k in (5, 10, 20) if k <= options.k} | {options.k})
     result = evaluate(lists, test, histories=histories, train=past, items=items, ks=ks)
     console = make_console()
     console.print(result.to_rich(console.width))
+    worth = None
+    if options.worth:
+        worth = _worth_of(options, recommender, wanted, test, train=past, users=users, at=at)
     if options.report:
         history = recommender.training_history()
         extra = dict(items=items, histories=wanted, training_history=history)
-        write_report(result, options.report, manifest=recommender.manifest, **extra)
+        extra |= dict(manifest=recommender.manifest, worth=worth)
+        write_report(result, options.report, **extra)
         say(f"report: {Path(options.report) / 'report.html'}")
+
+
+def _worth_of(options, recommender, wanted, test, **given):
+    """The table of `feature_worth`, shown; None where the version reads no column."""
+    from kerasrec.recommender.ablation import feature_worth
+    from kerasrec.recommender.recommender import Recommender
+
+    if recommender.index is not None:
+        histories = wanted
+        recommender = Recommender.load(options.model, index="exact")
+        recommender.observe(histories)
+    table = feature_worth(recommender, wanted, test, k=min(options.k, 10), **given)
+    if table.empty:
+        say("no column of items or --users is read by this version: nothing to leave out")
+        return None
+    say(f"NDCG@{min(options.k, 10)} {table.attrs['ndcg']:.4f}; what is lost without a column:")
+    rows = [
+        (f"{row.column} ({row.table})", row.type, f"{row.without:.4f}", f"{row.difference:+.4f}",
+         f"{row.low:+.4f} to {row.high:+.4f}")
+        for row in table.itertuples()
+    ]  # fmt: skip
+    print_rows(("column", "reads as", "without", "lost", "95 % interval"), rows)
+    return table
 
 
 def add_recommend(sub: argparse.ArgumentParser) -> None:

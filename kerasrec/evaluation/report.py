@@ -46,6 +46,7 @@ def write_report(
     histories: Histories | None = None,
     lists: pd.DataFrame | None = None,
     manifest: Mapping[str, Any] | None = None,
+    worth: pd.DataFrame | None = None,
 ) -> Path:
     """Writes `report.html`, `metrics.json`, `per_user.csv.gz` and `recommendations.csv.gz`.
 
@@ -57,6 +58,8 @@ def write_report(
         histories: `Histories`, as they were when the lists were made.
         lists: recommendation table of the first model; None takes the evaluation's.
         manifest: dict of options and versions, shown at the end.
+        worth: what each column is worth, as `recommender.ablation.feature_worth` gives it; also
+            written to `features.csv`.
 
     Returns:
         Path of `report.html`. The page fetches nothing: it can be mailed as it is.
@@ -93,10 +96,14 @@ def write_report(
         examples_shown=SHOWN_LIST,
         longest=int(evaluation.table["k"].max()),
         smallest_group=plots.SMALLEST_GROUP,
+        worth=[] if worth is None else _worth(worth),
+        worth_k=evaluation.k,
         manifest=_flat(manifest or {}),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     evaluation.to_json(folder / "metrics.json")
+    if worth is not None:
+        worth.round(6).to_csv(folder / "features.csv", index=False)
     frames = [frame.assign(model=name) for name, frame in evaluation.per_user.items()]
     per_user = pd.concat(frames).reset_index()
     per_user = per_user[["model", *per_user.columns.drop("model")]]
@@ -148,6 +155,21 @@ def _comparisons(evaluation):
             )
         rows.append((name, cells))
     return rows
+
+
+def _worth(table):
+    """One dict per column: names, figures as text, and a word where the interval tells."""
+    return [
+        {
+            "name": f"{row.column} ({row.table})",
+            "type": row.type,
+            "without": f"{row.without:.4f}",
+            "difference": f"{row.difference:+.4f}",
+            "interval": f"{row.low:+.4f} to {row.high:+.4f}",
+            "verdict": "better" if row.low > 0 else "worse" if row.high < 0 else "",
+        }
+        for row in table.itertuples()
+    ]
 
 
 def _all_rows(evaluation):

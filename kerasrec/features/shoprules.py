@@ -1,4 +1,5 @@
-"""Rules of a shop for every list: at most n of a brand, boosts and pins in a time window, variety.
+"""Rules of a shop for every list: at most n of a brand, boosts and pins in a time window, variety,
+pauses after what a user had, and what may be bought again.
 
 A small file says them. They order a longer list anew, and each says what it did:
 
@@ -10,6 +11,9 @@ A small file says them. They order a longer list anew, and each says what it did
     most:
       - {column: brand, number: 2}
     diversity: 0.2
+    pause:                                   # no second order of a brand within a week
+      - {days: 7, column: brand, events: [purchase]}
+    keep_purchased: {category: 日用}          # bought again and again
 """
 
 import os
@@ -22,12 +26,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kerasrec.checks import did_you_mean
+from kerasrec.data.events import EVENT_CODES, SYNONYMS
 from kerasrec.data.times.forms import read_moment
 from kerasrec.features.conditions import read_where, shown
 from kerasrec.features.itemcolumns import ItemColumns
 
 #: seconds since 1970 of no beginning and no end
 _ALWAYS = (0.0, float("inf"))
+_DAY = 86400
 
 
 class _Part(BaseModel):
@@ -53,12 +59,20 @@ class _MostPart(_Part):
     number: int = Field(ge=1, le=1000)
 
 
+class _PausePart(_Part):
+    days: float = Field(gt=0, le=36500)
+    column: str = "item_id"
+    events: list[str] | None = None
+
+
 class _File(_Part):
     look: int = Field(200, ge=1, le=1000)
     boost: list[_BoostPart] = []
     pin: list[_PinPart] = []
     most: list[_MostPart] = []
     diversity: float = Field(0.0, ge=0, lt=1)
+    pause: list[_PausePart] = []
+    keep_purchased: Any = None
 
 
 class Boost(NamedTuple):
@@ -84,6 +98,31 @@ class Most(NamedTuple):
     number: int
 
 
+class Pause(NamedTuple):
+    """Leaves out what has a value of a column in common with what a user had within `days` days.
+
+    `events` are the kinds of events that count, canonical names; empty = all of them.
+    """
+
+    days: float
+    column: str = "item_id"
+    events: tuple[str, ...] = ()
+
+
+class Past(NamedTuple):
+    """What one user did: item indices, UTC seconds (0 = unknown) and codes of events, each `(n,)`.
+
+    Of an event of an unknown kind, code 0, only rules for all kinds know.
+    """
+
+    items: np.ndarray
+    times: np.ndarray
+    events: np.ndarray
+
+
+NO_PAST = Past(*(np.zeros(0, np.int64) for _ in range(3)))
+
+
 class Ordered(NamedTuple):
     """A list after the rules.
 
@@ -105,6 +144,9 @@ class ShopRules(NamedTuple):
             MMR, (1 - diversity) * its score from 0 to 1 among the long list - diversity * the
             largest cosine with an item before it.
         look: length of the long list.
+        pause: tuple of `Pause`.
+        keep_purchased: condition of the items that may be listed though they were bought; other
+            bought items are left out. None = there is no such rule.
     """
 
     boost: tuple[Boost, ...] = ()
@@ -112,12 +154,17 @@ class ShopRules(NamedTuple):
     most: tuple[Most, ...] = ()
     diversity: float = 0.0
     look: int = 200
+    pause: tuple[Pause, ...] = ()
+    keep_purchased: Any = None
 
     def check(self, columns: ItemColumns) -> "ShopRules":
         """Raises ValueError where a rule names a column that a catalogue lacks; returns them."""
         for where in (*(one.where for one in self.boost), *(one.where for one in self.pin)):
             columns.choose(where)
+        if self.keep_purchased is not None:
+            columns.choose(self.keep_purchased)
         columns.check(rule.column for rule in self.most)
+        columns.check(rule.column for rule in self.pause)
         return self
 
     def remarks(self, columns: ItemColumns, now: float) -> list[str]:
@@ -143,7 +190,56 @@ class ShopRules(NamedTuple):
             if (kind := columns.type_of(rule.column)) in ("number", "time"):
                 what = f"{shown(rule.column)} holds {kind}s, of which hardly two are the same"
                 found.append(f"most {number}: {what}; take a column of names")
+        kept = self.keep_purchased
+        if kept is not None and not columns.choose(kept).number:
+            found.append(
+                "keep_purchased: no item meets its condition, all bought ones are left out"
+            )
         return found
+
+    @property
+    def longest_pause(self) -> float:
+        """Days of the longest pause; 0 = there is none."""
+        return max((pause.days for pause in self.pause), default=0.0)
+
+    def paused(
+        self, index: np.ndarray, past: Past, *, columns: ItemColumns, moment: float
+    ) -> np.ndarray:
+        """Says which items of a list have to wait at a moment, bool `(n,)`.
+
+        Args:
+            index: item indices, `(n,)`.
+            past: what the user did; events without a time do not count.
+            columns: of the catalogue.
+            moment: when the list is asked for, UTC seconds.
+
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"item_id": [*"abc"], "brand": ["x", "x", "y"]})
+        >>> rules = read_shop_rules({"pause": [{"days": 1, "column": "brand"}]})
+        >>> past = Past(np.array([1]), np.array([1_000_000]), np.array([2]))
+        >>> index = np.array([1, 2, 3])
+        >>> given = dict(columns=ItemColumns(frame), moment=1_080_000)
+        >>> rules.paused(index, past, **given).tolist()
+        [True, True, False]
+        """
+        found = np.zeros(len(index), bool)
+        for pause in self.pause:
+            counts = (past.times > moment - _DAY * pause.days) & (past.times > 0)
+            if pause.events:
+                counts &= np.isin(past.events, [EVENT_CODES[name] for name in pause.events])
+            had = np.unique(past.items[counts])
+            if not len(had):
+                continue
+            taken = {one for values in columns.values_of(pause.column, had - 1) for one in values}
+            own = columns.values_of(pause.column, index - 1)
+            found |= np.array([any(one in taken for one in values) for values in own], bool)
+        return found
+
+    def is_kept(self, index: np.ndarray, columns: ItemColumns) -> np.ndarray:
+        """Says which bought items may be listed again, bool `(n,)`: none without such a rule."""
+        if self.keep_purchased is None:
+            return np.zeros(len(index), bool)
+        return columns.choose(self.keep_purchased).mask[np.asarray(index, np.int64) - 1]
 
     def pinned(self, now: float) -> "list[Pin]":
         """The pins of a moment, UTC seconds, by their places."""
@@ -298,7 +394,25 @@ def read_shop_rules(source: "str | os.PathLike[str] | Mapping[str, Any] | ShopRu
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error}") from None
     most = tuple(Most(m.column, m.number) for m in found.most)
-    return ShopRules(boosts, pins, most, found.diversity, found.look)
+    try:
+        pauses = tuple(Pause(p.days, p.column, _kinds(p.events)) for p in found.pause)
+        kept = read_where(found.keep_purchased)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from None
+    return ShopRules(boosts, pins, most, found.diversity, found.look, pauses, kept)
+
+
+def _kinds(names):
+    """Canonical names of kinds of events."""
+    found = []
+    for name in names or ():
+        kind = SYNONYMS.get(name.strip().lower(), name)
+        if kind not in EVENT_CODES:
+            raise ValueError(
+                f"pause: unknown event {shown(name)}. {did_you_mean(name, list(EVENT_CODES))}"
+            )
+        found.append(kind)
+    return tuple(found)
 
 
 def _window(part):
@@ -326,10 +440,11 @@ def _is_in(now, window):
 
 #: part of the file -> its words
 _WORDS = {
-    "": ["boost", "pin", "most", "diversity", "look"],
+    "": ["boost", "pin", "most", "diversity", "look", "pause", "keep_purchased"],
     "boost": ["where", "weight", "from", "until"],
     "pin": ["where", "place", "from", "until"],
     "most": ["column", "number"],
+    "pause": ["days", "column", "events"],
 }
 
 

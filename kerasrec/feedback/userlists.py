@@ -51,7 +51,7 @@ class Question(NamedTuple):
 
     history: item ids, oldest first.  timestamps: of these, UTC seconds.  deny: ids that may not be
     listed.  keep_seen: whether ids of the history may be.  now: when it is asked, UTC seconds.
-    where: the condition that listed items meet; None = none.
+    where: the condition that listed items meet; None = none.  purchased: ids that were bought.
     """
 
     history: list
@@ -60,6 +60,7 @@ class Question(NamedTuple):
     keep_seen: bool
     now: int
     where: Any = None
+    purchased: tuple[str, ...] = ()
 
     def inputs(self) -> dict[str, np.ndarray]:
         """Makes the inputs of the signature `recommend`, one row; `now` stands beside the id ""."""
@@ -108,7 +109,8 @@ def make_question(
     else:
         deny = deny.difference(history)  # left out anyway; an index answers where none is denied
     times = [event.timestamp for event in chosen]
-    return Question(history, times, sorted(deny), keep_seen, now)
+    bought = tuple(sorted(purchased))
+    return Question(history, times, sorted(deny), keep_seen, now, purchased=bought)
 
 
 class Listed(NamedTuple):

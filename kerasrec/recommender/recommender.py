@@ -225,7 +225,8 @@ class Recommender:
                 `read_where`. Lists are the best of these items; shorter than `k` where they are
                 fewer (`result.attrs["chosen"]` says how many there are).
             rules: of a shop: the path of a YAML file, or what `features.shoprules.read_shop_rules`
-                takes: at most n items of a brand, boosts, pins, variety. `result.attrs["rules"]`
+                takes: at most n items of a brand, boosts, pins, variety, nothing of what a user had
+                in the last days, what may be bought again. `result.attrs["rules"]`
                 says for each row what they did. Their time windows are looked up at `at` where
                 that is one time, else at this moment.
             at: when the lists are asked for, a time in any form that a log may have (a date, UTC
@@ -255,12 +256,12 @@ class Recommender:
         if users is not None:
             questions = questions._replace(members=self._members(questions, users))
 
-        def make(asked, length):
+        def make(asked, length, with_seen=keep_seen):
             return make_lists(
                 self.loaded,
                 asked,
                 k=length,
-                keep_seen=keep_seen,
+                keep_seen=with_seen,
                 batch_size=batch_size,
                 shortlist=self._shortlist,
             )
@@ -278,6 +279,7 @@ class Recommender:
                 columns=self._columns,
                 vectors=self.loaded.vectors_at,
                 now=moment if isinstance(moment, int) else None,
+                keep_seen=keep_seen,
             )
         asking = questions.histories.user_ids
         table = list_table(self._ids, asking, index, scores, of="user_id")

@@ -26,6 +26,7 @@ from kerasrec.checks import ArtifactError
 from kerasrec.data.times.zones import MAX_AHEAD
 from kerasrec.features.columntypes import parse_number
 from kerasrec.features.conditions import read_where, shown
+from kerasrec.features.shoprules import ShopRules
 from kerasrec.features.usergroups import USER_INPUT
 from kerasrec.feedback.database import sa
 from kerasrec.feedback.intake import MAX_LENGTH, check_json, is_id
@@ -36,7 +37,7 @@ from kerasrec.feedback.userlists import Listed, LiveLists, Question, Rules
 from kerasrec.feedback.writer import Outcomes
 from kerasrec.serving.admission import Gate, Limits, Refusal
 from kerasrec.serving.items.bodies import check_value, key_of, read_items, read_json, read_values
-from kerasrec.serving.items.shop import ServedRules
+from kerasrec.serving.items.shop import PastEvents, ServedRules
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.monitor import Call
 from kerasrec.serving.predictor import Predictor, Target
@@ -294,7 +295,10 @@ class FeedbackRoutes:
 
     def _list(self, call: Call, query: ListQuery, deadline: float) -> Listed:
         ask = partial(self._ask, call, query, deadline)
-        lists = LiveLists(ask, self.store, self.rules)
+        rules = self.rules
+        if self.shop_rules is not None and self.shop_rules.now().keep_purchased is not None:
+            rules = rules._replace(keep_purchased=True)  # `_ask` takes out what is not kept
+        lists = LiveLists(ask, self.store, rules)
         try:
             listed = lists.listed(query.user, query.k, log=False)
         except _FAILURES as error:
@@ -318,6 +322,14 @@ class FeedbackRoutes:
                     expected = "no user_..., as this version was trained without a table of users"
                     raise _wrong(expected, next(iter(query.known))[:80])
         with self.predictor.resolved(target, call) as resolved:
+            shop = self.shop_rules
+            if shop is not None and (
+                not self.rules.keep_purchased or shop.now().keep_purchased is not None
+            ):
+                out = set(shop.bought(resolved.version, question.purchased))
+                if not question.keep_seen:
+                    out -= set(question.history)  # left out anyway
+                question = question._replace(deny=sorted(out.union(question.deny)))
             types = {name: dtype for name, (dtype, _) in resolved.signature.inputs.items()}
             tensors = {
                 name: tf.constant(array, types[name]) for name, array in question.inputs().items()
@@ -343,12 +355,21 @@ class FeedbackRoutes:
                 found = [(i.decode(), float(s)) for i, s in zip(ids, scores, strict=True) if i]
                 return [item for item, _ in found], [score for _, score in found]
 
-            if self.shop_rules is None:
+            if shop is None:
                 item_ids, scores = make(query.where)
             else:
-                given = (resolved.version, make, k, query.where)
-                item_ids, scores = self.shop_rules.ordered(*given)
+                past = partial(self._past, query.user, question.now)
+                given = (resolved.version, make, k, query.where, past)
+                item_ids, scores = shop.ordered(*given)
         return target.model, resolved.version.number, item_ids[:k], scores[:k]
+
+    def _past(self, user: str, now: int, rules: ShopRules) -> PastEvents:
+        """What a user did, impressions too, within the pauses of the rules."""
+        since = max(int(now - 86400 * rules.longest_pause), 0)
+        kinds = {kind for pause in rules.pause for kind in pause.events}
+        events = sorted(kinds) if all(pause.events for pause in rules.pause) else None
+        found = self.store.read(since=since, users=[user], events=events, attribute=False)
+        return tuple(found[name].tolist() for name in ("item_id", "timestamp", "event"))
 
     def _store_shown(self, lists: LiveLists, listed: Listed) -> None:
         """Begins to store the impressions; a failure is logged and costs nobody an answer."""

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kerasrec.data.events import EVENT_CODES
 from kerasrec.features.itemcolumns import ItemColumns
-from kerasrec.features.shoprules import Most, ShopRules, read_shop_rules
+from kerasrec.features.shoprules import Most, Past, Pause, ShopRules, read_shop_rules
 
 FRAME = pd.DataFrame(
     {
@@ -172,3 +173,70 @@ def test_what_has_no_effect_is_said():
         "pin 2: its time has not begun",
         "most 2: 'price' holds numbers, of which hardly two are the same; take a column of names",
     ]
+
+
+# --- what a user had ---
+
+DAY = 86_400
+
+
+def past(*events):
+    """Of `(item, days before noon, kind)`."""
+    items, days, kinds = zip(*events, strict=True)
+    times = [0 if day is None else int(NOON - DAY * day) for day in days]
+    return Past(np.array(items), np.array(times), np.array([EVENT_CODES[k] for k in kinds]))
+
+
+def paused(rules, *events):
+    given = dict(columns=COLUMNS, moment=NOON)
+    found = read_shop_rules({"pause": rules}).paused(np.arange(1, 7), past(*events), **given)
+    return "".join(FRAME["item_id"].to_numpy()[found])
+
+
+def test_nothing_twice_within_some_days():
+    had = [(1, 1, "purchase"), (4, 6, "impression"), (3, 8, "click"), (6, None, "click")]
+    assert paused([{"days": 7}], *had) == "ad"  # f has no time
+    assert paused([{"days": 0.5}], *had) == "" and paused([{"days": 9}], *had) == "acd"
+    assert paused([{"days": 7, "events": ["impression"]}], *had) == "d"
+    assert paused([{"days": 7, "events": ["曝光", "buy"]}], *had) == "ad"
+    assert paused([{"days": 7, "column": "brand"}], *had) == "abcdf"  # x and y, e has none
+    assert paused([{"days": 2, "column": "brand"}], *had) == "abc"
+    assert paused([{"days": 2, "column": "tags"}], *had) == "abd"  # 1 or 2
+    assert paused([{"days": 2}, {"days": 7, "events": ["impression"]}], *had) == "ad"
+    assert paused([{"days": 7, "column": "brand"}], (5, 1, "click")) == ""
+
+
+def test_a_pause_ends_to_the_second():
+    rules = read_shop_rules({"pause": [{"days": 1}]})
+    given = dict(columns=COLUMNS, past=past((1, 1, "click")))
+    assert not rules.paused(np.array([1]), moment=NOON, **given)[0]
+    assert rules.paused(np.array([1]), moment=NOON - 1, **given)[0]
+
+
+def test_what_may_be_bought_again():
+    rules = read_shop_rules({"keep_purchased": {"brand": "x"}})
+    assert rules.is_kept(np.array([1, 4, 5]), COLUMNS).tolist() == [True, False, False]
+    assert not read_shop_rules({}).is_kept(np.array([1]), COLUMNS).any()
+    none = read_shop_rules({"keep_purchased": {"brand": "z"}})
+    assert none.remarks(COLUMNS, NOON) == [
+        "keep_purchased: no item meets its condition, all bought ones are left out"
+    ]
+
+
+def test_pauses_are_read_and_checked():
+    assert read_shop_rules({"pause": [{"days": 2, "events": ["pv"]}]}).pause == (
+        Pause(2.0, "item_id", ("view",)),
+    )
+    for rules, expected in (
+        ({"pause": [{"days": 0}]}, "pause 1 days: input should be greater than 0"),
+        ({"pause": [{"column": "brand"}]}, "expected days in pause 1"),
+        ({"pause": [{"days": 1, "event": ["click"]}]}, "Did you mean 'events'"),
+        ({"pause": [{"days": 1, "events": ["purchas"]}]}, "Did you mean 'purchase'"),
+        ({"keep_purchased": {"brand": {"lte": 1}}}, "unknown operator 'lte'"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            read_shop_rules(rules)
+    with pytest.raises(ValueError, match="unknown column 'brnd'"):
+        read_shop_rules({"pause": [{"days": 1, "column": "brnd"}]}).check(COLUMNS)
+    with pytest.raises(ValueError, match="unknown column 'brnd'"):
+        read_shop_rules({"keep_purchased": {"brnd": 1}}).check(COLUMNS)

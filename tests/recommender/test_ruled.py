@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.cli.entry import main
+from kerasrec.data.sources import read_interactions
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.recommender.ruled import merged
 
@@ -116,3 +117,57 @@ def test_rules_on_the_command_line(exported_version, toy_interactions, tmp_path,
     path.write_text("most: [{column: catgory, number: 1}]\n")
     assert main(["rules", "check", *model, "--rules", str(path)]) == 2
     assert "Did you mean 'category'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def shopper(recommender):
+    """A log of one user: three items, the first and the last of them bought; and the ids."""
+    ids = list(recommender.items.ids[:3])
+    rows = {
+        "user": "u",
+        "item": ids,
+        "event": ["purchase", "click", "purchase"],
+        "timestamp": ["2026-01-01", "2026-01-08", "2026-01-09"],
+    }
+    return read_interactions(pd.DataFrame(rows)), ids
+
+
+def listed(recommender, log, rules, **options):
+    found = recommender.recommend(log, k=len(recommender.items), rules=rules, **options)
+    return list(found["item_id"])
+
+
+def test_nothing_of_a_school_twice_within_some_days(recommender, shopper):
+    log, ids = shopper
+    schools = recommender.items.frame.set_index("item_id")["category"]
+    natural = listed(recommender, log, {})
+    for days, events, at, had in (
+        (5, ["purchase"], "2026-01-10", ids[2:]),
+        (5, None, "2026-01-10", ids[1:]),
+        (30, ["buy"], "2026-01-10", [ids[0], ids[2]]),
+        (5, None, "2026-02-10", []),
+        (5, None, None, ids[1:]),  # at the newest event
+    ):
+        rules = {"pause": [{"days": days, "column": "category", "events": events}]}
+        found = listed(recommender, log, rules, at=at)
+        out = set(schools[had])
+        whole = natural if at is None else listed(recommender, log, {}, at=at)
+        assert found == [item for item in whole if schools[item] not in out]
+        assert len(found) < len(whole) or not had
+    item = {"pause": [{"days": 3}]}
+    assert set(ids[1:]).isdisjoint(listed(recommender, log, item, keep_seen=True))
+    assert ids[0] in listed(recommender, log, item, keep_seen=True)
+
+
+def test_what_was_bought_comes_again_by_condition(recommender, shopper):
+    log, ids = shopper
+    natural = listed(recommender, log, {})
+    assert not set(ids) & set(natural)
+    rules = {"keep_purchased": {"item_id": [ids[1], ids[2]]}}
+    assert set(listed(recommender, log, rules)) == {*natural, ids[2]}  # 1 was not bought
+    assert set(listed(recommender, log, rules, keep_seen=True)) == {*natural, *ids[1:]}
+    whole = listed(recommender, log, {}, keep_seen=True)
+    assert listed(recommender, log, rules) == [i for i in whole if i not in ids[:2]]
+    # without purchases every event counts as one
+    plain = listed(recommender, [ids], rules)
+    assert set(plain) & set(ids) == {ids[1], ids[2]}

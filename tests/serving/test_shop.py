@@ -75,3 +75,44 @@ def test_wrong_rules_are_told_before_the_server_answers(served_folder, tmp_path)
         with pytest.raises(ValueError, match=expected):
             with running_server(served_folder, options):
                 pass
+
+
+def test_served_lists_know_what_a_user_had(served_folder, tmp_path, catalogue):
+    path = tmp_path / "rules.yaml"
+    write(path, "{}")
+    feedback = FeedbackOptions(tmp_path / "f.db", shop_rules=path)
+    with running_server(served_folder, ServerOptions(feedback=feedback)) as server:
+        with httpx.Client(base_url=server.rest_address, timeout=30) as client:
+
+            def listed(**more):
+                answer = client.get("/v1/recommend", params={"user": "u", "k": 50, **more})
+                assert answer.status_code == 200, answer.text
+                return [row["item_id"] for row in answer.json()["items"]]
+
+            def until(is_so):
+                end = time.monotonic() + 10
+                while not is_so(listed(log=0)) and time.monotonic() < end:
+                    time.sleep(0.1)
+                return is_so(listed(log=0))
+
+            schools, now = catalogue["category"], int(time.time())
+            natural = listed(log=0)
+            bought, other = natural[0], natural[1]
+            events = [
+                {"user_id": "u", "item_id": bought, "event": "purchase", "timestamp": now - 9000},
+                {"user_id": "u", "item_id": other, "event": "purchase", "timestamp": now - 8000},
+            ]
+            client.post("/v1/feedback", json=events)
+            assert not {bought, other} & set(listed(log=0))
+            write(path, f"keep_purchased: {{item_id: {bought!r}}}\n")
+            assert until(lambda items: bought in items) and other not in listed(log=0)
+            pause = "pause:\n  - {days: 1, column: category, events: [purchase]}\n"
+            write(path, pause)
+            out = {schools[bought], schools[other]}
+            assert until(lambda items: not out & {schools[item] for item in items})
+            assert bought not in listed(log=0)
+            # what was listed counts as an impression
+            write(path, "pause:\n  - {days: 1, events: [impression]}\n")
+            assert until(lambda items: out & {schools[item] for item in items})
+            shown = set(listed(k=5))
+            assert len(shown) == 5 and until(lambda items: not shown & set(items))

@@ -11,11 +11,15 @@ import pandas as pd
 import pytest
 from toys import newest_alone, tiny_options
 
+from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items, join_interactions
 from kerasrec.data.sources import read_interactions, read_items
+from kerasrec.data.splits import split_leave_one_out
+from kerasrec.evaluation.evaluation import evaluate
 from kerasrec.loop.updating import update
 from kerasrec.models.itemvectors import ItemVectors, WhiteningLayer
 from kerasrec.models.sequencemodels import SEQUENCE_MODELS
+from kerasrec.recommender.ablation import feature_worth
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.text.encoders import build_encoder
 from kerasrec.text.vectors import Whitening
@@ -261,3 +265,32 @@ def test_an_encoder_with_features_says_all_that_decides_its_vectors(shop):
     np.testing.assert_array_equal(one.encode(["商品 1"])[:, base.dim :], 0)
     with pytest.raises(ValueError, match="features and cannot encode texts"):
         FeaturedEncoder(None, one.features).encode(["x"])
+
+
+@pytest.mark.parametrize("kind", ["tfidf", SLOW["none"], SLOW["frozen"]])
+def test_the_worth_of_a_column_is_that_of_lists_without_it(shop, version_of, kind):
+    interactions, items, _ = shop
+    split = split_leave_one_out(interactions)
+    known = join_interactions([split.train, split.valid])
+    histories = make_histories(known, items)
+    recommender = Recommender.load(version_of(kind))
+    before = recommender.loaded.vectors()
+    table = feature_worth(recommender, histories, split.test, train=known, k=5)
+    np.testing.assert_allclose(recommender.loaded.vectors(), before, atol=1e-6)
+    assert sorted(zip(table["column"], table["type"], strict=True)) == [
+        ("colour", "category"),
+        ("price", "number"),
+    ]
+    given = dict(histories=histories, train=known, items=items, ks=[5])
+    whole = evaluate({"": recommender.recommend(histories, k=5)}, split.test, **given)
+    assert table.attrs["ndcg"] == pytest.approx(whole.value("", "ndcg")[0])
+    for row in table.itertuples():  # the long way: every item without the value, encoded anew
+        blank = Recommender.load(version_of(kind))
+        frame = items.frame[["item_id", "title"]].assign(**{row.column: ""})
+        assert blank.correct_items(frame) == len(items)
+        lists = blank.recommend(histories, k=5)
+        slow = evaluate({"": lists}, split.test, **given).value("", "ndcg")[0]
+        assert row.without == pytest.approx(slow, abs=1e-4)
+        assert row.difference == pytest.approx(table.attrs["ndcg"] - slow, abs=1e-4)
+        assert row.low <= row.difference <= row.high
+    assert (np.diff(table["difference"]) <= 0).all()

@@ -8,10 +8,12 @@ import pytest
 from toys import newest_alone
 
 from kerasrec.backend import tf
+from kerasrec.cli.entry import main
 from kerasrec.data.interactions import join_interactions
 from kerasrec.data.sources import read_interactions
 from kerasrec.loop.updating import update
 from kerasrec.models.sequencemodels import SEQUENCE_MODELS
+from kerasrec.recommender.ablation import feature_worth
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import train
 from kerasrec.versions.derive import export_again
@@ -170,3 +172,36 @@ def test_the_command_line_lists_for_known_users(town, version, tmp_path):
         for n, (user, part) in enumerate(table.groupby("user_id", sort=False))
     }
     assert shares == {"neu": 1, "andere": 1}
+
+
+def test_the_worth_of_what_is_known_of_users(recommender, town):
+    interactions, _, users = town
+    asked = {f"u{n}": [] for n in range(30)}
+    wanted = pd.DataFrame({"user_id": list(asked), "item_id": [f"i{n}" for n in range(30)]})
+    given = dict(train=interactions, users=users, k=10)
+    table = feature_worth(recommender, asked, wanted, **given)
+    assert set(table["column"]) == {"城市", "age", "tags"} and set(table["table"]) == {"users"}
+    assert table["column"].iloc[0] == "城市"  # who is of a city likes a third of the items
+    assert table["low"].iloc[0] > 0.05 and table["p_value"].iloc[0] < 0.01
+    assert table["difference"].iloc[0] > 5 * abs(table["difference"].iloc[1:]).max()
+    none = feature_worth(recommender, asked, wanted, train=interactions)
+    assert none.empty and list(none.columns) == list(table.columns)
+
+
+def test_the_worth_is_in_the_report(version, town, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    interactions, _, users = town
+    frame = interactions.frame[["user_id", "item_id", "timestamp"]]
+    last = frame.groupby("user_id", observed=True)["timestamp"].transform("max")
+    frame[frame["timestamp"] < last].to_csv("known.csv", index=False)
+    frame[frame["timestamp"] == last].to_csv("next.csv", index=False)
+    users.frame.to_csv("users.csv", index=False)
+    words = ["evaluate", "--model", str(version), "--histories", "known.csv", "--test", "next.csv"]
+    assert main([*words, "--users", "users.csv", "--worth", "--report", "r"]) == 0
+    shown = capsys.readouterr().out
+    assert "what is lost without a column" in shown and "城市 (users)" in shown
+    page = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+    assert "What each column is worth" in page and "城市 (users)" in page
+    assert len(pd.read_csv(tmp_path / "r" / "features.csv")) == 3
+    assert main([*words, "--worth"]) == 0
+    assert "nothing to leave out" in capsys.readouterr().out

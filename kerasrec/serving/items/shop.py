@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kerasrec.features.shoprules import ShopRules, read_shop_rules
+from kerasrec.data.events import EVENT_CODES
+from kerasrec.features.shoprules import Past, ShopRules, read_shop_rules
 from kerasrec.recommender.ruled import merged
 from kerasrec.serving.servedversion import ServedVersion
 
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 _LOOK = 1.0  # seconds between two looks at the file
 #: item ids and scores of a list, best first
 Listed = tuple[list[str], list[float]]
+#: ids, times and names of events of one user
+PastEvents = tuple[list[str], list[int], list[str]]
 
 
 class ServedRules:
@@ -59,12 +62,26 @@ class ServedRules:
                     log.error("the rules stay as they were", extra={"error": str(error)})
             return self._rules
 
+    def bought(self, version: ServedVersion, item_ids: Sequence[str]) -> list[str]:
+        """Those of some bought items that may not be listed again; all, where no rule keeps any."""
+        rules, filters = self.now(), version.filters
+        if rules.keep_purchased is None or not item_ids:
+            return list(item_ids)
+        index = filters.index_of(item_ids)
+        try:
+            kept = rules.is_kept(np.maximum(index, 1), filters.columns) & (index > 0)
+        except ValueError as error:
+            log.error("a list without the rules", extra={"error": str(error)})
+            return list(item_ids)
+        return [item for item, is_kept in zip(item_ids, kept, strict=True) if not is_kept]
+
     def ordered(
         self,
         version: ServedVersion,
         make: Callable[[str], Listed],
         k: int,
         where: str,
+        past: Callable[[ShopRules], PastEvents] | None = None,
     ) -> Listed:
         """A list by the rules; without them where the catalogue of a version has not their columns.
 
@@ -73,6 +90,8 @@ class ServedRules:
             make: function of a condition, "" = none, that gives its whole list.
             k: length of the list.
             where: the condition of the list.
+            past: function of the rules that gives what the user did within their pauses: ids,
+                times, names of events; None = nothing.
         """
         rules, filters, now = self.now(), version.filters, time.time()
         listed = make(where)
@@ -93,6 +112,14 @@ class ServedRules:
         }
         cut = [(items[: rules.look], scores[: rules.look]) for items, scores in parts]
         index, scores = merged(cut)
+        if rules.pause and past is not None:
+            had, times, kinds = past(rules)
+            of_catalogue = filters.index_of(had)
+            codes = np.array([EVENT_CODES.get(kind, 0) for kind in kinds], np.int64)
+            known = of_catalogue > 0
+            done = Past(of_catalogue[known], np.array(times, np.int64)[known], codes[known])
+            out = rules.paused(index, done, columns=filters.columns, moment=now)
+            index, scores = index[~out], scores[~out]
         found = rules.order(
             index, scores, k, columns=filters.columns, now=now, vectors=version.vectors_at
         )
