@@ -121,8 +121,10 @@ def test_rules_on_the_command_line(exported_version, toy_interactions, tmp_path,
 
 @pytest.fixture
 def shopper(recommender):
-    """A log of one user: three items, the first and the last of them bought; and the ids."""
-    ids = list(recommender.items.ids[:3])
+    """A log of one user: items of three schools, the first and the last bought; and the ids."""
+    frame = recommender.items.frame
+    schools = frame["category"].value_counts().index[:3]
+    ids = [frame["item_id"][frame["category"] == school].iloc[0] for school in schools]
     rows = {
         "user": "u",
         "item": ids,
