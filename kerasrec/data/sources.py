@@ -17,7 +17,6 @@ from kerasrec.checks import step
 from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, ManyRefused, Refusal
 from kerasrec.data.columns import Naming, split_naming, withdrawn_rows
 from kerasrec.data.interactions import LISTED, Interactions, Items, Users, join_frames
-from kerasrec.data.order import ORDER, read_order
 from kerasrec.data.readers import (
     Part,
     read_id_column,
@@ -26,6 +25,7 @@ from kerasrec.data.readers import (
     read_relation_table,
     read_user_table,
 )
+from kerasrec.data.relations.order import ORDER, read_order
 from kerasrec.data.tables import Source, open_table
 from kerasrec.data.times.forms import POSITIONS_BELOW
 from kerasrec.data.times.zones import DAY, MAX_AHEAD, read_zone, show_time, zone_name

@@ -97,13 +97,10 @@ def _of_items(recommender: Recommender) -> Iterator[tuple[str, str, Callable[[],
     if encoder is None:
         raise ArtifactError(f"{loaded.folder} has features and no encoder. Train it again.")
     rows = features.rows(items.frame)
-    start = encoder.dim - features.width
     for name, column in features.columns.items():
-        alone = np.zeros((len(items), encoder.dim), np.float32)
-        here = slice(start, start + column.width)
-        first = start - (encoder.dim - features.width)
-        alone[:, here] = rows[:, first : first + column.width]
-        start += column.width
+        # the others' parts are equal; that of missing vectors is a row of its own
+        blank = features.rows(items.frame.assign(**{name: ""}))
+        alone = np.pad(rows - blank, [(0, 0), (encoder.dim - features.width, 0)])
 
         @contextmanager
         def without(alone=alone):

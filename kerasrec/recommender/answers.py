@@ -13,7 +13,7 @@ import pandas as pd
 
 from kerasrec.checks import Pace
 from kerasrec.data.histories import Histories
-from kerasrec.data.order import Order
+from kerasrec.data.relations.order import Order
 from kerasrec.evaluation.toplists import top_k
 from kerasrec.features.itemcolumns import Chosen
 from kerasrec.recommender.questions import Questions, history_tensors

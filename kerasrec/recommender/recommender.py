@@ -16,7 +16,7 @@ from kerasrec.checks import ArtifactError, step
 from kerasrec.data.columns import says_withdrawn, withdrawn_rows
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items, Users
-from kerasrec.data.order import Order, read_order
+from kerasrec.data.relations.order import Order, read_order
 from kerasrec.data.sources import as_items, read_interactions, read_users
 from kerasrec.data.tables import Source
 from kerasrec.data.times.forms import read_moment

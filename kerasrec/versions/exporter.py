@@ -19,7 +19,7 @@ import pandas as pd
 from kerasrec.backend import few_words, tf, without_grappler
 from kerasrec.checks import ArtifactError, step
 from kerasrec.data.interactions import Items
-from kerasrec.data.order import read_order
+from kerasrec.data.relations.order import read_order
 from kerasrec.data.sources import as_items
 from kerasrec.data.tables import Source
 from kerasrec.features.usergroups import UserGroups

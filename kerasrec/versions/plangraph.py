@@ -207,7 +207,7 @@ class OrderedModule(PlanningModule):
     """Also plans in an order: nothing comes before what it needs.
 
     Args:
-        order: `data.order.Order.table` of the catalogue.
+        order: `data.relations.order.Order.table` of the catalogue.
         others: of `PlanningModule`.
     """
 

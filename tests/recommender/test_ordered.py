@@ -8,7 +8,7 @@ import pytest
 
 from kerasrec.backend import tf
 from kerasrec.data.interactions import Items
-from kerasrec.data.order import read_order
+from kerasrec.data.relations.order import read_order
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.versions import folders
 

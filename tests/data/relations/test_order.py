@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from kerasrec.data.interactions import Items
-from kerasrec.data.order import Order, read_order
+from kerasrec.data.relations.order import Order, read_order
 from kerasrec.data.sources import read_items, with_relations
 from kerasrec.features.columntypes import choose_columns
 from kerasrec.loop.updating import grown_catalogue

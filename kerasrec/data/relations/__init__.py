@@ -1,0 +1,1 @@
+"""What items have to do with each other: what must come before."""
