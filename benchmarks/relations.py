@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from kerasrec.data.histories import Histories, before, make_histories
@@ -31,6 +30,7 @@ from kerasrec.fusion.neighbours import (
     text_neighbours,
     to_table,
 )
+from kerasrec.fusion.sharing import sharing_table
 
 K, COLD, HALF_LIFE = 10, 3, 30 * 86_400
 WIDTH = 100
@@ -47,34 +47,6 @@ class Asked(NamedTuple):
     users: np.ndarray
 
 
-def shared_entities(items):
-    """`max(cosine, 0)` of items by their entities, weighed by idf; no item with itself."""
-    texts = [
-        f"{name}\x1f{one}"
-        for name in items.relations
-        for row in items.frame[name]
-        for one in row.split("\x1f")
-        if one
-    ]
-    place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    entries = [
-        (row, place[f"{name}\x1f{one}"])
-        for name in items.relations
-        for row, cell in enumerate(items.frame[name])
-        for one in cell.split("\x1f")
-        if one
-    ]
-    row, column = np.array(entries).T
-    has = sparse.csr_array((np.ones(len(row)), (row, column)), (len(items), len(place)))
-    weight = np.log(len(items) / np.maximum(np.asarray(has.sum(axis=0)).ravel(), 1))
-    has = has.multiply(weight[None]).tocsr()
-    length = np.sqrt(np.asarray(has.multiply(has).sum(axis=1)).ravel())
-    unit = has.multiply(1 / np.maximum(length, 1e-9)[:, None]).tocsr()
-    cosine = (unit @ unit.T).toarray()
-    np.fill_diagonal(cosine, 0)
-    return sparse.csr_array(np.pad(cosine, [(1, 0), (1, 0)]))
-
-
 def tables_of(train, items):
     """name -> `NeighbourTable`, of the training events and of the catalogue."""
     size, counts = len(items), np.bincount(train.items, minlength=len(items) + 1)
@@ -89,7 +61,7 @@ def tables_of(train, items):
         "kNN": to_table(follows, **given),
         "EASE": to_table(fit_ease(train, size), **given),
         "text": to_table(text_neighbours(vectors, width=WIDTH), **given),
-        "relations": to_table(shared_entities(items), **given),
+        "relations": sharing_table(items),
     }
 
 

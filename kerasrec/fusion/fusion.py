@@ -26,9 +26,9 @@ from kerasrec.fusion.recency import Counts, Moments, Recency, log_shares
 from kerasrec.fusion.weights import NUM_WAITS, TINY
 
 #: the neighbour tables that can be fused with the model
-TABLES = ("transitions", "follows", "ease", "text")
+TABLES = ("transitions", "follows", "ease", "text", "relations")
 #: all that can be fused with it
-Part = Literal["transitions", "follows", "ease", "text", "recency"]
+Part = Literal["transitions", "follows", "ease", "text", "recency", "relations"]
 PARTS: tuple[Part, ...] = get_args(Part)
 #: the tables that say what follows what: quick to fit anew while a version answers
 FOLLOWING: tuple[Part, ...] = ("transitions", "follows")
@@ -182,6 +182,7 @@ def fit_tables(
     text_vectors: np.ndarray | None = None,
     *,
     parts: Annotated[tuple[Part, ...], "option"] = PARTS,
+    sharing: NeighbourTable | None = None,
 ) -> dict[str, list[NeighbourTable]]:
     """Fits the neighbour tables that the data allows; validation chooses among them.
 
@@ -191,11 +192,15 @@ def fit_tables(
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None: no table "text".
         parts: what may be fused with the model, names of `PARTS`; the `TABLES` among them are made
             here. "ease" is for catalogues up to `neighbours.MAX_EASE_ITEMS` items.
+        sharing: the table "relations", of `sharing.sharing_table`; None = there is none.
 
     Returns:
         dict name -> list of `NeighbourTable`, of which the best is taken.
     """
-    return _fit_tables(histories, num_items, text_vectors, parts, DAMPING)
+    found = _fit_tables(histories, num_items, text_vectors, parts, DAMPING)
+    if sharing is not None and "relations" in parts:
+        found["relations"] = [sharing]
+    return found
 
 
 def _fit_tables(histories, num_items, text_vectors, parts, damping):
@@ -232,7 +237,8 @@ def fit_again(
         chosen: name -> which of the candidates of `fit_tables` it was, see `Fusion.chosen`; None =
             unknown, as for a version that `export` alone wrote: the damping in the middle.
         histories, num_items, text_vectors: as for `fit_tables`.
-        parts: names of tables to fit; the others stay, and so does "ease" beyond its limit.
+        parts: names of tables to fit; the others stay, and so do "relations", which no log changes,
+            and "ease" beyond its limit.
 
     Returns:
         name -> `NeighbourTable`.

@@ -17,6 +17,7 @@ from kerasrec.data.statistics import fingerprint
 from kerasrec.fusion.candidates import MAX_USERS
 from kerasrec.fusion.choice import choose_live
 from kerasrec.fusion.fusion import Fusion, fit_again
+from kerasrec.fusion.sharing import sharing_table
 from kerasrec.loop.gate import LIST_LENGTH
 from kerasrec.models.validation import Ranker, Validation
 from kerasrec.recommender.recommender import Recommender
@@ -97,6 +98,11 @@ class Child:
         chosen = self.about.tables
         num_items = len(self.items)
         self.tables = fit_again(self.tables, chosen, histories, num_items, self._text_vectors())
+        old, shared = self.tables.get("relations"), None
+        if old is not None:  # of new items too
+            shared = sharing_table(self.items)
+        if old is not None and shared is not None:
+            self.tables["relations"] = shared._replace(decay=old.decay)
 
     @functools.cached_property
     def _trainer(self):
@@ -201,6 +207,7 @@ class Child:
             "epochs": EPOCHS,
             "metrics": {f"held_back_ndcg@{LIST_LENGTH}": facts["ndcg"]["child"]},
             **({"order": self.items.order} if self.items.order else {}),
+            **({"relations": list(self.items.relations)} if self.items.relations else {}),
         }
         if self._has_room():
             fusion = self.fusion()

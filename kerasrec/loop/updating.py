@@ -414,7 +414,12 @@ def grown_catalogue(
     now.iloc[index[old] - 1, now.columns.get_indexer(given)] = values
     frame = pd.concat([now, new], ignore_index=True)
     withdrawn = frozenset(gone) | items.withdrawn
-    return Items(frame, withdrawn=withdrawn, order=items.order or known.order)
+    return Items(
+        frame,
+        withdrawn=withdrawn,
+        relations=items.relations or known.relations,
+        order=items.order or known.order,
+    )
 
 
 def _columns_read(manifest):

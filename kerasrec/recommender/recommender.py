@@ -631,7 +631,8 @@ class Recommender:
         columns = self.items.frame.columns
         frames = [self.items.frame, items.frame.reindex(columns=columns, fill_value="")]
         withdrawn = self.items.withdrawn | items.withdrawn
-        grown = Items(pd.concat(frames, ignore_index=True), order=self.items.order)
+        told = dict(relations=self.items.relations, order=self.items.order)
+        grown = Items(pd.concat(frames, ignore_index=True), **told)
         self._set_items(grown, has_changed=True)
         self.withdraw(withdrawn)
         return len(items)

@@ -30,6 +30,7 @@ from kerasrec.fusion.recency import (
     fit_moments,
     newest_times,
 )
+from kerasrec.fusion.sharing import sharing_table
 from kerasrec.generation.decoder import check_decoder
 from kerasrec.generation.generator import Generator
 from kerasrec.models.build import Model, build_model
@@ -360,7 +361,8 @@ def choose(model: Model, data: Data, text: TextPart, options: Options) -> Chosen
     users = f"{held.validation.histories.num_users:,}"
     num_items, fitted = len(data.items), data.fitted
     with step(log, "choosing tables and weights on %s validation users", users):
-        tables = fit_tables(fitted, num_items, text.vectors, **options["fusion"])
+        shared = dict(sharing=sharing_table(data.items), **options["fusion"])
+        tables = fit_tables(fitted, num_items, text.vectors, **shared)
         moments = fit_moments(
             fitted if timed else fitted.timeless(), num_items, only_end=held.ask != "newest"
         )
@@ -376,7 +378,8 @@ def _choose_live(model, data, text, options):
     given = known, validation, times
     num_items, count = len(data.items), f"{len(places):,}"
     with step(log, "choosing tables on %s requests", count):
-        tables, chosen = choose_tables(*given, num_items, text.vectors, **options["fusion"])
+        shared = dict(sharing=sharing_table(data.items), **options["fusion"])
+        tables, chosen = choose_tables(*given, num_items, text.vectors, **shared)
     given = Ranker(model), *given, tables, chosen, text.vectors
     with step(log, "choosing weights on %s requests", count):
         found = choose_live(*given, num_items=num_items)

@@ -122,6 +122,7 @@ def export(
         "generator": None if generator is None else generator.description(),
         "name": Path(base).name,
         **({"order": items.order} if items.order else {}),
+        **({"relations": list(items.relations)} if items.relations else {}),
         **manifest,
     }
     can_do: dict[str, tuple] = {}

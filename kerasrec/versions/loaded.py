@@ -166,8 +166,11 @@ class LoadedVersion:
         with _whole(folder):
             frame = folders.read_catalogue(folder)
         gone = frozenset(frame["item_id"].iloc[self.withdrawn() - 1])
-        order = None if self._manifest is None else self._manifest.order
-        return Items(frame, withdrawn=gone, order=order or "")
+        about = self._manifest
+        if about is None:
+            return Items(frame, withdrawn=gone)
+        relations = tuple(about.relations or ())
+        return Items(frame, withdrawn=gone, relations=relations, order=about.order or "")
 
     def withdrawn(self) -> np.ndarray:
         """Indices of the items that are in no list, int32 `(n,)`."""

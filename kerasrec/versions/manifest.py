@@ -202,6 +202,8 @@ class Manifest(NamedTuple):
         update: how `update` or `retrain` made it; None = neither of them did.
         order: name of the column of the catalogue that lists the items that must come before each
             one; None = there is no order. `export` writes it.
+        relations: names of the columns of the catalogue that came from relations; None = there are
+            none. `export` writes it.
         more: keys that are not described here.
     """
 
@@ -243,6 +245,7 @@ class Manifest(NamedTuple):
     parent: int | None = None
     update: UpdateFacts | None = None
     order: str | None = None
+    relations: list[str] | None = None
     more: dict[str, Any] = {}
 
     def as_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from toys import newest_alone, tiny_options
 
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items, join_interactions
-from kerasrec.data.sources import read_interactions, read_items
+from kerasrec.data.sources import read_interactions, read_items, with_relations
 from kerasrec.data.splits import split_leave_one_out
 from kerasrec.evaluation.evaluation import evaluate
 from kerasrec.loop.updating import update
@@ -294,3 +294,48 @@ def test_the_worth_of_a_column_is_that_of_lists_without_it(shop, version_of, kin
         assert row.difference == pytest.approx(table.attrs["ndcg"] - slow, abs=1e-4)
         assert row.low <= row.difference <= row.high
     assert (np.diff(table["difference"]) <= 0).all()
+
+
+@pytest.fixture(scope="module")
+def sharing_version(shop, known_sequence):
+    """A version of the shop whose colours are relations."""
+    interactions, items, folder = shop
+    rows = items.frame[["item_id", "colour"]].rename(columns={"colour": "entity"})
+    bare = Items(items.frame[["item_id", "title"]])
+    shared = with_relations(bare, rows.assign(relation="colour"))
+    options = tiny_options({"name": "tfidf"}, sequence=newest_alone)
+    given = dict(name="sharing", out=folder / "saved_models", options=options, progress=False)
+    return train(interactions, shared, ask="newest", **given).version, shared
+
+
+def test_what_items_share_is_a_table_of_the_fusion(sharing_version):
+    version, shared = sharing_version
+    recommender = Recommender.load(version)
+    assert recommender.about.relations == ["colour"] and "relations" in recommender.loaded.decays
+    assert recommender.items.relations == ("colour",)
+    table = recommender.fusion().tables["relations"]
+    for row in (1, 2, 3):  # nine others of the colour, all alike
+        near = table.neighbours[row][table.weights[row] > 0]
+        assert sorted(near) == [n for n in range(1, 31) if n % 3 == row % 3 and n != row]
+
+
+@pytest.mark.slow
+def test_new_items_of_an_update_have_neighbours(shop, sharing_version, tmp_path):
+    version, shared = sharing_version
+    base = shutil.copytree(version.parent, tmp_path / "sharing")
+    interactions = shop[0]
+    frame = interactions.frame
+    start = int(frame["timestamp"].max())
+    newer = pd.DataFrame(
+        [(f"u{n}", f"i{(3 * n + n % 3) % 30}", start + n) for n in range(1, 60)],
+        columns=["user_id", "item_id", "timestamp"],
+    )
+    log = join_interactions([interactions, read_interactions(newer)])
+    more = pd.DataFrame({"item_id": ["new"], "title": ["商品"], "colour": ["红"]})
+    grown = Items(pd.concat([shared.frame, more], ignore_index=True), relations=("colour",))
+    found = update(base, log, grown, force=True)
+    child = Recommender.load(found.version)
+    assert child.about.relations == ["colour"]
+    table = child.fusion().tables["relations"]
+    near = table.neighbours[31][table.weights[31] > 0]
+    assert sorted(near) == list(range(1, 31, 3))
