@@ -16,7 +16,7 @@ In the live protocol each event after the cut is a request of its own: a row is 
 train.csv and valid.csv and `kerasrec replay` over the requests, with --update also with an update
 every so often. Beside it stands `live_knn`, whose counts grow with every event (`live.py`).
 
-The variants "users" and "relations" need users.csv.gz and relations.csv.gz in the folder of the
+The variants "users", "relations" and "relations table" need users.csv.gz and relations.csv.gz in the folder of the
 data set: who has no history is then
 asked for with the columns of the table. Split by time, users without a history have figures too.
 
@@ -78,6 +78,10 @@ VARIANTS = {
     "tfidf": ["--encoder", "tfidf"],
     "features": ["--item-features", "auto"],
     "relations": ["--relations", "{relations}"],
+    "relations table": [
+        *("--relations", "{relations}", "--set"),
+        f"fusion.parts=[{','.join([*TABLES, 'relations'])}]",
+    ],
     "users": ["--users", "{users}"],
     "features and users": ["--item-features", "auto", "--users", "{users}"],
     **{f"loss-{name}": ["--set", f"model.loss={name}"] for name in LOSSES},

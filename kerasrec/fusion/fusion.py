@@ -29,7 +29,8 @@ from kerasrec.fusion.weights import NUM_WAITS, TINY
 TABLES = ("transitions", "follows", "ease", "text", "relations")
 #: all that can be fused with it
 Part = Literal["transitions", "follows", "ease", "text", "recency", "relations"]
-PARTS: tuple[Part, ...] = get_args(Part)
+#: what is fused unless somebody asks: "relations" found fewer new items of mooccube-courses
+PARTS: tuple[Part, ...] = get_args(Part)[:-1]
 #: the tables that say what follows what: quick to fit anew while a version answers
 FOLLOWING: tuple[Part, ...] = ("transitions", "follows")
 #: the part of the mixture that is the same for all users at a moment
@@ -190,7 +191,7 @@ def fit_tables(
         histories: `Histories` of the training events; only events that users chose count.
         num_items: size of the catalogue.
         text_vectors: float32 `(num_items, text_dim)`, whitened, or None: no table "text".
-        parts: what may be fused with the model, names of `PARTS`; the `TABLES` among them are made
+        parts: what may be fused with the model, names of `Part`; the `TABLES` among them are made
             here. "ease" is for catalogues up to `neighbours.MAX_EASE_ITEMS` items.
         sharing: the table "relations", of `sharing.sharing_table`; None = there is none.
 

@@ -51,9 +51,10 @@ def test_the_table_is_one_of_the_fusion_and_no_log_changes_it(courses):
     log = Histories(np.array(["u"], object), np.array([0, 2]), np.array([1, 3], np.int32),
                     nothing, nothing.astype(np.int16), np.ones(2, np.float32))  # fmt: skip
     shared = sharing_table(courses)
-    found = fit_tables(log, 4, sharing=shared)
-    assert found["relations"] == [shared] and "relations" not in fit_tables(log, 4)
-    assert "relations" not in fit_tables(log, 4, parts=("transitions",), sharing=shared)
+    parts = ("transitions", "relations")
+    found = fit_tables(log, 4, parts=parts, sharing=shared)
+    assert found["relations"] == [shared] and "relations" not in fit_tables(log, 4, parts=parts)
+    assert "relations" not in fit_tables(log, 4, sharing=shared)  # who does not ask has none
     tables = {name: one[0] for name, one in found.items()}
     again = fit_again(tables, None, log, 4)
     assert again["relations"] is shared and again["transitions"] is not tables["transitions"]

@@ -304,6 +304,7 @@ def sharing_version(shop, known_sequence):
     bare = Items(items.frame[["item_id", "title"]])
     shared = with_relations(bare, rows.assign(relation="colour"))
     options = tiny_options({"name": "tfidf"}, sequence=newest_alone)
+    options["fusion"] = {"parts": ["transitions", "recency", "relations"]}
     given = dict(name="sharing", out=folder / "saved_models", options=options, progress=False)
     return train(interactions, shared, ask="newest", **given).version, shared
 
