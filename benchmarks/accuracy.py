@@ -16,8 +16,8 @@ In the live protocol each event after the cut is a request of its own: a row is 
 train.csv and valid.csv and `kerasrec replay` over the requests, with --update also with an update
 every so often. Beside it stands `live_knn`, whose counts grow with every event (`live.py`).
 
-The variants "users", "relations" and "relations table" need users.csv.gz and relations.csv.gz in the folder of the
-data set: who has no history is then
+The variants "users", "relations" and "relations table" need users.csv.gz and relations.csv.gz in
+the folder of the data set: who has no history is then
 asked for with the columns of the table. Split by time, users without a history have figures too.
 
 Rows that are done are not run again unless code, data or arguments have changed; the tables go to
