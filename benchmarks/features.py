@@ -7,6 +7,8 @@ Loopback only. An untrained version of generated items is made in --work at the 
 
 - where: single lists without and with a condition, taking turns, in Python and over REST; the
   lists compared with a slow computation of their own from all scores.
+- index: the same of a version that an index of nearest items answers for (extra ann): under a
+  condition every item is looked at; recall is the share of the exact list.
 - stock: `PUT /v1/items/ID {"stock": 0}` for an item of the list, then the next list, which must
   not hold it, over REST; from the sending of the PUT to the answer with the list.
 - cost: training and lists with ten columns of items and five of users, taking turns with the same
@@ -28,7 +30,7 @@ from serving import export_generated, histories_of, in_turns, percentiles
 from serving import serving as server_of
 
 HERE = Path(__file__).parent
-PARTS = ("where", "stock", "cost")
+PARTS = ("where", "index", "stock", "cost")
 #: share of the items that meet a condition -> the condition
 CONDITIONS = {
     "50 %": {"price": {"lt": 500}},
@@ -132,6 +134,35 @@ def measure_where(options):
         "p99 ms without, with": [round(percentiles(t)[1], 2) for t in (plain, under)],
         "ratio": round(of_where / p50, 2),
     }
+    return found
+
+
+def measure_index(options):
+    """Single lists of a version that an index answers for, without and with a condition."""
+    from kerasrec.recommender.recommender import Recommender
+
+    version = version_with_columns(options.items, options.work / f"gen{options.items}")
+    near, exact = (Recommender.load(version, index=index) for index in ("ann", "exact"))
+    rows = [list(row) for row in histories_of(version, options.requests)]
+
+    def listed(recommender, row, where=None):
+        return list(recommender.recommend([row], k=K, at="now", where=where)["item_id"])
+
+    found = {}
+    for share, where in {"all": None, **CONDITIONS}.items():
+        plain, under = in_turns(
+            lambda row: listed(near, row),
+            lambda row, where=where: listed(near, row, where),
+            [(row, row) for row in rows],
+        )
+        compared = rows[: options.compared]
+        pairs = [(listed(near, row, where), listed(exact, row, where)) for row in compared]
+        p50, of_where = percentiles(plain)[0], percentiles(under)[0]
+        found[share] = {
+            "p50 ms without, with": [round(p50, 2), round(of_where, 2)],
+            "ratio": round(of_where / p50, 2),
+            "recall": round(float(np.mean([len({*a} & {*b}) / len(b) for a, b in pairs])), 4),
+        }
     return found
 
 
@@ -298,6 +329,15 @@ def table(work):
         took = found["condition of four columns ms"]
         lines.append(f"| a condition of four columns alone | < 2 ms | {took} ms | "
                      f"{'yes' if took < 2 else 'no'} |")  # fmt: skip
+    path = work / "index.json"
+    if path.exists():
+        for share, row in json.loads(path.read_text()).items():
+            plain, under = row["p50 ms without, with"]
+            what = "no condition" if share == "all" else f"`where` that leaves {share}"
+            lines.append(
+                f"| with an index of nearest items: {what} |  | recall@{K} {row['recall']} of the "
+                f"exact list; {under} ms, without a condition {plain}: {row['ratio']}x |  |"
+            )
     path = work / "stock.json"
     if path.exists():
         found = json.loads(path.read_text())
