@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,13 +15,16 @@ from kerasrec.cli.printing import print_rows, say
 from kerasrec.cli.userinput import UserError, event_weights, naming_of, period
 
 if TYPE_CHECKING:
+    from kerasrec.data.interactions import Users
     from kerasrec.feedback.store import Added, FeedbackStore
 
+log = logging.getLogger(__name__)
 _BATCH = 1000  # events of one transaction of --events
 
 
 def feedback_verb(options: argparse.Namespace) -> None:
-    """The store of what users did: add, import, export, count and forget events.
+    """The store of what users did: add, import, export, count and forget events; what is known of
+    users.
 
     The store is a SQLite file or a PostgreSQL database. An event that is sent again is stored once,
     and what was stored survives a crash.
@@ -30,13 +34,13 @@ def feedback_verb(options: argparse.Namespace) -> None:
 
 def add_feedback(sub: argparse.ArgumentParser) -> None:
     """Adds the options of `feedback`, one parser for each action."""
-    sub.usage = "kerasrec feedback add | import | export | stats | forget  [options]"
+    sub.usage = "kerasrec feedback add | import | export | users | stats | forget  [options]"
     group = sub.add_subparsers(
         dest="action",
         prog="kerasrec feedback",
         required=True,
         metavar="ACTION",
-        help="add, import, export, stats or forget; `kerasrec feedback add --help` says more",
+        help="add, import, export, users, stats or forget; `kerasrec feedback add --help` tells",
         parser_class=Parser,
     )
     for name, (add_options, function) in _ACTIONS.items():
@@ -229,6 +233,87 @@ def export(options: argparse.Namespace) -> None:
         say(f"{store.export_file(options.out):,} events in {options.out}")
 
 
+# --- users ---
+
+
+def _add_options_of_users(action: argparse.ArgumentParser) -> None:
+    action.usage = (
+        "kerasrec feedback users import F [--model M] [options] | kerasrec feedback users export F"
+    )
+    action.add_argument("what", choices=["import", "export"], help="into the store, or out of it")
+    action.add_argument("file", metavar="F", help="table with a column of user ids")
+    action.add_argument(
+        "--model",
+        metavar="M",
+        help="saved_models/NAME: say which columns it uses, and count values that it cannot read",
+    )
+    action.add_argument(
+        "--columns", nargs="+", metavar="user_id=C", help="name the column of the user ids"
+    )
+    action.add_argument("--encoding", default="utf-8", help="of text files (default utf-8)")
+    action.add_argument(
+        "--on-bad",
+        choices=["error", "skip"],
+        default="error",
+        help="rows without an id, or of an id seen before: stop, or leave out (default error)",
+    )
+
+
+def users(options: argparse.Namespace) -> None:
+    """Store what is known of users (age, city, ...) from a table, or write it as one.
+
+    Lists of `kerasrec serve --store` use it from the next one on, where the version was trained
+    with a table of users. A later table changes the columns that it has; an empty cell takes a
+    value back. Who was forgotten is left out.
+    """
+    from kerasrec.data.tables import check_output, write_table
+
+    if options.what == "export":
+        check_output(options.file)
+        with _open(options) as store:
+            found = store.users()
+        if found is None:
+            raise UserError("the store has no table of users. Run: kerasrec feedback users import")
+        write_table(found.frame, options.file)
+        say(f"{len(found):,} users in {options.file}")
+        return
+    from kerasrec.data.sources import read_users
+
+    columns = naming_of(options.columns, "--columns")
+    if not isinstance(columns, dict):
+        raise UserError("--columns takes user_id=COLUMN here: a table of users has a header line.")
+    reading = {"encoding": options.encoding, "on_bad": options.on_bad}
+    table = read_users(options.file, columns=columns or None, **reading)
+    if table.report.rows_before != table.report.rows_after:
+        log.warning("%s", table.report)
+    if options.model:
+        _say_use(table, options.model)
+    with _open(options, create=True) as store:
+        added = store.import_users(table)
+        refused = f", {added.erased:,} forgotten users left out" if added.erased else ""
+        say(f"{added.users:,} users, {added.values:,} values{refused} in {store.name}")
+
+
+def _say_use(table: "Users", model: str) -> None:
+    """Says which columns of a table of users a model uses, and what of them does not read so."""
+    from kerasrec.checks import did_you_mean
+    from kerasrec.features.columntypes import unreadable
+    from kerasrec.features.usergroups import UserGroups
+    from kerasrec.versions.folders import USERS, find_version
+
+    groups = UserGroups.load(find_version(model) / USERS)
+    if groups is None:
+        raise UserError(f"{model} was trained without a table of users and uses none of --users.")
+    given = list(table.frame.columns.drop("user_id"))
+    for name, one in groups.columns.items():
+        if name not in given:
+            say(f"{model} knows {name}, which the table lacks. {did_you_mean(name, given)}")
+        elif text := unreadable(table.frame[name], one.column):
+            log.warning("%s", text)
+    used = [name for name in given if name in groups.columns]
+    say(f"{model} uses {', '.join(used) or 'no column'} of {', '.join(given) or 'none'}")
+
+
 # --- stats and forget ---
 
 
@@ -297,8 +382,10 @@ def forget(options: argparse.Namespace) -> None:
         if not options.yes:
             count = len(store.read(users=[options.user]))
             _confirm(f"Delete {count:,} events of user {options.user!r} in {store.name} for good?")
+        is_known = bool(store.user_values(options.user))
         count = store.forget(options.user)
-        say(f"{count:,} events deleted; older ones of this user are refused from now on")
+        known = ", and what is known of the user" if is_known else ""
+        say(f"{count:,} events deleted{known}; older ones are refused from now on")
 
 
 def _confirm(question: str) -> None:
@@ -314,6 +401,7 @@ _ACTIONS = {
     "add": (_add_options_of_add, add),
     "import": (_add_options_of_import, import_),
     "export": (_add_options_of_export, export),
+    "users": (_add_options_of_users, users),
     "stats": (_add_options_of_stats, stats),
     "forget": (_add_options_of_forget, forget),
 }

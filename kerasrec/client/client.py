@@ -32,6 +32,7 @@ from kerasrec.client.inputs import (
 )
 from kerasrec.client.transport import TRANSPORTS, Grpc, Rest, with_retries
 from kerasrec.features.conditions import Condition, read_where
+from kerasrec.features.usergroups import USER_INPUT
 from kerasrec.recommender.draws import Draws
 
 log = logging.getLogger(__name__)
@@ -409,8 +410,33 @@ class Client:
         content = json.dumps({"items": rows}, ensure_ascii=False, default=_plain)
         return self._call(partial(self._rest_only("set_items"), content.encode()))
 
+    def set_users(self, changes: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
+        """Sends what is known of users, such as `{"u1": {"age": 30}}`, to a server with a store.
+
+        The next list of each of them uses it; see `FeedbackStore.set_users`.
+
+        Args:
+            changes: user id -> column -> text, number, boolean or list; None takes a value back.
+
+        Returns:
+            `users` and `values`: how many; `unused`: columns that no loaded version uses.
+        """
+        rows = [{**values, "user_id": str(user)} for user, values in changes.items()]
+        content = json.dumps({"users": rows}, ensure_ascii=False, default=_plain)
+        return self._call(partial(self._rest_only("set_users"), content.encode()))
+
+    def user_values(self, user: Any) -> dict[str, Any]:
+        """Asks a server with a store what is known of a user: column -> value."""
+        return self._call(partial(self._rest_only("user_values"), str(user)))["values"]
+
     def recommend_for(
-        self, user: Any, k: int = 10, *, log: bool = True, where: Condition = None
+        self,
+        user: Any,
+        k: int = 10,
+        *,
+        log: bool = True,
+        where: Condition = None,
+        known: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Lists the best items for a user, by the events that the server's store holds now.
 
@@ -419,17 +445,23 @@ class Client:
             k: list length at most.
             log: True lets the server store the list as shown.
             where: as for `recommend`.
+            known: what is known of the user now, `{"age": 30, "channel": "app"}`: columns of the
+                table of users that the version was trained with. It counts in the place of what the
+                store has in these columns.
 
         Returns:
             DataFrame `user_id, item_id, rank, score`; its `attrs` hold `request_id` (to be given
-            with clicks on the list), `model` and `version`.
+            with clicks on the list), `model` and `version`; and `unknown_values` where there are
+            values that the version has never seen: of these it knows nothing.
         """
         read = read_where(where)
-        given = (str(user), k, log, "" if read is None else read.key)
+        said = {f"{USER_INPUT}{name}": _said(value) for name, value in (known or {}).items()}
+        given = (str(user), k, log, "" if read is None else read.key, said)
         answer = self._call(partial(self._rest_only("recommend_for"), *given))
         rows = [{"user_id": answer["user"], **row} for row in answer["items"]]
         table = pd.DataFrame(rows, columns=["user_id", "item_id", "rank", "score"])
-        table.attrs.update({name: answer[name] for name in ("request_id", "model", "version")})
+        told = ("request_id", "model", "version", "unknown_values")
+        table.attrs.update({name: answer[name] for name in told if name in answer})
         return table.astype({"rank": np.int64, "score": np.float32})
 
     def _rest_only(self, name: str) -> Callable[..., Any]:
@@ -474,6 +506,15 @@ def _one_name(candidates: Ids | None, allow: Ids | None, method: str) -> Ids | N
 def _given(event: dict) -> dict:
     """An event without NaN, which is a missing value in Python and none in JSON."""
     return {k: v for k, v in event.items() if not (isinstance(v, float) and math.isnan(v))}
+
+
+def _said(value: Any) -> str:
+    """What is known of a user, as a text of an address; "" = unknown."""
+    if isinstance(value, list | tuple):
+        return json.dumps(list(value), ensure_ascii=False, default=_plain)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None or value != value else str(value)
 
 
 def _plain(value: Any) -> Any:

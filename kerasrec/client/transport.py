@@ -272,11 +272,19 @@ class Rest:
         """Sends newer values of items, as JSON."""
         return self._call("PUT", "/v1/items", seconds, content)
 
+    def set_users(self, content: bytes, seconds: float) -> dict[str, Any]:
+        """Sends what is known of users, as JSON."""
+        return self._call("PUT", "/v1/users", seconds, content)
+
+    def user_values(self, user: str, seconds: float) -> dict[str, Any]:
+        """Asks what is known of a user."""
+        return self._call("GET", f"/v1/users/{quote(user, safe='')}", seconds)
+
     def recommend_for(
-        self, user: str, k: int, log: bool, where: str, seconds: float
+        self, user: str, k: int, log: bool, where: str, known: Mapping[str, Any], seconds: float
     ) -> dict[str, Any]:
         """Asks `/v1/recommend`; `where` is JSON of a condition, "" = none."""
-        asked = {"user": user, "k": k, "log": int(log), **self._named}
+        asked = {**known, "user": user, "k": k, "log": int(log), **self._named}
         asked |= {"where": where} if where else {}
         return self._call("GET", f"/v1/recommend?{urlencode(asked)}", seconds)
 

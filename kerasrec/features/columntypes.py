@@ -251,6 +251,32 @@ def read_column(
     return _objects(_each(series, parse_category))
 
 
+def unreadable(values: pd.Series, column: Column) -> str:
+    """Says how many values of a column are there but do not read as its type, and the first ones.
+
+    Returns:
+        A sentence, "" where there are none.
+
+    >>> unreadable(pd.Series(["60岁", "31", ""], name="age"), Column("number", 0.0, 2, "", ""))
+    "age: 1 of 2 values is no number and counts as missing: '60岁'"
+    """
+    if column.type not in ("number", "time"):
+        return ""
+    series = _series(values)
+    is_there = ~np.array(_each(series, is_missing), bool)
+    bad = is_there & np.isnan(read_column(series, column))
+    if not bad.any():
+        return ""
+    number, first = int(bad.sum()), dict.fromkeys(map(_shown, series[bad].tolist()))
+    shown = ", ".join(f"'{text}'" for text in [*first][:3])
+    verb = "is" if number == 1 else "are"
+    return (
+        f"{values.name}: {number:,} of {int(is_there.sum()):,} values {verb} no {column.type} and "
+        f"{'counts' if number == 1 else 'count'} as missing: {shown}"
+        f"{', ...' if len(first) > 3 else ''}"
+    )
+
+
 def _series(values):
     """A Series with rows from 0; of texts alone one of pandas' texts, which are read fastest."""
     series = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)

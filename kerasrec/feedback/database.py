@@ -82,6 +82,15 @@ ITEMS = sa.Table(
     sa.UniqueConstraint("item_id", "name"),
     sqlite_autoincrement=True,
 )
+#: what is known of users beside their events: JSON, column -> value. Stores of before 2026-12 lack
+#: the table until something is written into it
+USERS = sa.Table(
+    "feedback_user_values",
+    _METADATA,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("known", sa.Text, nullable=False),
+    sa.Column("timestamp", sa.BigInteger, nullable=False),
+)
 STORE = sa.Table(
     "feedback_store",
     _METADATA,
@@ -177,8 +186,10 @@ class Database(NamedTuple):
                 return driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
             driver.autocommit = True
             try:
-                for table in (EVENTS, ERASURES):
-                    driver.execute(f"VACUUM {table.name}")
+                for table in (EVENTS, ERASURES, USERS):
+                    found = driver.execute("SELECT to_regclass(%s)", [table.name]).fetchone()
+                    if found[0]:  # a store of before may lack one
+                        driver.execute(f"VACUUM {table.name}")
             finally:
                 driver.autocommit = False
             return True

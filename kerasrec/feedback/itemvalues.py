@@ -50,7 +50,7 @@ class ItemValues:
         """
         now = int(time.time())
         rows = [
-            {"item_id": item, "name": name, "value": _written(item, name, value), "timestamp": now}
+            {"item_id": item, "name": name, "value": _value(item, name, value), "timestamp": now}
             for item, values in changes.items()
             for name, value in values.items()
         ]
@@ -87,20 +87,36 @@ class ItemValues:
         ]
 
 
-def _written(item, name, value):
+def _value(item, name, value):
     """The text of a value, None where it is taken back."""
-    for what, text in (("item_id", item), ("the name of a column", name)):
+    is_back = value is TAKEN_BACK
+    text = written("items", item, name, None if is_back else value)
+    return None if is_back else text
+
+
+def written(what: str, ident: str, name: str, value: Any) -> str:
+    """Writes a value as the text that a store keeps.
+
+    Args:
+        what: "items" or "users".
+        ident: id of an item or of a user.
+        name: of the column.
+        value: text, number, boolean, list or None.
+
+    Raises:
+        ValueError: an id, a name or a value that a store cannot hold.
+    """
+    key = f"{what[:-1]}_id"
+    for role, text in ((key, ident), ("the name of a column", name)):
         if not isinstance(text, str) or not is_id(text):
             raise ValueError(
-                f"items: expected a text of at most {MAX_LENGTH} characters as {what}. Received: "
+                f"{what}: expected a text of at most {MAX_LENGTH} characters as {role}. Received: "
                 f"{str(text)[:40]!r}. Nothing was stored."
             )
-    if value is TAKEN_BACK:
-        return None
-    if name == "item_id":
+    if name == key:
         raise ValueError(
-            f"items: expected a column other than item_id, which says what item it is. Received: "
-            f"item_id of {item[:40]}. Leave it out. Nothing was stored."
+            f"{what}: expected a column other than {key}, which says what {what[:-1]} it is. "
+            f"Received: {key} of {ident[:40]}. Leave it out. Nothing was stored."
         )
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -109,8 +125,8 @@ def _written(item, name, value):
         text = ""
     if not text or len(text) > _LONGEST or "\\u0000" in text:
         raise ValueError(
-            f"items: expected a text, a number, true, false, null or a list as {name[:40]} of "
-            f"{item[:40]}, of at most {_LONGEST} characters. Received: another value. Nothing was "
+            f"{what}: expected a text, a number, true, false, null or a list as {name[:40]} of "
+            f"{ident[:40]}, of at most {_LONGEST} characters. Received: another value. Nothing was "
             "stored."
         )
     return text

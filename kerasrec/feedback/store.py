@@ -17,9 +17,10 @@ import pandas as pd
 from kerasrec.data.cleaningreport import CleaningReport
 from kerasrec.data.columns import Naming, split_naming
 from kerasrec.data.events import EVENT_WEIGHTS, event_table
-from kerasrec.data.interactions import Interactions
+from kerasrec.data.interactions import Interactions, Users
 from kerasrec.data.readers import as_categories
-from kerasrec.data.tables import check_output, open_table, write_table
+from kerasrec.data.sources import read_users
+from kerasrec.data.tables import Source, check_output, open_table, write_table
 from kerasrec.data.times.forms import LAST_SECOND
 from kerasrec.data.times.zones import MAX_AHEAD, latest_moment
 from kerasrec.feedback.database import ACTION, DECIDED, ERASURES, EVENTS, SHOWN, open_database, sa
@@ -27,6 +28,7 @@ from kerasrec.feedback.intake import event_rows, numbered_rows, table_rows
 from kerasrec.feedback.itemvalues import ItemChange, ItemValues
 from kerasrec.feedback.queries import COLUMNS, StoredEvent, as_frame, event_names, select_events
 from kerasrec.feedback.stats import Stats, read_stats
+from kerasrec.feedback.uservalues import UserValues
 from kerasrec.feedback.writer import Added, Erased, Outcomes, Writer
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,18 @@ class Erasure(NamedTuple):
     first_seq: int | None
 
 
+class UsersAdded(NamedTuple):
+    """Tells what became of a table of users.
+
+    users: how many were stored.  values: of them, without empty ones.  erased: users who were
+    forgotten and left out.
+    """
+
+    users: int
+    values: int
+    erased: int
+
+
 class FeedbackStore:
     """Stores events durably; sending one again changes nothing.
 
@@ -87,6 +101,7 @@ class FeedbackStore:
         self._database = open_database(url, create=create)
         self._writer = Writer(self._database)
         self._item_values = ItemValues(self._database)
+        self._user_values = UserValues(self._database)
         latest = sa.select(*(COLUMNS[name] for name in StoredEvent._fields)).where(
             COLUMNS.user_id == sa.bindparam("user"),
             COLUMNS.timestamp.between(sa.bindparam("since"), sa.bindparam("until")),
@@ -281,16 +296,16 @@ class FeedbackStore:
     def forget(self, user_id: str) -> int:
         """Deletes everything of a user, also from the disk, and refuses it when it is sent again.
 
-        Kept is that somebody was forgotten, when and how many rows, with a salted hash that knows
-        the user's events up to now again: what the user does later is stored, and so is an event
-        that a wrong clock has put into the future, when it is sent again. In SQLite the bytes are
-        gone from the file and its log (the file is written anew: seconds for millions of events);
-        in PostgreSQL the rows are deleted and vacuumed, and backups are the server's matter. Models
-        that have learned from the rows keep what they learned until they are trained without them:
-        see `erasures`.
+        What is known of the user beside the events (`set_users`) goes too. Kept is that somebody
+        was forgotten, when and how many events, with a salted hash that knows the user's events up
+        to now again: what the user does later is stored, and so is an event that a wrong clock has
+        put into the future, when it is sent again. In SQLite the bytes are gone from the file and
+        its log (the file is written anew: seconds for millions of events); in PostgreSQL the rows
+        are deleted and vacuumed, and backups are the server's matter. Models that have learned from
+        the rows keep what they learned until they are trained without them: see `erasures`.
 
         Returns:
-            Number of rows deleted.
+            Number of events deleted.
         """
         user_id = str(user_id)
         mine = COLUMNS.user_id == user_id
@@ -299,6 +314,7 @@ class FeedbackStore:
         with self._database.writing() as connection:
             count, first = connection.execute(found.where(mine)).one()
             connection.execute(sa.delete(EVENTS).where(mine))
+            self._user_values.forget(user_id, connection)
             now = int(time.time())
             erasure = dict(user_hash=user_hash, timestamp=now, rows=count, first_seq=first)
             connection.execute(sa.insert(ERASURES).values(erasure))
@@ -333,6 +349,72 @@ class FeedbackStore:
         The newest of an item and a column alone is there.
         """
         return self._item_values.after(after)
+
+    # --- what is known of users ---
+
+    def set_users(self, changes: Mapping[str, Mapping[str, Any]]) -> int:
+        """Stores what is known of users, such as `{"u1": {"age": 30, "city": "上海"}}`.
+
+        Lists that are made from this store use it from the next one on, where the version was
+        trained with a table of users. All values are stored, or none.
+
+        Args:
+            changes: user id -> column -> text, number, boolean or list; None takes a value back.
+                Columns that are not named stay as they are.
+
+        Returns:
+            How many values were given.
+
+        Raises:
+            ValueError: an id or a value that a store cannot hold, or a column called user_id.
+        """
+        return self._user_values.put(changes)
+
+    def user_values(self, user_id: str) -> dict[str, Any]:
+        """Reads what `set_users` and `import_users` stored of a user, column -> value."""
+        return self._user_values.of(str(user_id))
+
+    def users(self) -> Users | None:
+        """Reads the whole table of users, as `kerasrec.train(users=...)` takes it; None = empty."""
+        known = dict(self._user_values.all())
+        if not known:
+            return None
+        names = dict.fromkeys(name for values in known.values() for name in values)
+        columns = {name: [_cell(values.get(name)) for values in known.values()] for name in names}
+        frame = pd.DataFrame({"user_id": list(known), **columns}, dtype=object)
+        return Users(frame.astype("str"), {name: name for name in frame.columns})
+
+    def import_users(
+        self, table: Users | Source, *, columns: Mapping[str, str | None] | None = None
+    ) -> UsersAdded:
+        """Stores a table of users; an empty cell takes the value of that column back.
+
+        Who was forgotten is left out: the table may be older than that. `set_users` stores the
+        user again, who is there anew.
+
+        Args:
+            table: `Users`, or what `read_users` takes.
+            columns: as for `read_users`.
+
+        Returns:
+            `UsersAdded(users, values, erased)`.
+        """
+        found = table if isinstance(table, Users) else read_users(table, columns=columns)
+        erased = Erased(self._database.salt)
+        with self._database.reading() as connection:
+            erased.refresh(connection)
+        names = list(found.frame.columns.drop("user_id"))
+        rows = list(zip(found.frame["user_id"], *(found.frame[n] for n in names), strict=True))
+        kept = [row for row in rows if not erased.has(row[0])]
+        count = 0
+        for start in range(0, len(kept), _IMPORT):
+            part = {
+                user: {name: text or None for name, text in zip(names, texts, strict=True)}
+                for user, *texts in kept[start : start + _IMPORT]
+            }
+            self._user_values.put(part)
+            count += sum(text is not None for values in part.values() for text in values.values())
+        return UsersAdded(len(kept), count, len(rows) - len(kept))
 
     # --- reading ---
 
@@ -515,3 +597,12 @@ class FeedbackStore:
 
 def _in_parts(values, size):
     return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def _cell(value):
+    """A value as the text that a table of users has of it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "\x1f".join(map(str, value))
+    return "" if value is None else str(value)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.data.histories import Histories
+from kerasrec.data.interactions import Users
 from kerasrec.data.times.zones import MAX_AHEAD
 from kerasrec.features.conditions import Condition
 from kerasrec.feedback.store import FeedbackStore
@@ -52,6 +53,7 @@ class Question(NamedTuple):
     history: item ids, oldest first.  timestamps: of these, UTC seconds.  deny: ids that may not be
     listed.  keep_seen: whether ids of the history may be.  now: when it is asked, UTC seconds.
     where: the condition that listed items meet; None = none.  purchased: ids that were bought.
+    user: who asks.
     """
 
     history: list
@@ -61,6 +63,7 @@ class Question(NamedTuple):
     now: int
     where: Any = None
     purchased: tuple[str, ...] = ()
+    user: str = ""
 
     def inputs(self) -> dict[str, np.ndarray]:
         """Makes the inputs of the signature `recommend`, one row; `now` stands beside the id ""."""
@@ -110,7 +113,7 @@ def make_question(
         deny = deny.difference(history)  # left out anyway; an index answers where none is denied
     times = [event.timestamp for event in chosen]
     bought = tuple(sorted(purchased))
-    return Question(history, times, sorted(deny), keep_seen, now, purchased=bought)
+    return Question(history, times, sorted(deny), keep_seen, now, purchased=bought, user=user)
 
 
 class Listed(NamedTuple):
@@ -155,7 +158,7 @@ class LiveLists:
 
     def __init__(self, model: Any, store: FeedbackStore, rules: Rules = _RULES) -> None:
         self.store, self.rules = store, rules.check()
-        self._ask = _asking(model) if hasattr(model, "recommend") else model
+        self._ask = _asking(model, store) if hasattr(model, "recommend") else model
 
     def recommend(
         self, user: str, k: int = 10, *, log: bool = True, where: Condition = None
@@ -199,7 +202,7 @@ class LiveLists:
         return listed._replace(logged=logged)
 
 
-def _asking(recommender):
+def _asking(recommender, store):
     """The function that `LiveLists` takes, of a `Recommender`."""
     version = recommender.version and int(recommender.version.name)
 
@@ -216,6 +219,10 @@ def _asking(recommender):
             values=np.ones(count, np.float32),
         )
         deny = np.array(question.deny, object)
+        groups = recommender.loaded.user_groups
+        values = {} if groups is None else store.user_values(question.user)
+        columns = {name: [values.get(name)] for name in groups.columns} if values else {}
+        users = Users(pd.DataFrame({"user_id": [""], **columns}, dtype=object))
         found = recommender.recommend(
             histories,
             k=k,
@@ -223,6 +230,7 @@ def _asking(recommender):
             deny=deny[recommender.index_of(deny) > 0],
             at=question.now,
             where=question.where,
+            users=users if values else None,
         )
         return recommender.about.name, version, list(found["item_id"]), list(found["score"])
 

@@ -193,6 +193,10 @@ class Erased:
             self._until[user] = max(timestamp, self._until.get(user, 0))
             self._last = number
 
+    def has(self, user_id: str) -> bool:
+        """Whether somebody of this id was forgotten."""
+        return bool(self._until) and self.hash_of(user_id) in self._until
+
     def without(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Removes the rows that were erased."""
         if not self._until:

@@ -23,8 +23,8 @@ from kerasrec.checks import ArtifactError, step
 from kerasrec.data.columns import says_withdrawn
 from kerasrec.data.events import PASSIVE_EVENTS
 from kerasrec.data.histories import make_histories
-from kerasrec.data.interactions import Interactions, Items, join_interactions
-from kerasrec.data.sources import as_interactions, as_items
+from kerasrec.data.interactions import Interactions, Items, Users, join_interactions
+from kerasrec.data.sources import as_interactions, as_items, as_users
 from kerasrec.data.tables import Source
 from kerasrec.data.times.zones import latest_moment, show_time
 from kerasrec.data.vectorfiles import vector_columns
@@ -234,7 +234,7 @@ def update_from_store(
                     f"alone. That holds {len(whole):,} events; the version learned {had:,}. Import "
                     "the log (without the user) into the store first, or force it."
                 )
-            return _retrain(model, whole, items, label, facts, seed)
+            return _retrain(model, whole, items, label, facts, seed, store.users())
         if known is None:
             # what it had learned by then is perhaps not in the store, but may come in later
             end = Recency.load(version / folders.RECENCY).counts.time
@@ -291,6 +291,7 @@ def retrain(
     label: str = "stable",
     facts: Mapping[str, Any] | None = None,
     seed: int = 0,
+    users: Users | Source | None = None,
 ) -> Updated:
     """Trains the next version of a model from nothing, with its options and without its weights.
 
@@ -298,6 +299,8 @@ def retrain(
 
     Args:
         model, interactions, items, label, facts, seed: as for `update`.
+        users: for a model with groups of users: the table of users, `Users` or what `read_users`
+            takes. Without it the next version has no groups.
 
     Returns:
         `Updated`; it is published whatever its quality, and `evaluation` is None.
@@ -305,10 +308,10 @@ def retrain(
     _check_label(label)
     interactions = as_interactions(interactions)
     with folders.alone(folders.find_version(model).parent):
-        return _retrain(model, interactions, items, label, facts or {}, seed)
+        return _retrain(model, interactions, items, label, facts or {}, seed, users)
 
 
-def _retrain(model, interactions, items, label, facts, seed):
+def _retrain(model, interactions, items, label, facts, seed, users=None):
     """`retrain`, by whoever holds the lock."""
     started = time.perf_counter()
     version = folders.find_version(model)
@@ -333,6 +336,7 @@ def _retrain(model, interactions, items, label, facts, seed):
     if stable is None:  # or the new version would answer before it is labelled
         stable = manifest.version
         folders.write_label(base, "stable", stable)
+    users, columns = _users_for(manifest, users)
     reason = "trained from nothing"
     if "erased" in facts:
         reason += f", without {facts['erased']['users']} erased users"
@@ -349,6 +353,8 @@ def _retrain(model, interactions, items, label, facts, seed):
         facts={"parent": manifest.version, "update": {"decision": reason, **facts}},
         # "live" by default: what is left of the log may be too little for it
         ask=None if manifest.ask == "live" else manifest.ask,
+        users=users,
+        user_features=columns,
     )
     instead_of = stable if label == "stable" else None  # a rollback meanwhile has the last word
     folders.write_label(base, label, int(trained.version.name), instead_of=instead_of)
@@ -356,6 +362,22 @@ def _retrain(model, interactions, items, label, facts, seed):
     withdrawn, returned = len(items.withdrawn), len(known.withdrawn - items.withdrawn)
     events = len(interactions)
     return Updated(trained.version, reason, None, events, seconds, withdrawn, returned)
+
+
+def _users_for(manifest, users):
+    """The table of users that a version is trained on anew, and the types of its columns."""
+    columns = manifest.more.get("user_features", {}).get("columns", {})
+    if not columns:
+        return None, "auto"
+    found = None if users is None else as_users(users)
+    kept = {} if found is None else {n: kind for n, kind in columns.items() if n in found.frame}
+    if lost := [name for name in columns if name not in kept]:
+        log.warning(
+            "the next version has no groups of users by %s: there is no table of users with that "
+            "column (retrain(users=...), kerasrec feedback users import)",
+            ", ".join(lost),
+        )
+    return (found, kept) if kept else (None, "auto")
 
 
 def grown_catalogue(

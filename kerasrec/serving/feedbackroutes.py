@@ -24,7 +24,6 @@ from starlette.requests import Request
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.times.zones import MAX_AHEAD
-from kerasrec.features.columntypes import parse_number
 from kerasrec.features.conditions import read_where, shown
 from kerasrec.features.shoprules import ShopRules
 from kerasrec.features.usergroups import USER_INPUT
@@ -37,11 +36,13 @@ from kerasrec.feedback.userlists import Listed, LiveLists, Question, Rules
 from kerasrec.feedback.writer import Outcomes
 from kerasrec.serving.admission import Gate, Limits, Refusal
 from kerasrec.serving.items.bodies import check_value, key_of, read_items, read_json, read_values
+from kerasrec.serving.items.filters import MEMBERS, WHERE
 from kerasrec.serving.items.shop import PastEvents, ServedRules
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.monitor import Call
 from kerasrec.serving.predictor import Predictor, Target
 from kerasrec.serving.servedversion import ServedVersion
+from kerasrec.serving.users import check_users, read_user, read_users
 from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)
@@ -49,13 +50,13 @@ _THREADS = 8  # that may wait for the store at once; fewer than the connections 
 _MOST_UNLOGGED = 1000  # lists whose impressions wait to be stored; further ones are not logged
 #: errors of a store that are not the caller's mistake
 _FAILURES = (OSError, ArtifactError, sa.exc.SQLAlchemyError)
-#: the signature for users of whom columns are known
-_FOR_USERS = "recommend_for"
 _PARAMETERS = ("user", "k", "model", "version", "label", "log", "deny", "where")
 #: items that a question of `/v1/recommend` denies, at most
 _MOST_DENIED = 1000
 #: where one item lies
 _ITEM = "/v1/items/"
+#: where one user lies
+_USER = "/v1/users/"
 _MOST_UNKNOWN = 100  # items that an answer names
 #: reads the body of a request
 ReadBody = Callable[[Request], Awaitable[bytes]]
@@ -169,6 +170,7 @@ class FeedbackRoutes:
             ("POST", "/v1/recommend"): self._recommend,
             ("GET", "/v1/feedback/stats"): self._stats,
             ("PUT", "/v1/items"): self._put_items,
+            ("PUT", "/v1/users"): self._put_users,
         }
 
     def close(self) -> None:
@@ -181,6 +183,8 @@ class FeedbackRoutes:
         """Finds the async function of `(request, read_body)` that answers with plain data."""
         if path.startswith(_ITEM) and method in ("GET", "PUT", "DELETE"):
             return partial(self._item, path[len(_ITEM) :])
+        if path.startswith(_USER) and method in ("GET", "PUT", "DELETE"):
+            return partial(self._user, path[len(_USER) :])
         return self._routes.get((method, path))
 
     async def _run(self, work: Callable[[], Any], deadline: float) -> Any:
@@ -264,7 +268,8 @@ class FeedbackRoutes:
             call.signature = "recommend"
             deadline = time.perf_counter() + limits.seconds
             query = await self._query(request, read_body)
-            work = partial(self._list, call, query, deadline)
+            strange: dict[str, Any] = {}
+            work = partial(self._list, call, query, deadline, strange)
             try:
                 listed = await self._run(work, deadline)
             except TimeoutError:
@@ -279,6 +284,7 @@ class FeedbackRoutes:
                 {"item_id": item, "score": score, "rank": rank}
                 for rank, (item, score) in enumerate(ranked, 1)
             ],
+            **({"unknown_values": strange} if strange else {}),
         }
 
     async def _query(self, request: Request, read_body: ReadBody) -> ListQuery:
@@ -293,8 +299,10 @@ class FeedbackRoutes:
         given = request.query_params
         return read_query(given, models, given.getlist("deny"), given.getlist("where"))
 
-    def _list(self, call: Call, query: ListQuery, deadline: float) -> Listed:
-        ask = partial(self._ask, call, query, deadline)
+    def _list(
+        self, call: Call, query: ListQuery, deadline: float, strange: dict[str, Any]
+    ) -> Listed:
+        ask = partial(self._ask, call, query, deadline, strange)
         rules = self.rules
         if self.shop_rules is not None and self.shop_rules.now().keep_purchased is not None:
             rules = rules._replace(keep_purchased=True)  # `_ask` takes out what is not kept
@@ -309,18 +317,18 @@ class FeedbackRoutes:
         return listed
 
     def _ask(
-        self, call: Call, query: ListQuery, deadline: float, question: Question, k: int
+        self,
+        call: Call,
+        query: ListQuery,
+        deadline: float,
+        strange: dict[str, Any],
+        question: Question,
+        k: int,
     ) -> tuple[str, int, list[str], list[float]]:
-        """Answers the question of `LiveLists` by the served version."""
+        """Answers the question of `LiveLists` by the served version; see `_of_user`."""
         target = query.target
         if query.deny:
             question = question._replace(deny=sorted({*question.deny, *query.deny}))
-        if query.known:
-            target = target._replace(signature=_FOR_USERS)
-            with self.predictor.version(target) as version:
-                if _FOR_USERS not in version.signatures:
-                    expected = "no user_..., as this version was trained without a table of users"
-                    raise _wrong(expected, next(iter(query.known))[:80])
         with self.predictor.resolved(target, call) as resolved:
             shop = self.shop_rules
             if shop is not None and (
@@ -334,16 +342,12 @@ class FeedbackRoutes:
             tensors = {
                 name: tf.constant(array, types[name]) for name, array in question.inputs().items()
             }
-
-            if query.known:
-                tensors |= user_tensors(types, query.known)
+            tensors |= self._of_user(resolved.version, query, strange)
 
             def make(where: str) -> tuple[list[str], list[float]]:
                 given = tensors
-                if where and query.known:  # this signature takes lists of ids alone
-                    given = tensors | resolved.version.filters.lists(where, tensors["deny"])
-                elif where:
-                    given = {**tensors, "where": tf.constant(where)}
+                if where or MEMBERS in tensors:
+                    given = {**tensors, WHERE: tf.constant(where)}
                 answer = self.predictor.run(resolved, given, deadline)
                 ids, scores = (answer[name].numpy()[0] for name in ("item_ids", "scores"))
                 if k > len(ids):
@@ -370,6 +374,25 @@ class FeedbackRoutes:
         events = sorted(kinds) if all(pause.events for pause in rules.pause) else None
         found = self.store.read(since=since, users=[user], events=events, attribute=False)
         return tuple(found[name].tolist() for name in ("item_id", "timestamp", "event"))
+
+    def _of_user(
+        self, version: ServedVersion, query: ListQuery, strange: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What is known of the user who asks, as an input of `Filters.recommend`; {} = nothing.
+
+        Values that no group has go into `strange`: of them nothing is known.
+        """
+        if version.users is None:
+            if query.known:
+                expected = "no user_..., as this version was trained without a table of users"
+                raise _wrong(expected, next(iter(query.known))[:80])
+            return {}
+        values = self.store.user_values(query.user) | version.users.asked(query.known)
+        if not values:
+            return {}
+        members, unknown = version.users.members(values)
+        strange.update({name: values[name] for name in unknown})
+        return {MEMBERS: tf.constant(members)}
 
     def _store_shown(self, lists: LiveLists, listed: Listed) -> None:
         """Begins to store the impressions; a failure is logged and costs nobody an answer."""
@@ -400,28 +423,31 @@ class FeedbackRoutes:
                 call.signature = "items"
                 assert self.predictor.live is not None
                 return {"item_id": item_id, "values": self.predictor.live.of_item(item_id)}
-        return await self._change(
-            request, read_body, lambda body: {item_id: self._values_of(item_id, body, request)}
-        )
+        read = partial(self._values_of, item_id, method=request.method)
+        work = lambda call, body: self._store_items(call, {item_id: read(body)})  # noqa: E731
+        return await self._change(request, read_body, "items", work)
 
-    def _values_of(self, item_id: str, body: bytes, request: Request) -> dict[str, Any]:
-        if request.method == "PUT":
+    def _values_of(self, item_id: str, body: bytes, *, method: str) -> dict[str, Any]:
+        if method == "PUT":
             return read_values(body, item_id)
         assert self.predictor.live is not None
         return dict.fromkeys(self.predictor.live.of_item(item_id), TAKEN_BACK)
 
     async def _put_items(self, request: Request, read_body: ReadBody) -> dict[str, Any]:
-        return await self._change(request, read_body, read_items)
+        work = lambda call, body: self._store_items(call, read_items(body))  # noqa: E731
+        return await self._change(request, read_body, "items", work)
 
     async def _change(
         self,
         request: Request,
         read_body: ReadBody,
-        read: Callable[[bytes], Mapping[str, Mapping[str, Any]]],
+        what: str,
+        store: Callable[[Call, bytes], dict[str, Any]],
     ) -> dict[str, Any]:
+        """Reads a body and stores the values of it; `what` is "items" or "users"."""
         limits = self.predictor.limits
         with self.predictor.counted("rest") as call:
-            call.signature = "items"
+            call.signature = what
             deadline = time.perf_counter() + limits.seconds
             try:
                 async with asyncio.timeout(limits.seconds):
@@ -429,12 +455,12 @@ class FeedbackRoutes:
             except TimeoutError:
                 raise _too_late("whole request", limits) from None
             try:
-                return await self._run(lambda: self._store_items(call, read(body)), deadline)
+                return await self._run(lambda: store(call, body), deadline)
             except TimeoutError:
-                what = f"the values were not stored within {limits.seconds:g} seconds"
-                raise _unavailable(what) from None
+                late = f"the values were not stored within {limits.seconds:g} seconds"
+                raise _unavailable(late) from None
             except _FAILURES as error:
-                log.error("values of items not stored", extra={"error": str(error)})
+                log.error(f"values of {what} not stored", extra={"error": str(error)})
                 raise _unavailable("the values were not stored") from error
 
     def _store_items(self, call: Call, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -459,6 +485,39 @@ class FeedbackRoutes:
             "unknown_items": len(unknown),
             **({"unknown": unknown[:_MOST_UNKNOWN]} if unknown else {}),
         }
+
+    # --- what is known of users ---
+
+    async def _user(self, user_id: str, request: Request, read_body: ReadBody) -> dict[str, Any]:
+        """Tells, sets or takes back what is known of one user beside the events."""
+        if not is_id(user_id):
+            raise _wrong(f"{_USER}ID, of at most {MAX_LENGTH} characters", user_id[:80])
+
+        def work(call: Call, body: bytes) -> dict[str, Any]:
+            if request.method == "PUT":
+                return self._store_users(call, {user_id: read_user(body, user_id)})
+            values = self.store.user_values(user_id)
+            if request.method == "GET":
+                return {"user_id": user_id, "values": values}
+            self.store.set_users({user_id: dict.fromkeys(values)})
+            return {"users": 1, "values": len(values)}
+
+        return await self._change(request, read_body, "users", work)
+
+    async def _put_users(self, request: Request, read_body: ReadBody) -> dict[str, Any]:
+        work = lambda call, body: self._store_users(call, read_users(body))  # noqa: E731
+        return await self._change(request, read_body, "users", work)
+
+    def _store_users(self, call: Call, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Checks values against the groups of the loaded versions, and stores them."""
+        call.rows = len(changes)
+        known = [version.users for version in self.predictor.loaded() if version.users is not None]
+        unused = check_users(known, changes)
+        try:
+            count = self.store.set_users(changes)
+        except ValueError as error:
+            raise Refusal("INVALID_ARGUMENT", str(error)) from error
+        return {"users": len(changes), "values": count, **({"unused": unused} if unused else {})}
 
     # --- statistics ---
 
@@ -597,33 +656,6 @@ def read_query(
     number = None if version is None else int(version)
     target = Target(models[0] if model is None else model, number, label, "recommend")
     return ListQuery(target, user, int(k), logged == "1", denied, _condition(where), known)
-
-
-def user_tensors(types: Mapping[str, int], known: Mapping[str, str]) -> dict[str, Any]:
-    """Makes the inputs of `recommend_for` that say something of a user; the others are unknown.
-
-    Args:
-        types: input of the signature -> its dtype.
-        known: input -> what is known, as a text.
-
-    Raises:
-        Refusal: INVALID_ARGUMENT: an input that there is not, or a text that is no number.
-    """
-    inputs = [name for name in types if name.startswith(USER_INPUT)]
-    found = {}
-    for name in known:
-        if name not in inputs:
-            raise _wrong(f"one of {', '.join(inputs)}, what this version knows of users", name[:80])
-    for name in inputs:
-        text = known.get(name, "")
-        if types[name] == tf.string.as_datatype_enum:
-            found[name] = tf.constant([text])
-            continue
-        number = parse_number(text)
-        if text and number != number:
-            raise _wrong(f"a number as {name}", text[:80])
-        found[name] = tf.constant([number], tf.float32)
-    return found
 
 
 def _condition(where: Sequence[Any]) -> str:

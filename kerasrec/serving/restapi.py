@@ -42,7 +42,8 @@ _LOOK = re.compile(_WHERE + r"(/metadata)?")
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _METRICS = "/monitoring/prometheus/metrics"
 #: of the feedback store, where there is one
-_FEEDBACK = ("/v1/feedback", "/v1/recommend", "/v1/feedback/stats", "/v1/items")
+_FEEDBACK = ("/v1/feedback", "/v1/recommend", "/v1/feedback/stats", "/v1/items", "/v1/users")
+_VALUES = ("/v1/items/", "/v1/users/")
 _MAX_INT64 = (1 << 63) - 1
 
 
@@ -111,7 +112,7 @@ class RestApi:
                 answer.append(await self._post(request, *found.groups()))
             elif request.method == "GET" and (found := _LOOK.fullmatch(path)):
                 answer.append(self._look(*found.groups()))
-            elif self.feedback is None and (path in _FEEDBACK or path.startswith("/v1/items/")):
+            elif self.feedback is None and (path in _FEEDBACK or path.startswith(_VALUES)):
                 message = "this server has no feedback store; start it with --store PATH_OR_URL."
                 raise Refusal("NOT_FOUND", message)
             elif self.feedback and (route := self.feedback.route(request.method, path)):

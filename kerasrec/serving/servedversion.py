@@ -9,6 +9,7 @@ import numpy as np
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.histories import Histories
+from kerasrec.features.usergroups import UserGroups
 from kerasrec.fusion.counting import Guard
 from kerasrec.fusion.following import Following, Rows
 from kerasrec.fusion.neighbours import NeighbourTable
@@ -20,6 +21,7 @@ from kerasrec.serving.admission import Refusal
 from kerasrec.serving.indexedsignatures import INDEXED, SCORES_PER_ROW, IndexedSignatures
 from kerasrec.serving.items.filters import PLANS, Filters
 from kerasrec.serving.items.live import VersionItems
+from kerasrec.serving.users import UserColumns
 from kerasrec.versions import folders
 from kerasrec.versions.loaded import LoadedVersion, MomentTables
 from kerasrec.versions.warmup import WARMUP
@@ -81,6 +83,7 @@ class ServedVersion:
         indexed: `IndexedSignatures` where an index answers for the graph, else None.
         filters: `Filters`, its lists under conditions on the catalogue.
         items: `VersionItems`, newer values of its items.
+        users: `UserColumns`, what it knows of users; None = nothing but their histories.
         definitions: signature name -> SignatureDef, as saved.
         signatures: signature name -> `Signature`.
     """
@@ -98,6 +101,10 @@ class ServedVersion:
         self.filters = Filters(self._loaded)
         withdraw = (lambda index: None) if self.indexed is None else self.indexed.withdraw
         self.items = VersionItems(self._loaded, self.filters, withdraw)
+        # what groups like is in the graph: not a second time here
+        has_groups = "groups" in self._loaded.abilities
+        groups = UserGroups.load(self.path / folders.USERS) if has_groups else None
+        self.users = None if groups is None else UserColumns(groups)
         if self.indexed is not None:
             functions |= {name: getattr(self.indexed, name) for name in INDEXED}
         self.signatures = {

@@ -2,7 +2,7 @@
 
 import html
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ def train(
     ask: Ask | None = None,
     fit: Callable[..., Any] | None = None,
     users: Users | Source | None = None,
-    user_features: str = "auto",
+    user_features: str | Mapping[str, str] = "auto",
 ) -> Trained:
     """Encodes the texts, fits a model, chooses the fusion on validation, exports a version.
 

@@ -7,7 +7,7 @@ stages that learn what was held out, refit and catch up, are in `catchup`.
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -436,7 +436,9 @@ def generate(
     return Plans(found._replace(trust=trust, prior=prior), {"plans": facts})
 
 
-def group(model: Model, chosen: Chosen, data: Data, declaration: str) -> Grouped:
+def group(
+    model: Model, chosen: Chosen, data: Data, declaration: str | Mapping[str, str]
+) -> Grouped:
     """Fits groups of users and weighs them on validation; nothing where there is no table."""
     if data.users is None:
         return Grouped()

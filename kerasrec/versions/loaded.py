@@ -8,6 +8,7 @@ may lack and in which order its checkpoint lists them is known here and in `vers
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -402,7 +403,7 @@ class LoadedVersion:
             return _arrays(self.module.recommend_for_rows(*given, tf.constant(members, tf.float32)))
         return _arrays(self.module.recommend_rows(*given))
 
-    @property
+    @cached_property
     def user_groups(self) -> UserGroups | None:
         """`UserGroups` with what they like; None where the version knows none."""
         if "groups" not in self.abilities or self.path is None:

@@ -204,3 +204,31 @@ def test_help_of_every_action(capsys):
         shown = capsys.readouterr().out
         assert shown.startswith(f"usage: kerasrec feedback {action}")
         assert "--store S" in shown
+
+
+def test_a_table_of_users_goes_in_and_comes_out(path, tmp_path, town_version, capsys, caplog):
+    table = tmp_path / "users.csv"
+    table.write_text("uid,城市,age,note\nu1,上海,31,x\nu2,北京,60岁,\nu3,,,\n", encoding="utf-8")
+    run("users", "import", table, "--model", town_version)
+    out = capsys.readouterr().out
+    assert "uses 城市, age of 城市, age, note" in out and "3 users, 5 values in" in out
+    assert "knows tags, which the table lacks" in out
+    assert "age: 1 of 2 values is no number and counts as missing: '60岁'" in caplog.text
+    run("forget", "--user", "u2", "--yes")
+    assert "0 events deleted, and what is known of the user" in capsys.readouterr().out
+    run("users", "import", table)
+    assert "2 users, 3 values, 1 forgotten users left out" in capsys.readouterr().out
+    run("users", "export", tmp_path / "out.csv")
+    found = pd.read_csv(tmp_path / "out.csv", dtype=str, keep_default_na=False)
+    assert found.to_dict("records") == [{"user_id": "u1", "城市": "上海", "age": "31", "note": "x"}]
+
+
+def test_a_table_of_users_that_is_none(path, tmp_path, exported_version, capsys):
+    run("add", "--user", "u", "--item", "i")
+    capsys.readouterr()
+    assert "no table of users" in refused(capsys, "users", "export", tmp_path / "out.csv")
+    table = tmp_path / "users.csv"
+    table.write_text("uid,age\nu1,31\nu1,32\n", encoding="utf-8")
+    assert "every user_id once" in refused(capsys, "users", "import", table)
+    words = ["users", "import", table, "--on-bad", "skip", "--model", exported_version]
+    assert "trained without a table of users" in refused(capsys, *words)

@@ -26,6 +26,8 @@ WHERE = "where"
 #: signatures of plans, and all that have the input
 PLANS = ("generate", "generate_in_order")
 FILTERED = ("recommend", *PLANS)
+#: what the server itself adds for users of whom something is known, see `UserGroups.members`
+MEMBERS = "members"
 
 
 class Filters:
@@ -79,22 +81,11 @@ class Filters:
         except (ValueError, TypeError) as error:
             raise Refusal("INVALID_ARGUMENT", str(error)) from error
 
-    def lists(self, where: str, denied: Any) -> dict[str, Any]:
-        """Gives the inputs `allow` and `deny`, `(1, n)` of ids, that a condition stands for.
-
-        Args:
-            where: as JSON.
-            denied: ids that are denied besides, `(1, n)`.
-        """
-        chosen, ids = self.choose(where), self._catalogue()[3]
-        if chosen.number == 0:  # an unknown id: nothing may be listed
-            return {"allow": tf.constant([["\x00"]]), "deny": denied}
-        allow = tf.constant([ids[chosen.allow].tolist()], tf.string)
-        deny = tf.constant([ids[chosen.deny].tolist()], tf.string)
-        return {"allow": allow, "deny": tf.concat([deny, denied], axis=1)}
-
     def recommend(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Answers as the signature `recommend`, of `tensors` with its inputs and `where`."""
+        """Answers as the signature `recommend`, of `tensors` with its inputs and `where`.
+
+        One more, `MEMBERS`, may say to which groups the users belong, as `UserGroups.members`.
+        """
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         conditions = np.broadcast_to(arrays[WHERE], (len(arrays["history"]),))
         width = min(self._loaded.k, self._loaded.num_items + 1)
@@ -153,7 +144,14 @@ class Filters:
             allow = _among(wanted, (arrays["allow"] != b"").any(axis=1), chosen)
         deny = np.concatenate([np.tile(chosen.deny, (size, 1)), denied], axis=1)
         return self._loaded.recommend(
-            inputs, allow, deny, asked, waited, k=self._loaded.k, keep_seen=keep_seen
+            inputs,
+            allow,
+            deny,
+            asked,
+            waited,
+            k=self._loaded.k,
+            keep_seen=keep_seen,
+            members=arrays.get(MEMBERS),
         )
 
     def _indices(self, ids):

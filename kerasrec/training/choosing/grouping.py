@@ -7,7 +7,7 @@ the users of the validation, asked for once more with their histories hidden.
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ def fit_groups(
     fusion: Fusion,
     held: HeldOut,
     users: Users,
-    declaration: str,
+    declaration: str | Mapping[str, str],
     ids: np.ndarray,
     asked_of: Callable[[Histories], np.ndarray],
 ) -> Grouped:
