@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kerasrec import backend
 from kerasrec.cli.parser import SHAPE, Parser, add_clock, add_files, add_reading
 from kerasrec.cli.printing import print_rows, say
-from kerasrec.cli.userinput import UserError, event_weights, naming_of, period
+from kerasrec.cli.userinput import UserError, event_weights, log_columns, naming_of, period
 
 if TYPE_CHECKING:
     from kerasrec.data.interactions import Users
@@ -211,7 +211,7 @@ def import_(options: argparse.Namespace) -> None:
     with _open(options, create=True) as store:
         added = store.import_file(
             options.interactions,
-            columns=naming_of(options.columns, "--columns") or None,
+            columns=log_columns(options) or None,
             encoding=options.encoding,
             on_bad=options.on_bad,
             event_weights=event_weights(options.event_weights),
@@ -303,7 +303,10 @@ def _say_use(table: "Users", model: str) -> None:
 
     groups = UserGroups.load(find_version(model) / USERS)
     if groups is None:
-        raise UserError(f"{model} was trained without a table of users and uses none of --users.")
+        raise UserError(
+            f"--model {model} was trained without a table of users: it uses no column. Leave "
+            "--model out to store the table, or name another model."
+        )
     given = list(table.frame.columns.drop("user_id"))
     for name, one in groups.columns.items():
         if name not in given:
@@ -385,7 +388,7 @@ def forget(options: argparse.Namespace) -> None:
         is_known = bool(store.user_values(options.user))
         count = store.forget(options.user)
         known = ", and what is known of the user" if is_known else ""
-        say(f"{count:,} events deleted{known}; older ones are refused from now on")
+        say(f"{count:,} events deleted{known}; older ones of this user are refused from now on")
 
 
 def _confirm(question: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import logging
 import sys
 import time
 from pathlib import Path
@@ -45,12 +46,17 @@ from kerasrec.features.itemcolumns import ItemColumns
 from kerasrec.versions.folders import USERS, find_version, read_manifest
 from kerasrec.versions.folders import read_catalogue as read_catalogue_of
 
+log = logging.getLogger(__name__)
+
 
 def add_inspect(sub: argparse.ArgumentParser) -> None:
     """Adds the options of `inspect`."""
-    sub.usage = "kerasrec inspect --interactions F... [--items F] | --model M  [options]"
+    sub.usage = (
+        "kerasrec inspect --interactions F... [--items F] [--users F] | --model M  [options]"
+    )
     add_files(sub, "--interactions", "what users did", "--data")
     sub.add_argument("--items", metavar="F", help="the catalogue")
+    sub.add_argument("--users", metavar="F", help="what is known of users: how its columns read")
     sub.add_argument("--model", metavar="M", help="a model instead of data")
     sub.add_argument(
         "--memory",
@@ -82,11 +88,13 @@ def inspect_verb(options: argparse.Namespace) -> None:
     readings = Readings()
     if options.memory:
         items = readings.take(read_catalogue, options, False) if options.items else None
+        users = readings.take(read_user_table, options) if options.users else None
         readings.end()
         figures, problems, table = describe_large(options, items)
     else:
         interactions = readings.take(read_events, options, options.interactions)
         items = readings.take(read_catalogue, options, False) if options.items else None
+        users = readings.take(read_user_table, options) if options.users else None
         readings.end()
         figures = count_figures(interactions)
         problems, table = problems_of_figures(figures, items), describe_figures(figures, items)
@@ -100,20 +108,27 @@ def inspect_verb(options: argparse.Namespace) -> None:
         _print_features(items.feature_frame)
         if items.order:
             say(f"{items.order}: an order of plans, no feature", end="\n\n")
+    if users is not None:
+        say(*column_lines(users.report, source_name(options.users)), sep="\n", end="\n\n")
+        _print_features(users.frame, "users")
     print_rows(tuple(table.columns), rows)
 
 
-def _print_features(frame):
-    """How each further column of the catalogue reads, and why: what --item-features auto takes."""
-    from kerasrec.features.columntypes import propose
+def _print_features(frame, of="items"):
+    """How each further column of a table reads, and why: what --item-features auto takes."""
+    from kerasrec.features.columntypes import propose, unreadable
 
+    found = {
+        n: one for n, one in propose(frame).items() if n not in ("item_id", "user_id", "title")
+    }
     rows = [
         (name, one.type, f"{one.missing:.0%}", f"{one.distinct:,}", one.example, one.why)
-        for name, one in propose(frame).items()
-        if name not in ("item_id", "title")
+        for name, one in found.items()
     ]
     if rows:
-        print_rows(("column of items", "reads as", "missing", "distinct", "example", "why"), rows)
+        print_rows((f"column of {of}", "reads as", "missing", "distinct", "example", "why"), rows)
+        for text in filter(None, (unreadable(frame[name], one) for name, one in found.items())):
+            say(text)
         say()
 
 
@@ -447,9 +462,16 @@ def recommend_verb(options: argparse.Namespace) -> None:
     interactions, users, candidates = read_questions(options)
     # where the version knows groups of users, further columns of --users say who they are
     has_groups = (find_version(options.model) / USERS).is_dir()
-    known = read_user_table(options, on_bad="skip") if users and has_groups else None
+    known = read_user_table(options, on_bad="skip") if users else None
     if known is not None and len(known.frame.columns) == 1:
         known = None  # a list of ids
+    if known is not None and not has_groups:
+        log.warning(
+            "--users: %s say nothing to this version, which was trained without a table of users: "
+            "its column of user ids alone counts",
+            ", ".join(known.frame.columns.drop("user_id")),
+        )
+        known = None
     load_tensorflow(options)
     from kerasrec.recommender.recommender import Recommender
 

@@ -50,8 +50,9 @@ def add_reading(sub: argparse.ArgumentParser, *, items: bool = False) -> None:
         "--columns",
         help="name the columns of the interactions where they are not recognised: user_id=buyer "
         "item_id=sku timestamp=time event=action value=stars; event= leaves the events unread, "
-        "status= keeps orders that a column says were cancelled. Of a file without a header line: "
-        "the names of all columns, as user,item,_,timestamp",
+        "status= keeps orders that a column says were cancelled; of other tables users.user_id=uid "
+        "relations.entity=name items.title=headline. Of a file without a header line: the names of "
+        "all columns, as user,item,_,timestamp",
         **pairs,
     )
     group.add_argument(

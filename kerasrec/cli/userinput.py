@@ -125,7 +125,7 @@ def read_events(options: argparse.Namespace, paths: Sequence[str]) -> "Interacti
 
 def reading_options(options: argparse.Namespace) -> dict[str, Any]:
     """How `read_interactions` reads events, by the options that `add_reading` has added."""
-    columns = naming_of(options.columns, "--columns")
+    columns = log_columns(options)
     if hasattr(options, "items") and isinstance(columns, dict):
         columns = {role: name for role, name in columns.items() if role not in _ITEM_ROLES}
     return {
@@ -172,7 +172,9 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     from kerasrec.data.tables import open_table
 
     columns = naming_of(options.item_columns, "--item-columns")
-    given = naming_of(options.columns, "--columns")
+    if isinstance(columns, dict):
+        columns = {**own_columns(options, "items"), **columns}
+    given = log_columns(options)
     if isinstance(columns, dict) and isinstance(given, dict):
         both = {role: name for role, name in given.items() if role in ("item_id", *_ITEM_ROLES)}
         if both.get("item_id") and both["item_id"] not in (
@@ -188,8 +190,10 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
         titles=titles,
     )
     if getattr(options, "relations", None):
+        roles = own_columns(options, "relations") or None
         given = {"encoding": options.encoding, "on_bad": options.on_bad}
-        found = with_relations(found, options.relations, **given, order=options.order_relation)
+        roles_and_order = {"columns": roles, "order": options.order_relation}
+        found = with_relations(found, options.relations, **given, **roles_and_order)
     for name, file in pairs_of(getattr(options, "vectors", None), "--vectors").items():
         if not (name and file):
             raise UserError(f"--vectors takes NAME=FILE. Received: '{name}={file or ''}'.")
@@ -289,8 +293,10 @@ def read_users(options: argparse.Namespace, interactions: "Interactions | None")
     """Reads the user ids of --users, each once, in file order."""
     from kerasrec.data.sources import read_user_ids
 
-    columns = naming_of(options.columns, "--columns")
-    name = columns.get("user_id") if isinstance(columns, dict) else None
+    columns = log_columns(options)
+    name = own_columns(options, "users").get("user_id")
+    if name is None:
+        name = columns.get("user_id") if isinstance(columns, dict) else None
     if name is None and interactions is not None:
         name = interactions.columns.get("user_id")
     found = read_user_ids(options.users, column=name, encoding=options.encoding)
@@ -300,11 +306,14 @@ def read_users(options: argparse.Namespace, interactions: "Interactions | None")
 def read_user_table(options: argparse.Namespace, on_bad: str | None = None) -> "Users":
     """Reads what is known of users: all columns of --users; `on_bad` stands for --on-bad."""
     from kerasrec.data.sources import read_users as read_table
+    from kerasrec.data.tables import open_table
 
-    columns = naming_of(options.columns, "--columns")
+    columns, roles = log_columns(options), own_columns(options, "users")
     name = columns.get("user_id") if isinstance(columns, dict) else None
+    if name and not roles and name in open_table(options.users, options.encoding).columns:
+        roles = {"user_id": name}  # both tables call it so
     given = dict(encoding=options.encoding, on_bad=on_bad or options.on_bad)
-    return read_table(options.users, columns={"user_id": name} if name else None, **given)
+    return read_table(options.users, columns=roles or None, **given)
 
 
 def read_lines(path: str | None, encoding: str) -> list[str] | None:
@@ -362,6 +371,30 @@ def naming_of(texts: Sequence[str] | None, flag: str) -> dict[str, Any] | list[s
     return texts[0].split(",")
 
 
+#: tables beside the log that --columns may name: users.user_id=uid
+_TABLES = ("users", "items", "relations")
+
+
+def log_columns(options: argparse.Namespace) -> dict[str, Any] | list[str]:
+    """Reads what --columns says of the log, as `naming_of`."""
+    starts = tuple(f"{table}." for table in _TABLES)
+    for text in options.columns or []:
+        table = text.partition(".")[0]
+        if text.startswith(starts) and not getattr(options, table, None):
+            raise UserError(
+                f"--columns {text} names a column of --{table}. Received: no --{table}."
+            )
+    texts = [text for text in options.columns or [] if not text.startswith(starts)]
+    return naming_of(texts, "--columns")
+
+
+def own_columns(options: argparse.Namespace, table: str) -> dict[str, Any]:
+    """Reads what --columns says of another table: `users.user_id=uid` is `{"user_id": "uid"}`."""
+    start = f"{table}."
+    texts = [text for text in options.columns or [] if text.startswith(start)]
+    return pairs_of([text.removeprefix(start) for text in texts], "--columns")
+
+
 def write_lists(
     options: argparse.Namespace, frame: "pd.DataFrame", path: str, columns: Mapping[str, str]
 ) -> None:
@@ -391,14 +424,16 @@ def training_options(options: argparse.Namespace) -> dict[str, Any]:
     from kerasrec.training.optionfiles import check_early
 
     settings = read_yaml(options.config) if options.config else {}
-    for section, name, value in (
-        ("encoder", "name", options.encoder),
-        ("encoder", "features", " ".join(getattr(options, "item_features", None) or []) or None),
-        ("trainer", "run_folder", options.run_folder),
-        ("trainer", "seed", options.seed),
+    said: dict[tuple[str, str], tuple[str, Any]] = {}
+    for flag, section, name, value in (
+        ("--encoder", "encoder", "name", options.encoder),
+        ("--item-features", "encoder", "features", _joined(options)),
+        ("--run-folder", "trainer", "run_folder", options.run_folder),
+        ("--seed", "trainer", "seed", options.seed),
     ):
         if value is not None:
             settings[section] = {**(settings.get(section) or {}), name: value}
+            said[section, name] = flag, value
     for key, value in assignments(options.set).items():
         section, dot, name = key.partition(".")
         if not (dot and name):
@@ -406,8 +441,16 @@ def training_options(options: argparse.Namespace) -> dict[str, Any]:
                 f"--set takes SECTION.OPTION=VALUE such as model.dropout=0.1. Received: {key!r}."
             )
         settings[section] = {**(settings.get(section) or {}), name: value}
+        flag, other = said.get((section, name), ("", value))
+        if str(other) != str(value):
+            log.warning("--set %s=%s counts, not %s %s", key, value, flag, other)
     check_early(options.preset, settings)
     return settings
+
+
+def _joined(options):
+    """The words of --item-features as one text; None without."""
+    return " ".join(getattr(options, "item_features", None) or []) or None
 
 
 def read_yaml(path: str) -> dict[str, Any]:

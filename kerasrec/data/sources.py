@@ -223,7 +223,8 @@ def with_relations(
             entities is an item of the catalogue it is a relation as the others are.
 
     Returns:
-        `Items`; what it holds more is in the report: items of the relations that it lacks too.
+        `Items`; what it holds more is in the report: rows on items that it lacks too, and rows that
+        were left out.
 
     Raises:
         FileNotFoundError: no such file.
@@ -265,8 +266,16 @@ def with_relations(
         found[relation] = lists.reindex(range(len(found)), fill_value="").to_numpy(object)
         what = f"relation {relation}: {rows['entity'].nunique():,} entities"
         report = report.add("note", f"{what}, items", len(lists))
-    if unknown := frame["item_id"][place == 0].nunique():
-        report = report.add("note", f"items of {part.name} that the catalogue lacks", unknown)
+    for one in part.report.steps:
+        if one.removed:
+            what = f"{part.name}: {one.what} (row left out)"
+            report = report.add("note", what, one.count, example=one.example)
+    if foreign := int((place == 0).sum()):
+        ids = frame["item_id"][place == 0].unique()
+        what = f"rows of {part.name} on items that the catalogue lacks ({len(ids):,} items)"
+        shown = ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
+        report = report.add("note", what, foreign, example=shown)
+        log.warning("%s: %s: %s", what, f"{foreign:,} of {len(frame):,}", shown)
     told = order if order is not None and is_ordered else items.order
     names = [name for name in sorted(known["relation"].unique()) if name != told]
     ordered = replace(

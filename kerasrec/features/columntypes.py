@@ -48,6 +48,8 @@ _DATE = re.compile(
 )
 #: longest value, in characters, that is still a name of something and not a text
 _NAME_LENGTH, _TAG_LENGTH = 40, 20
+#: rows from which on it is told that a column says nothing
+_FEW_ROWS = 10
 _LOOKED_AT = 5000  # values of a column that are tried as dates, numbers and lists
 
 
@@ -614,7 +616,8 @@ def choose_columns(
         {name: `Column`} in the order of the frame, features only.
 
     Raises:
-        ValueError: as `parse_declaration`; a declared column of which no value reads so.
+        ValueError: as `parse_declaration`; a declared column of which no value reads so, or that
+            says nothing of one row by another: empty, the same everywhere, no value of names twice.
 
     >>> frame = pd.DataFrame({"item_id": ["a", "b"], "price": ["5", "7"]})
     >>> {name: column.type for name, column in choose_columns(frame, "price:category").items()}
@@ -637,12 +640,48 @@ def choose_columns(
 def _declared(name, series, kind):
     proposed = _propose(name, series)
     if proposed.type == kind:
-        return proposed._replace(why="declared")
+        column = proposed._replace(why="declared")
+        if column.is_feature:
+            _check_telling(name, series, column)
+        return column
     marks = separators_of(series.tolist()) if kind == "categories" else ""
     column = _measured(series, proposed._replace(type=kind, why="declared", separators=marks))
-    if column.is_feature and column.missing == 1 and proposed.distinct:
+    if not column.is_feature:
+        return column
+    if not proposed.distinct:
+        raise _says_nothing(name, kind, "no value in any row")
+    if column.missing == 1:
+        instead = f"Declare it as {proposed.type}" if proposed.is_feature else "Leave it out"
         raise ValueError(
             f"features: expected values of the type {kind} in the column {name}. Received: values "
-            f"such as '{proposed.example}', none of which reads so. Declare it as {proposed.type}."
+            f"such as '{proposed.example}', none of which reads so. {instead}."
         )
+    _check_telling(name, series, column)
     return column
+
+
+def _check_telling(name, series, column):
+    """Raise where no two rows have a value in common, or all of them have the same one."""
+    if column.type == "vector" or len(series) < _FEW_ROWS:  # too few to say so
+        return
+    values = read_column(series, column)
+    if column.type in ("number", "time"):
+        if not column.missing and column.distinct == 1:
+            raise _says_nothing(name, column.type, f"'{column.example}' in all rows")
+        return
+    lists = (
+        values if column.type == "categories" else [(value,) if value else () for value in values]
+    )
+    counts = Counter(one for entry in lists for one in entry)
+    if max(counts.values(), default=0) < 2:
+        what = f"{len(counts):,} values, each in one row alone, such as '{column.example}'"
+        raise _says_nothing(name, column.type, what)
+    if len(counts) == 1 and not column.missing:
+        raise _says_nothing(name, column.type, f"'{column.example}' in all rows")
+
+
+def _says_nothing(name, kind, received):
+    return ValueError(
+        f"features: expected values in the column {name} that say something of a row by others. "
+        f"Received: {received}. Leave {name}:{kind} out."
+    )

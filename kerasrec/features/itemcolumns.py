@@ -27,6 +27,8 @@ from kerasrec.features.conditions import ORDERED, Condition, Leaf, read_where, s
 
 #: bytes of masks that are kept
 _KEPT_BYTES, _FEWEST = 1 << 25, 8
+#: texts of a column that are looked at for numbers
+_LOOKED_AT = 1000
 #: texts that say yes and no, of which a column may use any
 _YES, _NO = ({"true", "1", "yes", "y", "t", "是", "有"}, {"false", "0", "no", "n", "f", "否", "无"})
 
@@ -283,7 +285,17 @@ class _Names:
     def read(self, value):
         if isinstance(value, list | tuple | dict):
             raise ValueError(_wrong_value("value", self.name, "a text or a number", value))
+        if isinstance(value, int | float) and not is_missing(value) and len(self._texts) > 1:
+            # what the catalogue holds says whether the column is of numbers or of names
+            is_flag = value in (0, 1) and bool((_YES | _NO) & {t.lower() for t in self._texts})
+            if not is_flag and (isinstance(value, bool) or not self._has_numbers()):
+                expected = f"a text such as {shown(self._texts[1], 30)}"
+                raise ValueError(_wrong_value("value", self.name, expected, value))
         return parse_category(value)
+
+    def _has_numbers(self):
+        """Whether some of its first texts read as numbers."""
+        return any(parse_number(text) == parse_number(text) for text in self._texts[1:_LOOKED_AT])
 
     def change(self, row, value):
         value = value or ""
@@ -401,7 +413,7 @@ class _Lists:
         for value in values:
             counts[self._rows_of(value)] += 1
         if operator == "contains":
-            return counts == len(values)
+            return (counts == len(values)) & self._filled
         return (counts == 0) & self._filled if operator == "ne" else counts > 0
 
 

@@ -458,5 +458,27 @@ def _refusal(error):
     place = " ".join(path)
     if first["type"] == "missing":
         return f"expected {path[-1]} in {' '.join(path[:-1])}. Received: none."
-    said = first["msg"][0].lower() + first["msg"][1:]
-    return f"{place}: {said}. Received: {shown(first['input'])}."
+    return f"{place}: expected {_expected(first)}. Received: {shown(first['input'])}."
+
+
+#: kind of an error of pydantic, its beginning -> what is expected
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a number",
+    "string": "a text",
+    "list": "a list, such as `- {...}` below it",
+    "model": "words and values, such as {column: brand, number: 2}",
+    "dict": "words and values, such as {column: brand, number: 2}",
+}
+_EDGES = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+
+def _expected(error):
+    """What an error of pydantic says that a value must be, in our words."""
+    edges = [
+        f"{word} {error['ctx'][e]:g}" for e, word in _EDGES.items() if e in error.get("ctx", {})
+    ]
+    if edges:
+        return f"a number {' and '.join(edges)}"
+    return _KINDS.get(error["type"].split("_")[0], "another value")

@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from kerasrec.data.histories import Histories
 from kerasrec.features.columntypes import Column, choose_columns
@@ -22,6 +23,7 @@ PRIOR_EVENTS = 500.0
 #: numbers in the table at most; of more groups the rarest go
 MAX_CELLS = 20_000_000
 FILE = "usergroups.json"
+_BLOCK = 20_000  # users at once
 #: inputs of a signature whose names begin so say something of a user
 USER_INPUT = "user_"
 
@@ -162,18 +164,34 @@ def fit_user_groups(
     }
     columns = {name: one for name, one in columns.items() if one.width}
     groups = UserGroups(columns, np.zeros((0, num_items + 1), np.float32))
-    place = pd.Index(frame["user_id"].to_numpy(object)).get_indexer(histories.user_ids)
-    known = groups.members(frame)[np.maximum(place, 0)] * (place >= 0)[:, None]
     row = np.repeat(np.arange(histories.num_users), histories.lengths)
     taken = histories.chosen
     pairs = np.unique(row[taken].astype(np.int64) * (num_items + 1) + histories.items[taken])
     row, item = pairs // (num_items + 1), pairs % (num_items + 1)
     counts = np.bincount(item, minlength=num_items + 1).astype(np.float64)
     share = (counts + 1e-3) / (counts.sum() + 1e-3 * len(counts))
-    lifts = np.zeros((known.shape[1], num_items + 1), np.float32)
-    for group in range(known.shape[1]):
-        events = np.bincount(item, known[row, group], minlength=num_items + 1)
-        taste = (events + PRIOR_EVENTS * share) / (events.sum() + PRIOR_EVENTS)
-        lifts[group] = np.log(taste / share)
+    events = _chosen_by(groups, frame, histories.user_ids, row, item, num_items)
+    taste = (events + PRIOR_EVENTS * share) / (events.sum(axis=1, keepdims=True) + PRIOR_EVENTS)
+    lifts = np.log(taste / share).astype(np.float32)
     lifts[:, 0] = 0
     return UserGroups(columns, lifts)
+
+
+def _chosen_by(groups, frame, user_ids, row, item, num_items):
+    """How often each group chose each item, float64 `(num_groups, num_items + 1)`.
+
+    `row` (ascending) and `item` are pairs of users and items. Users come by blocks: how far all of
+    them belong to all groups would be a table of gigabytes.
+    """
+    place = pd.Index(frame["user_id"].to_numpy(object)).get_indexer(user_ids)
+    width = sum(one.width for one in groups.columns.values())
+    found = np.zeros((width, num_items + 1))
+    for start in range(0, len(place), _BLOCK):
+        mine = place[start : start + _BLOCK]
+        members = groups.members(frame.iloc[np.maximum(mine, 0)]) * (mine >= 0)[:, None]
+        first, last = np.searchsorted(row, [start, start + _BLOCK])
+        pairs = (row[first:last] - start, item[first:last])
+        shape = (len(mine), num_items + 1)
+        chosen = sparse.csr_matrix((np.ones(last - first), pairs), shape=shape)
+        found += (chosen.T @ members.astype(np.float64)).T
+    return found

@@ -28,6 +28,7 @@ from kerasrec.data.sources import as_interactions, as_items, as_users
 from kerasrec.data.tables import Source
 from kerasrec.data.times.zones import latest_moment, show_time
 from kerasrec.data.vectorfiles import vector_columns
+from kerasrec.features.columntypes import choose_columns, parse_declaration
 from kerasrec.feedback.recentlog import told_of
 from kerasrec.feedback.store import FeedbackStore
 from kerasrec.fusion.recency import Recency
@@ -325,8 +326,13 @@ def _retrain(model, interactions, items, label, facts, seed, users=None):
     interactions = interactions.replace(interactions.frame[is_known])
     # a run folder belongs to one run, and a strategy is an object of another process
     trainer = {k: v for k, v in manifest.trainer.items() if k not in ("run_folder", "strategy")}
+    encoder = dict(manifest.encoder_options)
+    if encoder.get("features"):
+        kept = _telling(items.frame, encoder["features"])
+        words = [name if name == "auto" else f"{name}:{kind}" for name, kind in kept.items()]
+        encoder["features"] = " ".join(words) or None
     options = {
-        "encoder": manifest.encoder_options,
+        "encoder": encoder,
         "model": {k: v for k, v in manifest.options.items() if k not in _OF_THE_DATA},
         "trainer": {**trainer, "seed": seed},
         "fusion": {"parts": manifest.parts},
@@ -364,6 +370,27 @@ def _retrain(model, interactions, items, label, facts, seed, users=None):
     return Updated(trained.version, reason, None, events, seconds, withdrawn, returned)
 
 
+def _telling(frame: pd.DataFrame, declaration: str | Mapping[str, str]) -> dict[str, str]:
+    """Gives a declaration of features without columns that say nothing any more, with a warning.
+
+    What was declared once may be empty or the same everywhere by now: no reason to train nothing.
+
+    >>> frame = pd.DataFrame({"price": ["5"] * 20, "brand": ["甲", "乙"] * 10})
+    >>> _telling(frame, "auto brand:category price:number")
+    {'auto': 'auto', 'brand': 'category'}
+    """
+    kept = {}
+    for name, kind in parse_declaration(declaration, list(frame.columns)).items():
+        try:
+            if name != "auto":
+                choose_columns(frame[[name]], {name: kind})
+        except ValueError as error:
+            log.warning("%s", error)
+        else:
+            kept[name] = kind
+    return kept
+
+
 def _users_for(manifest, users):
     """The table of users that a version is trained on anew, and the types of its columns."""
     columns = manifest.more.get("user_features", {}).get("columns", {})
@@ -371,10 +398,11 @@ def _users_for(manifest, users):
         return None, "auto"
     found = None if users is None else as_users(users)
     kept = {} if found is None else {n: kind for n, kind in columns.items() if n in found.frame}
+    kept = {} if found is None else _telling(found.frame, kept)
     if lost := [name for name in columns if name not in kept]:
         log.warning(
-            "the next version has no groups of users by %s: there is no table of users with that "
-            "column (retrain(users=...), kerasrec feedback users import)",
+            "the next version has no groups of users by %s: there is no table of users that says "
+            "something in that column (retrain(users=...), kerasrec feedback users import)",
             ", ".join(lost),
         )
     return (found, kept) if kept else (None, "auto")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from kerasrec.data.interactions import Items
+from kerasrec.features.columntypes import unreadable
 from kerasrec.features.itemfeatures import declared_features, fit_item_features
 from kerasrec.models.build import TextEncoder
 from kerasrec.models.optiontypes import Count, Flag, Text, TextOrPath
@@ -80,6 +81,9 @@ def text_part(
     frame = items.feature_frame
     declared = declared_features(frame, features)
     fitted = fit_item_features(frame, declared) if declared else None
+    for column, one in (fitted.columns if fitted else {}).items():
+        if said := unreadable(frame[column], one.column):
+            log.warning("items: %s", said)
     if fitted is not None and not fitted.width:
         log.warning(
             "no column of the catalogue makes features (%s): none is read",

@@ -112,7 +112,8 @@ def among_chosen(questions: Questions, chosen: Chosen | None) -> Questions:
     if chosen is None:
         return questions
     if len(questions.allow):
-        allow = questions.allow[chosen.mask[questions.allow - 1]]
+        allow = questions.allow[questions.allow > 0]  # -1 is an item that does not exist
+        allow = allow[chosen.mask[allow - 1]]
         return questions._replace(allow=allow if len(allow) else NOTHING)
     deny = np.union1d(questions.deny, chosen.deny).astype(np.int32)
     return questions._replace(allow=chosen.allow, deny=deny)

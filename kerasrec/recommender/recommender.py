@@ -20,6 +20,7 @@ from kerasrec.data.relations.order import Order, read_order
 from kerasrec.data.sources import as_items, read_interactions, read_users
 from kerasrec.data.tables import Source
 from kerasrec.data.times.forms import read_moment
+from kerasrec.features.columntypes import unreadable
 from kerasrec.features.conditions import Condition
 from kerasrec.features.itemcolumns import Chosen, ItemColumns
 from kerasrec.features.shoprules import read_shop_rules
@@ -308,7 +309,11 @@ class Recommender:
         asking = questions.histories.user_ids
         if others := len(known) - known.frame["user_id"].isin([str(one) for one in asking]).sum():
             log.info("%d users of the table are not asked for: they have no history here", others)
-        return groups.members(known.of(asking))
+        asked = known.of(asking)
+        for name, one in groups.columns.items():
+            if name in asked and (said := unreadable(asked[name], one.column)):
+                log.warning("users: %s", said)
+        return groups.members(asked)
 
     def _questions(self, histories, candidates, deny, where, at):
         """`Questions`, and `Chosen` or None; the arguments are those of `recommend`."""

@@ -297,6 +297,9 @@ class FeedbackRoutes:
             except TimeoutError:
                 raise _too_late("whole request", limits) from None
         given = request.query_params
+        for name in given:
+            if name.startswith(USER_INPUT) and len(values := given.getlist(name)) > 1:
+                raise _wrong(f"{name[:40]} once", ", ".join(values)[:80])
         return read_query(given, models, given.getlist("deny"), given.getlist("where"))
 
     def _list(
@@ -593,6 +596,8 @@ def read_posted(
     for name, value in found.items():
         if value is None and name.startswith(USER_INPUT):
             continue  # unknown
+        if isinstance(value, list) and name.startswith(USER_INPUT):
+            value = json.dumps(value, ensure_ascii=False)  # of a column of lists
         if isinstance(value, bool):  # of a user as a table has it
             value = str(value).lower() if name.startswith(USER_INPUT) else int(value)
         of_user = isinstance(value, float) and name.startswith(USER_INPUT)

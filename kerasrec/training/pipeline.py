@@ -1,6 +1,7 @@
 """`train`: tables in, a served-ready version out. The command line's `train` is this function."""
 
 import html
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,14 @@ import pandas as pd
 from kerasrec.data.interactions import Interactions, Items, Users
 from kerasrec.data.sources import as_users
 from kerasrec.data.tables import Source
+from kerasrec.features.columntypes import unreadable
 from kerasrec.features.usergroups import choose_user_columns
 from kerasrec.training import catchup, stages
 from kerasrec.training.choosing.heldout import Ask
 from kerasrec.training.options import resolve_preset
 from kerasrec.versions import folders
+
+log = logging.getLogger(__name__)
 
 
 class Trained(NamedTuple):
@@ -123,7 +127,9 @@ def train(
     if users is not None:
         users = as_users(users)
         # what is wrong is said before the work
-        choose_user_columns(users.frame, user_features)
+        for column, read in choose_user_columns(users.frame, user_features).items():
+            if bad := unreadable(users.frame[column], read):
+                log.warning("users: %s", bad)
     data = stages.read(interactions, items, valid, ask, users)
     text = stages.encode(data, wanted, progress=progress)
     if fit is None:

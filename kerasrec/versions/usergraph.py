@@ -32,6 +32,19 @@ def input_names(columns: Iterable[str]) -> list[str]:
     return names
 
 
+#: a list as JSON or Python writes it, of texts without escapes and of whole numbers
+_ENTRY = """("[^"\\\\]*"|'[^'\\\\]*'|[-+]?[0-9]+)"""
+_LIST = rf"\s*\[\s*({_ENTRY}\s*(,\s*|\]))+\s*"
+
+
+def _entries(texts):
+    """The entries of written lists, with U+001F behind each."""
+    inside = tf.strings.regex_replace(texts, r"^\s*\[\s*|\s*\]\s*$", "")
+    parts = tf.strings.regex_replace(inside, rf"{_ENTRY}\s*(,\s*|$)", r"\1" + "\x1f")
+    parts = tf.strings.regex_replace(parts, "(^|\x1f)[\"']", r"\1")
+    return tf.strings.regex_replace(parts, "[\"']\x1f", "\x1f")
+
+
 class Members(tf.Module):
     """Says how far a user belongs to each group of one column, as `FeatureColumn.rows` does."""
 
@@ -61,6 +74,7 @@ class Members(tf.Module):
         parts = values
         for mark in self.column.column.separators or "|":
             parts = tf.strings.regex_replace(parts, f"[{mark}]", "\x1f")
+        parts = tf.where(tf.strings.regex_full_match(values, _LIST), _entries(values), parts)
         return self._known(tf.strings.split(parts, "\x1f").to_tensor(""))
 
     def _known(self, texts):

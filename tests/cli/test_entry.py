@@ -525,3 +525,17 @@ def test_without_an_encoder_titles_are_not_asked_for(tmp_path):
         *("--encoder", "none", "--set", "trainer.epochs=1"),
     )
     assert folders.read_manifest(tmp_path / "models" / "x" / "1").num_items == 10
+
+
+def test_inspect_shows_how_columns_of_users_read(tmp_path, capsys):
+    log, users = tmp_path / "log.csv", tmp_path / "users.csv"
+    log.write_text("uid,iid,time\n1,a,2024-03-01\n2,b,2024-03-02\n2,a,2024-03-03\n")
+    ages = ["20", "25", "30", "35", "60岁", "40"]
+    rows = "".join(f"{n},{age},{'京沪'[n % 2]}\n" for n, age in enumerate(ages))
+    users.write_text(f"member,age,city\n{rows}", encoding="utf-8")
+    words = ["--columns", "users.user_id=member"]
+    run("inspect", "--interactions", log, "--users", users, *words)
+    out = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "column of users reads as missing distinct example why" in out
+    assert "city category 0% 2 京 values that come again" in out
+    assert "age: 1 of 6 values is no number and counts as missing: '60岁'" in out

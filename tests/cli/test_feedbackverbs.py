@@ -230,5 +230,6 @@ def test_a_table_of_users_that_is_none(path, tmp_path, exported_version, capsys)
     table = tmp_path / "users.csv"
     table.write_text("uid,age\nu1,31\nu1,32\n", encoding="utf-8")
     assert "every user_id once" in refused(capsys, "users", "import", table)
-    words = ["users", "import", table, "--on-bad", "skip", "--model", exported_version]
+    table.write_text("uid,age\nu1,31\n", encoding="utf-8")
+    words = ["users", "import", table, "--model", exported_version]
     assert "trained without a table of users" in refused(capsys, *words)

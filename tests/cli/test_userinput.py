@@ -185,3 +185,38 @@ def test_names_of_files_without_a_header_line(tmp_path):
     options.columns = ["user,item,time", "event="]
     with pytest.raises(UserError, match="--columns takes ROLE=COLUMN pairs, or the names"):
         read_events(options, options.interactions)
+
+
+def test_columns_of_the_tables_beside_the_log(tmp_path):
+    write = lambda name, text: (tmp_path / name).write_text(text, encoding="utf-8")  # noqa: E731
+    write("users.csv", "member,age\n7,30\n")
+    write("items.csv", "sku,headline\na,甲\nb,乙\n")
+    write("relations.csv", "sku,kind,name\na,teacher,张\nb,teacher,张\n")
+    words = ["user_id=uid", "users.user_id=member", "items.title=headline", "items.item_id=sku"]
+    words += ["relations.item_id=sku", "relations.relation=kind", "relations.entity=name"]
+    files = {name: str(tmp_path / f"{name}.csv") for name in ("users", "items", "relations")}
+    given = argparse.Namespace(
+        **files, columns=words, item_columns=None, encoding="utf-8", on_bad="error", verb="train"
+    )
+    assert userinput.log_columns(given) == {"user_id": "uid"}
+    assert userinput.read_user_table(given).frame.to_dict("records") == [
+        {"user_id": "7", "age": "30"}
+    ]
+    assert userinput.read_users(given, None) == ["7"]
+    items = userinput.read_catalogue(given)
+    assert items.frame["title"].tolist() == ["甲", "乙"] and items.relations == ("teacher",)
+    with pytest.raises(
+        userinput.UserError, match="names a column of --users. Received: no --users"
+    ):
+        userinput.log_columns(argparse.Namespace(columns=words))
+
+
+def test_an_option_and_set_that_disagree_are_told(caplog):
+    given = options(item_features=["price:number"], set=["encoder.features=brand:category"])
+    assert userinput.training_options(given)["encoder"]["features"] == "brand:category"
+    assert (
+        "--set encoder.features=brand:category counts, not --item-features price:n" in caplog.text
+    )
+    caplog.clear()
+    userinput.training_options(options(seed=3, set=["trainer.seed=3"]))
+    assert caplog.text == ""

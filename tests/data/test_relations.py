@@ -66,3 +66,13 @@ def test_mistakes(courses):
     with pytest.raises(DirtyRows, match="entity"):
         with_relations(courses, table)
     assert with_relations(courses, table, on_bad="skip").frame["t"].tolist() == ["张", "", ""]
+
+
+def test_foreign_rows_and_rows_left_out_are_told(courses, caplog):
+    table = rows(
+        ("a", "t", "张"), ("z", "t", "李"), ("z", "t", "王"), ("y", "t", "李"), ("b", "t", "")
+    )
+    lines = str(with_relations(courses, table, on_bad="skip").report)
+    assert "on items that the catalogue lacks (2 items)" in lines and "'z', 'y'" in lines
+    assert "empty entity (row left out)" in lines
+    assert "on items that the catalogue lacks (2 items): 3 of 4: 'z', 'y'" in caplog.text

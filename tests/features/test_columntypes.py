@@ -17,6 +17,7 @@ from kerasrec.features.columntypes import (
     parse_declaration,
     parse_number,
     separators_of,
+    unreadable,
 )
 
 
@@ -216,3 +217,35 @@ def test_a_wrong_declaration_names_what_was_meant(declaration, expected):
         choose_columns(frame, declaration)
     assert expected in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_what_does_not_read_is_counted_with_the_first_ones():
+    column = Column("number", 0.0, 3, "", "")
+    ages = pd.Series(["60岁", "31", "", "约二十", "60岁", "x", "y", "null"], name="age")
+    assert unreadable(ages, column) == (
+        "age: 5 of 6 values are no number and count as missing: '60岁', '约二十', 'x', ..."
+    )
+    assert unreadable(ages[:2], column) == (
+        "age: 1 of 2 values is no number and counts as missing: '60岁'"
+    )
+    assert unreadable(ages[1:3], column) == ""
+    assert unreadable(ages, column._replace(type="category")) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([f"书{n}" for n in range(12)], "category", "12 values, each in one row alone"),
+        ([f"甲{n}|乙{n}" for n in range(12)], "categories", "24 values, each in one row alone"),
+        ([""] * 12, "number", "no value in any row. Leave it:number out"),
+        (["5"] * 12, "number", "'5' in all rows. Leave it:number out"),
+        (["x"] * 12, "category", "'x' in all rows. Leave it:category out"),
+        (["x"] * 12, "number", "none of which reads so. Leave it out."),
+        (["免费", "面议"] * 6, "number", "none of which reads so. Declare it as category."),
+    ],
+)
+def test_a_declared_column_that_says_nothing_is_refused(values, kind, expected):
+    with pytest.raises(ValueError, match="features: expected values") as error:
+        choose_columns(pd.DataFrame({"it": values}), f"it:{kind}")
+    assert expected in str(error.value)
+    assert choose_columns(pd.DataFrame({"it": values})) is not None  # auto refuses nothing

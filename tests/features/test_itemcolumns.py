@@ -55,6 +55,7 @@ def chosen(where, frame=BOOKS):
         ({"tags": "小说"}, "abdf"),
         ({"tags": ["古典", "当代"]}, "ade"),
         ({"tags": {"contains": ["小说", "当代"]}}, "d"),
+        ({"tags": {"contains": []}}, "abdef"),  # c has none
         ({"tags": {"ne": "小说"}}, "e"),
         ({"tags": None}, "c"),
         ({"released": {"lt": "2004-03-02"}}, "ab"),
@@ -148,6 +149,19 @@ def test_a_new_value_is_checked():
         with pytest.raises(ValueError, match=rf"expected a .* for the column '{name}'. Received"):
             columns.read_value(name, ["5"])
     assert columns.read_value("stock", None) is None
+
+
+def test_names_take_no_number_where_none_of_them_is_one():
+    frame = BOOKS.assign(shelf=["3", "4", "4", "A", "", "4"], sale=["是", "否", "", "", "是", "否"])
+    columns = ItemColumns(frame, {"shelf": Column("category", 0.0, 3, "", "")})
+    for value in (5, 1, True, 2.5):
+        with pytest.raises(ValueError, match=r"expected a text such as '图书' for the column 'cat"):
+            columns.read_value("category", value)
+    assert columns.read_value("shelf", 5) == "5" and columns.read_value("category", "5") == "5"
+    assert columns.read_value("sale", True) == "true" and columns.read_value("is_new", 0) == "0"
+    assert columns.read_value("category", None) == "" == columns.read_value("category", np.nan)
+    with pytest.raises(ValueError, match="expected a text"):
+        columns.read_value("shelf", False)
 
 
 class Changing(list):

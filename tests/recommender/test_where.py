@@ -151,3 +151,13 @@ def test_an_update_takes_new_columns(toy_items, grown_items):
     assert list(grown.frame.columns) == [*toy_items.frame.columns, "price"]
     expected = dict(zip(now["item_id"], now["price"], strict=True))
     assert dict(zip(grown.ids, grown.frame["price"], strict=True)) == expected
+
+
+def test_an_allow_list_that_holds_nothing_stays_so():
+    from kerasrec.features.itemcolumns import Chosen
+    from kerasrec.recommender.questions import NO_ITEMS, NOTHING, Questions, among_chosen
+
+    chosen = Chosen(np.array([True]), 1, NO_ITEMS, NO_ITEMS)  # a catalogue of one item
+    asked = Questions(None, np.zeros(1), np.zeros(1), allow=NOTHING)
+    assert among_chosen(asked, chosen).allow.tolist() == [-1]
+    assert among_chosen(asked._replace(allow=np.array([1])), chosen).allow.tolist() == [1]

@@ -12,13 +12,13 @@ from kerasrec.serving.server import FeedbackOptions, ServerOptions, running_serv
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
+def store_path(tmp_path_factory):
     return tmp_path_factory.mktemp("users") / "feedback.db"
 
 
 @pytest.fixture(scope="module")
-def running(town_version, path):
-    options = ServerOptions(feedback=FeedbackOptions(path))
+def running(town_version, store_path):
+    options = ServerOptions(feedback=FeedbackOptions(store_path))
     with running_server(town_version.parent, options) as server:
         with httpx.Client(base_url=server.rest_address, timeout=30) as client:
             yield client, server
@@ -41,7 +41,7 @@ def place_of(items):
     return place
 
 
-def test_the_next_list_knows_what_was_stored(client, town_version, path):
+def test_the_next_list_knows_what_was_stored(client, town_version, store_path):
     before = listed(client, user="neu")
     answer = client.put("/v1/users/neu", json={"城市": "上海", "age": 31})
     assert answer.json() == {"users": 1, "values": 2}
@@ -53,7 +53,7 @@ def test_the_next_list_knows_what_was_stored(client, town_version, path):
     recommender = Recommender.load(town_version)
     expected = recommender.recommend({"neu": []}, users=known, k=8, at="now")
     assert found == expected["item_id"].tolist()
-    with FeedbackStore(path) as store:  # beside the server
+    with FeedbackStore(store_path) as store:  # beside the server
         lists = LiveLists(recommender, store)
         assert lists.recommend("neu", 8, log=False)["item_id"].tolist() == found
         assert len(lists.recommend("niemand", 8, log=False)) == 8
@@ -69,11 +69,14 @@ def test_the_next_list_knows_what_was_stored(client, town_version, path):
 def test_many_users_conditions_and_lists_of_values(client):
     rows = [{"user_id": "m/1", "城市": "北京"}, {"user_id": 7, "tags": ["甲", "乙"], "age": None}]
     assert client.put("/v1/users", json={"users": rows}).json()["values"] == 3
-    found = listed(client, user="m/1", where="stock=5")
+    found = listed(client, user="m/1", where="stock=5", k=5)
     assert place_of(found) == 0 and {int(item[1:]) % 2 for item in found} == {0}
     assert client.get("/v1/users/m%2F1").json()["values"] == {"城市": "北京"}
     assert listed(client, user="7") == listed(client, user="x", user_tags='["甲", "乙"]')
     assert listed(client, user="7") == listed(client, user="x", user_tags="甲|乙")
+    asked = {"user": "x", "k": 8, "user_tags": ["甲", "乙"]}
+    found = client.post("/v1/recommend", json=asked).json()["items"]
+    assert [row["item_id"] for row in found] == listed(client, user="7")
 
 
 def test_a_value_that_no_group_has_is_told(client):

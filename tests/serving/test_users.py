@@ -57,6 +57,12 @@ def test_what_is_not_known_is_refused(client):
         assert answer.status_code == 400 and words in answer.json()["error"]
 
 
+def test_a_column_that_is_named_twice_is_refused(client):
+    for asked in ("user_age=3&user_age=4", "user_age=3&user_user_age=4", "user_1=x&user_城市=y"):
+        answer = client.get(f"/v1/recommend?user=neu&{asked}")
+        assert answer.status_code == 400 and " once. Received" in answer.json()["error"]
+
+
 def test_a_version_without_groups_says_so(served_folder, tmp_path):
     feedback = FeedbackOptions(tmp_path / "feedback.db")
     with running_server(served_folder, ServerOptions(feedback=feedback)) as server:

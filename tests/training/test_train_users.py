@@ -9,9 +9,12 @@ from toys import newest_alone
 
 from kerasrec.backend import tf
 from kerasrec.cli.entry import main
+from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import join_interactions
 from kerasrec.data.sources import read_interactions
-from kerasrec.loop.updating import update
+from kerasrec.features import usergroups
+from kerasrec.feedback.store import FeedbackStore
+from kerasrec.loop.updating import retrain, update, update_from_store
 from kerasrec.models.sequencemodels import SEQUENCE_MODELS
 from kerasrec.recommender.ablation import feature_worth
 from kerasrec.recommender.recommender import Recommender
@@ -97,6 +100,32 @@ def test_the_old_signatures_are_as_they_were(recommender, version):
     assert ids == table["item_id"].tolist()
 
 
+def test_what_groups_like_is_counted_the_same_in_blocks(recommender, town, monkeypatch):
+    """`log((n_gi + m p_i) / ((n_g + m) p_i))`, a user once for an item, by hand for one group."""
+    interactions, items, users = town
+    histories = make_histories(interactions, items)
+    whole = usergroups.fit_user_groups(users.frame, histories, len(items), "城市:category")
+    monkeypatch.setattr(usergroups, "_BLOCK", 7)
+    parts = usergroups.fit_user_groups(users.frame, histories, len(items), "城市:category")
+    np.testing.assert_allclose(parts.lifts, whole.lifts, rtol=1e-6)
+    pairs = interactions.frame[["user_id", "item_id"]].astype(str).drop_duplicates()
+    counts = pairs["item_id"].value_counts()
+    of_city = pairs[pairs["user_id"].str[1:].astype(int) % 3 == 0]["item_id"].value_counts()
+    share = (counts["i0"] + 1e-3) / (counts.sum() + 1e-3 * (len(items) + 1))
+    taste = (of_city["i0"] + 500 * share) / (of_city.sum() + 500)
+    place = list(whole.columns["城市"].values).index("北京")
+    assert whole.lifts[place, items.index_of(["i0"])[0]] == pytest.approx(
+        np.log(taste / share), 1e-5
+    )
+    assert recommender.loaded.user_groups is recommender.loaded.user_groups  # read once
+
+
+def test_values_that_do_not_read_are_told(recommender, caplog):
+    table = pd.DataFrame({"user_id": ["x"], "城市": ["北京"], "age": ["60岁"], "tags": [""]})
+    assert city_share(recommender.recommend({"x": []}, users=table, k=5), 0) == 1
+    assert "users: age: 1 of 1 values is no number and counts as missing: '60岁'" in caplog.text
+
+
 def test_derived_and_updated_versions_know_the_groups(version, town, tmp_path):
     interactions, _, users = town
     base = shutil.copytree(version.parent, tmp_path / "town")
@@ -116,6 +145,28 @@ def test_derived_and_updated_versions_know_the_groups(version, town, tmp_path):
     assert groups.weights == before.weights
     np.testing.assert_array_equal(groups.lifts, before.lifts)
     assert city_share(child.recommend({"u0": []}, users=known, k=5), 0) == 1
+
+
+@pytest.mark.slow
+def test_a_model_trained_from_nothing_takes_the_table_of_the_store(
+    version, town, tmp_path, caplog, monkeypatch
+):
+    interactions, items, users = town
+    base = shutil.copytree(version.parent, tmp_path / "town")
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        store.add(interactions)
+        store.import_users(users)
+        update_from_store(base, store, force=True)  # it learns of the store
+        store.forget("u0")
+        found = update_from_store(base, store)
+        child = Recommender.load(found.version)
+        assert "trained from nothing" in found.reason
+        assert set(child.loaded.user_groups.columns) == {"城市", "age", "tags"}
+        known = pd.DataFrame({"user_id": ["neu"], "城市": ["上海"]})
+        assert city_share(child.recommend({"neu": []}, users=known, k=5), 1) == 1
+        found = retrain(base, store.interactions())
+    assert Recommender.load(found.version).loaded.user_groups is None
+    assert "no groups of users by 城市, age, tags" in caplog.text
 
 
 def test_a_version_without_groups_refuses_users(exported_version):
@@ -205,3 +256,14 @@ def test_the_worth_is_in_the_report(version, town, tmp_path, monkeypatch, capsys
     assert len(pd.read_csv(tmp_path / "r" / "features.csv")) == 3
     assert main([*words, "--worth"]) == 0
     assert "nothing to leave out" in capsys.readouterr().out
+
+
+def test_columns_that_a_version_without_groups_does_not_use_are_told(
+    exported_version, toy_interactions, tmp_path, caplog
+):
+    log, asked = tmp_path / "log.csv", tmp_path / "u.csv"
+    toy_interactions.frame[["user_id", "item_id", "timestamp"]].head(200).to_csv(log, index=False)
+    pd.DataFrame({"uid": ["neu"], "city": ["x"], "age": [3]}).to_csv(asked, index=False)
+    given = ["--model", exported_version, "--histories", log, "--users", asked]
+    assert main(["recommend", *map(str, given), "--out", str(tmp_path / "lists.csv")]) == 0
+    assert "--users: city, age say nothing to this version" in caplog.text

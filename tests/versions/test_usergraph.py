@@ -44,6 +44,25 @@ def test_lists_and_texts_are_read_as_in_python():
     assert found.sum(axis=1).tolist() == [1, 1, 0, 0, 1]
 
 
+def test_written_lists_are_read_as_in_python():
+    names = ("甲", "乙 丙", "b|c", "7", "it's")
+    lists = FeatureColumn(Column("categories", 0.0, 9, "", "", "|"), names, (1.0,) * len(names))
+    values = [
+        '["甲", "乙 丙"]',
+        "['甲']",
+        ' [ "b|c" ,"甲"] ',
+        "[7, 8]",
+        "[]",
+        '["it\'s"]',
+        "[甲]",
+        "甲|7",
+    ]
+    found = Members(lists).call(np.array(values)).numpy()
+    np.testing.assert_allclose(found, lists.rows(pd.Series(values)), rtol=1e-6)
+    assert found[0, :2] == pytest.approx(np.sqrt([0.5, 0.5])) and found[2, 2] > 0
+    assert not found[4].any()
+
+
 def test_every_input_has_a_name_of_its_own():
     names = ["age", "user_age", "Age", "年龄", "zip code"]
     assert input_names(names) == ["user_age", "user_age_2", "user_age_3", "user_4", "user_zip_code"]

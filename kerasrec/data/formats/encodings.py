@@ -2,8 +2,11 @@
 
 import codecs
 import math
+import re
+from itertools import chain
 
-#: the most frequent characters of Chinese titles, reviews and descriptions: about 60 % of all
+#: the most frequent characters of Chinese titles, reviews and descriptions, about 60 % of all; and
+#: those of the columns and events of logs
 _COMMON = frozenset(
     "的剧情一人大学不动是中国作了有生喜在新上爱和为出年行惊个能家发会业机小幻用本悚我科理地美时子文程与险好以高来这"
     "分天方到金你要战全开成公多可之手冒市日自法对电后化下么奇车主现特房最还罪工犯基经课部点力教心实过斯内很者三价网体"
@@ -12,7 +15,7 @@ _COMMON = frozenset(
     "交星戏及门专视界格习老创保争他打悬记师买超意真容级论管政德山快量传英风问拉二想相收神周色区十改感单两台回赛所样选"
     "统司宝展去语亚让身原调路士结从强空种案客友太件再总军广布其位精歌推当首四正巴乐变而常队罗头张户光卡报录质运火优装"
     "史死龙款育研任查片错增花些给证评目识男然别艺银读费深包功组投李达试持复集清直玩院住思话模热米板器受红指反放纪校怎"
-    "货表只告因州立黑算编号称标类型"
+    "货表只告因州立黑算编号称标类型浏览购藏支付击铺订龄牌额状态曝欢享注"
 )
 # Shares of these characters in Chinese, and among the 3,755 of the first level, which bytes of
 # another encoding fall on without choice; the rest is nearly absent from Chinese.
@@ -22,6 +25,7 @@ _NO = math.log((1 - _IN_CHINESE - _RARE) / (1 - _BY_CHANCE))
 _NEVER = math.log(_RARE / 0.5)
 #: a thousand to one
 _CERTAIN = math.log(1000)
+_WORDS = re.compile(r"[^\x00-\x7f]+")
 _BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -47,10 +51,12 @@ def is_chinese(raw: bytes) -> bool:
     """Whether bytes read as GB18030 are Chinese without doubt.
 
     Nearly any bytes can be read so; those of Korean, Russian or Big5 text give characters that no
-    Chinese text has in such shares. A dozen of Chinese characters is about enough.
+    Chinese text has in such shares. A dozen of Chinese characters is about enough. A word that
+    comes again, as 浏览 in every row of a log, says as much as it does once.
     """
     score = 0.0
-    for char in codecs.getincrementaldecoder("gb18030")("replace").decode(raw):
+    text = codecs.getincrementaldecoder("gb18030")("replace").decode(raw)
+    for char in chain.from_iterable(dict.fromkeys(_WORDS.findall(text))):
         if char in _COMMON:
             score += _YES
         elif "\u4e00" <= char <= "\u9fff":

@@ -44,7 +44,8 @@ class LiveItems:
         self._store = store
         self._lock = threading.RLock()
         self._log: list[ItemChange] = []
-        self._newest: dict[tuple[str, str], ItemChange] = {}
+        self._newest: dict[str, dict[str, ItemChange]] = {}  # by item and column
+        self._count = 0  # of them
         self.seq = 0
 
     def put(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -57,10 +58,13 @@ class LiveItems:
         with self._lock:
             found = self._store.item_values(self.seq)
             for change in found:
-                self._newest[change.item_id, change.column] = change
+                mine = self._newest.setdefault(change.item_id, {})
+                self._count += change.column not in mine
+                mine[change.column] = change
             self._log += found
-            if len(self._log) > 2 * len(self._newest) + _SLACK:
-                self._log = sorted(self._newest.values())
+            if len(self._log) > 2 * self._count + _SLACK:
+                kept = (one for mine in self._newest.values() for one in mine.values())
+                self._log = sorted(kept, key=lambda one: one.seq)
             if found:
                 self.seq = found[-1].seq
             return len(found)
@@ -68,7 +72,7 @@ class LiveItems:
     def of_item(self, item_id: str) -> dict[str, Any]:
         """Column -> value, of those of an item that are not the catalogue's."""
         with self._lock:
-            found = [change for (item, _), change in self._newest.items() if item == item_id]
+            found = list(self._newest.get(item_id, {}).values())
         return {one.column: one.value for one in found if one.value is not TAKEN_BACK}
 
     def bring(self, items: "VersionItems", alone: Exclusive) -> None:

@@ -18,6 +18,7 @@ from kerasrec.serving.servedversion import ServedVersion
 
 log = logging.getLogger(__name__)
 _LOOK = 1.0  # seconds between two looks at the file
+_SAY_AGAIN = 60.0  # seconds between two lines of the log on the same error
 #: item ids and scores of a list, best first
 Listed = tuple[list[str], list[float]]
 #: ids, times and names of events of one user
@@ -38,6 +39,7 @@ class ServedRules:
         self._path, self._lock = Path(path), threading.Lock()
         self._rules, self._look = read_shop_rules(self._path), self._state()
         self._next = 0.0
+        self._said: dict[tuple[str, int, str], float] = {}  # error -> when it may be said again
 
     def _state(self):
         try:
@@ -71,9 +73,20 @@ class ServedRules:
         try:
             kept = rules.is_kept(np.maximum(index, 1), filters.columns) & (index > 0)
         except ValueError as error:
-            log.error("a list without the rules", extra={"error": str(error)})
+            self._say(version, str(error))
             return list(item_ids)
         return [item for item, is_kept in zip(item_ids, kept, strict=True) if not is_kept]
+
+    def _say(self, version: ServedVersion, error: str) -> None:
+        """Logs that lists of a version are without the rules, at most once a minute."""
+        with self._lock:
+            key, now = (version.model, version.number, error), time.monotonic()
+            if now < self._said.get(key, 0.0):
+                return
+            self._said = {one: until for one, until in self._said.items() if now < until}
+            self._said[key] = now + _SAY_AGAIN
+        facts = {"model": version.model, "version": version.number, "error": error}
+        log.error("lists without the rules", extra=facts)
 
     def ordered(
         self,
@@ -98,7 +111,7 @@ class ServedRules:
         try:
             rules.check(filters.columns)
         except ValueError as error:
-            log.error("a list without the rules", extra={"error": str(error)})
+            self._say(version, str(error))
             return listed[0][:k], listed[1][:k]
         lists = [listed]
         for pin in rules.pinned(now):

@@ -60,3 +60,15 @@ def test_the_sample_may_end_within_a_character():
 def test_zero_bytes_alone_are_no_utf_16():
     assert find_encoding(b"\0" * 100) == "" and find_encoding(b"") == ""
     assert find_encoding(b"a,b\n1,\0\n" * 10) == ""
+
+
+def test_words_that_come_again_say_as_much_as_once():
+    """A plain log: ids, times and one of five words in each row."""
+    words = ["浏览", "加购", "收藏", "购买", "浏览"]
+    rows = [f"u{n},{n:06},2026-09-30 02:34:14,{words[n % 5]}\n" for n in range(500)]
+    raw = ("会员ID,商品ID,下单时间,行为\n" + "".join(rows)).encode("gbk")
+    assert find_encoding(raw) == "gb18030" and find_encoding(raw[:200]) == "gb18030"
+    english = ("user_id,item_id,time,event\n" + "".join(rows)).encode("gbk")
+    assert find_encoding(english) == "gb18030"
+    korean = "user,event\n" + "1,조회\n2,구매\n3,클릭\n" * 500
+    assert find_encoding(korean.encode("euc_kr")) == ""
