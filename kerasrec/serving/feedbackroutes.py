@@ -38,11 +38,11 @@ from kerasrec.serving.admission import Gate, Limits, Refusal
 from kerasrec.serving.items.bodies import check_value, key_of, read_items, read_json, read_values
 from kerasrec.serving.items.filters import MEMBERS, WHERE
 from kerasrec.serving.items.shop import PastEvents, ServedRules
+from kerasrec.serving.items.users import check_users, read_user, read_users
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.monitor import Call
 from kerasrec.serving.predictor import Predictor, Target
 from kerasrec.serving.servedversion import ServedVersion
-from kerasrec.serving.users import check_users, read_user, read_users
 from kerasrec.versions import folders
 
 log = logging.getLogger(__name__)

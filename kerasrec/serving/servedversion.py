@@ -21,7 +21,7 @@ from kerasrec.serving.admission import Refusal
 from kerasrec.serving.indexedsignatures import INDEXED, SCORES_PER_ROW, IndexedSignatures
 from kerasrec.serving.items.filters import PLANS, Filters
 from kerasrec.serving.items.live import VersionItems
-from kerasrec.serving.users import UserColumns
+from kerasrec.serving.items.users import UserColumns
 from kerasrec.versions import folders
 from kerasrec.versions.loaded import LoadedVersion, MomentTables
 from kerasrec.versions.warmup import WARMUP
