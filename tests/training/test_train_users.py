@@ -156,7 +156,6 @@ def test_a_model_trained_from_nothing_takes_the_table_of_the_store(
     with FeedbackStore(tmp_path / "feedback.db") as store:
         store.add(interactions)
         store.import_users(users)
-        update_from_store(base, store, force=True)  # it learns of the store
         store.forget("u0")
         found = update_from_store(base, store)
         child = Recommender.load(found.version)
