@@ -11,7 +11,7 @@ from places import ROOT
 PACKAGE = ROOT / "kerasrec"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 #: packages within packages: no faces
-INNER = ("datasets", "formats", "large", "times", "items", "choosing", "relations")
+INNER = ("datasets", "formats", "large", "times", "items", "choosing", "relations", "doors")
 FACES = [path for path in MODULES if path.name == "__init__.py" and path.parent.name not in INNER]
 
 

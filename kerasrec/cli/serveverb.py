@@ -65,6 +65,22 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--tls-cert", metavar="PEM", help="certificate, for both protocols")
     group.add_argument("--tls-key", metavar="PEM", help="its private key")
+    group.add_argument(
+        "--host-name",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names that clients use for this server: on loopback others than localhost are "
+        "refused; elsewhere any is taken unless some are given",
+    )
+    group.add_argument(
+        "--allow-origin",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="pages of these origins, such as https://shop.example, may use the server from a "
+        "browser (default: none may)",
+    )
     group = sub.add_argument_group("feedback")
     group.add_argument(
         "--store",
@@ -171,7 +187,14 @@ def _access(options: argparse.Namespace) -> "Access":
         key = Path(options.api_key_file).read_text(encoding="utf-8").strip()
         if not key:
             raise UserError(f"--api-key-file {options.api_key_file} is empty; write a key into it.")
-    return Access(options.host, key, options.tls_cert, options.tls_key)
+    return Access(
+        options.host,
+        key,
+        options.tls_cert,
+        options.tls_key,
+        tuple(options.host_name),
+        tuple(options.allow_origin),
+    )
 
 
 def _limits(options: argparse.Namespace) -> "Limits":

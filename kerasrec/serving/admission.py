@@ -236,12 +236,18 @@ class Access(NamedTuple):
         api_key: requests must give it as `x-api-key` or `authorization: Bearer`; "" = no key.
         tls_cert: file with the certificate chain (PEM), for both protocols; None = no TLS.
         tls_key: file with its private key (PEM).
+        host_names: names that clients use for the server. On loopback others than localhost are
+            refused; elsewhere any name is taken unless some are given here.
+        origins: pages of these origins, such as `https://shop.example`, may use the server from a
+            browser; all others are refused.
     """
 
     host: str = "127.0.0.1"
     api_key: str = ""
     tls_cert: str | Path | None = None
     tls_key: str | Path | None = None
+    host_names: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
@@ -261,6 +267,18 @@ class Access(NamedTuple):
                 Path(path).read_bytes()
         if self.tls_cert:
             _check_pair(self.tls_cert, self.tls_key)
+        for name in self.host_names:
+            if not re.fullmatch(r"[\w.-]+", name):
+                raise ValueError(
+                    "A host name (--host-name) must be a name without scheme and port, such as "
+                    f"recs.example. Received: {name!r}."
+                )
+        for origin in self.origins:
+            if not re.fullmatch(r"https?://[^/\s]+/?", origin):
+                raise ValueError(
+                    "An origin (--allow-origin) must be a scheme and a host, such as "
+                    f"https://shop.example. Received: {origin!r}."
+                )
         if not re.fullmatch("[!-~]*", self.api_key):
             raise ValueError("An API key must be of printable ASCII characters without spaces.")
         return self

@@ -18,7 +18,8 @@ from starlette.routing import Route
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from kerasrec.backend import tf
-from kerasrec.serving.admission import Refusal
+from kerasrec.serving.admission import Access, Refusal
+from kerasrec.serving.doors.browsers import BrowserGuard
 from kerasrec.serving.grpcapi import fill_metadata, fill_status
 from kerasrec.serving.items.filters import FILTERED, WHERE
 from kerasrec.serving.monitor import Call
@@ -44,7 +45,13 @@ _METRICS = "/monitoring/prometheus/metrics"
 #: of the feedback store, where there is one
 _FEEDBACK = ("/v1/feedback", "/v1/recommend", "/v1/feedback/stats", "/v1/items", "/v1/users")
 _VALUES = ("/v1/items/", "/v1/users/")
+_ANYBODY = Access()
 _MAX_INT64 = (1 << 63) - 1
+
+
+def _writes(method: str, path: str) -> bool:
+    """Whether a request may change what is stored."""
+    return method not in ("GET", "HEAD") and not _PREDICT.fullmatch(path)
 
 
 class RestApi:
@@ -55,6 +62,10 @@ class RestApi:
         is_ready: function without arguments: whether requests should come here.
         api_key: function of the headers that says whether the key is right; or None.
         feedback: `FeedbackRoutes`; None = no store.
+        access: `Access`, for what browsers may send.
+
+    Attributes:
+        app: the ASGI application.
     """
 
     def __init__(
@@ -64,6 +75,7 @@ class RestApi:
         is_ready: Callable[[], bool],
         api_key: Callable[[Mapping[str, str]], bool] | None = None,
         feedback: "FeedbackRoutes | None" = None,
+        access: Access = _ANYBODY,
     ) -> None:
         self.predictor, self.is_ready, self.api_key = predictor, is_ready, api_key
         self.feedback = feedback
@@ -71,14 +83,19 @@ class RestApi:
         self.pool = futures.ThreadPoolExecutor(
             predictor.limits.workers, thread_name_prefix="kerasrec-rest"
         )
-        self.app = Starlette(
-            routes=[
-                Route("/healthz", self.health),
-                Route("/readyz", self.readiness),
-                Route(_METRICS, self.metrics),
-                Route("/v1/{path:path}", self.version_1, methods=_METHODS),
-                Route("/{path:path}", self.elsewhere, methods=_METHODS),
-            ]
+        routes = [
+            Route("/healthz", self.health),
+            Route("/readyz", self.readiness),
+            Route(_METRICS, self.metrics),
+            Route("/v1/{path:path}", self.version_1, methods=_METHODS),
+            Route("/{path:path}", self.elsewhere, methods=_METHODS),
+        ]
+        self.app = BrowserGuard(
+            Starlette(routes=routes),
+            is_local=access.is_local,
+            host_names=access.host_names,
+            origins=access.origins,
+            writes=_writes,
         )
 
     async def health(self, request: Request) -> Response:

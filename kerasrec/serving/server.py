@@ -264,7 +264,7 @@ class Server:
     def _start_rest(self, parts: contextlib.ExitStack) -> None:
         import uvicorn
 
-        from kerasrec.serving.connections import Connections
+        from kerasrec.serving.doors.connections import Connections
         from kerasrec.serving.restapi import RestApi
 
         access = self.options.access
@@ -273,6 +273,7 @@ class Server:
             is_ready=self.is_ready,
             api_key=key_check(access.api_key),
             feedback=self.feedback,
+            access=access,
         )
         parts.callback(api.pool.shutdown)
         listening = parts.enter_context(listen(access.host, self.options.rest_port))

@@ -139,7 +139,7 @@ def test_unfinished_headers_end_and_healthy_clients_get_in(guarded):
     try:
         for _ in range(30):
             one = socket.create_connection(http_address(guarded))
-            one.sendall(b"GET /v1/models/toy HTTP/1.1\r\nhost: x\r\n")
+            one.sendall(b"GET /v1/models/toy HTTP/1.1\r\nhost: localhost\r\n")
             sockets.append(one)
         for _ in range(5):
             answer = httpx.get(f"{guarded.rest_address}/healthz", timeout=5)
@@ -154,7 +154,7 @@ def test_unfinished_headers_end_and_healthy_clients_get_in(guarded):
 
 
 def test_headers_of_a_second_request_have_their_time_too(guarded):
-    asked = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    asked = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with socket.create_connection(http_address(guarded)) as one:
         one.settimeout(5)
         one.sendall(asked)
@@ -170,7 +170,7 @@ def test_headers_of_a_second_request_have_their_time_too(guarded):
 def test_a_request_in_work_keeps_its_connection(guarded):
     """Its body comes slowly while others fill the house; it gets its answer."""
     body = b'{"instances": [["a"]]}'
-    head = "POST /v1/models/toy:predict HTTP/1.1\r\nhost: x\r\nx-api-key: k\r\n"
+    head = "POST /v1/models/toy:predict HTTP/1.1\r\nhost: localhost\r\nx-api-key: k\r\n"
     head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     with contextlib.ExitStack() as stack:
         slow = stack.enter_context(socket.create_connection(http_address(guarded)))
