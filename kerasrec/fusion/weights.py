@@ -35,6 +35,8 @@ _STEPS = (0.2, 0.1, 0.05)
 _FOLDS = 3
 _STEPS_OF_FIT = 40  # of L-BFGS
 _SOFTNESS = 0.1  # of the ranks of the smooth NDCG, in units of the score
+#: of a feature; most are logarithms of shares, with deviations around 1
+_LEAST_DEVIATION = 0.02
 #: how firmly a climb is held to its start, on standardised weights
 _RIDGES = {"ndcg": 1e-4, "ndcg near the mixture": 1e-2}
 
@@ -303,7 +305,7 @@ def climb(
     ahead = features[:, row[target], place]  # (num_features, rivals), all targets' in one line
     ahead -= features[:, row[target], column[target]]
     deviation = np.array([part[data.real].std() for part in features])
-    deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant feature stays out
+    deviation = _scale(deviation)
     first = np.where(np.isfinite(deviation), start * np.minimum(deviation, 1e9), 0)
 
     def loss(standardised):
@@ -322,6 +324,16 @@ def climb(
     options = {"maxiter": _STEPS_OF_FIT}
     found = minimize(loss, first.copy(), jac=True, bounds=_bounds(features), options=options)
     return found.x / deviation
+
+
+def _scale(deviation):
+    """What features are divided by: a constant one gets weight 0, a nearly constant one a small one.
+
+    A feature that hardly varies here may vary a hundredfold when a list is asked for: in a log of
+    days what happened within the hour is the same for all items, and in the list of a server not.
+    Divided by its own deviation it had weights such as -28,000.
+    """
+    return np.where(deviation > 1e-6, np.maximum(deviation, _LEAST_DEVIATION), np.inf)
 
 
 def _runs(mask):
@@ -362,7 +374,7 @@ def fit_logit(
     num_users = max(float(wanted.sum()), 1.0)
     # standardised features: one ridge fits all
     deviation = features.std(axis=1)
-    deviation = np.where(deviation > 1e-6, deviation, np.inf)  # a constant one gets weight 0
+    deviation = _scale(deviation)
     features -= features.mean(axis=1, keepdims=True)
     features /= deviation[:, None]
     size = np.add.reduceat(wanted, starts, dtype=np.float64)

@@ -212,3 +212,21 @@ def test_a_few_users_of_a_bucket_move_little():
 def test_wait_buckets_at_the_bounds():
     seconds = [-5, 0, 1, 59, 60, 299, 300, 1799, 1800, 7199, 7200, 71_999, 72_000, 604_800, 10**9]
     assert wait_buckets(seconds).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 7]
+
+
+def test_a_nearly_constant_feature_gets_no_large_weight():
+    """In a log of days what happened within the hour is the same for nearly all items."""
+    rng = np.random.default_rng(0)
+    wanted = np.zeros((500, 20), np.float32)
+    wanted[np.arange(500), rng.integers(0, 20, 500)] = 1
+    telling = (rng.standard_normal(wanted.shape) + wanted).astype(np.float32)
+    # the chosen item has a bit less of it, by a ten-thousandth
+    nearly = (1e-4 * rng.standard_normal(wanted.shape) - 1e-4 * wanted).astype(np.float32)
+    constant = np.ones_like(telling)
+    found = fit_logit(np.stack([telling, nearly, constant]), wanted, np.ones_like(wanted))
+    assert found[2] == 0 and 0.8 < found[0] < 1.2
+    assert abs(found[1]) < 100  # it was about -10,000
+    # at a varying feature nothing has changed: the same weight in other units
+    tenfold = fit_logit(np.stack([10 * telling]), wanted, np.ones_like(wanted))
+    alone = fit_logit(np.stack([telling]), wanted, np.ones_like(wanted))
+    np.testing.assert_allclose(10 * tenfold, alone, rtol=1e-3)
