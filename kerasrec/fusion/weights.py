@@ -327,7 +327,7 @@ def climb(
 
 
 def _scale(deviation):
-    """What features are divided by: a constant one gets weight 0, a nearly constant one a small one.
+    """What features are divided by: a constant one gets weight 0, a nearly constant one little.
 
     A feature that hardly varies here may vary a hundredfold when a list is asked for: in a log of
     days what happened within the hour is the same for all items, and in the list of a server not.

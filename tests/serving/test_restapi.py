@@ -86,7 +86,8 @@ def test_deadline(small):
     with server.predictor._slots:
         assert error_of(client.post("/v1/models/toy:predict", json=ASK)) == 504
     with socket.create_connection(server.rest_address[7:].split(":")) as slow:
-        head = "POST /v1/models/toy:predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"
+        head = "POST /v1/models/toy:predict HTTP/1.1\r\nhost: localhost\r\n"
+        head += "content-length: 100\r\n\r\n{"
         slow.sendall(head.encode())  # and no more
         assert b" 504 " in slow.recv(1000).split(b"\r\n")[0]
     assert client.post("/v1/models/toy:predict", json=ASK).status_code == 200
@@ -95,7 +96,9 @@ def test_deadline(small):
 
 def test_slow_bodies_take_no_place_from_others(small):
     client, server = small
-    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 12000\r\n\r\n"
+    head = (
+        b"POST /v1/models/toy:predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 12000\r\n\r\n"
+    )
     with contextlib.ExitStack() as stack:
         address = server.rest_address[7:].split(":")
         slow = [stack.enter_context(socket.create_connection(address)) for _ in range(5)]
