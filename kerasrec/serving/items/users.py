@@ -4,6 +4,7 @@ Values come with a request (`user_age=31`) and from the table of users in the fe
 of the request count where both name a column.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from kerasrec.serving.admission import Refusal
 from kerasrec.serving.items.bodies import read_json
 from kerasrec.versions.usergraph import input_names
 
+_KEPT = 4096  # values whose groups are remembered
 _NUMBERS = {"number": "a number", "time": "a time, such as 1990-05-20 or UTC seconds"}
 
 
@@ -37,9 +39,15 @@ class UserColumns:
     def __init__(self, groups: UserGroups) -> None:
         self._groups, self.columns = groups, groups.columns
         self.inputs = dict(zip(input_names(groups.columns), groups.columns, strict=True))
+        # a value costs half a millisecond to read, and most users have one of a few
+        self._rows_of = functools.lru_cache(_KEPT, typed=True)(self._read)
+        self._checked = functools.lru_cache(_KEPT, typed=True)(self._check)
 
     def check(self, name: str, value: Any) -> None:
         """Raises ValueError where there is no such column, or where it cannot hold the value."""
+        self._check(name, value) if isinstance(value, list) else self._checked(name, value)
+
+    def _check(self, name: str, value: Any) -> None:
         if name not in self.columns:
             raise ValueError(
                 f"users: unknown column {shown(name)}. {did_you_mean(name, list(self.columns))}"
@@ -92,12 +100,19 @@ class UserColumns:
             That, and the columns whose value no group has: an unknown city says nothing.
         """
         parts, strange = [np.zeros((1, 0), np.float32)], []
-        for name, column in self.columns.items():
-            part = column.rows(pd.Series([values.get(name)], dtype=object))
+        for name in self.columns:
+            value = values.get(name)
+            part = (
+                self._read(name, value) if isinstance(value, list) else self._rows_of(name, value)
+            )
             if name in values and not is_missing(values[name]) and not part.any():
                 strange.append(name)
             parts.append(part)
         return np.concatenate(parts, axis=1), strange
+
+    def _read(self, name: str, value: Any) -> np.ndarray:
+        """How far a value belongs to the groups of its column, float32 `(1, width)`."""
+        return self.columns[name].rows(pd.Series([value], dtype=object))
 
 
 def check_users(
