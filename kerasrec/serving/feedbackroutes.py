@@ -6,17 +6,15 @@ alone.
 
 import asyncio
 import contextlib
-import json
 import logging
-import re
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent import futures
 from datetime import tzinfo
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from starlette.requests import Request
@@ -24,7 +22,6 @@ from starlette.requests import Request
 from kerasrec.backend import tf
 from kerasrec.checks import ArtifactError
 from kerasrec.data.times.zones import MAX_AHEAD
-from kerasrec.features.conditions import read_where, shown
 from kerasrec.features.shoprules import ShopRules
 from kerasrec.features.usergroups import USER_INPUT
 from kerasrec.feedback.database import sa
@@ -35,13 +32,14 @@ from kerasrec.feedback.store import FeedbackStore
 from kerasrec.feedback.userlists import Listed, LiveLists, Question, Rules
 from kerasrec.feedback.writer import Outcomes
 from kerasrec.serving.admission import Gate, Limits, Refusal
-from kerasrec.serving.items.bodies import check_value, key_of, read_items, read_json, read_values
+from kerasrec.serving.items.bodies import check_value, key_of, read_items, read_values
 from kerasrec.serving.items.filters import MEMBERS, WHERE
 from kerasrec.serving.items.shop import PastEvents, ServedRules
 from kerasrec.serving.items.users import check_users, read_user, read_users
+from kerasrec.serving.listquery import ListQuery, read_events, read_posted, read_query, wrong
 from kerasrec.serving.modelversions import ModelVersions
 from kerasrec.serving.monitor import Call
-from kerasrec.serving.predictor import Predictor, Target
+from kerasrec.serving.predictor import Predictor
 from kerasrec.serving.servedversion import ServedVersion
 from kerasrec.versions import folders
 
@@ -50,9 +48,6 @@ _THREADS = 8  # that may wait for the store at once; fewer than the connections 
 _MOST_UNLOGGED = 1000  # lists whose impressions wait to be stored; further ones are not logged
 #: errors of a store that are not the caller's mistake
 _FAILURES = (OSError, ArtifactError, sa.exc.SQLAlchemyError)
-_PARAMETERS = ("user", "k", "model", "version", "label", "log", "deny", "where")
-#: items that a question of `/v1/recommend` denies, at most
-_MOST_DENIED = 1000
 #: where one item lies
 _ITEM = "/v1/items/"
 #: where one user lies
@@ -109,29 +104,6 @@ class KnownItems:
             ids = folders.read_catalogue(version.path)["item_id"].to_numpy(object)
             found = self._hashes[version] = np.sort(hashed(ids))
         return found
-
-
-class ListQuery(NamedTuple):
-    """The question of `/v1/recommend`.
-
-    Attributes:
-        target: `Target`.
-        user: user id.
-        k: list length.
-        is_logged: whether the list is stored as impressions.
-        deny: ids of items that may not be listed.
-        where: the condition that listed items meet, as JSON; "" = none.
-        known: input of the signature `recommend_for`, such as `user_age`, -> what is known of the
-            user, as a text; empty = nothing but what the user did.
-    """
-
-    target: Target
-    user: str
-    k: int
-    is_logged: bool
-    deny: Sequence[str] = ()
-    where: str = ""
-    known: Mapping[str, str] = {}
 
 
 class FeedbackRoutes:
@@ -299,7 +271,7 @@ class FeedbackRoutes:
         given = request.query_params
         for name in given:
             if name.startswith(USER_INPUT) and len(values := given.getlist(name)) > 1:
-                raise _wrong(f"{name[:40]} once", ", ".join(values)[:80])
+                raise wrong(f"{name[:40]} once", ", ".join(values)[:80])
         return read_query(given, models, given.getlist("deny"), given.getlist("where"))
 
     def _list(
@@ -388,7 +360,7 @@ class FeedbackRoutes:
         if version.users is None:
             if query.known:
                 expected = "no user_..., as this version was trained without a table of users"
-                raise _wrong(expected, next(iter(query.known))[:80])
+                raise wrong(expected, next(iter(query.known))[:80])
             return {}
         values = self.store.user_values(query.user) | version.users.asked(query.known)
         if not values:
@@ -420,7 +392,7 @@ class FeedbackRoutes:
     async def _item(self, item_id: str, request: Request, read_body: ReadBody) -> dict[str, Any]:
         """Tells, sets or takes back the values of one item that are not its catalogue's."""
         if not is_id(item_id):
-            raise _wrong(f"{_ITEM}ID, of at most {MAX_LENGTH} characters", item_id[:80])
+            raise wrong(f"{_ITEM}ID, of at most {MAX_LENGTH} characters", item_id[:80])
         if request.method == "GET":
             with self.predictor.counted("rest") as call:
                 call.signature = "items"
@@ -494,7 +466,7 @@ class FeedbackRoutes:
     async def _user(self, user_id: str, request: Request, read_body: ReadBody) -> dict[str, Any]:
         """Tells, sets or takes back what is known of one user beside the events."""
         if not is_id(user_id):
-            raise _wrong(f"{_USER}ID, of at most {MAX_LENGTH} characters", user_id[:80])
+            raise wrong(f"{_USER}ID, of at most {MAX_LENGTH} characters", user_id[:80])
 
         def work(call: Call, body: bytes) -> dict[str, Any]:
             if request.method == "PUT":
@@ -553,128 +525,6 @@ class FeedbackRoutes:
 
 def _is_future(value: object) -> bool:
     return isinstance(value, futures.Future)
-
-
-def read_events(body: bytes) -> list:
-    """Reads the events of a body: one event, a list of events, or `{"events": [...]}`.
-
-    >>> read_events(b'{"user_id": "u", "item_id": "i"}')
-    [{'user_id': 'u', 'item_id': 'i'}]
-    """
-    found = read_json(body)
-    if isinstance(found, dict) and set(found) == {"events"}:
-        found = found["events"]
-    if isinstance(found, dict):
-        found = [found]
-    if not isinstance(found, list):
-        raise Refusal(
-            "INVALID_ARGUMENT",
-            'expected an event {"user_id": ..., "item_id": ...}, a list of events, or '
-            '{"events": [...]}. Received: something else; nothing was stored.',
-        )
-    return found
-
-
-def read_posted(
-    body: bytes, models: Sequence[str]
-) -> tuple[dict[str, str], Sequence[str], list[str], list[Any]]:
-    """Reads the JSON of a POST to `/v1/recommend` as the arguments of `read_query`.
-
-    >>> read_posted(b'{"user": "u", "k": 5, "where": {"price": {"lt": 50}}}', ["shop"])
-    ({'user': 'u', 'k': '5'}, ['shop'], [], [{'price': {'lt': 50}}])
-    """
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        message = 'expected JSON such as {"user": "u1", "k": 10, "where": {"category": "book"}}.'
-        raise Refusal("INVALID_ARGUMENT", message)
-    denied, where = found.pop("deny", []), found.pop("where", None)
-    denied = denied if isinstance(denied, list) else [denied]
-    given = {}
-    for name, value in found.items():
-        if value is None and name.startswith(USER_INPUT):
-            continue  # unknown
-        if isinstance(value, list) and name.startswith(USER_INPUT):
-            value = json.dumps(value, ensure_ascii=False)  # of a column of lists
-        if isinstance(value, bool):  # of a user as a table has it
-            value = str(value).lower() if name.startswith(USER_INPUT) else int(value)
-        of_user = isinstance(value, float) and name.startswith(USER_INPUT)
-        if not (isinstance(value, str | int) or of_user):
-            raise _wrong(f"a text or a whole number as {name[:40]}", shown(value))
-        given[name] = str(value)
-    texts = [str(item) if isinstance(item, int) else item for item in denied]
-    if not all(isinstance(item, str) for item in texts):
-        raise _wrong("a list of item ids as deny", shown(denied))
-    return given, models, texts, [] if where is None else [where]
-
-
-def read_query(
-    given: Mapping[str, str],
-    models: Sequence[str],
-    denied: Sequence[str] = (),
-    where: Sequence[Any] = (),
-) -> ListQuery:
-    """Reads the question of `/v1/recommend`.
-
-    Args:
-        given: parameter -> text.
-        models: names of the models that are served.
-        denied: all values of the parameter `deny`, which may be given more than once.
-        where: all values of the parameter `where`: JSON, or short forms such as `price<50`, which
-            all hold; or one mapping.
-
-    Raises:
-        Refusal: INVALID_ARGUMENT.
-    """
-    known = {name: text for name, text in given.items() if name.startswith(USER_INPUT)}
-    for name in given:
-        if name not in _PARAMETERS and name not in known:
-            expected = f"a parameter of {', '.join(_PARAMETERS)} (a column: where=COLUMN=VALUE)"
-            raise _wrong(expected, name[:80])
-    user = given.get("user", "")
-    if not is_id(user):
-        raise _wrong(f"user=ID, of at most {MAX_LENGTH} characters", user[:80])
-    for name in ("model", "label"):
-        if len(given.get(name, "")) > MAX_LENGTH:
-            raise _wrong(f"{name} of at most {MAX_LENGTH} characters", given[name][:80])
-    k = given.get("k", "10")
-    if not re.fullmatch("[0-9]{1,6}", k) or int(k) < 1:
-        raise _wrong("k as a whole number from 1", k[:80])
-    if len(denied) > _MOST_DENIED:
-        raise _wrong(f"at most {_MOST_DENIED} times deny=ITEM", str(len(denied)))
-    for item in denied:
-        if not is_id(item):
-            raise _wrong(f"deny=ITEM, of at most {MAX_LENGTH} characters", item[:80])
-    logged = given.get("log", "1")
-    if logged not in ("0", "1"):
-        raise _wrong("log=0 or log=1", logged[:80])
-    model = given.get("model")
-    if model is None and len(models) > 1:
-        raise _wrong(f"model=NAME, as there are several ({', '.join(models)})", "none")
-    version, label = given.get("version"), given.get("label")
-    if version is not None and label is not None:
-        raise _wrong("version or label, not both", "both")
-    if version is not None and not re.fullmatch("[0-9]{1,18}", version):
-        raise _wrong("version as a whole number", version[:80])
-    number = None if version is None else int(version)
-    target = Target(models[0] if model is None else model, number, label, "recommend")
-    return ListQuery(target, user, int(k), logged == "1", denied, _condition(where), known)
-
-
-def _condition(where: Sequence[Any]) -> str:
-    try:
-        is_one = len(where) == 1 and not isinstance(where[0], str)
-        read = read_where(where[0] if is_one else list(where))
-    except (ValueError, TypeError) as error:
-        raise Refusal("INVALID_ARGUMENT", str(error)) from None
-    return "" if read is None else read.key
-
-
-def _wrong(expected: str, received: str) -> Refusal:
-    message = f"expected {expected}. Received: {received!r}. Correct the address."
-    return Refusal("INVALID_ARGUMENT", message)
 
 
 def _too_late(what: str, limits: Limits) -> Refusal:

@@ -445,7 +445,7 @@ def test_swaps_and_clicks_at_once(shop):
 
 
 def test_refusals_have_codes():
-    from kerasrec.serving.feedbackroutes import read_events, read_query
+    from kerasrec.serving.listquery import read_events, read_query
 
     with pytest.raises(Refusal, match="several \\(a, b\\)"):
         read_query({"user": "u"}, ["a", "b"])
