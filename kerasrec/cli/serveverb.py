@@ -130,6 +130,13 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
         "--max-texts", type=int, default=1024, metavar="N", help="of a request (default 1024)"
     )
     group.add_argument(
+        "--max-events",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="of a request to the feedback store (default 20000)",
+    )
+    group.add_argument(
         "--max-concurrent",
         type=int,
         default=64,
@@ -209,6 +216,7 @@ def _limits(options: argparse.Namespace) -> "Limits":
         batch=options.max_batch,
         history=options.max_history,
         texts=options.max_texts,
+        events=options.max_events,
         seconds=options.deadline,
         concurrent=options.max_concurrent,
         workers=options.workers,

@@ -32,6 +32,7 @@ _OPTIONS = {
     "batch": "--max-batch",
     "history": "--max-history",
     "texts": "--max-texts",
+    "events": "--max-events",
     "seconds": "--deadline",
     "concurrent": "--max-concurrent",
     "workers": "--workers",
@@ -68,6 +69,7 @@ class Limits(NamedTuple):
         batch: rows of a request.
         history: width of a history, texts or times included.
         texts: raw texts of a request (each costs a pass through the encoder).
+        events: of a request to the feedback store.
         seconds: a request that has not begun to compute by then is given up; one that is computed
             in parts also between two of them.
         concurrent: requests in work or waiting; one more is refused at once.
@@ -78,6 +80,7 @@ class Limits(NamedTuple):
     batch: int = 1024
     history: int = 1000
     texts: int = 1024
+    events: int = 20_000
     seconds: float = 30.0
     concurrent: int = 64
     workers: int = 2
@@ -124,6 +127,11 @@ class Limits(NamedTuple):
             _too_much(f"at most {self.texts} texts in a request", cells, name, "texts")
         if cells > _MAX_CELLS:
             _too_much(f"at most {_MAX_CELLS} values in an input", cells, name)
+
+    def check_events(self, number: int) -> None:
+        """Raises `Refusal` where a request has more events than the store takes at once."""
+        if number > self.events:
+            _too_much(f"at most {self.events} events in a request", number, "it", "events")
 
 
 def _too_much(

@@ -205,7 +205,11 @@ class FeedbackRoutes:
 
     def _submit(self, call: Call, body: bytes, unknown: list[int]) -> futures.Future[Outcomes]:
         """Begins to store; numbers of events on items that are unknown go into `unknown`."""
+        limits = self.predictor.limits
+        # each event is an object: a body of many more is refused before it takes its memory
+        limits.check_events(body.count(b"{") // 2)
         events = read_events(body)
+        limits.check_events(len(events))
         call.rows = len(events)
         metrics = self.predictor.metrics
         try:

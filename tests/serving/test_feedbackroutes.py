@@ -452,3 +452,16 @@ def test_refusals_have_codes():
     query = read_query({"user": "u"}, ["a"])
     assert query == (Target("a", None, None, "recommend"), "u", 10, True, (), "", {})
     assert read_events(b'{"events": []}') == []
+
+
+def test_a_request_has_so_many_events_at_most(client, shop, monkeypatch):
+    server = shop[1]
+    limits = server.predictor.limits._replace(events=3)
+    monkeypatch.setattr(server.predictor, "limits", limits)
+    rows = [{"user_id": "many", "item_id": f"i{number}"} for number in range(8)]
+    for number in (4, 8):  # the second is not even parsed
+        answer = client.post("/v1/feedback", json=rows[:number])
+        assert answer.status_code == 400 and "--max-events" in answer.json()["error"]
+        assert f"at most 3 events in a request. Received: {4}" in answer.json()["error"]
+    assert server.feedback.store.latest("many") == []
+    assert client.post("/v1/feedback", json=rows[:3]).json()["stored"] == 3
