@@ -378,6 +378,11 @@ def language_model_key() -> str:
     return os.environ.get("KERASREC_LLM_KEY", "")
 
 
+def endpoint_key() -> str:
+    """Reads the key of an endpoint that makes vectors, $KERASREC_ENDPOINT_KEY; "" = none."""
+    return os.environ.get("KERASREC_ENDPOINT_KEY", "")
+
+
 def store_url(default: str = "feedback.db") -> str:
     """Names the feedback store, path or URL: $KERASREC_STORE, else the default, in this folder."""
     return os.environ.get("KERASREC_STORE") or default

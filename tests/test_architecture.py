@@ -12,7 +12,7 @@ PACKAGE = ROOT / "kerasrec"
 
 #: the packages, from the ground up: one may import those before it, never one behind it
 ORDER = """
-data features fusion evaluation feedback text models generation versions recommender client
+data features fusion evaluation feedback client text models generation versions recommender
 training serving loop cli
 """.split()
 #: what every package may import
@@ -21,7 +21,7 @@ GROUND = ("checks", "backend")
 LIGHT = """
 checks data features fusion evaluation feedback client
 models.codes versions.folders versions.manifest loop.driftmetrics loop.gate
-loop.requests recommender.draws
+loop.requests
 """.split()
 #: entries of the folder `kerasrec`, and files of a package, at most
 MOST_ENTRIES, MOST_FILES = 19, 14

@@ -13,7 +13,7 @@ import kerasrec
 #: what must load where there is no TensorFlow, as in test_architecture
 LIGHT = """
 checks data features fusion evaluation feedback client models.codes versions.folders
-versions.manifest loop.driftmetrics loop.gate recommender.draws
+versions.manifest loop.driftmetrics loop.gate client.draws
 """.split()
 NAMES = """
 ArtifactError BASELINES Client FeedbackStore Interactions Items LOSSES LanguageModel Model Plan

@@ -171,7 +171,8 @@ def add_train(sub: argparse.ArgumentParser) -> None:
         "--encoder",
         metavar="E",
         help="what reads the texts: e5-small (default, a small multilingual language model), the "
-        "folder of a BERT of yours, vectors:FILE, tfidf (lexical only) or none",
+        "folder of a BERT of yours, vectors:FILE, endpoint:URL (OpenAI's protocol, with --set "
+        "encoder.model=NAME; its key: $KERASREC_ENDPOINT_KEY), tfidf (lexical only) or none",
     )
     sub.add_argument(
         "--item-features",

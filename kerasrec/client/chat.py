@@ -1,4 +1,4 @@
-"""Asks an endpoint that speaks OpenAI's protocol, `POST {url}/chat/completions`, one question.
+"""Asks an endpoint that speaks OpenAI's protocol: `/chat/completions` and `/embeddings`.
 
 Retries and deadlines are those of `transport`. The key goes into the header only: no error
 repeats it, whatever the server says. It uses urllib, not httpx, so that plans can be described
@@ -11,26 +11,27 @@ import re
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 from urllib.parse import SplitResult, unquote, urlsplit
+
+import numpy as np
 
 from kerasrec.client.statuscodes import code_of
 from kerasrec.client.transport import Refused, key_header, with_retries, within
 
-_MOST_BYTES = 1 << 20  # of an answer
 _WORDS = 200  # characters of a server's words about an error
 _SECRET = 8  # characters from which a key is secret; "EMPTY" and "ollama" are words like others
 #: status of an HTTP answer -> what to do
 _ADVICE = {
-    401: "; check api_key",
-    403: "; check api_key",
+    401: "; check {key}",
+    403: "; check {key}",
     404: "; check url and model",
 }
 
 
-class ChatEndpoint:
-    """Where questions go.
+class Endpoint:
+    """Where questions go; a kind of question says its `path` and how large an answer may be.
 
     Args:
         url: where the protocol begins, such as `http://localhost:8000/v1`. A user and password in
@@ -46,6 +47,10 @@ class ChatEndpoint:
     'http://localhost:8000/v1/chat/completions'
     """
 
+    path: ClassVar[str]
+    most_bytes: ClassVar[int] = 1 << 20
+    key_name: ClassVar[str] = "api_key"
+
     def __init__(
         self, url: str, *, api_key: str | None = None, timeout: float = 20.0, retries: int = 1
     ) -> None:
@@ -55,10 +60,10 @@ class ChatEndpoint:
                 f"timeout={timeout!r}, retries={retries!r}."
             )
         parts = _parts_of(url)
-        path = parts.path.rstrip("/").removesuffix("/chat/completions")
+        path = parts.path.rstrip("/").removesuffix(self.path)
         host = parts.netloc.rpartition("@")[2]
         #: may be shown: it has no user, password or query
-        self.address = f"{parts.scheme}://{host}{path}/chat/completions"
+        self.address = f"{parts.scheme}://{host}{path}{self.path}"
         self._url = self.address + (f"?{parts.query}" if parts.query else "")
         self._timeout, self._retries = timeout, retries
         self._headers = {"content-type": "application/json", **key_header(api_key)}
@@ -73,36 +78,20 @@ class ChatEndpoint:
             self._secrets = [secret for secret in secrets if secret]
         self._opener = urllib.request.build_opener(_AsItIs)
 
-    def complete(self, question: Mapping[str, Any]) -> tuple[str, bool]:
-        """Asks a question and returns the answer.
-
-        Args:
-            question: dict, the body of the request: `model`, `messages`, ...
-
-        Returns:
-            `(text, is_whole)`; `is_whole` is False when the text was cut off at `max_tokens`.
+    def ask(self, question: Mapping[str, Any]) -> str:
+        """Asks a question, the body of a request as a dict, and returns the text of the answer.
 
         Raises:
-            ValueError: the server refuses the request, or the answer is of another form.
+            ValueError: the server refuses the request.
             PermissionError, LookupError, TimeoutError, ConnectionError: as `with_retries` says.
         """
         content = json.dumps(question, ensure_ascii=False).encode()
-        answer = with_retries(
+        return with_retries(
             lambda seconds: self._post(content, seconds),
             self.address,
             timeout=self._timeout,
             retries=self._retries,
         )
-        try:
-            text, is_whole = _content_of(answer)
-            if any(secret in text for secret in self._secrets if len(secret) >= _SECRET):
-                raise ValueError("one with the key")
-        except ValueError as error:
-            raise ValueError(
-                f"{self.address} must answer with a text in choices[0].message.content. Received: "
-                f"{error}."
-            ) from None
-        return text, is_whole
 
     def hidden(self, words: str) -> str:
         """Replaces secrets in words of others."""
@@ -121,8 +110,8 @@ class ChatEndpoint:
                     whole += part
                     if is_over():
                         raise TimeoutError
-                    if len(whole) > _MOST_BYTES:
-                        raise Refused("OUT_OF_RANGE", f"more than {_MOST_BYTES:,} bytes")
+                    if len(whole) > self.most_bytes:
+                        raise Refused("OUT_OF_RANGE", f"more than {self.most_bytes:,} bytes")
             return answer.status, answer.headers, whole.decode("utf-8", "replace")
 
         try:
@@ -138,11 +127,67 @@ class ChatEndpoint:
         code = code_of(status, "UNAVAILABLE" if status >= 500 else "INVALID_ARGUMENT")
         wait = headers.get("retry-after", "")
         pause = float(wait) if re.fullmatch("[0-9]+", wait) else 0.0
+        advice = _ADVICE.get(status, "").format(key=self.key_name)
         words = self._line(_error_of(text)) or http.client.responses.get(status, "nothing")
-        raise Refused(code, f"{words} (HTTP {status}{_ADVICE.get(status, '')})", pause)
+        raise Refused(code, f"{words} (HTTP {status}{advice})", pause)
 
     def _line(self, words: str) -> str:
         return " ".join(self.hidden(words).split())[:_WORDS]
+
+
+class ChatEndpoint(Endpoint):
+    """An `Endpoint` that answers with words."""
+
+    path = "/chat/completions"
+
+    def complete(self, question: Mapping[str, Any]) -> tuple[str, bool]:
+        """Asks a question and returns the answer.
+
+        Args:
+            question: dict, the body of the request: `model`, `messages`, ...
+
+        Returns:
+            `(text, is_whole)`; `is_whole` is False when the text was cut off at `max_tokens`.
+
+        Raises:
+            ValueError: the server refuses the request, or the answer is of another form.
+            PermissionError, LookupError, TimeoutError, ConnectionError: as `with_retries` says.
+        """
+        answer = self.ask(question)
+        try:
+            text, is_whole = _content_of(answer)
+            if any(secret in text for secret in self._secrets if len(secret) >= _SECRET):
+                raise ValueError("one with the key")
+        except ValueError as error:
+            raise ValueError(
+                f"{self.address} must answer with a text in choices[0].message.content. Received: "
+                f"{error}."
+            ) from None
+        return text, is_whole
+
+
+class EmbeddingEndpoint(Endpoint):
+    """An `Endpoint` that answers with vectors of texts."""
+
+    path = "/embeddings"
+    most_bytes = 1 << 27
+    key_name = "KERASREC_ENDPOINT_KEY"
+
+    def embed(self, texts: Sequence[str], model: str) -> np.ndarray:
+        """Gives the vectors of some texts: float32 `(num_texts, width)`.
+
+        Raises:
+            ValueError: the server refuses the request, or the answer is of another form.
+            PermissionError, LookupError, TimeoutError, ConnectionError: as `with_retries` says.
+        """
+        answer = self.ask({"model": model, "input": list(texts)})
+        try:
+            return _vectors_of(answer, len(texts))
+        except ValueError as error:
+            raise ValueError(
+                f"{self.address} must answer with one vector of finite numbers for each of "
+                f"{len(texts)} texts in data[i].embedding. Received: {error}."
+            ) from None
 
 
 class _AsItIs(urllib.request.HTTPErrorProcessor):
@@ -197,3 +242,24 @@ def _content_of(answer: str) -> tuple[str, bool]:
     if not isinstance(text, str):
         raise ValueError(f"a content that is {type(text).__name__}")
     return text, is_whole
+
+
+def _vectors_of(answer: str, count: int) -> np.ndarray:
+    """Vectors of the JSON of an answer; a ValueError names what it is instead."""
+    try:
+        data = json.loads(answer)["data"]
+        places = [int(one.get("index", place)) for place, one in enumerate(data)]
+        rows = [one["embedding"] for one in data]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ValueError("JSON of another form") from None
+    except (ValueError, RecursionError):
+        raise ValueError("no JSON") from None
+    if sorted(places) != list(range(count)):
+        raise ValueError(f"{len(rows)} vectors" if len(rows) != count else "wrong indices")
+    try:
+        vectors = np.array(rows, np.float32)
+    except (ValueError, TypeError):
+        raise ValueError("rows of different lengths, or no numbers") from None
+    if vectors.ndim != 2 or not vectors.shape[1] or not np.isfinite(vectors).all():
+        raise ValueError("rows that are no finite numbers")
+    return vectors[np.argsort(places)]

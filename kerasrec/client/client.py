@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from kerasrec.client.draws import Draws
 from kerasrec.client.inputs import (
     NEWEST,
     Histories,
@@ -33,7 +34,6 @@ from kerasrec.client.inputs import (
 from kerasrec.client.transport import TRANSPORTS, Grpc, Rest, with_retries
 from kerasrec.features.conditions import Condition, read_where
 from kerasrec.features.usergroups import USER_INPUT
-from kerasrec.recommender.draws import Draws
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")

@@ -67,7 +67,8 @@ def text_part(
         pooling: how token states become one vector: "mean", "cls", "max", or one of them with
             "_l2"; None = what the encoder says.
         prefix: put before every text; None = what the encoder says.
-        model: architecture of a checkpoint folder; None = found from the folder.
+        model: architecture of a checkpoint folder; None = found from the folder. Of an endpoint
+            the name of its model.
         whitening_dim: width of the text vectors after whitening, at most.
         layers: of the encoder that "finetune" trains: "all", or how many of the top layers.
         cache: whether text vectors are kept for the next run; a path = in that folder.

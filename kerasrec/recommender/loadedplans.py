@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerasrec.checks import check_number, is_whole
+from kerasrec.client.draws import MOST_DIVERSITY, Draws
 from kerasrec.models.codes import SemanticIds, make_trie
-from kerasrec.recommender.draws import MOST_DIVERSITY, Draws
 from kerasrec.recommender.questions import Questions
 from kerasrec.versions import folders
 from kerasrec.versions.loaded import LoadedVersion

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kerasrec.checks import ArtifactError, step
+from kerasrec.client.draws import Draws
 from kerasrec.data.columns import says_withdrawn, withdrawn_rows
 from kerasrec.data.histories import Histories
 from kerasrec.data.interactions import Interactions, Items, Users
@@ -39,7 +40,6 @@ from kerasrec.recommender.answers import (
     say_what_is_missing,
     say_who_got_popular,
 )
-from kerasrec.recommender.draws import Draws
 from kerasrec.recommender.loadedlog import VersionLog
 from kerasrec.recommender.loadedplans import VersionPlans
 from kerasrec.recommender.loadedtexts import VersionTexts

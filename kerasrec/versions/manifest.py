@@ -58,11 +58,12 @@ class EncoderFacts(NamedTuple):
 
     Attributes:
         name: as the user gave it, such as "e5-small" or "tfidf".
-        kind: "bert", "tfidf", "vectors", or "features" where items have no text.
+        kind: "bert", "tfidf", "vectors", "endpoint", or "features" where items have no text.
         dim: length of the vector of a text.
-        architecture, pooling, prefix, max_tokens: how a BERT reads texts; "bert" alone.
+        architecture, pooling, prefix, max_tokens: how a BERT reads texts; "bert" alone. Of an
+            endpoint `architecture` is the name of its model.
         licence: of the weights, in words.
-        note: what the encoder cannot do, in words; "tfidf" and "vectors" alone.
+        note: what the encoder cannot do, in words; all but "bert".
         fingerprint: sha256 of all that its vectors depend on.
         features: column of the catalogue that is read beside the text -> its type; None = none.
         more: keys that are not described here.

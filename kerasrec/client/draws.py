@@ -1,4 +1,4 @@
-"""How plans are chosen, and the checks of it that `Recommender` and `Client` share."""
+"""How plans are chosen, and the checks of it that `Client` and `Recommender` share."""
 
 import zlib
 from collections.abc import Iterable

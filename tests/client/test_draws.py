@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kerasrec.checks import check_number, is_whole
-from kerasrec.recommender.draws import Draws
+from kerasrec.client.draws import Draws
 
 
 @pytest.mark.parametrize(
