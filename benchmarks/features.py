@@ -11,6 +11,9 @@ Loopback only. An untrained version of generated items is made in --work at the 
   condition every item is looked at; recall is the share of the exact list.
 - stock: `PUT /v1/items/ID {"stock": 0}` for an item of the list, then the next list, which must
   not hold it, over REST; from the sending of the PUT to the answer with the list.
+- pictures: cold and known items by drawn pictures (synthetic: 240 items whose titles say nothing,
+  600 users who stay with items of one colour and shape); without vectors, with them, and with
+  those of half of the items; three seeds, `--preset fast`.
 - cost: training and lists with ten columns of items and five of users, taking turns with the same
   data without them (4,000 generated users of 2,000 items; three times two epochs each).
 """
@@ -30,7 +33,7 @@ from serving import export_generated, histories_of, in_turns, percentiles
 from serving import serving as server_of
 
 HERE = Path(__file__).parent
-PARTS = ("where", "index", "stock", "cost")
+PARTS = ("where", "index", "stock", "cost", "pictures")
 #: share of the items that meet a condition -> the condition
 CONDITIONS = {
     "50 %": {"price": {"lt": 500}},
@@ -212,6 +215,67 @@ def measure_stock(options):
     return {"items": options.items, "changes": len(both), "p50, p99 ms": times, "wrong": wrong}
 
 
+def measure_pictures(options):
+    """Recall@10 of lists at the cut: of new items, of known ones, of all; a row for each seed."""
+    import pandas as pd
+
+    import kerasrec
+    from kerasrec.data.histories import make_histories
+    from kerasrec.recommender.recommender import Recommender
+
+    sys.path.insert(0, str(HERE.parent / "tests" / "helpers"))
+    from drawnpictures import drawn_shop
+
+    found = []
+    for seed in range(3):
+        shop = drawn_shop(seed=seed, num_items=240, num_new=36, num_users=600)
+        plain = kerasrec.read_items(shop.items)
+        some = np.random.default_rng(9).random(len(plain)) < 0.5
+        for what, kept in (("without", None), ("with", slice(None)), ("of half", some)):
+            items = plain
+            if kept is not None:
+                pair = (plain.ids[kept], shop.vectors[kept])
+                items = kerasrec.with_vectors(plain, "image", pair)
+            trained = kerasrec.train(
+                shop.log,
+                items,
+                valid=shop.valid,
+                ask="end",
+                name=f"pictures-{seed}-{what.replace(' ', '-')}",
+                out=options.work / "pictures",
+                preset="fast",
+                options={"encoder": {"name": "tfidf"}, "trainer": {"seed": seed}},
+                progress=False,
+            )
+            log = kerasrec.read_interactions(pd.concat([shop.log, shop.valid]))
+            histories = make_histories(log, items)
+            lists = Recommender.load(trained.version).recommend(histories, k=K // 2)
+            listed = set(zip(lists["user_id"], lists["item_id"], strict=True))
+            later = zip(shop.later["user_id"], shop.later["item_id"], strict=True)
+            hit = np.array([pair in listed for pair in later])
+            is_new = shop.later["item_id"].isin(set(shop.cold)).to_numpy()
+            recall = {"new": hit[is_new], "known": hit[~is_new], "all": hit}
+            row = {name: round(float(hits.mean()), 3) for name, hits in recall.items()}
+            found.append({"seed": seed, "vectors": what, **row})
+    return found
+
+
+def pictures_table(rows):
+    """Markdown of the rows of `measure_pictures`."""
+    lines = ["", "Recall@10 by drawn pictures (synthetic), seeds 0, 1, 2:", ""]
+    lines += [
+        "| vectors of pictures | new items | known items | all |",
+        "| --- | --- | --- | --- |",
+    ]
+    for what in ("without", "with", "of half"):
+        of_kind = [row for row in rows if row["vectors"] == what]
+        cells = [
+            ", ".join(f"{row[part]:.3f}" for row in of_kind) for part in ("new", "known", "all")
+        ]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    return lines
+
+
 def ten_columns(num_items):
     """A catalogue with ten columns beside the title: categories, lists, numbers, times."""
     import pandas as pd
@@ -383,6 +447,9 @@ def table(work):
                 f"| ten columns of items, five of users: {name} | {goal} | {more}, "
                 f"without {plain}: {row['ratio']}x | {met} |"
             )
+    path = work / "pictures.json"
+    if path.exists():
+        lines += pictures_table(json.loads(path.read_text()))
     return "\n".join(lines)
 
 
