@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -270,13 +271,16 @@ def test_a_whole_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
     path.write_text("old")
 
     def record(number):
-        synced.append((os.fstat(number).st_ino, os.fstat(number).st_size, path.read_text()))
+        found = os.fstat(number)
+        size = found.st_size if stat.S_ISREG(found.st_mode) else "a folder"
+        synced.append((found.st_ino, size, path.read_text()))
         fsync(number)
 
     monkeypatch.setattr(os, "fsync", record)
     with backend.whole_file(path) as beside:
         beside.write_text("newer")
-    assert synced == [(path.stat().st_ino, 5, "old")]
+    folder = (tmp_path.stat().st_ino, "a folder", "newer")
+    assert synced == [(path.stat().st_ino, 5, "old"), folder]
     assert path.read_text() == "newer"
 
 

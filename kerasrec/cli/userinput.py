@@ -192,7 +192,7 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     if getattr(options, "relations", None):
         roles = own_columns(options, "relations") or None
         given = {"encoding": options.encoding, "on_bad": options.on_bad}
-        roles_and_order = {"columns": roles, "order": options.order_relation}
+        roles_and_order = {"columns": roles, "order": getattr(options, "order_relation", None)}
         found = with_relations(found, options.relations, **given, **roles_and_order)
     for name, file in pairs_of(getattr(options, "vectors", None), "--vectors").items():
         if not (name and file):

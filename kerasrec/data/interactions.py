@@ -12,7 +12,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from kerasrec.data.cleaningreport import CleaningReport
-from kerasrec.data.readers import used_categories
+from kerasrec.data.rows import used_categories
 from kerasrec.data.times.forms import POSITIONS_BELOW
 from kerasrec.data.times.zones import read_zone, show_time
 

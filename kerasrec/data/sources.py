@@ -16,6 +16,7 @@ import numpy as np
 from kerasrec.checks import step
 from kerasrec.data.cleaningreport import CleaningReport, DirtyRows, ManyRefused, Refusal
 from kerasrec.data.columns import Naming, split_naming, withdrawn_rows
+from kerasrec.data.formats.vectorfiles import check_vectors, pack_vectors, read_vectors
 from kerasrec.data.interactions import LISTED, Interactions, Items, Users, join_frames
 from kerasrec.data.readers import (
     Part,
@@ -29,7 +30,6 @@ from kerasrec.data.relations.order import ORDER, read_order
 from kerasrec.data.tables import Source, open_table
 from kerasrec.data.times.forms import POSITIONS_BELOW
 from kerasrec.data.times.zones import DAY, MAX_AHEAD, read_zone, show_time, zone_name
-from kerasrec.data.vectorfiles import check_vectors, pack_vectors, read_vectors
 
 log = logging.getLogger(__name__)
 _OLD_SPANS, _OLD_SECONDS = 10, 5 * 365 * DAY

@@ -18,9 +18,9 @@ import pandas as pd
 
 from kerasrec.checks import did_you_mean
 from kerasrec.data.columns import choose_time, normalise
-from kerasrec.data.readers import MISSING_IDS
+from kerasrec.data.formats.vectorfiles import PACKED, unpack_vector
+from kerasrec.data.rows import MISSING_IDS
 from kerasrec.data.times.forms import parse_times
-from kerasrec.data.vectorfiles import PACKED, unpack_vector
 
 #: types that hold something for a model or a condition; a vector is for a model alone
 FEATURE_TYPES = ("category", "categories", "number", "time", "vector")

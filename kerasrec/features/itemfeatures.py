@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 
-from kerasrec.data.vectorfiles import vector_columns
+from kerasrec.data.formats.vectorfiles import vector_columns
 from kerasrec.features.columntypes import Column, choose_columns, parse_declaration, read_column
 from kerasrec.features.whitening import Whitening, fit_whitening
 

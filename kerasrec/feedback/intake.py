@@ -17,7 +17,8 @@ from kerasrec.checks import did_you_mean
 from kerasrec.data.cleaningreport import CleaningReport, DirtyRows
 from kerasrec.data.events import EVENT_WEIGHTS, event_table, look_up_events, unknown_event_message
 from kerasrec.data.interactions import Interactions
-from kerasrec.data.readers import MISSING_IDS, read_interaction_table
+from kerasrec.data.readers import read_interaction_table
+from kerasrec.data.rows import MISSING_IDS
 from kerasrec.data.tables import FrameTable, Table, as_frame, is_frame
 from kerasrec.data.times.forms import FIRST_SECOND, LAST_SECOND, parse_times, read_moment
 from kerasrec.data.times.zones import MAX_AHEAD, latest_moment, read_zone, show_time

@@ -18,7 +18,7 @@ from kerasrec.data.cleaningreport import CleaningReport
 from kerasrec.data.columns import Naming, split_naming
 from kerasrec.data.events import EVENT_WEIGHTS, event_table
 from kerasrec.data.interactions import Interactions, Users
-from kerasrec.data.readers import as_categories
+from kerasrec.data.rows import as_categories
 from kerasrec.data.sources import read_users
 from kerasrec.data.tables import Source, check_output, open_table, write_table
 from kerasrec.data.times.forms import LAST_SECOND

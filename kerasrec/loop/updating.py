@@ -22,12 +22,12 @@ from kerasrec.backend import untraced
 from kerasrec.checks import ArtifactError, step
 from kerasrec.data.columns import says_withdrawn
 from kerasrec.data.events import PASSIVE_EVENTS
+from kerasrec.data.formats.vectorfiles import vector_columns
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Interactions, Items, Users, join_interactions
 from kerasrec.data.sources import as_interactions, as_items, as_users
 from kerasrec.data.tables import Source
 from kerasrec.data.times.zones import latest_moment, show_time
-from kerasrec.data.vectorfiles import vector_columns
 from kerasrec.features.columntypes import choose_columns, parse_declaration
 from kerasrec.feedback.recentlog import told_of
 from kerasrec.feedback.store import FeedbackStore

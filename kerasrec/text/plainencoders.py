@@ -14,8 +14,8 @@ from tqdm import tqdm
 from kerasrec import backend
 from kerasrec.checks import Pace
 from kerasrec.client.chat import EmbeddingEndpoint
+from kerasrec.data.formats.vectorfiles import check_vectors, read_vectors
 from kerasrec.data.interactions import Items
-from kerasrec.data.vectorfiles import check_vectors, read_vectors
 from kerasrec.text.vectors import (
     ENCODER_FILE,
     Encoder,

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kerasrec.data.cleaningreport import DirtyRows
-from kerasrec.data.readers import as_categories
+from kerasrec.data.rows import as_categories
 from kerasrec.data.sources import read_interactions, read_items
 
 

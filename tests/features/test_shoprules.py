@@ -234,7 +234,7 @@ def test_pauses_are_read_and_checked():
         Pause(2.0, "item_id", ("view",)),
     )
     for rules, expected in (
-        ({"pause": [{"days": 0}]}, "pause 1 days: input should be greater than 0"),
+        ({"pause": [{"days": 0}]}, "pause 1 days: expected a number above 0. Received: 0."),
         ({"pause": [{"column": "brand"}]}, "expected days in pause 1"),
         ({"pause": [{"days": 1, "event": ["click"]}]}, "Did you mean 'events'"),
         ({"pause": [{"days": 1, "events": ["purchas"]}]}, "Did you mean 'purchase'"),

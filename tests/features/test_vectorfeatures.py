@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kerasrec.data.vectorfiles import pack_vectors
+from kerasrec.data.formats.vectorfiles import pack_vectors
 from kerasrec.features.itemfeatures import ItemFeatures, declared_features, fit_item_features
 from kerasrec.features.usergroups import choose_user_columns
 

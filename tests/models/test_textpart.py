@@ -11,10 +11,9 @@ def test_none_knows_items_by_their_id_alone(toy_items):
     assert text_part(toy_items, name="none") == (None, None, None, None, 0)
 
 
-def test_features_that_say_nothing_are_told(toy_items, caplog):
-    part = text_part(toy_items, name="none", features="item_id:category")
-    assert part == (None, None, None, None, 0)
-    assert "no column of the catalogue makes features (item_id:category)" in caplog.text
+def test_features_that_say_nothing_are_refused(toy_items):
+    with pytest.raises(ValueError, match="82 values, each in one row alone"):
+        text_part(toy_items, name="none", features="item_id:category")
 
 
 def test_frozen_vectors_are_whitened_encoder_vectors(toy_items):

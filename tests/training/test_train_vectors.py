@@ -10,10 +10,10 @@ import pytest
 from drawnpictures import drawn_shop
 from toys import tiny_options
 
+from kerasrec.data.formats.vectorfiles import pack_vectors
 from kerasrec.data.histories import make_histories
 from kerasrec.data.interactions import Items
 from kerasrec.data.sources import read_interactions, read_items, with_vectors
-from kerasrec.data.vectorfiles import pack_vectors
 from kerasrec.loop.updating import grown_catalogue
 from kerasrec.recommender.recommender import Recommender
 from kerasrec.training.pipeline import train

@@ -23,14 +23,12 @@ from kerasrec.data.large.database import Progress, kth_values, put, run
 from kerasrec.data.large.streams import PIECE, Again, Stream, open_stream, size_of
 from kerasrec.data.readers import (
     Part,
-    Rows,
-    are_rounded_by_sheets,
     check_interactions,
     is_float,
-    none_left,
     note_reading,
     plan_reading,
 )
+from kerasrec.data.rows import Rows, are_rounded_by_sheets, none_left
 from kerasrec.data.sources import (
     check_on_bad,
     check_same_columns,

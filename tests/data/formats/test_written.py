@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kerasrec.data.formats.written import guarded
-from kerasrec.data.readers import MISSING_IDS
+from kerasrec.data.rows import MISSING_IDS
 from kerasrec.data.sources import read_interactions, read_items
 from kerasrec.data.tables import write_table
 from kerasrec.feedback.store import FeedbackStore

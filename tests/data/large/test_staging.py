@@ -128,6 +128,9 @@ def to_ragged_csv(frame, folder):
 
 
 def to_gbk(frame, folder):
+    # two words alone would be too little to know it by
+    names = {"user": "用户", "item": "商品", "time": "时间", "event": "行为", "value": "评分"}
+    frame = frame.rename(columns=names)
     text = write_table(frame, folder / "log.csv").read_text("utf-8")
     (folder / "log.csv").write_bytes(text.encode("gb18030"))
     return folder / "log.csv"

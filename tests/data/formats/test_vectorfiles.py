@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from kerasrec.data.cleaningreport import column_lines
+from kerasrec.data.formats.vectorfiles import pack_vectors, unpack_vector, vector_columns
 from kerasrec.data.sources import read_items, with_vectors
-from kerasrec.data.vectorfiles import pack_vectors, unpack_vector, vector_columns
 from kerasrec.features.columntypes import propose
 from kerasrec.features.itemcolumns import ItemColumns
 
