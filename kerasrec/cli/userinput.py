@@ -168,6 +168,7 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     Without `titles` a catalogue of ids is enough. A column that --columns names for the log, and
     that the catalogue lacks, leaves its own names to it.
     """
+    from kerasrec.data.relations.order import ORDER
     from kerasrec.data.sources import read_items, with_relations, with_vectors
     from kerasrec.data.tables import open_table
 
@@ -191,9 +192,9 @@ def read_catalogue(options: argparse.Namespace, titles: bool = True) -> "Items":
     )
     if getattr(options, "relations", None):
         roles = own_columns(options, "relations") or None
-        given = {"encoding": options.encoding, "on_bad": options.on_bad}
-        roles_and_order = {"columns": roles, "order": getattr(options, "order_relation", None)}
-        found = with_relations(found, options.relations, **given, **roles_and_order)
+        reading = {"encoding": options.encoding, "on_bad": options.on_bad}
+        order = getattr(options, "order_relation", ORDER)
+        found = with_relations(found, options.relations, columns=roles, order=order, **reading)
     for name, file in pairs_of(getattr(options, "vectors", None), "--vectors").items():
         if not (name and file):
             raise UserError(f"--vectors takes NAME=FILE. Received: '{name}={file or ''}'.")
