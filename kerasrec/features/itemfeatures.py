@@ -129,6 +129,12 @@ class ItemFeatures:
         """Numbers in a row."""
         return sum(one.width for one in self.columns.values())
 
+    @property
+    def are_vectors(self) -> np.ndarray:
+        """Which numbers of a row come from vectors, of pictures or sound: bool `(width,)`."""
+        kinds = [one.column.type == "vector" for one in self.columns.values()]
+        return np.repeat(np.array(kinds, bool), [one.width for one in self.columns.values()])
+
     def rows(self, frame: pd.DataFrame) -> np.ndarray:
         """Gives one row for each item, float32 `(num_items, width)`, of length about 1.
 

@@ -13,7 +13,7 @@ from kerasrec.models.optiontypes import Count, Flag, Text, TextOrPath
 from kerasrec.text.encoders import build_encoder
 from kerasrec.text.textmodel import add_lora, set_trainable
 from kerasrec.text.vectors import Encoder, Whitening, fit_whitening
-from kerasrec.text.withfeatures import FeaturedEncoder, of_texts, scale_of
+from kerasrec.text.withfeatures import FeaturedEncoder, of_content, scale_of
 
 log = logging.getLogger(__name__)
 DEFAULT_ENCODER = "e5-small"
@@ -112,11 +112,11 @@ def text_part(
         vectors = np.concatenate([vectors, rows], axis=1)
     vectors = encoder.whitened(vectors, whitening, items, template)
     if mode == "frozen":
-        return TextPart(encoder, vectors, whitening, of_texts(vectors, many), many)
+        return TextPart(encoder, vectors, whitening, of_content(vectors, fitted), many)
     prepare_encoder(encoder, mode, layers)
     tokens, segments = encoder.tokenizer.encode_batch(texts)
     text = TextEncoder(encoder.model, tokens, segments, whitening, rows)
-    return TextPart(encoder, text, whitening, of_texts(vectors, many), many)
+    return TextPart(encoder, text, whitening, of_content(vectors, fitted), many)
 
 
 def _features_alone(items, fitted):
@@ -125,7 +125,7 @@ def _features_alone(items, fitted):
     no_text = Whitening(np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
     whitening = no_text.beside(fitted.width, scale_of(rows, 0))
     encoder, vectors = FeaturedEncoder(None, fitted), whitening.apply(rows)
-    return TextPart(encoder, vectors, whitening, vectors, fitted.width)
+    return TextPart(encoder, vectors, whitening, of_content(vectors, fitted), fitted.width)
 
 
 def prepare_encoder(encoder: Encoder, mode: str, layers: str | int) -> None:

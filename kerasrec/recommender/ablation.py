@@ -7,6 +7,7 @@ the place of the column is not seen.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,8 @@ def _of_items(recommender: Recommender) -> Iterator[tuple[str, str, Callable[[],
     """Yields column, type and a context in which the items lack it.
 
     The part of the vector that features make is a sum over their columns, so what one of them adds
-    can be taken away without reading any text again.
+    can be taken away without reading any text again; where the encoder is in the graph the texts
+    are read again for each column.
     """
     loaded, items = recommender.loaded, recommender.items
     features = ItemFeatures.load(loaded.folder / folders.ENCODER)
@@ -96,17 +98,21 @@ def _of_items(recommender: Recommender) -> Iterator[tuple[str, str, Callable[[],
     encoder = loaded.manifest.encoder
     if encoder is None:
         raise ArtifactError(f"{loaded.folder} has features and no encoder. Train it again.")
-    rows = features.rows(items.frame)
+    rows, places = features.rows(items.frame), [(0, 0), (encoder.dim - features.width, 0)]
     for name, column in features.columns.items():
         # the others' parts are equal; that of missing vectors is a row of its own
-        blank = features.rows(items.frame.assign(**{name: ""}))
-        alone = np.pad(rows - blank, [(0, 0), (encoder.dim - features.width, 0)])
+        frame = items.frame.assign(**{name: ""})
 
         @contextmanager
-        def without(alone=alone):
+        def without(frame=frame):
             index = np.arange(1, len(items) + 1)
             before = loaded.vectors_at(index)
-            loaded.set_vectors(index, before - loaded.place(alone))
+            if "tokens" in loaded.abilities:  # a graph that whitens the text beside the features
+                now = recommender._texts.with_texts(before, replace(items, frame=frame))
+            else:
+                alone = np.pad(rows - features.rows(frame), places)
+                now = before - loaded.place(alone)
+            loaded.set_vectors(index, now)
             try:
                 yield
             finally:

@@ -100,13 +100,24 @@ class FeaturedEncoder(Encoder):
         self.features.save(folder)
 
 
-def of_texts(vectors: np.ndarray, features: int) -> np.ndarray:
-    """Gives the texts' part of vectors that end with features; of features alone all.
+def of_content(vectors: np.ndarray, features: ItemFeatures | None) -> np.ndarray:
+    """Gives the part of vectors that is read of the items' contents: their texts and pictures.
 
-    What items are like each other by (the table "text", semantic ids) is read of the texts: with
-    features among it, cold items of mooccube-courses were found half as often.
+    What items are like each other by (the table "text", semantic ids) is read of it: with
+    categories and numbers among it, cold items of mooccube-courses were found half as often.
+
+    Args:
+        vectors: of items, whitened, `(num_items, dim)`, the features last.
+        features: `ItemFeatures`; None = there are none.
+
+    Returns:
+        The columns of texts and of vectors; all of them where there are neither.
     """
-    return vectors[:, : (vectors.shape[1] - features) or features] if features else vectors
+    if features is None:
+        return vectors
+    text = np.ones(vectors.shape[1] - features.width, bool)
+    kept = np.concatenate([text, features.are_vectors])
+    return vectors[:, kept] if kept.any() else vectors
 
 
 def scale_of(rows: np.ndarray, text_width: int) -> float:

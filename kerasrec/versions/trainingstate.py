@@ -18,7 +18,7 @@ from kerasrec.models.itemvectors import ItemTokens, TextTable
 from kerasrec.models.textpart import prepare_encoder
 from kerasrec.text.encoders import build_encoder, load_text_encoder, with_features
 from kerasrec.text.vectors import Whitening
-from kerasrec.text.withfeatures import of_texts
+from kerasrec.text.withfeatures import of_content
 from kerasrec.versions import folders
 
 
@@ -187,8 +187,9 @@ class Rebuilt:
         return self.encoder.whitened(vectors, self.state.whitening, items, template)
 
     def table_vectors(self, items: Items) -> np.ndarray:
-        """The same without features: what items are like each other by."""
-        return of_texts(self.text_vectors(items), self.state.whitening.features)
+        """The same without categories and numbers: what items are like each other by."""
+        features = getattr(self.encoder, "features", None)
+        return of_content(self.text_vectors(items), features)
 
     def _text(self, new):
         """The `text` of `build_model`: zeros, which `set_weights` fills, and the rows of `new`."""

@@ -5,6 +5,7 @@ import pytest
 from kerasrec.data.formats.vectorfiles import pack_vectors
 from kerasrec.features.itemfeatures import ItemFeatures, declared_features, fit_item_features
 from kerasrec.features.usergroups import choose_user_columns
+from kerasrec.text.withfeatures import of_content
 
 
 def frame_of(vectors, **more):
@@ -86,3 +87,19 @@ def test_what_is_no_vector_or_of_another_width_is_one_sentence():
     users = pd.DataFrame({"user_id": ["u"], "taste": ["1,2"]})
     with pytest.raises(ValueError, match="Received: taste:vector. Leave it out"):
         choose_user_columns(users, "taste:vector")
+
+
+def test_what_items_are_alike_by_is_texts_and_vectors():
+    """Of `text(2) | brand(2) | image(...)` the columns of the brand are left out."""
+    rng = np.random.default_rng(0)
+    image = pack_vectors(rng.standard_normal((6, 3)).astype(np.float32))
+    frame = pd.DataFrame({"item_id": list("abcdef"), "brand": list("xxyyxx"), "image": image})
+    both = fit_item_features(frame, "brand:category image:vector")
+    wide = np.arange(6 * (2 + both.width), dtype=np.float32).reshape(6, -1)
+    found = of_content(wide, both)
+    assert both.are_vectors.tolist() == [False, False] + [True] * (both.width - 2)
+    assert found[0].tolist() == [0, 1, *range(4, 2 + both.width)]
+    brands = fit_item_features(frame, "brand:category")
+    assert of_content(wide[:, :4], brands)[0].tolist() == [0, 1]
+    assert of_content(wide[:, :2], brands)[0].tolist() == [0, 1]  # there is nothing else
+    assert of_content(wide, None) is wide
