@@ -268,6 +268,12 @@ def _missing_message(role, found, free, aliases, source):
         f"name its columns in their order with columns={guessed} ({flag} {','.join(guessed)}), or "
         "put a header line above it"
     )
+    if "relation" in aliases:  # it has no user, and its header may be as short as its rows
+        return (
+            f"{start}. Rename them or pass columns={{'{role}': 'my_column'}} "
+            f"(--columns relations.{role}=my_column); where the first line is data, put a header "
+            "line above it."
+        )
     if any(re.fullmatch(r"[-+\d.:eT ]+", str(name)) or _is_time(name) for name in found):
         return f"{start}; the first line looks like data: {how}."
     near = {normalise(name): name for name in free}

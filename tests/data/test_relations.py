@@ -76,3 +76,11 @@ def test_foreign_rows_and_rows_left_out_are_told(courses, caplog):
     assert "on items that the catalogue lacks (2 items)" in lines and "'z', 'y'" in lines
     assert "empty entity (row left out)" in lines
     assert "on items that the catalogue lacks (2 items): 3 of 4: 'z', 'y'" in caplog.text
+
+
+def test_a_table_of_relations_is_asked_for_its_own_columns():
+    items = read_items(pd.DataFrame({"item_id": ["a", "b"], "title": ["甲", "乙"]}))
+    rows = pd.DataFrame({"课程": ["a"], "rel": ["x"], "e": ["b"]})
+    with pytest.raises(ValueError, match="--columns relations.item_id=my_column") as refused:
+        with_relations(items, rows)
+    assert "user_id" not in str(refused.value)
