@@ -69,21 +69,21 @@ class Limits(NamedTuple):
         batch: rows of a request.
         history: width of a history, texts or times included.
         texts: raw texts of a request (each costs a pass through the encoder).
-        events: of a request to the feedback store.
         seconds: a request that has not begun to compute by then is given up; one that is computed
             in parts also between two of them.
         concurrent: requests in work or waiting; one more is refused at once.
         workers: calls into TensorFlow at once; `kerasrec serve` shares the cores among them.
+        events: of a request to the feedback store.
     """
 
     body_bytes: int = 8 << 20
     batch: int = 1024
     history: int = 1000
     texts: int = 1024
-    events: int = 20_000
     seconds: float = 30.0
     concurrent: int = 64
     workers: int = 2
+    events: int = 20_000
 
     def check(self) -> "Limits":
         """Returns the limits; raises ValueError unless all are positive."""
