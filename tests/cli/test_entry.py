@@ -327,6 +327,7 @@ def start(*words, **env):
     return subprocess.run(command, capture_output=True, text=True, env={**given, **env})
 
 
+@pytest.mark.slow
 def test_a_process_says_what_it_has_to_and_nothing_else(files, toy, tmp_path):
     done = start(
         *("recommend", "--model", toy, "--histories", files / "log.csv", "--k", 1),

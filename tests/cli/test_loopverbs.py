@@ -66,6 +66,7 @@ def test_rollback_says_that_it_goes_behind_an_erasure(files, capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_refused_is_exit_code_1(files, toy_interactions, capsys):
     base = files / "saved_models" / "toy"
     disappointing_log(base, toy_interactions).frame.to_csv("log.csv", index=False)

@@ -245,6 +245,7 @@ def test_a_file_that_cannot_be_written(generate):
     assert code == 2 and complaint.count("\n") == 1 and "t.doc" in complaint
 
 
+@pytest.mark.slow
 def test_steps_that_come_too_early_are_said_and_forbidden(generate, ordered_version, files):
     ids = list(Recommender.load(ordered_version).items.ids)
     (files / "few.txt").write_text("\n".join([ids[5], ids[6]]))

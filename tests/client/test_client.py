@@ -289,6 +289,7 @@ def test_a_condition_for_each_row(planning_server, planning):
         assert [item for item in answer[row] if item] == expected
 
 
+@pytest.mark.slow
 def test_plans_in_order(ordered_version):
     recommender = kerasrec.Recommender.load(ordered_version)
     ids = list(recommender.items.ids)

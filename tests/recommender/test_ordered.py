@@ -83,6 +83,7 @@ def test_the_signature_plans_in_order(ordered, ids):
     assert ids[6].encode() in served["generate"](**given)["item_ids"].numpy()[0]
 
 
+@pytest.mark.slow
 def test_new_and_corrected_items_have_their_place(ordered, ids, tmp_path):
     path = shutil.copytree(ordered.parent, tmp_path / "plans")
     changed = Recommender.load(path)
@@ -99,6 +100,7 @@ def test_new_and_corrected_items_have_their_place(ordered, ids, tmp_path):
         assert plan(found, [ids[5]], [ids[6]], order=True) == []
 
 
+@pytest.mark.slow
 def test_versions_without_an_order_say_so(planning_version, ids):
     plain = Recommender.load(planning_version)
     assert "missing" not in plain.generate([[ids[0]]], 2, 2)

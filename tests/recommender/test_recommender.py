@@ -51,6 +51,7 @@ def unit(vectors):
 # --- loading ---
 
 
+@pytest.mark.slow
 def test_training_code_is_not_loaded():
     """In a fresh process: who only serves or recommends loads neither optimizers nor losses."""
     script = (

@@ -122,6 +122,7 @@ def broken(version, how):
         (version / WARMUP).write_bytes(b"no record" * 20)
 
 
+@pytest.mark.slow
 def test_a_broken_version_leaves_the_old_one_serving(served_folder, base, caplog):
     model = ModelVersions(base)
     model.refresh()

@@ -136,6 +136,7 @@ def test_values_survive_a_restart_and_forget_erases_them(town_version, tmp_path)
             assert listed(client, user="neu") == listed(client, user="niemand")
 
 
+@pytest.mark.slow
 def test_without_groups_values_are_stored_and_told_to_be_unused(served_folder, tmp_path):
     options = ServerOptions(feedback=FeedbackOptions(tmp_path / "feedback.db"))
     with running_server(served_folder, options) as server:

@@ -23,8 +23,8 @@ from kerasrec.versions.graph import ServingModule
 from kerasrec.versions.trainingstate import Rebuilt
 
 KINDS = ("none", "vectors", "frozen", "lora", "members")
-#: a frozen encoder is in "members" too; ids alone are in many other tests
-SLOW = ("frozen", "none")
+#: encoders of texts are in many other tests, ids alone too
+SLOW = ("frozen", "lora", "none", "members")
 OF_KINDS = pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=pytest.mark.slow if k in SLOW else ()) for k in KINDS]
 )
@@ -172,6 +172,7 @@ def test_rebuild_gives_the_trained_model_back(make, load, kind):
         np.testing.assert_allclose(text, recommender.encode([TEXT]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lora_trained_its_encoder(make):
     prints = [make(kind).manifest["encoder"]["fingerprint"] for kind in ("lora", "members")]
     assert prints[0] != prints[1]
@@ -217,7 +218,8 @@ def test_new_texts_with_members(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [("none", "their id alone"), ("vectors", "ready vectors")]
+    ("kind", "why"),
+    [pytest.param("none", "their id alone", marks=pytest.mark.slow), ("vectors", "ready vectors")],
 )
 def test_texts_without_an_encoder(load, kind, why):
     with pytest.raises(
@@ -243,6 +245,7 @@ def test_add_items_with_ready_vectors(make):
     )
 
 
+@pytest.mark.slow
 def test_add_items_without_any_text_part(make):
     recommender = Recommender.load(make("none").version)
     with pytest.raises(ValueError, match="known by their id alone"):
@@ -278,6 +281,7 @@ def test_manifest_is_complete(make, small, tiny_bert_folder):
     assert len(make("lora").trained.history) == manifest["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_manifest_and_history_of_members(make):
     trained = make("members").trained
     assert trained.manifest["trainer"]["members"] == trained.manifest["options"]["members"] == 2

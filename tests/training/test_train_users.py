@@ -126,6 +126,7 @@ def test_values_that_do_not_read_are_told(recommender, caplog):
     assert "users: age: 1 of 1 values is no number and counts as missing: '60岁'" in caplog.text
 
 
+@pytest.mark.slow
 def test_derived_and_updated_versions_know_the_groups(version, town, tmp_path):
     interactions, _, users = town
     base = shutil.copytree(version.parent, tmp_path / "town")

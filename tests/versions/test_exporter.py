@@ -168,6 +168,7 @@ def test_nothing_is_visible_when_the_work_fails(tiny_model, tiny_items, tmp_path
     assert list((tmp_path / "models").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_visible_when_the_version_answers_differently(tiny_model, tiny_items, tmp_path):
     def other_vectors(module, *given):
         assert not (tmp_path / "models" / "m").exists()  # compared before it has its place
@@ -315,6 +316,7 @@ def test_export_takes_a_whole_model_and_its_own_catalogue(tiny_model, tiny_items
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_number_is_a_version(tmp_path):
     model = build_model(30, id_units=8, max_length=4, scorer_units=4)
     items = Items(pd.DataFrame({"item_id": [f"i{n}" for n in range(30)], "title": "书"}))
