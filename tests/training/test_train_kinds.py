@@ -178,7 +178,8 @@ def test_lora_trained_its_encoder(make):
     assert prints[0] != prints[1]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("frozen", marks=pytest.mark.slow), "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["frozen", "lora"])
 def test_new_texts_with_a_bert_encoder(load, kind):
     recommender = load(kind)
     titles = recommender.items.frame["title"].tolist()
@@ -255,6 +256,7 @@ def test_add_items_without_any_text_part(make):
 # --- the manifest ---
 
 
+@pytest.mark.slow
 def test_manifest_is_complete(make, small, tiny_bert_folder):
     manifest = make("lora").manifest
     assert manifest == folders.read_manifest(make("lora").version).as_dict()
