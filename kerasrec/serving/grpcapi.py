@@ -418,9 +418,14 @@ class GrpcServer:
             await server.start()
         except RuntimeError:
             port = 0
+        except BaseException as error:  # or `start` would wait for ever
+            bound.set_exception(error)
+            self._over.set()
+            raise
         bound.set_result(port)
         if port:
             await server.wait_for_termination()
+        self._doors.pool.shutdown(wait=False)
         self._over.set()
 
     def stop(self, grace: float | None) -> threading.Event:
