@@ -293,8 +293,8 @@ class EndpointEncoder(Encoder):
         known = np.zeros((len(unique), self.dim), np.float32)
         found = np.zeros(len(unique), bool)
         keys = text_keys(unique)
-        if folder is not None and (folder / _WIDTH).is_file():
-            self._check_width(int((folder / _WIDTH).read_text(encoding="utf-8")))
+        if width := _width_in(folder):
+            self._check_width(width, folder)
             known, found = VectorCache(folder, self.dim).get(keys)
         todo = np.flatnonzero(~found)
         if len(todo):
@@ -323,13 +323,15 @@ class EndpointEncoder(Encoder):
                         raise
                     kept = f"{start:,} of {len(todo):,} texts are in the cache: run it again"
                     raise type(error)(f"{error} ({kept} to go on from there)") from None
-                self._check_width(vectors.shape[1])
+                self._check_width(vectors.shape[1], folder)
                 if known.shape[1] != self.dim:
                     known = np.zeros((len(texts), self.dim), np.float32)
                 known[batch] = vectors
                 if folder is not None:
                     VectorCache(folder, self.dim).add(keys[batch], vectors)
-                    (folder / _WIDTH).write_text(str(self.dim), encoding="utf-8")
+                    if not _width_in(folder):
+                        with backend.whole_file(folder / _WIDTH) as beside:
+                            beside.write_text(str(self.dim), encoding="utf-8")
                 bar.update(len(batch))
                 if bar.disable:
                     done = start + len(batch)
@@ -338,11 +340,13 @@ class EndpointEncoder(Encoder):
             VectorCache(folder, self.dim).compact()
         return known
 
-    def _check_width(self, width):
+    def _check_width(self, width, folder):
         if self.dim and width != self.dim:
+            # else training anew would meet the old vectors again
+            kept = "" if folder is None else f", and delete the folder of its old vectors: {folder}"
             raise ValueError(
                 f"{self.name}: expected vectors of {self.dim} numbers, as before. Received: "
-                f"{width}. Is {self.served_model!r} another model now? Train anew with it."
+                f"{width}. Is {self.served_model!r} another model now? Train anew with it{kept}."
             )
         self.dim = width
 
@@ -374,3 +378,10 @@ class EndpointEncoder(Encoder):
         """Reads what `save` wrote."""
         data = json.loads((Path(folder) / ENCODER_FILE).read_text(encoding="utf-8"))
         return cls(data["url"], model=data["architecture"], prefix=data["prefix"], dim=data["dim"])
+
+
+def _width_in(folder):
+    """Width of the vectors in the cache of an endpoint; 0 = not known."""
+    path = None if folder is None else folder / _WIDTH
+    text = path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
+    return int(text) if text.isdecimal() else 0

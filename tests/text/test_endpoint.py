@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -97,6 +98,26 @@ def test_another_width_than_before(endpoint, tmp_path):
     endpoint.answers.append(answer([[1, 2]]))
     with pytest.raises(ValueError, match="expected vectors of 12 numbers, as before. Received: 2"):
         encoder_of(endpoint).encode(TEXTS[:2], cache=tmp_path)
+
+
+def test_a_model_that_got_another_width_is_trained_on_once_its_cache_is_gone(endpoint, tmp_path):
+    encoder_of(endpoint).encode(TEXTS[:1], cache=tmp_path)
+    endpoint.answers.append(answer([[1, 2]]))
+    with pytest.raises(ValueError, match="delete the folder of its old vectors: ") as caught:
+        encoder_of(endpoint).encode(TEXTS[:2], cache=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert str(folder) in str(caught.value)
+    shutil.rmtree(folder)
+    endpoint.answers.append(answer([[1, 2], [3, 4]]))
+    assert encoder_of(endpoint).encode(TEXTS[:2], cache=tmp_path).tolist() == [[1, 2], [3, 4]]
+
+
+def test_an_empty_width_in_the_cache_is_written_anew(endpoint, tmp_path):
+    encoder_of(endpoint).encode(TEXTS[:1], cache=tmp_path)
+    (width,) = tmp_path.rglob("width.txt")
+    width.write_text("", encoding="utf-8")  # as a process that was killed left it
+    encoder_of(endpoint).encode(TEXTS[:1], cache=tmp_path)
+    assert width.read_text(encoding="utf-8") == "12"
 
 
 def test_no_server_there(endpoint, monkeypatch):
