@@ -281,6 +281,7 @@ class Server:
         config = uvicorn.Config(
             api.app,
             http=connections.protocol(),
+            ws="none",  # a connection that becomes a websocket would leave the count
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -58,6 +58,7 @@ def test_programs_are_let_in(own):
     [
         {"origin": "https://evil.example", "sec-fetch-site": "cross-site"},
         {"origin": "null"},
+        {"origin": "http://["},  # no address at all
         {"origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
         {"sec-fetch-site": "cross-site"},
         {"origin": "https://shop.example.evil"},

@@ -8,7 +8,6 @@ import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -87,7 +86,7 @@ class BrowserGuard:
                 "address, or start it with --host-name NAME."
             )
         site = headers.get("sec-fetch-site", "none")
-        is_own = origin and urlsplit(origin).netloc == host.lower()
+        is_own = origin and origin.partition("://")[2] == host.lower()
         if not may and not is_own and (origin or site not in ("none", "same-origin")):
             what = origin[:100] or f"another place ({site[:20]})"
             return 403, (
