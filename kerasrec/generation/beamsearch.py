@@ -327,8 +327,12 @@ class _Left:
         row = tf.repeat(tf.range(tf.shape(history)[0]), tf.shape(history)[1])
         cells = tf.stack([row, tf.reshape(history, [-1])], axis=1)
         held = tf.scatter_nd(cells, tf.ones_like(row), [tf.shape(history)[0], count]) > 0
-        self.is_met = tf.gather(held, needed, axis=1) | (needed == 0)  # (batch, n, most)
-        self.needed = tf.gather(place, needed)
+        # one after the other what is needed, without the zeros: few items need many others
+        needs = tf.boolean_mask(needed, needed > 0)
+        self.is_met = tf.gather(held, needs, axis=1)  # (batch, needs)
+        self.needs = tf.gather(place, needs)
+        numbers = tf.math.count_nonzero(needed, axis=1, dtype=tf.int32)
+        self.needs_before = tf.pad(tf.cumsum(numbers), [[1, 0]])
         # of each place, how many of the items that wait are before it
         opens = tf.scatter_nd(own[:, None], tf.ones_like(own), [size])
         self.waiting_before = tf.pad(tf.cumsum(opens), [[1, 0]])
@@ -336,8 +340,11 @@ class _Left:
 
     def _kept_back(self, start, end, taken):
         """Weight and number of the items from `start` to before `end` that have to wait."""
-        is_there = tf.reduce_any(taken[:, :, None, None, :] == self.needed[..., None], axis=4)
-        waits = ~tf.reduce_all(is_there | self.is_met[:, None], axis=3)  # (batch, beams, n)
+        is_there = tf.reduce_any(taken[:, :, None] == self.needs[:, None], axis=3)
+        lacks = tf.cast(~(is_there | self.is_met[:, None]), tf.int32)  # (batch, beams, needs)
+        lacking = tf.pad(tf.cumsum(lacks, axis=2), [[0, 0], [0, 0], [1, 0]])
+        lacking = tf.gather(lacking, self.needs_before, axis=2)
+        waits = lacking[:, :, 1:] > lacking[:, :, :-1]  # (batch, beams, n)
         weights = tf.where(waits, self.waiting_weights[:, None], 0.0)
         found = []
         for part in (weights, tf.cast(weights > 0, tf.int32)):

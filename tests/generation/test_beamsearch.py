@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from slowplans import DIM, SIZES, SlowPlans, padded, random_codes, search_of, tiny_decoder
 
 from kerasrec.backend import import_bert4keras, tf
+from kerasrec.generation.beamsearch import _Left
 from kerasrec.models.codes import make_trie
 
 HISTORIES = [[], [4], [7, 2, 2], [9, 1, 3, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9, 1]]
@@ -469,3 +470,16 @@ def test_an_empty_order_changes_nothing(searched):
     ordered = search.search(*given, None, tf.zeros([0, 1], tf.int32))
     np.testing.assert_array_equal(plain[0], ordered[0])
     np.testing.assert_allclose(plain[1], ordered[1], atol=1e-5)
+
+
+def test_one_item_that_needs_many_others_costs_no_room_at_the_rest(searched):
+    """Graph of an order of 4,000 items, one of which needs 1,000: no table of 4,000 x 1,000."""
+    rows, most = 4000, 1000
+    order = np.zeros((rows, 1 + most), np.int32)
+    order[:, 0] = np.arange(rows) % 9 + 1
+    order[:, 1] = (np.arange(rows) + 1) % 9 + 1
+    order[0, 1:] = np.arange(most) % 9 + 1
+    left = _Left(searched[0], tf.constant(weights_of([[]])))
+    left.wait_for(tf.constant(order), tf.zeros([1, 1], tf.int32))
+    kept = [value for value in vars(left).values() if tf.is_tensor(value)]
+    assert max(int(tf.size(value)) for value in kept) < 10 * rows
