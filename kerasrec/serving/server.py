@@ -46,6 +46,9 @@ _PACKAGES = {
 }
 #: seconds between two looks for values of items that other servers took in
 _LOOK_FOR_ITEMS = 0.25
+#: connections that asyncio accepts before the first of them may be refused: fewer than the file
+#: descriptors that are kept free
+_BURST = 50
 _LAST_STEP = 1.0  # seconds that stopping waits for a step of loading a version, or for a fit
 #: one or several folders `saved_models/NAME`
 ModelFolders = str | Path | Sequence[str | Path]
@@ -281,6 +284,7 @@ class Server:
         config = uvicorn.Config(
             api.app,
             http=connections.protocol(),
+            backlog=_BURST,
             ws="none",  # a connection that becomes a websocket would leave the count
             log_config=None,
             access_log=False,
