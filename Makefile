@@ -24,7 +24,7 @@ demo: $(STAMP)
 PYTEST := TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 OMP_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# every module, without the slow tests: 10:55 on two cores (2026-12-01)
+# every module, without the slow tests: 9:12 on two cores (2026-12-01)
 test: $(STAMP)
 	$(PYTEST) -m "not slow"
 
